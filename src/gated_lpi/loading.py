@@ -1,0 +1,169 @@
+"""Loading a model and proving, on a real forward pass, that its units account for all that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
+
+from gated_lpi.errors import OptionError, ReconstructionError
+from gated_lpi.models import Model, Reconstruction, build_model, load_weights
+from gated_lpi.trace import pad, trace
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+PROBE_PROMPTS, PROBE_TOKENS = 4, 12
+
+
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a causal language model for attribution, and check that it can be attributed.
+
+    Weights are read from safetensors only. They are computed in float32 whatever dtype they are stored in (both
+    are recorded), since in bfloat16 the residual stream is too coarse for single units to add up.
+
+    Args:
+        source: a folder written by transformers' `save_pretrained`, or a hub repository.
+        revision: branch, tag or commit of a hub repository.
+        dtype: "float32", or "float64" for checks.
+        device: where to compute, as torch names it.
+        trust_remote_code: run model code that comes with the weights. Off, as it lets the source execute anything.
+
+    Raises:
+        UnknownFamilyError: the model's family has no row in the table.
+        ReconstructionError: its units do not account for what it computes.
+        WeightsError: weights missing, damaged, incomplete or not finite.
+        ModelError: not a model that transformers can load.
+        OptionError: an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
+    loaded = load_weights(
+        source, revision=revision, dtype=DTYPES[dtype], device=device, trust_remote_code=trust_remote_code
+    )
+    provenance = {
+        "source": str(source),
+        "revision": revision or "",
+        "commit": loaded.commit,
+        "stored_dtype": loaded.stored_dtype,
+    }
+    return wrap_model(loaded.module, loaded.tokenizer, provenance=provenance)
+
+
+def wrap_model(
+    module: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    provenance: dict[str, Any] | None = None,
+) -> Model:
+    """Prepare a transformers model that is already in memory, and check that it can be attributed.
+
+    The model is put into evaluation mode; its weights are not copied or changed.
+
+    Raises:
+        UnknownFamilyError: the model's family has no row in the table.
+        ReconstructionError: its units do not account for what it computes.
+    """
+    model = build_model(module, tokenizer)
+    details = {
+        "compute_dtype": str(model.dtype).removeprefix("torch."),
+        "experts_implementation": str(getattr(module.config, "_experts_implementation", None) or ""),
+        "attention_implementation": str(getattr(module.config, "_attn_implementation", None) or ""),
+        "transformers": transformers_version,
+        "torch": torch.__version__,
+    }
+    model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
+    return replace(model, reconstruction=verify(model))
+
+
+def probe_prompts(model: Model) -> list[list[int]]:
+    """Token ids for a check that needs no text: fixed pseudo-random prompts of different lengths."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.readout.vocabulary, (PROBE_PROMPTS, PROBE_TOKENS), generator=generator)
+    return [row[: PROBE_TOKENS - 2 * i].tolist() for i, row in enumerate(ids)]
+
+
+def default_tolerance(model: Model) -> float:
+    """Relative reconstruction error that rounding explains, by dtype."""
+    if model.dtype == torch.float64:
+        return 1e-5 if model.family.norms_in_float32 else 1e-9
+    return 1e-4
+
+
+@torch.no_grad()
+def verify(
+    model: Model, prompts: Sequence[Sequence[int]] | None = None, tolerance: float | None = None
+) -> Reconstruction:
+    """Rebuild blocks, layers, final residual and logits of one forward pass from unit contributions.
+
+    Args:
+        model: the model to check.
+        prompts: token ids to run; default: `probe_prompts`.
+        tolerance: largest relative error allowed; default: `default_tolerance`.
+
+    Raises:
+        ReconstructionError: an error is above the tolerance; names the block.
+    """
+    prompts = probe_prompts(model) if prompts is None else prompts
+    tolerance = default_tolerance(model) if tolerance is None else tolerance
+    traced = trace(model, prompts)
+    rebuilt, worst, worst_name, worst_layer = traced.embedding, 0.0, model.blocks[0].name, 0.0
+    for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
+        written = seen.bias(block)
+        for slab in seen.slabs(block):
+            contribution = slab.coefficients @ slab.values
+            if slab.prompts is None:
+                written = written + contribution
+            else:
+                written = written.index_add(0, slab.prompts, contribution)
+        rebuilt = rebuilt + written
+        error = relative_error(written, seen.written)
+        if not error <= tolerance:
+            _refuse(model, f"the output of {block.name}", error, tolerance)
+        if error > worst:
+            worst, worst_name = error, block.name
+        if block.kind == "ffn":
+            last = index + 1 == len(model.blocks)
+            leaving = traced.final_residual if last else traced.blocks[index + 1].base
+            entering = traced.blocks[index - 1]
+            layer_error = relative_error(entering.base + entering.written + seen.written, leaving)
+            if not layer_error <= tolerance:
+                _refuse(model, f"the output of layer {block.layer}", layer_error, tolerance)
+            worst_layer = max(worst_layer, layer_error)
+    residual = relative_error(rebuilt, traced.final_residual)
+    if not residual <= tolerance:
+        _refuse(model, "the final residual stream", residual, tolerance)
+    logits = relative_error(traced.logits, _model_logits(model, prompts))
+    if not logits <= tolerance:
+        _refuse(model, "the logits", logits, tolerance)
+    return Reconstruction(worst, worst_name, worst_layer, residual, logits, tolerance)
+
+
+def relative_error(rebuilt: Tensor, true: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value of `true`; NaN if either holds one."""
+    return ((rebuilt - true).abs().max() / true.abs().max().clamp_min(1e-30)).item()
+
+
+def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
+    batch = pad(prompts, device=model.device)
+    logits: Tensor = model.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    return logits[torch.arange(len(batch.last), device=logits.device), batch.last]
+
+
+def _refuse(model: Model, what: str, error: float, tolerance: float) -> None:
+    raise ReconstructionError(
+        f"{what} of this {model.family.name} model is not what its units and biases add up to: relative error "
+        f"{error:.3g}, allowed {tolerance:.3g}. The row of the table of families and the model's code disagree "
+        "(a missing scale, bias or norm), or the weights are so large that rounding hides single units; "
+        "no score would be right, so none is given"
+    )

@@ -1,0 +1,17 @@
+"""Gated-LPI: how much each neuron, head, expert and block raises the log-probability of a fact's target."""
+
+from gated_lpi.lpi.attribute import ALL_UNITS, ESTIMATORS, Options, attribute, attribute_encoded
+from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
+from gated_lpi.lpi.reference import unit_lpi
+
+__all__ = [
+    "ALL_UNITS",
+    "ESTIMATORS",
+    "BlockProblem",
+    "BlockScores",
+    "Estimator",
+    "Options",
+    "attribute",
+    "attribute_encoded",
+    "unit_lpi",
+]

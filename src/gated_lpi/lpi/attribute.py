@@ -1,0 +1,232 @@
+"""The one entry point of attribution: a model and facts → scores of every unit, head, expert and block.
+
+1. Prompts are tokenised together with their targets and run in batches of similar length (`trace`).
+2. Each block of a batch becomes a problem (`problem`) that the chosen estimator scores; its heads or experts
+   and the whole block are scored with their summed contributions (`groups`).
+3. The prompt axis is reduced while streaming (`collect`) and everything is laid out as one dataset (`dataset`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gated_lpi.errors import ModelError, OptionError
+from gated_lpi.facts import EncodedPrompt, FactSet, encode, load_facts
+from gated_lpi.lpi import exact, reference
+from gated_lpi.lpi.collect import Collector, Floats, Keep
+from gated_lpi.lpi.dataset import PromptResults, build_dataset
+from gated_lpi.lpi.groups import base_log_probability, routing, score_groups
+from gated_lpi.lpi.problem import BlockProblem, Estimator
+from gated_lpi.models import Block, Model
+from gated_lpi.trace import BlockTrace, Trace, trace
+
+Norm = Literal["frozen", "recomputed"]
+Target = Literal["object", "top1"]
+Templates = Literal["first", "all", "held_out"]
+ESTIMATORS: dict[str, Estimator] = {"exact": exact.score_block, "reference": reference.score_block}
+ALL_UNITS = ("ffn", "attention", "heads", "experts", "blocks")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is computed and how; recorded with every result."""
+
+    norm: Norm = "frozen"
+    target: Target = "object"
+    estimator: str = "exact"
+    units: tuple[str, ...] = ALL_UNITS
+    keep: Keep = "prompts"
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            OptionError: names the option, what was given and what is allowed.
+        """
+        _one_of("norm", self.norm, get_args(Norm))
+        _one_of("target", self.target, get_args(Target))
+        _one_of("estimator", self.estimator, tuple(ESTIMATORS))
+        _one_of("keep", self.keep, get_args(Keep))
+        for unit in self.units:
+            _one_of("units", unit, ALL_UNITS)
+        if not self.units:
+            raise OptionError(f"units is empty; expected at least one of {', '.join(ALL_UNITS)}")
+        if self.batch_size < 1:
+            raise OptionError(f"batch_size={self.batch_size} was given; expected at least 1")
+
+    @property
+    def unit_blocks(self) -> tuple[str, ...]:
+        """Kinds of blocks whose units are scored: "ffn", "attention" or both."""
+        return tuple(unit for unit in self.units if unit in ("ffn", "attention"))
+
+
+def attribute(
+    model: Model,
+    facts: FactSet | str | Path | Sequence[tuple[str, str]],
+    *,
+    templates: Templates = "first",
+    norm: Norm = "frozen",
+    target: Target = "object",
+    estimator: str = "exact",
+    units: Collection[str] = ALL_UNITS,
+    keep: Keep = "prompts",
+    batch_size: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Score how much each unit raises the log-probability of each fact's target (Gated-LPI).
+
+    I(u) = log p(target | base + contribution) − log p(target | base) in nats, at the prompt's last position
+    (arXiv 2601.08383; docs/method.md). A unit whose expert was not routed to scores 0.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        facts: a `FactSet`, anything that `load_facts` takes, or a list of (prompt, target) pairs.
+        templates: "first" of each relation, "all", or the "held_out" one of each fact.
+        norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed"
+            applies the norm afresh before and after.
+        target: "object", or "top1", the model's own prediction.
+        estimator: "exact" (full vocabulary, batched) or "reference" (float64, one unit at a time; tiny models).
+        units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
+        keep: "prompts", or means over "relations", or the "mean" over all prompts.
+        batch_size: prompts per forward pass.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        A dataset with `lpi (prompt, unit)`, `head_lpi (prompt, head_unit)`, `expert_lpi`, `expert_utilisation`,
+        `expert_gate (prompt, expert_unit)` and `block_lpi (prompt, block_index)`, whose `prompt` dimension is
+        `relation` or absent as `keep` says, and always by prompt: `base_logprob`, `error_bound
+        (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 = likeliest). All in nats but
+        ranks, gates and utilisation. Provenance is in `attrs`.
+
+    Raises:
+        OptionError: an option outside what it may be.
+        FactsError: the facts cannot be read, or a target has no token of its own.
+        ModelError: the model came without a tokenizer, or a block's scores are not finite.
+    """
+    options = Options(norm, target, estimator, tuple(units), keep, batch_size)
+    if not isinstance(facts, FactSet):
+        facts = load_facts(facts)
+    if model.tokenizer is None:
+        raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
+    _one_of("templates", templates, get_args(Templates))
+    encoded = encode(model.tokenizer, facts.prompts(templates))
+    collected = attribute_encoded(model, encoded, options, progress)
+    sources = {"facts": facts.source, "facts_sha256": facts.sha256, "templates": templates}
+    return build_dataset(model, encoded, options.__dict__ | sources, *collected)
+
+
+def attribute_encoded(
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    options: Options,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Collector, PromptResults]:
+    """Score prompts that are already token ids; see `attribute`."""
+    collector = Collector(options.keep, [item.prompt.relation for item in encoded])
+    results = PromptResults.empty(len(encoded), len(model.blocks))
+    done = 0
+    for prompts in _batches(encoded, options.batch_size):
+        _attribute_batch(model, encoded, prompts, options, collector, results)
+        done += len(prompts)
+        if progress is not None:
+            progress(done, len(encoded))
+    return collector, results
+
+
+def _batches(encoded: Sequence[EncodedPrompt], size: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of prompts of similar length together, so that little is padded."""
+    order = np.argsort([len(item.ids) for item in encoded], kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@torch.no_grad()
+def _attribute_batch(
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    prompts: NDArray[np.int64],
+    options: Options,
+    collector: Collector,
+    results: PromptResults,
+) -> None:
+    """Trace and score the prompts of one batch; adds to `collector` and `results`."""
+    traced = trace(model, [encoded[i].ids for i in prompts])
+    targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
+    if options.target == "top1":
+        targets = traced.logits.argmax(dim=-1)
+    log_p = torch.log_softmax(traced.logits, dim=-1).gather(-1, targets.unsqueeze(-1))
+    results.target_id[prompts] = targets.cpu().numpy()
+    results.target_logprob[prompts] = log_p.squeeze(-1).cpu().numpy()
+    own = traced.logits.gather(-1, targets.unsqueeze(-1))
+    results.target_rank[prompts] = (traced.logits > own).sum(dim=-1).cpu().numpy()
+
+    parts: dict[str, list[Tensor]] = {}
+    for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
+        problem = _problem(model, block, seen, traced, targets, options.norm)
+        results.base_logprob[prompts, index] = base_log_probability(problem).cpu().numpy()
+        bound = _score_problem(problem, options, parts)
+        if bound is not None:
+            results.error_bound[prompts, index] = bound.cpu().numpy()
+    for name, tensors in parts.items():
+        collector.add(name, prompts, _array(name, tensors))
+
+
+def _problem(model: Model, block: Block, seen: BlockTrace, traced: Trace, targets: Tensor, norm: Norm) -> BlockProblem:
+    frozen = model.readout.inverse_scale(traced.final_residual) if norm == "frozen" else None
+    return BlockProblem(
+        readout=model.readout,
+        base=seen.base,
+        inverse_scale=frozen,
+        targets=targets,
+        slabs=tuple(seen.slabs(block)),
+        n_units=block.n_units,
+        block=block,
+        traced=seen,
+    )
+
+
+def _score_problem(problem: BlockProblem, options: Options, parts: dict[str, list[Tensor]]) -> Tensor | None:
+    """Score what the options ask for of one block into `parts`; returns the units' error bounds [P]."""
+    bound = None
+    if problem.block.kind in options.units:
+        scores, bound = ESTIMATORS[options.estimator](problem)
+        parts.setdefault("lpi", []).append(scores)
+    if not {"heads", "experts", "blocks"}.isdisjoint(options.units):
+        groups = score_groups(problem)
+        for unit, name, values in (
+            ("heads", "head_lpi", groups.heads),
+            ("experts", "expert_lpi", groups.experts),
+            ("blocks", "block_lpi", groups.block.unsqueeze(-1)),
+        ):
+            if unit in options.units and values is not None:
+                parts.setdefault(name, []).append(values)
+    routed = routing(problem) if "experts" in options.units else None
+    if routed is not None:
+        parts.setdefault("expert_utilisation", []).append(routed.routed)
+        parts.setdefault("expert_gate", []).append(routed.gates)
+    return bound
+
+
+def _array(name: str, tensors: list[Tensor]) -> Floats:
+    values: Floats = torch.cat(tensors, dim=1).cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ModelError(
+            f"{int((~np.isfinite(values)).sum())} of {values.size} values of {name} are not finite; the model's "
+            "activations overflow in this dtype. Load it with dtype='float64', or leave this checkpoint out"
+        )
+    return values
+
+
+def _one_of(option: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise OptionError(f"{option}={given!r} was given; expected one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,71 @@
+"""Keeping what is asked for of the prompt axis, reduced while the scores stream in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gated_lpi.errors import OptionError
+
+Keep = Literal["prompts", "relations", "mean"]
+Floats = NDArray[np.floating]
+
+
+class Collector:
+    """Collects per-prompt arrays as prompts, as means over each relation, or as the mean over all prompts.
+
+    Means are accumulated in float64 and handed out in the dtype that came in.
+
+    Args:
+        keep: "prompts", "relations" or "mean".
+        relations: the relation of every prompt, P names.
+    """
+
+    def __init__(self, keep: Keep, relations: Sequence[str]) -> None:
+        if keep not in get_args(Keep):
+            raise OptionError(f"keep={keep!r} was given; expected one of {', '.join(get_args(Keep))}")
+        self.keep = keep
+        self.names = list(dict.fromkeys(relations))
+        column = {name: i for i, name in enumerate(self.names)}
+        self._relation = np.array([column[name] for name in relations])
+        self.counts = np.bincount(self._relation, minlength=len(self.names))
+        self._sums: dict[str, Floats] = {}
+        self._dtypes: dict[str, np.dtype[np.floating]] = {}
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the leading dimensions of what `result` returns."""
+        return {"prompts": ("prompt",), "relations": ("relation",), "mean": ()}[self.keep]
+
+    @property
+    def collected(self) -> tuple[str, ...]:
+        """Names that something was added under."""
+        return tuple(self._sums)
+
+    def add(self, name: str, prompts: NDArray[np.int64], values: Floats) -> None:
+        """Take `values` [P', N] of the prompts with these indices; each prompt comes once for a name."""
+        if name not in self._sums:
+            rows = {"prompts": len(self._relation), "relations": len(self.names), "mean": 1}[self.keep]
+            dtype = values.dtype if self.keep == "prompts" else np.dtype(np.float64)
+            self._sums[name] = np.zeros((rows, values.shape[1]), dtype)
+            self._dtypes[name] = values.dtype
+        total = self._sums[name]
+        if self.keep == "prompts":
+            total[prompts] = values
+        elif self.keep == "mean":
+            total[0] += values.sum(axis=0, dtype=np.float64)
+        else:
+            for relation in np.unique(self._relation[prompts]):
+                total[relation] += values[self._relation[prompts] == relation].sum(axis=0, dtype=np.float64)
+
+    def result(self, name: str) -> Floats:
+        """The collected array: [P, N], [R, N] or [N]."""
+        total = self._sums[name]
+        if self.keep == "relations":
+            total = total / self.counts[:, None]
+        elif self.keep == "mean":
+            total = total[0] / self.counts.sum()
+        return total.astype(self._dtypes[name])

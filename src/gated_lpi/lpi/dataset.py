@@ -1,0 +1,135 @@
+"""Laying scores out as one `xarray.Dataset`, the same for dense, mixture-of-experts and mixed models."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gated_lpi.facts import EncodedPrompt
+from gated_lpi.lpi.collect import Collector
+from gated_lpi.models import Model
+from gated_lpi.version import __version__
+
+AXES = {
+    "lpi": "unit",
+    "head_lpi": "head_unit",
+    "expert_lpi": "expert_unit",
+    "expert_utilisation": "expert_unit",
+    "expert_gate": "expert_unit",
+    "block_lpi": "block_index",
+}
+UNITLESS = ("expert_utilisation", "expert_gate")
+
+
+@dataclass(frozen=True)
+class PromptResults:
+    """What is kept of every prompt, whatever is kept of its scores; P prompts, B blocks.
+
+    Attributes:
+        target_id, target_rank: [P]; rank 0 is the likeliest token, ties count in the target's favour.
+        target_logprob: [P], log p(target) of the model itself, nats.
+        base_logprob: [P, B], log p(target | base), nats.
+        error_bound: [P, B], nats.
+    """
+
+    target_id: NDArray[np.int64]
+    target_rank: NDArray[np.int64]
+    target_logprob: NDArray[np.float64]
+    base_logprob: NDArray[np.float64]
+    error_bound: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, n_prompts: int, n_blocks: int) -> PromptResults:
+        """Room for the results of `n_prompts` prompts."""
+        return cls(
+            np.full(n_prompts, -1, dtype=np.int64),
+            np.full(n_prompts, -1, dtype=np.int64),
+            np.full(n_prompts, np.nan),
+            np.full((n_prompts, n_blocks), np.nan),
+            np.zeros((n_prompts, n_blocks)),
+        )
+
+
+def build_dataset(
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    options: Mapping[str, Any],
+    collector: Collector,
+    results: PromptResults,
+) -> xr.Dataset:
+    """Assemble scores, coordinates and provenance."""
+    variables: dict[str, Any] = {
+        name: ((*collector.dims, axis), collector.result(name), {} if name in UNITLESS else {"units": "nats"})
+        for name, axis in AXES.items()
+        if name in collector.collected
+    }
+    nats = {"units": "nats"}
+    variables |= {
+        "target_rank": ("prompt", results.target_rank),
+        "target_logprob": ("prompt", results.target_logprob, nats),
+        "base_logprob": (("prompt", "block_index"), results.base_logprob, nats),
+        "error_bound": (("prompt", "block_index"), results.error_bound, nats),
+    }
+    used = {dim for dims, *_ in variables.values() for dim in ((dims,) if isinstance(dims, str) else dims)}
+    coords = _prompt_coords(encoded, results) | _model_coords(model, options["units"], used)
+    if collector.keep == "relations":
+        coords["relation"] = ("relation", _strings(collector.names))
+        coords["n_prompts"] = ("relation", collector.counts)
+    return xr.Dataset(variables, coords, provenance(model, options))
+
+
+def _strings(values: Sequence[str]) -> NDArray[np.object_]:
+    """Strings as objects, which every store keeps at any length."""
+    return np.array(values, dtype=object)
+
+
+def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> dict[str, Any]:
+    prompts = [item.prompt for item in encoded]
+    texts = {
+        "prompt_relation": [p.relation for p in prompts],
+        "subject": [p.subject for p in prompts],
+        "object": [p.object for p in prompts],
+        "template": [p.template for p in prompts],
+    }
+    coords: dict[str, Any] = {name: ("prompt", _strings(values)) for name, values in texts.items()}
+    coords["target_id"] = ("prompt", results.target_id)
+    return coords
+
+
+def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:
+    kept = np.isin(model.units.block, [unit for unit in units if unit in ("ffn", "attention")])
+    coords: dict[str, Any] = {
+        "block_layer": ("block_index", [block.layer for block in model.blocks]),
+        "block_kind": ("block_index", _strings([block.kind for block in model.blocks])),
+    }
+    if "unit" in used:
+        for name in ("layer", "expert", "shared", "head", "neuron"):
+            coords[name] = ("unit", getattr(model.units, name)[kept])
+        coords["block"] = ("unit", model.units.block[kept].astype(object))
+    if "head_unit" in used:
+        coords["head_unit_layer"] = ("head_unit", model.heads.layer)
+        coords["head_unit_head"] = ("head_unit", model.heads.index)
+    if "expert_unit" in used:
+        coords["expert_unit_layer"] = ("expert_unit", model.experts.layer)
+        coords["expert_unit_expert"] = ("expert_unit", model.experts.index)
+    return coords
+
+
+def provenance(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to say where a result comes from, as values that any store keeps."""
+    check = model.reconstruction
+    recorded: dict[str, Any] = dict(model.provenance)
+    recorded |= {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
+    recorded |= {
+        "coverage": model.coverage,
+        "reconstruction_error": None if check is None else check.worst,
+        "gated_lpi": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return recorded

@@ -1,0 +1,145 @@
+"""Exact scores: the full vocabulary for every (unit, prompt) pair, in batches.
+
+1. A unit's value vector does the same thing to the logits of every prompt, up to a factor: u = W_U·(γ ⊙ C·v) is
+   computed once for all prompts of the batch, as one matrix product per slab.
+2. Frozen norm, affine readout. With c = coefficient/σ and p = softmax(base logits),
+   I = c·u_target − log Σ_j p_j·exp(c·u_j): a product, an exponential and a weighted sum per vocabulary entry.
+   Where |c|·max|u| is so large that the exponential could overflow, the pair goes through step 3.
+3. Otherwise (recomputed norm, softcap, huge coefficients): logits = α·B + β·u + offset with B = W_U·(γ ⊙ C·base),
+   α = 1/σ of the changed residual stream and β = coefficient·α, and a log-softmax over them. σ is found from inner
+   products, in float64, since base and contribution may cancel.
+
+Both work in tiles of at most `TILE` numbers, small enough to stay in a processor's cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.problem import BlockProblem, BlockScores
+from gated_lpi.models import Readout
+from gated_lpi.trace import Slab
+
+TILE = 2**18
+MAX_DIRECTIONS = 2**26
+EXPONENT_LIMIT = 60.0  # exp(±60) is far from float32's limits, with room for the sum over the vocabulary
+
+
+def score_block(problem: BlockProblem) -> BlockScores:
+    """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`."""
+    scores = torch.zeros(len(problem.targets), problem.n_units, dtype=problem.base.dtype, device=problem.base.device)
+    base = _BaseLogits(problem)
+    frozen = problem.inverse_scale is not None and problem.readout.affine
+    for slab in problem.slabs:
+        prompts = _prompts(slab, problem)
+        for start, stop in _unit_chunks(slab, problem.readout.vocabulary):
+            chunk = Slab(slab.start + start, slab.values[start:stop], slab.coefficients[:, start:stop], prompts)
+            directions = problem.readout.directions(chunk.values)
+            units = slice(chunk.start, chunk.start + stop - start)
+            if frozen:
+                scores[prompts, units] = _weighted_sums(base, chunk, directions, prompts)
+            else:
+                scores[prompts, units] = _log_softmaxes(problem, base, chunk, directions, prompts)
+    return BlockScores(scores, scores.new_zeros(len(problem.targets)))
+
+
+class _BaseLogits:
+    """Base of all P prompts: `directions` B [P, V], and log-softmax, softmax [P, V] of its logits."""
+
+    def __init__(self, problem: BlockProblem) -> None:
+        readout = problem.readout
+        self.inverse_scale = problem.inverse_scale
+        self.own_scale = readout.inverse_scale(problem.base) if self.inverse_scale is None else self.inverse_scale
+        self.directions = readout.directions(problem.base)
+        self.offset = readout.offset()
+        logits = readout.cap(self.directions * self.own_scale.unsqueeze(-1) + self.offset)
+        self.log_p = torch.log_softmax(logits, dim=-1)
+        self.p = self.log_p.exp()
+        self.targets = problem.targets
+        self.target_log_p = self.log_p.gather(-1, problem.targets.unsqueeze(-1)).squeeze(-1)
+
+
+def _prompts(slab: Slab, problem: BlockProblem) -> Tensor:
+    if slab.prompts is not None:
+        return slab.prompts
+    return torch.arange(len(problem.targets), device=problem.base.device)
+
+
+def _unit_chunks(slab: Slab, vocabulary: int) -> Iterator[tuple[int, int]]:
+    """Ranges of units whose directions [n, V] stay below `MAX_DIRECTIONS` numbers."""
+    n_units = slab.values.shape[0]
+    size = max(1, MAX_DIRECTIONS // vocabulary)
+    for start in range(0, n_units, size):
+        yield start, min(start + size, n_units)
+
+
+def _weighted_sums(base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
+    """Step 2: [P', n] scores of a slab under the frozen norm; `directions` [n, V]."""
+    c = slab.coefficients * base.own_scale[prompts].unsqueeze(-1)
+    n_units, vocabulary = directions.shape
+    scores = torch.empty_like(c)
+    rows = max(1, TILE // (n_units * vocabulary))
+    columns = max(1, TILE // vocabulary)
+    for start in range(0, len(prompts), rows):
+        chosen = slice(start, start + rows)
+        p = base.p[prompts[chosen]].unsqueeze(-1)
+        for first in range(0, n_units, columns):
+            units = slice(first, first + columns)
+            exponents = c[chosen, units].unsqueeze(-1) * directions[units]
+            scores[chosen, units] = torch.bmm(exponents.exp_(), p).squeeze(-1)
+    scores = c * directions[:, base.targets[prompts]].T - scores.log_()
+    unsafe = c.abs() * directions.abs().amax(dim=-1) > EXPONENT_LIMIT
+    if bool(unsafe.any()):
+        row, unit = unsafe.nonzero(as_tuple=True)
+        scores[row, unit] = _shifted_sums(base, c[row, unit], directions, prompts[row], unit)
+    return scores
+
+
+def _shifted_sums(base: _BaseLogits, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
+    """[n] scores of single pairs under the frozen norm, with the exponent's maximum taken out."""
+    scores = torch.empty_like(c)
+    size = max(1, TILE // directions.shape[1])
+    for start in range(0, len(c), size):
+        pairs = slice(start, start + size)
+        change = c[pairs].unsqueeze(-1) * directions[units[pairs]]
+        target = change.gather(-1, base.targets[prompts[pairs]].unsqueeze(-1)).squeeze(-1)
+        scores[pairs] = target - torch.logsumexp(base.log_p[prompts[pairs]] + change, dim=-1)
+    return scores
+
+
+def _log_softmaxes(problem: BlockProblem, base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
+    """Step 3: [P', n] scores of a slab from whole log-softmaxes; `directions` [n, V]."""
+    alpha = _changed_scale(problem, slab, prompts)
+    beta = slab.coefficients * alpha
+    n_units, vocabulary = directions.shape
+    scores = torch.empty_like(beta)
+    columns = max(1, min(n_units, TILE // vocabulary))
+    rows = max(1, TILE // (columns * vocabulary))
+    for start in range(0, len(prompts), rows):
+        chosen = slice(start, start + rows)
+        before = base.directions[prompts[chosen]].unsqueeze(1)
+        index = base.targets[prompts[chosen]].view(-1, 1, 1)
+        for first in range(0, n_units, columns):
+            units = slice(first, first + columns)
+            change = beta[chosen, units].unsqueeze(-1) * directions[units]
+            logits = problem.readout.cap(alpha[chosen, units].unsqueeze(-1) * before + change + base.offset)
+            target = logits.gather(-1, index.expand(-1, logits.shape[1], 1)).squeeze(-1)
+            scores[chosen, units] = target - torch.logsumexp(logits, dim=-1)
+    return scores - base.target_log_p[prompts].unsqueeze(-1)
+
+
+def _changed_scale(problem: BlockProblem, slab: Slab, prompts: Tensor) -> Tensor:
+    """1/σ with which each pair is read out, [P', n]: frozen, or that of base + contribution."""
+    if problem.inverse_scale is not None:
+        return problem.inverse_scale[prompts].unsqueeze(-1).expand_as(slab.coefficients)
+    readout: Readout = problem.readout
+    root = math.sqrt(problem.base.shape[-1])
+    base = readout.centre(problem.base[prompts].double()) / root
+    values = readout.centre(slab.values.double()) / root
+    m = slab.coefficients.double()
+    variance = base.square().sum(-1, keepdim=True) + 2 * m * (base @ values.T) + m.square() * values.square().sum(-1)
+    return torch.rsqrt(variance.clamp_min(0.0) + readout.eps).to(slab.coefficients.dtype)

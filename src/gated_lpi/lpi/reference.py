@@ -1,0 +1,65 @@
+"""The definition of Gated-LPI in float64, one unit at a time, straight from the equation.
+
+    I(u) = log p(target | base + contribution_u) − log p(target | base),    contribution_u = scale · g · m · v
+
+(Gated-LPI: arXiv 2601.08383; the dense score: arXiv 2312.12141.) Slow on purpose: every fast path is tested
+against it. It takes g, m and v from the trace and the model's weights by itself and shares no arithmetic with the
+other estimators.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.problem import BlockProblem, BlockScores
+from gated_lpi.models import Readout
+
+
+def unit_lpi(base: Tensor, contribution: Tensor, target: int, readout: Readout, inverse_scale: Tensor | None) -> float:
+    """I of one unit, head, expert or block on one prompt, in nats.
+
+    Args:
+        base: [d], residual stream before the block writes.
+        contribution: [d], what is added to it.
+        target: token id.
+        readout: in the dtype of `base`.
+        inverse_scale: 1/σ held for both terms (frozen norm), a scalar; None recomputes the norm for each.
+    """
+    after = readout.log_probability(base + contribution, target, inverse_scale)
+    before = readout.log_probability(base, target, inverse_scale)
+    return float(after - before)
+
+
+def score_block(problem: BlockProblem) -> BlockScores:
+    """Score every unit of a block on every prompt in float64, one at a time; an `Estimator`."""
+    readout = problem.readout.to(dtype=torch.float64)
+    n_prompts = len(problem.targets)
+    scores = torch.zeros(n_prompts, problem.n_units, dtype=torch.float64)
+    for prompt in range(n_prompts):
+        base = problem.base[prompt].double()
+        target = int(problem.targets[prompt])
+        inverse_scale = None if problem.inverse_scale is None else problem.inverse_scale[prompt].double()
+        for unit, contribution in _contributions(problem, prompt):
+            scores[prompt, unit] = unit_lpi(base, contribution, target, readout, inverse_scale)
+    return BlockScores(scores, torch.zeros(n_prompts, dtype=torch.float64))
+
+
+def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
+    """Index within the block and contribution [d] of every unit that writes for this prompt."""
+    block, traced = problem.block, problem.traced
+    scale = 1.0 if traced.scale is None else float(traced.scale[prompt])
+    found = []
+    for (writer, start), seen in zip(block.offsets(), traced.writers, strict=True):
+        routed = [0] if seen.experts is None else seen.experts[prompt].tolist()
+        for slot, expert in enumerate(routed):
+            values = block.values(writer, expert).double()
+            gate, m = 1.0, seen.coefficients[prompt]
+            if seen.gates is not None:
+                gate = float(seen.gates[prompt] if seen.experts is None else seen.gates[prompt, slot])
+            if seen.experts is not None:
+                m = m[slot]
+            for neuron in range(writer.width):
+                contribution = scale * gate * float(m[neuron]) * values[neuron]
+                found.append((start + expert * writer.width + neuron, contribution))
+    return found

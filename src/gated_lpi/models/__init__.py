@@ -1,0 +1,26 @@
+"""A transformer as writers to a residual stream: a table of families, loading, blocks, units and readout."""
+
+from gated_lpi.models.blocks import Block, PostNorm, Writer
+from gated_lpi.models.families import FAMILIES, Family, find_family
+from gated_lpi.models.model import Model, Reconstruction, build_model
+from gated_lpi.models.readout import Readout
+from gated_lpi.models.units import GroupTable, UnitTable
+from gated_lpi.models.weights import Loaded, load_tokenizer, load_weights
+
+__all__ = [
+    "FAMILIES",
+    "Block",
+    "Family",
+    "GroupTable",
+    "Loaded",
+    "Model",
+    "PostNorm",
+    "Readout",
+    "Reconstruction",
+    "UnitTable",
+    "Writer",
+    "build_model",
+    "find_family",
+    "load_tokenizer",
+    "load_weights",
+]

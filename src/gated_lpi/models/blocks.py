@@ -1,0 +1,125 @@
+"""A transformer as writers to a residual stream.
+
+A layer has two *blocks*, attention and FFN. What a block writes is a sum over its *writers*:
+
+- the attention output projection, or a dense FFN's down projection, or a shared expert's: one expert, all
+  prompts;
+- the routed experts, fused into one module of 3-D parameters: `n_experts` value matrices, each used by the
+  prompts that the router sends to it.
+
+Each writer holds value vectors (columns of the projection), one per unit. A block may scale its whole output
+before it is written: by a post-norm, `weight ⊙ y / rms(y)`, and by a residual multiplier. The part of that scale
+that depends on the prompt is one number (1/rms), the rest is folded into the value vectors here, so that for
+every family a unit's contribution is
+
+    scale(prompt) · gate(prompt) · coefficient(prompt, unit) · value(unit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+BlockKind = Literal["attention", "ffn"]
+WriterKind = Literal["attention", "dense", "routed", "shared"]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One projection into the residual stream, or one stack of routed experts.
+
+    Attributes:
+        kind: "attention", "dense", "routed" or "shared".
+        module: the projection, or the module that holds the fused experts.
+        n_experts: how many value matrices it holds (1 unless routed).
+        width: units per value matrix.
+        n_heads: heads that the units belong to (0 unless attention).
+        gate: the module whose sigmoid scales a shared expert, or None.
+    """
+
+    kind: WriterKind
+    module: nn.Module
+    n_experts: int
+    width: int
+    n_heads: int = 0
+    gate: nn.Module | None = None
+
+    @property
+    def n_units(self) -> int:
+        """Units in all, `n_experts · width`, in the order expert, neuron."""
+        return self.n_experts * self.width
+
+    def raw_values(self, expert: int) -> Tensor:
+        """Value vectors of one expert as the weights hold them, one row per unit: [width, d]."""
+        if self.kind == "routed":
+            down = cast(Tensor, self.module.down_proj).detach()[expert]
+            return down if self.module.is_transposed else down.T
+        weight = cast(Tensor, self.module.weight).detach()
+        return weight if isinstance(self.module, Conv1D) else weight.T
+
+    @property
+    def bias_parameter(self) -> nn.Parameter | None:
+        """What the module adds that belongs to no unit: [d], [n_experts, d] if routed, or None."""
+        name = "down_proj_bias" if self.kind == "routed" else "bias"
+        return cast("nn.Parameter | None", getattr(self.module, name, None))
+
+
+@dataclass(frozen=True)
+class PostNorm:
+    """A norm on a block's output: y ↦ weight ⊙ y · rsqrt(mean(y²) + eps), weight [d]."""
+
+    module: nn.Module
+    weight: Tensor
+    eps: float
+
+    def scale(self, output: Tensor) -> Tensor:
+        """rsqrt(mean(y²) + eps) of `output` [P, d] → [P]."""
+        return torch.rsqrt(output.square().mean(dim=-1) + self.eps)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The attention or the FFN of one layer, with all that writes through it."""
+
+    layer: int
+    kind: BlockKind
+    module: nn.Module
+    writers: tuple[Writer, ...]
+    post_norm: PostNorm | None = None
+    multiplier: float = 1.0
+
+    @property
+    def n_units(self) -> int:
+        """Units of all writers together."""
+        return sum(writer.n_units for writer in self.writers)
+
+    @property
+    def name(self) -> str:
+        """How messages name this block."""
+        return f"layer {self.layer} {self.kind}"
+
+    def _fold(self, vectors: Tensor) -> Tensor:
+        if self.post_norm is not None:
+            vectors = vectors * self.post_norm.weight
+        return vectors * self.multiplier if self.multiplier != 1.0 else vectors
+
+    def values(self, writer: Writer, expert: int = 0) -> Tensor:
+        """Value vectors of one expert, with the block's constant scales folded in: [width, d]."""
+        return self._fold(writer.raw_values(expert))
+
+    def bias(self, writer: Writer) -> Tensor | None:
+        """The writer's bias, with the block's constant scales folded in; shape as `Writer.bias_parameter`."""
+        bias = writer.bias_parameter
+        return None if bias is None else self._fold(bias.detach())
+
+    def offsets(self) -> Iterator[tuple[Writer, int]]:
+        """Each writer with the index of its first unit within the block."""
+        start = 0
+        for writer in self.writers:
+            yield writer, start
+            start += writer.n_units

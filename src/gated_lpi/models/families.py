@@ -1,0 +1,151 @@
+"""The table of model families: what each one calls its parts, and how it departs from the default.
+
+A family is a row, not a class. The default row is a pre-RMSNorm transformer with `model.layers[i]`,
+`model.norm`, `lm_head`, `self_attn.o_proj` and a gated `mlp.down_proj`, sequential residual, no scales; a
+mixture-of-experts layer has its router in `mlp.gate` and its experts, fused into 3-D parameters, in
+`mlp.experts`. Every row names only its differences. Whether a layer is dense or mixture-of-experts is read
+off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no rule.
+
+Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `ffn` and the post-norms to
+a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
+`_attribute` name an attribute of the model's config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gated_lpi.errors import UnknownFamilyError
+
+NormKind = Literal["rms", "layer"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    Attributes:
+        name: the family's name as its authors write it.
+        model_types: the `config.model_type` values that this row covers.
+        norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
+        norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
+        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written.
+        parallel_attribute: config flag under which the FFN reads the layer's input, beside attention.
+        residual_multiplier_attribute: config number that multiplies what a block writes.
+        logit_divisor_attribute: config number that divides the logits.
+        logit_softcap_attribute: config number `c` in logits = c·tanh(logits / c); None there means no cap.
+        norms_in_float32: the family's norms cast to float32 inside, whatever the model's dtype, which limits
+            what a float64 check can reach.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layers: str = "model.layers"
+    final_norm: str = "model.norm"
+    head: str = "lm_head"
+    attention: str = "self_attn"
+    attention_out: str = "self_attn.o_proj"
+    ffn: str = "mlp"
+    down: str = "down_proj"
+    router: str = "gate"
+    experts: str = "experts"
+    shared: str | None = None
+    shared_gate: str | None = None
+    attention_post_norm: str | None = None
+    ffn_post_norm: str | None = None
+    norm: NormKind = "rms"
+    norm_offset: float = 0.0
+    parallel_attribute: str | None = None
+    residual_multiplier_attribute: str | None = None
+    logit_divisor_attribute: str | None = None
+    logit_softcap_attribute: str | None = None
+    norms_in_float32: bool = True
+
+
+_AFTER_ATTENTION = "post_attention_layernorm"
+_AFTER_FFN = "post_feedforward_layernorm"
+
+FAMILIES: tuple[Family, ...] = (
+    Family("OLMoE", ("olmoe",)),
+    Family("OLMo", ("olmo",), norm="layer"),
+    Family("OLMo2", ("olmo2",), attention_post_norm=_AFTER_ATTENTION, ffn_post_norm=_AFTER_FFN),
+    Family("OLMo3", ("olmo3",), attention_post_norm=_AFTER_ATTENTION, ffn_post_norm=_AFTER_FFN),
+    Family("FlexOlmo", ("flex_olmo",), attention_post_norm=_AFTER_ATTENTION, ffn_post_norm=_AFTER_FFN),
+    Family(
+        "GPT-NeoX (Pythia)",
+        ("gpt_neox",),
+        layers="gpt_neox.layers",
+        final_norm="gpt_neox.final_layer_norm",
+        attention="attention",
+        attention_out="attention.dense",
+        down="dense_4h_to_h",
+        norm="layer",
+        parallel_attribute="use_parallel_residual",
+        norms_in_float32=False,
+    ),
+    Family(
+        "GPT-2",
+        ("gpt2",),
+        layers="transformer.h",
+        final_norm="transformer.ln_f",
+        attention="attn",
+        attention_out="attn.c_proj",
+        down="c_proj",
+        norm="layer",
+        norms_in_float32=False,
+    ),
+    Family("Llama", ("llama",)),
+    Family("Mistral", ("mistral",)),
+    Family("SmolLM3", ("smollm3",)),
+    Family("Qwen2", ("qwen2",)),
+    Family("Qwen3", ("qwen3",)),
+    Family("Mixtral", ("mixtral",)),
+    Family("Qwen2-MoE", ("qwen2_moe",), shared="shared_expert", shared_gate="shared_expert_gate"),
+    Family("Qwen3-MoE", ("qwen3_moe",)),
+    Family("DeepSeek-V2", ("deepseek_v2",), shared="shared_experts"),
+    Family("DeepSeek-V3", ("deepseek_v3",), shared="shared_experts"),
+    Family("GPT-OSS", ("gpt_oss",), router="router"),
+    Family(
+        "Granite-MoE",
+        ("granitemoe",),
+        ffn="block_sparse_moe",
+        router="router",
+        residual_multiplier_attribute="residual_multiplier",
+        logit_divisor_attribute="logits_scaling",
+    ),
+    Family("PhiMoE", ("phimoe",), router="router", norm="layer", norms_in_float32=False),
+    Family(
+        "Gemma2",
+        ("gemma2",),
+        norm_offset=1.0,
+        logit_softcap_attribute="final_logit_softcapping",
+        attention_post_norm=_AFTER_ATTENTION,
+        ffn_post_norm=_AFTER_FFN,
+    ),
+    Family(
+        "Gemma3",
+        ("gemma3_text",),
+        norm_offset=1.0,
+        logit_softcap_attribute="final_logit_softcapping",
+        attention_post_norm=_AFTER_ATTENTION,
+        ffn_post_norm=_AFTER_FFN,
+    ),
+)
+
+
+def find_family(model_type: str) -> Family:
+    """Return the row that covers `config.model_type`.
+
+    Raises:
+        UnknownFamilyError: no row covers it.
+    """
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(sorted(t for family in FAMILIES for t in family.model_types))
+    raise UnknownFamilyError(
+        f"model type {model_type!r} has no row in the table of families; covered are: {known}. "
+        "If its blocks write to the residual stream like one of these, add a row to "
+        "gated_lpi/models/families.py; the check at load tells whether the row is right."
+    )

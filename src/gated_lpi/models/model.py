@@ -1,0 +1,253 @@
+"""A model seen as writers to a residual stream: built from a transformers model and its family's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gated_lpi.errors import ModelError
+from gated_lpi.models.blocks import Block, PostNorm, Writer
+from gated_lpi.models.families import Family, find_family
+from gated_lpi.models.readout import Readout
+from gated_lpi.models.units import GroupTable, UnitTable, expert_table, head_table, unit_table
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well unit contributions and biases rebuild what the model computed.
+
+    Each number is a largest absolute difference over the largest absolute value of what is rebuilt, on one real
+    forward pass.
+
+    Attributes:
+        block: worst block output, from its units and biases.
+        worst_block: the name of that block.
+        layer: worst layer output, from its input and its two blocks.
+        residual: final residual stream, from the embedding and all contributions.
+        logits: logits of the model, from the final residual stream and the readout.
+        tolerance: what each of them may be at most.
+    """
+
+    block: float
+    worst_block: str
+    layer: float
+    residual: float
+    logits: float
+    tolerance: float
+
+    @property
+    def worst(self) -> float:
+        """The greatest of the four errors."""
+        return max(self.block, self.layer, self.residual, self.logits)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `load_model` and `wrap_model` return, and `attribute` takes.
+
+    Attributes:
+        module: the transformers model, in evaluation mode.
+        tokenizer: its tokenizer, or None where prompts come as token ids.
+        family: its row in the table of families.
+        blocks: attention and FFN of every layer, in order; block b of layer l is `blocks[2·l + b]`.
+        readout: final norm and unembedding.
+        units, heads, experts: coordinates of everything that gets a score.
+        coverage: share of the parameters outside embeddings and norms whose writes are attributed.
+        parallel: True where the FFN reads the layer's input beside attention.
+        provenance: source, revision, commit, dtypes and the like, as strings and numbers.
+        reconstruction: the check made at load; None before it was made.
+    """
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    family: Family
+    blocks: tuple[Block, ...]
+    readout: Readout
+    units: UnitTable
+    heads: GroupTable
+    experts: GroupTable
+    coverage: float
+    parallel: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    reconstruction: Reconstruction | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.blocks) // 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+        return self.readout.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go in."""
+        return cast(torch.device, self.module.get_input_embeddings().weight.device)
+
+
+def build_model(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:
+    """Read a transformers model through its family's row. No forward pass: nothing is verified yet.
+
+    Raises:
+        UnknownFamilyError: no row covers the model's type.
+        ModelError: a part that the row names is not there.
+    """
+    family = find_family(module.config.model_type)
+    blocks: list[Block] = []
+    for index, layer in enumerate(cast(nn.ModuleList, _part(module, family.layers, family))):
+        blocks.append(_attention_block(module, family, layer, index))
+        blocks.append(_ffn_block(module, family, layer, index))
+    parallel = bool(_config(module, family.parallel_attribute, False))
+    return Model(
+        module=module.eval(),
+        tokenizer=tokenizer,
+        family=family,
+        blocks=tuple(blocks),
+        readout=_readout(module, family),
+        units=unit_table(blocks),
+        heads=head_table(blocks),
+        experts=expert_table(blocks),
+        coverage=_coverage(module, family, blocks),
+        parallel=parallel,
+        provenance={"family": family.name, "model_type": module.config.model_type},
+    )
+
+
+def _part(root: nn.Module, path: str, family: Family) -> nn.Module:
+    try:
+        return root.get_submodule(path)
+    except AttributeError as error:
+        raise ModelError(
+            f"the {family.name} row of the table of families expects {path!r} in {type(root).__name__}, which has "
+            f"{sorted(name for name, _ in root.named_children())}; the model's code and the row disagree: "
+            "check the installed transformers version, or mend the row in gated_lpi/models/families.py"
+        ) from error
+
+
+def _config(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
+    return default if attribute is None else getattr(module.config, attribute)
+
+
+def _multiplier(module: PreTrainedModel, family: Family) -> float:
+    return float(_config(module, family.residual_multiplier_attribute, 1.0))
+
+
+def _projection_width(projection: nn.Module) -> int:
+    """Number of inputs of a Linear [out, in] or a Conv1D [in, out]."""
+    shape = cast(Tensor, projection.weight).shape
+    return int(shape[1] if isinstance(projection, nn.Linear) else shape[0])
+
+
+def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+    out = _part(layer, family.attention_out, family)
+    writer = Writer("attention", out, 1, _projection_width(out), n_heads=module.config.num_attention_heads)
+    return Block(
+        layer=index,
+        kind="attention",
+        module=_part(layer, family.attention, family),
+        writers=(writer,),
+        post_norm=_post_norm(family, layer, family.attention_post_norm),
+        multiplier=_multiplier(module, family),
+    )
+
+
+def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+    ffn = _part(layer, family.ffn, family)
+    return Block(
+        layer=index,
+        kind="ffn",
+        module=ffn,
+        writers=tuple(_ffn_writers(family, ffn)),
+        post_norm=_post_norm(family, layer, family.ffn_post_norm),
+        multiplier=_multiplier(module, family),
+    )
+
+
+def _ffn_writers(family: Family, ffn: nn.Module) -> list[Writer]:
+    if not hasattr(ffn, family.experts):
+        down = _part(ffn, family.down, family)
+        return [Writer("dense", down, 1, _projection_width(down))]
+    experts = _part(ffn, family.experts, family)
+    down_proj = getattr(experts, "down_proj", None)
+    if not isinstance(down_proj, Tensor) or down_proj.dim() != 3:
+        raise ModelError(
+            f"{type(experts).__name__} holds no 3-D parameter `down_proj` (experts fused as transformers ≥ 5 loads "
+            "them), so its units cannot be read; load the model with transformers' own class"
+        )
+    n_experts, width = down_proj.shape[0], down_proj.shape[1 if experts.is_transposed else 2]
+    writers = [Writer("routed", experts, n_experts, width)]
+    if family.shared is not None and hasattr(ffn, family.shared):
+        down = _part(ffn, f"{family.shared}.{family.down}", family)
+        gate = None if family.shared_gate is None else _part(ffn, family.shared_gate, family)
+        writers.append(Writer("shared", down, 1, _projection_width(down), gate=gate))
+    return writers
+
+
+def _norm_weight(family: Family, norm: nn.Module, like: Tensor) -> Tensor:
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return torch.ones(like.shape[-1], dtype=like.dtype, device=like.device)
+    return cast(Tensor, weight.detach()) + family.norm_offset
+
+
+def _norm_eps(norm: nn.Module) -> float:
+    for name in ("variance_epsilon", "eps"):
+        if hasattr(norm, name):
+            return float(getattr(norm, name))
+    return 1e-5  # OLMo's LayerNorm has it as a literal
+
+
+def _post_norm(family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
+    if path is None:
+        return None
+    norm = _part(layer, path, family)
+    weight = cast(Tensor, norm.weight)
+    return PostNorm(norm, _norm_weight(family, norm, weight), _norm_eps(norm))
+
+
+def _readout(module: PreTrainedModel, family: Family) -> Readout:
+    norm = _part(module, family.final_norm, family)
+    head = _part(module, family.head, family)
+    weight = cast(Tensor, head.weight).detach()
+    bias = cast("Tensor | None", getattr(head, "bias", None))
+    beta = cast("Tensor | None", getattr(norm, "bias", None))
+    softcap = _config(module, family.logit_softcap_attribute, None)
+    return Readout(
+        weight=weight,
+        bias=None if bias is None else bias.detach(),
+        gamma=_norm_weight(family, norm, weight),
+        beta=None if beta is None else beta.detach(),
+        centred=family.norm == "layer",
+        eps=_norm_eps(norm),
+        divisor=float(_config(module, family.logit_divisor_attribute, 1.0)),
+        softcap=None if softcap is None else float(softcap),
+    )
+
+
+def _coverage(module: PreTrainedModel, family: Family, blocks: list[Block]) -> float:
+    """Share of parameters outside embeddings and norms that feed or form an attributed write.
+
+    Output biases belong to no unit, and a layer's parts that are neither its attention, its FFN nor a norm are
+    not seen: both count as not attributed.
+    """
+    tables = (module.get_input_embeddings(), _part(module, family.head, family))
+    embeddings = {id(p) for table in tables for p in table.parameters()}
+    norms = {id(p) for m in module.modules() if "norm" in type(m).__name__.lower() for p in m.parameters()}
+    positions = {id(p) for name, p in module.named_parameters() if name.endswith("wpe.weight")}
+    biases = {id(w.bias_parameter) for block in blocks for w in block.writers}
+    seen = {id(p) for block in blocks for p in block.module.parameters()}
+    total = attributed = 0
+    for parameter in module.parameters():
+        if id(parameter) in embeddings | norms | positions:
+            continue
+        total += parameter.numel()
+        if id(parameter) in seen and id(parameter) not in biases:
+            attributed += parameter.numel()
+    return attributed / total

@@ -1,0 +1,104 @@
+"""The readout: residual stream → logits, through the final norm and the unembedding.
+
+    logits(h) = softcap( ( W_U · (γ ⊙ C·h / σ(h) + β) + b ) / divisor )
+
+with C the identity for RMSNorm and the centring I − 11ᵀ/d for LayerNorm, and
+σ(h) = sqrt(mean((C·h)²) + eps). With σ held at a given value (the *frozen* norm) everything before the softcap is
+affine in h, which is what makes a unit's effect on all logits one vector: `directions(v) / σ`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Final norm and unembedding of one model.
+
+    Attributes:
+        weight: W_U, [V, d].
+        bias: b, [V], or None.
+        gamma: γ, [d] (the norm's weight with the family's offset already added; ones if it has none).
+        beta: β, [d], or None.
+        centred: True for LayerNorm.
+        eps: the norm's epsilon.
+        divisor: what the logits are divided by (1 for most families).
+        softcap: c of c·tanh(logits / c), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    gamma: Tensor
+    beta: Tensor | None
+    centred: bool
+    eps: float
+    divisor: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def affine(self) -> bool:
+        """Whether the logits are affine in the residual stream once σ is frozen."""
+        return self.softcap is None
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of logits."""
+        return self.weight.shape[0]
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Readout:
+        """Return the same readout on another device or in another dtype."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device=device, dtype=dtype)
+
+        return replace(
+            self,
+            weight=self.weight.to(device=device, dtype=dtype),
+            gamma=self.gamma.to(device=device, dtype=dtype),
+            bias=move(self.bias),
+            beta=move(self.beta),
+        )
+
+    def centre(self, vectors: Tensor) -> Tensor:
+        """C·v over the last axis; shape kept."""
+        return vectors - vectors.mean(dim=-1, keepdim=True) if self.centred else vectors
+
+    def inverse_scale(self, residual: Tensor) -> Tensor:
+        """1/σ of `residual` [..., d] → [...]."""
+        return torch.rsqrt(self.centre(residual).square().mean(dim=-1) + self.eps)
+
+    def directions(self, vectors: Tensor) -> Tensor:
+        """W_U·(γ ⊙ C·v)/divisor of `vectors` [..., d] → [..., V]: what v does to the logits, before 1/σ."""
+        return (self.centre(vectors) * self.gamma) @ self.weight.T / self.divisor
+
+    def offset(self) -> Tensor:
+        """(W_U·β + b)/divisor → [V]: the part of the logits that no residual stream changes."""
+        offset = self.weight.new_zeros(self.vocabulary) if self.beta is None else self.weight @ self.beta
+        if self.bias is not None:
+            offset = offset + self.bias
+        return offset / self.divisor
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Apply the softcap, if the family has one; shape kept."""
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def logits(self, residual: Tensor, inverse_scale: Tensor | None = None) -> Tensor:
+        """Logits of `residual` [..., d] → [..., V].
+
+        Args:
+            residual: the residual stream.
+            inverse_scale: 1/σ to hold, [...] (frozen norm); None recomputes it from `residual`.
+        """
+        if inverse_scale is None:
+            inverse_scale = self.inverse_scale(residual)
+        return self.cap(self.directions(residual) * inverse_scale.unsqueeze(-1) + self.offset())
+
+    def log_probability(self, residual: Tensor, target: Tensor | int, inverse_scale: Tensor | None = None) -> Tensor:
+        """log p(target | residual) in nats: `residual` [..., d], `target` [...] → [...]."""
+        log_p = torch.log_softmax(self.logits(residual, inverse_scale), dim=-1)
+        index = torch.as_tensor(target, device=log_p.device).expand(log_p.shape[:-1])
+        return log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1)

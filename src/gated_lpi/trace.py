@@ -1,0 +1,295 @@
+"""One forward pass → everything that attribution needs of it, at the last position of every prompt.
+
+1. Prompts are padded on the right. Attention is causal, so nothing that stands before the padding sees it, and a
+   prompt's last position is the same alone and in a batch.
+2. Hooks (and nothing but hooks) record, at the last position: every layer's input; the input of every output,
+   down and shared-expert projection, which is the vector of coefficients of its units; what the router sent to
+   the fused experts; what each block wrote; the input of the final norm. They are removed whatever happens.
+3. The coefficients of routed experts are not an input of any module: they are computed again from the recorded
+   hidden state with the experts' own weights and activation, for the experts that were routed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gated_lpi.errors import OptionError
+from gated_lpi.models import Block, Model, Writer
+
+
+class Slab(NamedTuple):
+    """Units that share value vectors, on the prompts that use them.
+
+    Attributes:
+        start: index of the first unit within the block.
+        values: [n, d], value vectors with the block's constant scales folded in.
+        coefficients: [P', n], scale · gate · coefficient of each of the prompts.
+        prompts: [P'], their indices; None means every prompt, in order.
+    """
+
+    start: int
+    values: Tensor
+    coefficients: Tensor
+    prompts: Tensor | None
+
+
+@dataclass(frozen=True)
+class WriterTrace:
+    """What one writer's units did at the last position of P prompts.
+
+    Attributes:
+        coefficients: m, [P, width], or [P, k, width] for the k experts that each prompt was routed to.
+        gates: g, [P] or [P, k]; None where it is 1.
+        experts: [P, k], the experts routed to; None unless routed.
+    """
+
+    coefficients: Tensor
+    gates: Tensor | None = None
+    experts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """What one block read and wrote at the last position of P prompts.
+
+    Attributes:
+        base: [P, d], the residual stream just before the block writes to it.
+        written: [P, d], what the model itself added to the residual stream.
+        scale: [P], the prompt's part of the post-norm's scale; None where there is no post-norm.
+        writers: one entry for each of the block's writers.
+    """
+
+    base: Tensor
+    written: Tensor
+    scale: Tensor | None
+    writers: tuple[WriterTrace, ...]
+
+    def slabs(self, block: Block) -> Iterator[Slab]:
+        """Yield the block's units with their value vectors, grouped by value matrix; unused experts are left out."""
+        for (writer, start), traced in zip(block.offsets(), self.writers, strict=True):
+            if traced.experts is None:
+                coefficients = self._scaled(traced.coefficients, traced.gates)
+                yield Slab(start, block.values(writer), coefficients, None)
+                continue
+            coefficients = self._scaled(traced.coefficients, traced.gates)
+            for expert in traced.experts.unique().tolist():
+                prompts, slot = (traced.experts == expert).nonzero(as_tuple=True)
+                first = start + expert * writer.width
+                yield Slab(first, block.values(writer, expert), coefficients[prompts, slot], prompts)
+
+    def _scaled(self, coefficients: Tensor, gates: Tensor | None) -> Tensor:
+        if gates is not None:
+            coefficients = coefficients * gates.unsqueeze(-1)
+        if self.scale is not None:
+            coefficients = coefficients * self.scale.view(-1, *[1] * (coefficients.dim() - 1))
+        return coefficients
+
+    def bias(self, block: Block) -> Tensor:
+        """What the block's biases, which belong to no unit, added to the residual stream: [P, d]."""
+        total = torch.zeros_like(self.base)
+        for writer, traced in zip(block.writers, self.writers, strict=True):
+            bias = block.bias(writer)
+            if bias is None:
+                continue
+            if traced.experts is None:
+                added = bias if traced.gates is None else traced.gates.unsqueeze(-1) * bias
+            else:
+                weighted = cast(Tensor, traced.gates).unsqueeze(-1) * bias[traced.experts]
+                added = weighted.sum(dim=1)
+            total = total + (added if self.scale is None else self.scale.unsqueeze(-1) * added)
+        return total
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass over P prompts, seen from their last positions.
+
+    Attributes:
+        blocks: one entry for each of the model's blocks, in order.
+        embedding: [P, d], layer 0's input.
+        final_residual: [P, d], input of the final norm.
+        logits: [P, V], the readout of the final residual.
+    """
+
+    blocks: tuple[BlockTrace, ...]
+    embedding: Tensor
+    final_residual: Tensor
+    logits: Tensor
+
+
+class Batch(NamedTuple):
+    """Prompts padded on the right: `ids` and `mask` [P, S], `last` [P] the index of each prompt's last token."""
+
+    ids: Tensor
+    mask: Tensor
+    last: Tensor
+
+
+def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.device | None = None) -> Batch:
+    """Pad token ids on the right.
+
+    Raises:
+        OptionError: there is no prompt, or one has no token.
+    """
+    lengths = [len(ids) for ids in prompts]
+    if not lengths or min(lengths) == 0:
+        raise OptionError(
+            f"{len(lengths)} prompts were given, {lengths.count(0)} of them without a token; at least one prompt, "
+            "and one token in each, is needed"
+        )
+    width = max(lengths)
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in prompts], device=device)
+    last = torch.tensor(lengths, device=device) - 1
+    mask = (torch.arange(width, device=device) <= last.unsqueeze(-1)).long()
+    return Batch(ids, mask, last)
+
+
+@torch.no_grad()
+def trace(model: Model, prompts: Sequence[Sequence[int]]) -> Trace:
+    """Run the model once over token ids and record its blocks at each prompt's last position."""
+    pad_id = getattr(model.tokenizer, "pad_token_id", None) or 0
+    batch = pad(prompts, pad_id=pad_id, device=model.device)
+    with record(model, batch.last) as recording:
+        model.module.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    final = recording.inputs["final"]
+    return Trace(
+        blocks=tuple(_block_traces(model, recording)),
+        embedding=recording.inputs["layer 0"],
+        final_residual=final,
+        logits=model.readout.logits(final),
+    )
+
+
+class Recording:
+    """What the hooks saw, by name, at the last positions only."""
+
+    def __init__(self, last: Tensor) -> None:
+        self.last = last
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.routing: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def at_last(self, hidden: Tensor) -> Tensor:
+        """Pick the last positions of `hidden`, [P, S, n] or [P·S, n] → [P, n]."""
+        n_prompts = len(self.last)
+        rows = hidden.reshape(n_prompts, -1, hidden.shape[-1])
+        # A copy: some models change activations in place later on.
+        return rows[torch.arange(n_prompts, device=rows.device), self.last.to(rows.device)].clone()
+
+
+@contextmanager
+def record(model: Model, last: Tensor) -> Iterator[Recording]:
+    """Record a forward pass made inside the `with` block; the hooks are gone when it ends, also by an error."""
+    recording = Recording(last)
+    handles: list[RemovableHandle] = []
+    try:
+        layers = cast(nn.ModuleList, model.module.get_submodule(model.family.layers))
+        for index, layer in enumerate(layers):
+            handles.append(_on_input(layer, recording, f"layer {index}"))
+        handles.append(_on_input(model.module.get_submodule(model.family.final_norm), recording, "final"))
+        for block in model.blocks:
+            handles.extend(_block_hooks(block, recording))
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block_hooks(block: Block, recording: Recording) -> Iterator[RemovableHandle]:
+    if block.post_norm is None:
+        yield _on_output(block.module, recording, block.name)
+    else:
+        yield _on_input(block.post_norm.module, recording, f"{block.name} post-norm")
+        yield _on_output(block.post_norm.module, recording, block.name)
+    for writer in block.writers:
+        name = _writer_name(block, writer)
+        hook = _on_routing if writer.kind == "routed" else _on_input
+        yield hook(writer.module, recording, name)
+        if writer.gate is not None:
+            yield _on_output(writer.gate, recording, f"{name} gate")
+
+
+def _writer_name(block: Block, writer: Writer) -> str:
+    return f"{block.name} {writer.kind}"
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return cast(Tensor, args[0] if args else kwargs["hidden_states"])
+
+
+def _on_input(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recording.inputs[name] = recording.at_last(_first_argument(args, kwargs))
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _on_output(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        recording.outputs[name] = recording.at_last(output[0] if isinstance(output, tuple) else output)
+
+    return module.register_forward_hook(hook)
+
+
+def _on_routing(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        hidden, experts, gates = args
+        recording.inputs[name] = recording.at_last(hidden)
+        recording.routing[name] = recording.at_last(experts), recording.at_last(gates)
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
+    for block in model.blocks:
+        entering = recording.inputs[f"layer {block.layer}"]
+        if block.kind == "attention":
+            attention_written = _written(block, recording)
+            base, written = entering, attention_written
+        else:
+            base = entering if model.parallel else entering + attention_written
+            written = _written(block, recording)
+        scale = None
+        if block.post_norm is not None:
+            scale = block.post_norm.scale(recording.inputs[f"{block.name} post-norm"])
+        writers = tuple(_writer_trace(block, writer, recording) for writer in block.writers)
+        yield BlockTrace(base, written, scale, writers)
+
+
+def _written(block: Block, recording: Recording) -> Tensor:
+    return recording.outputs[block.name] * block.multiplier
+
+
+def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterTrace:
+    name = _writer_name(block, writer)
+    coefficients = recording.inputs[name]
+    if writer.kind == "routed":
+        experts, gates = recording.routing[name]
+        coefficients = _expert_coefficients(writer.module, coefficients, experts)
+        return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
+    if writer.gate is not None:
+        return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
+    return WriterTrace(coefficients)
+
+
+def _expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> Tensor:
+    """act(gate)·up of the experts routed to: `hidden` [P, d], `experts` [P, k] → [P, k, width]."""
+    gated = bool(module.has_gate)
+    weight = cast(Tensor, module.gate_up_proj if gated else module.up_proj)
+    bias = cast(Tensor, module.gate_up_proj_bias if gated else module.up_proj_bias) if module.has_bias else None
+    activate = cast("Callable[[Tensor], Tensor]", module._apply_gate if gated else module.act_fn)
+    width = cast(Tensor, module.down_proj).shape[1 if module.is_transposed else 2]
+    coefficients = hidden.new_empty(*experts.shape, width)
+    for expert in experts.unique().tolist():
+        prompts, slot = (experts == expert).nonzero(as_tuple=True)
+        matrix = weight[expert] if module.is_transposed else weight[expert].T
+        projected = hidden[prompts] @ matrix
+        coefficients[prompts, slot] = activate(projected if bias is None else projected + bias[expert])
+    return coefficients

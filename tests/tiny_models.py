@@ -1,0 +1,106 @@
+"""Tiny random models of every family: the case table that the tests cross with estimators, norms and dtypes.
+
+Weights are larger than a fresh model's, so that logits differ, attention is not uniform and experts differ; norm
+weights and biases are random too, since a norm of ones or a bias of zeros would hide a missing factor.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from gated_lpi import models
+from gated_lpi.loading import wrap_model
+
+SHARED = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+GQA = {**SHARED, "num_key_value_heads": 2, "intermediate_size": 48}
+MOE = {
+    **SHARED,
+    "num_key_value_heads": 2,
+    "intermediate_size": 16,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+}
+MLA = {
+    **GQA,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "head_dim": 8,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family at a tiny size: its config and causal-LM class by name, with the config's arguments."""
+
+    name: str
+    config: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CASES = (
+    Case("OLMoE", "OlmoeConfig", "OlmoeForCausalLM", {**MOE, "clip_qkv": 2.0}),
+    Case("OLMo", "OlmoConfig", "OlmoForCausalLM", {**GQA, "clip_qkv": 2.0}),
+    Case("Qwen3", "Qwen3Config", "Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
+    Case(
+        "Qwen3-MoE",
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {**MOE, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 16, "mlp_only_layers": [0]},
+    ),
+    Case("Llama", "LlamaConfig", "LlamaForCausalLM", {**GQA, "attention_bias": True, "mlp_bias": True}),
+    Case(
+        "GPT-2",
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64},
+    ),
+)
+BY_NAME = {case.name: case for case in CASES}
+TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+
+
+def tiny_module(case: Case | str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
+    """Build the family's transformers model with random weights, norms and biases; `changes` go to its config."""
+    case = BY_NAME[case] if isinstance(case, str) else case
+    options = {**copy.deepcopy(case.options), **TOKEN_IDS, **changes}
+    config = getattr(transformers, case.config)(**options)
+    module = getattr(transformers, case.model)(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name or ".ln_" in name:
+                parameter.copy_(parameter + 0.3 * noise)
+            elif parameter.dim() == 1:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    if dtype == torch.float64:  # the grouped matrix product for experts has no float64 version
+        module.set_experts_implementation("eager")
+    return module.to(dtype).eval()
+
+
+def tiny_model(case: Case | str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> models.Model:
+    """Build `tiny_module` and wrap it for attribution, which checks it."""
+    return wrap_model(tiny_module(case, dtype, seed, **changes))
+
+
+def random_prompts(n: int = 5, seed: int = 1, vocabulary: int = 64) -> list[list[int]]:
+    """Token ids of `n` prompts of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(vocabulary, (3 + i % 5,), generator=generator).tolist() for i in range(n)]
