@@ -1,0 +1,66 @@
+"""Summary metrics: pure functions on arrays of scores, and one dataset that holds them all.
+
+Scores are nats, mean over prompts: [T, N] for T checkpoints and N units of one kind. FFN and attention units
+are summarised separately. Undefined values are NaN; arguments outside what they may be raise `OptionError`.
+"""
+
+from gated_lpi.metrics.concentration import (
+    Entropy,
+    GainConcentration,
+    entropy,
+    gain_concentration,
+    importance_share,
+)
+from gated_lpi.metrics.consolidation import consolidation_step
+from gated_lpi.metrics.hits import RandomControl, hit_at_k, hit_interval, random_control, relative_drop
+from gated_lpi.metrics.layers import (
+    PairwiseMean,
+    RelativeSpread,
+    layer_profile,
+    mean_pairwise,
+    profile_correlation,
+    relative_spread,
+)
+from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
+from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
+from gated_lpi.metrics.summary import summarise, summary_to_json
+from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties
+
+__all__ = [
+    "Bounds",
+    "Chance",
+    "Entropy",
+    "GainConcentration",
+    "Interval",
+    "PairwiseMean",
+    "RandomControl",
+    "RelativeSpread",
+    "bootstrap",
+    "consolidation_step",
+    "entropy",
+    "gain_concentration",
+    "hit_at_k",
+    "hit_interval",
+    "importance_share",
+    "jaccard",
+    "jaccard_chance",
+    "jaccard_chance_interval",
+    "layer_profile",
+    "load_imbalance",
+    "mean_pairwise",
+    "profile_correlation",
+    "random_control",
+    "random_share_chance",
+    "relative_drop",
+    "relative_spread",
+    "routing_stability",
+    "set_size",
+    "summarise",
+    "summary_to_json",
+    "top_mask",
+    "top_set",
+    "top_set_stability",
+    "top_set_ties",
+    "utilisation_entropy",
+]

@@ -1,0 +1,198 @@
+"""Every summary metric of one arm of a run, in one labelled dataset.
+
+`summarise` takes the scores of one arm, as a run stores them:
+
+    lpi_mean            (checkpoint, unit)               mean score over prompts, nats
+    lpi                 (checkpoint, relation, unit)     the same per relation; if absent, no intervals
+    target_rank         (checkpoint, prompt)             if absent, no HIT@k
+    expert_utilisation  (checkpoint, expert_unit)        share of prompts routed; absent for dense models
+    with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
+    `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
+
+and returns, with `kind` "ffn" and "attention" kept apart throughout:
+
+    units, top_units                                (kind)               how many, and how many in a top set
+    ties                                            (kind, checkpoint)   units that only their order left out
+    stability                                  ±, ? (kind, pair)         J_stab
+    gain_top_set                               ±, ? (kind, pair)         R_t
+    gain_top_by_gain                           ±    (kind, pair)         R_t for the units of greatest gain
+    positive_gain                                   (kind, pair)         what both are shares of, nats
+    importance_share                           ±, ? (kind, checkpoint)   the top set's share of importance
+    entropy, effective_units, gini                  (kind, checkpoint)
+    layer_profile                                   (kind, checkpoint, layer)   NaN: no such units there
+    profile_pearson, profile_spearman               (kind, checkpoint, other_checkpoint)
+    rho_avg, rho_avg_spearman, rho_pairs            (kind, window)       mean over pairs, and how many
+    sigma_rel, sigma_rel_median, sigma_rel_layer    (kind, window[, layer])
+    consolidation_stability, consolidation_profile  (kind)               a step; NaN: never settled
+    hit                                        ±    (checkpoint, hit_k)  Wilson's interval
+    utilisation_entropy, load_imbalance             (checkpoint, moe_layer)
+    routing_distance                                (pair, moe_layer)    Jensen-Shannon
+
+± : `…_low` and `…_high` beside it, a bootstrap over relations unless said otherwise. ? : `…_chance`,
+`…_chance_low` and `…_chance_high`, for random sets of as many units; for stability they do not depend on the
+pair. A `pair` is two consecutive checkpoints, with coordinates `pair_step` and `pair_next_step`. The profile
+consolidates once its Pearson correlation with the last checkpoint's stays above the threshold; the last
+checkpoint itself does not count.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from gated_lpi.errors import OptionError
+from gated_lpi.metrics._arrays import IntArray, finite, require_finite
+from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
+
+KINDS = ("ffn", "attention")
+HIT_KS = (1, 5, 10)
+
+
+def summarise(
+    scores: xr.Dataset,
+    *,
+    fraction: float = 0.01,
+    windows: Mapping[str, tuple[int, int]] | None = None,
+    draws: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    stability_threshold: float = 0.5,
+    profile_threshold: float = 0.95,
+) -> xr.Dataset:
+    """Return every summary metric of one arm; the module docstring lists what goes in and what comes out.
+
+    Args:
+        scores: one arm of a run, checkpoints in training order.
+        fraction: share of the units in a top set.
+        windows: name → (first step, last step), both included, for ρ_avg and σ_rel; steps of every stage count.
+            None: "all", and "late", the later half of the checkpoints with the middle one.
+        draws: bootstrap draws, and random sets drawn for chance intervals.
+        level: of all intervals.
+        seed: of both kinds of draw.
+        stability_threshold: J_stab above which top sets count as consolidated.
+        profile_threshold: correlation with the last profile above which profiles count as consolidated.
+
+    Raises:
+        OptionError: a variable, dimension or coordinate is missing, a score is NaN, a window holds no
+            checkpoint, or an option is outside what it may be.
+    """
+    options = Options(fraction, level, draws, seed, stability_threshold, profile_threshold)
+    _require(scores, "lpi_mean", ("checkpoint", "unit"), ("step", "layer", "block"))
+    steps = scores["step"].to_numpy().astype(np.int64)
+    rows = _window_rows(steps, windows)
+    layer = scores["layer"].to_numpy().astype(np.int64)
+    n_layers = int(layer.max()) + 1
+    kinds = _kinds(scores)
+    tables = [kind_table(_units(scores, inside, layer), n_layers, steps, rows, options) for inside in kinds.values()]
+    variables: Table = {
+        name: (("kind", *dims), np.stack([table[name][1] for table in tables])) for name, (dims, _) in tables[0].items()
+    }
+    coords: dict[str, Any] = {
+        "kind": list(kinds),
+        "layer": np.arange(n_layers),
+        "other_step": ("other_checkpoint", steps),
+        "pair_step": ("pair", steps[:-1]),
+        "pair_next_step": ("pair", steps[1:]),
+        "window": list(rows),
+        "window_first_step": ("window", [int(steps[index].min()) for index in rows.values()]),
+        "window_last_step": ("window", [int(steps[index].max()) for index in rows.values()]),
+    }
+    for name in ("step", "tokens", "stage"):
+        if name in scores.coords:
+            coords[name] = ("checkpoint", scores[name].to_numpy())
+    for table, extra in (_hits(scores, level), _routing(scores)):
+        variables |= table
+        coords |= extra
+    return xr.Dataset(variables, coords, attrs=asdict(options))
+
+
+def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
+    """Return `summary` as plain dicts, lists, strings and numbers, for `json.dumps(..., allow_nan=False)`.
+
+    The layout is that of `xarray.Dataset.to_dict`. JSON has no NaN and no infinity: both become None.
+    """
+    return {str(key): _plain(value) for key, value in summary.to_dict().items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _require(scores: xr.Dataset, variable: str, dims: tuple[str, ...], coords: tuple[str, ...]) -> None:
+    """Check that `variable` is there with these dimensions, none empty, and that the coordinates are."""
+    missing = [name for name in (variable, *coords) if name not in scores.variables]
+    if missing:
+        raise OptionError(
+            f"the scores have no {', '.join(missing)}; `{variable}` needs {', '.join((variable, *coords))}. "
+            "Pass one arm of a run, as the run store returns it."
+        )
+    array = scores[variable]
+    if set(array.dims) != set(dims) or not all(array.sizes[dim] for dim in dims):
+        raise OptionError(
+            f"`{variable}` has dimensions {dict(array.sizes)}; expected ({', '.join(dims)}), none empty. "
+            "Select one arm of the run, or reduce the others."
+        )
+
+
+def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
+    """The indices of the units of each kind that is there."""
+    block = scores["block"].to_numpy().astype(str)
+    unknown = sorted(set(block.tolist()) - set(KINDS))
+    if unknown:
+        raise OptionError(f"`block` holds {', '.join(map(repr, unknown))}; expected {' and '.join(map(repr, KINDS))}.")
+    return {kind: np.flatnonzero(block == kind) for kind in KINDS if (block == kind).any()}
+
+
+def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> Units:
+    """The arrays of one kind of unit, relations first where they were kept."""
+    mean = scores["lpi_mean"].transpose("checkpoint", "unit").to_numpy()[:, inside]
+    if "lpi" not in scores:
+        return Units(finite("lpi_mean", mean), None, None, layer[inside])
+    _require(scores, "lpi", ("checkpoint", "relation", "unit"), ("n_prompts",))
+    by_relation = scores["lpi"].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
+    require_finite("lpi", by_relation)
+    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside])
+
+
+def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None) -> dict[str, IntArray]:
+    """The checkpoint indices of each window."""
+    everything = np.arange(steps.size)
+    if windows is None:
+        return {"all": everything, "late": everything[steps.size // 2 :]}
+    rows = {name: np.flatnonzero((steps >= first) & (steps <= last)) for name, (first, last) in windows.items()}
+    for name, index in rows.items():
+        if not index.size:
+            raise OptionError(
+                f"window {name!r} is {windows[name]} and holds no checkpoint; steps are {steps.tolist()}. "
+                "Give (first step, last step), both included."
+            )
+    return rows
+
+
+def _hits(scores: xr.Dataset, level: float) -> tuple[Table, dict[str, Any]]:
+    if "target_rank" not in scores:
+        return {}, {}
+    _require(scores, "target_rank", ("checkpoint", "prompt"), ())
+    ranks = scores["target_rank"].transpose("checkpoint", "prompt").to_numpy()
+    return hit_table(ranks, HIT_KS, level), {"hit_k": list(HIT_KS)}
+
+
+def _routing(scores: xr.Dataset) -> tuple[Table, dict[str, Any]]:
+    if "expert_utilisation" not in scores:
+        return {}, {}
+    coords = ("expert_unit_layer", "expert_unit_expert")
+    _require(scores, "expert_utilisation", ("checkpoint", "expert_unit"), coords)
+    routed = np.flatnonzero(scores["expert_unit_expert"].to_numpy() >= 0)
+    utilisation = scores["expert_utilisation"].transpose("checkpoint", "expert_unit").to_numpy()[:, routed]
+    layer = scores["expert_unit_layer"].to_numpy()[routed].astype(np.int64)
+    moe_layers = np.unique(layer)
+    if not moe_layers.size:
+        return {}, {}
+    return routing_table(utilisation.astype(np.float64), layer, moe_layers), {"moe_layer": moe_layers}

@@ -1,0 +1,64 @@
+"""The top set: the units of greatest importance at one checkpoint.
+
+1. Its size is k = ceil(fraction · N). The product is taken in exact arithmetic on the decimal number that was
+   written: in binary floats 0.07 · 100 is 7.000000000000001, whose ceiling is 8.
+2. Its members are the k greatest scores. Among equal scores the lower unit index wins, so the set is the same
+   on every machine. Ties are no rarity: the units of an expert that no prompt was routed to all score 0.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gated_lpi.errors import OptionError
+from gated_lpi.metrics._arrays import BoolArray, IntArray, finite, positive_count
+
+
+def set_size(n: int, fraction: float = 0.01) -> int:
+    """Return k = ceil(fraction · n), at least 1, for n units.
+
+    Raises:
+        OptionError: `fraction` outside (0, 1], or no units.
+    """
+    positive_count("the number of units", n)
+    if not 0.0 < fraction <= 1.0:
+        raise OptionError(
+            f"fraction is {fraction}; expected a share of the units above 0 and up to 1. Use 0.01 for the top 1%."
+        )
+    return math.ceil(Fraction(str(float(fraction))) * n)
+
+
+def top_mask(scores: ArrayLike, fraction: float = 0.01) -> BoolArray:
+    """Return a mask of shape [..., N], true for the top set along the last axis of `scores` [..., N].
+
+    Raises:
+        OptionError: NaN or infinite scores, no units, or `fraction` outside (0, 1].
+    """
+    values = finite("scores", scores)
+    n = values.shape[-1]
+    k = set_size(n, fraction)
+    smallest = np.partition(values, n - k, axis=-1)[..., n - k, None]
+    above, tied = values > smallest, values == smallest
+    places = k - above.sum(axis=-1, keepdims=True)
+    return np.asarray(above | (tied & (np.cumsum(tied, axis=-1) <= places)), dtype=np.bool_)
+
+
+def top_set(scores: ArrayLike, fraction: float = 0.01) -> IntArray:
+    """Return the indices [k], ascending, of the ceil(fraction · N) greatest of `scores` [N].
+
+    Raises:
+        OptionError: as `top_mask`, or `scores` has more than one axis.
+    """
+    return np.flatnonzero(top_mask(finite("scores", scores, ndim=1), fraction)).astype(np.int64)
+
+
+def top_set_ties(scores: ArrayLike, fraction: float = 0.01) -> int:
+    """Return how many units of `scores` [N] lie outside the top set and tie with its smallest score.
+
+    Above 0, unit order decided part of the set. Raises OptionError as `top_set` does.
+    """
+    values = finite("scores", scores, ndim=1)
+    inside = top_mask(values, fraction)
+    return int(np.count_nonzero(values[~inside] == values[inside].min()))
