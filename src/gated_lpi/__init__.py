@@ -1,1 +1,103 @@
-"""Which neurons carry a language model's knowledge, and when in pre-training they came to carry it."""
+"""Which neurons carry a language model's knowledge, and when in pre-training they came to carry it.
+
+    import gated_lpi
+    model = gated_lpi.load_model("path/or/hub-name")
+    facts = gated_lpi.load_facts("builtin")
+    scores = gated_lpi.attribute(model, facts)      # an xarray.Dataset
+    run = gated_lpi.open_run("demo-run")            # what `gated-lpi demo` wrote
+
+Names are imported when they are first used, so that `import gated_lpi` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gated_lpi.version import __version__
+
+if TYPE_CHECKING:
+    from gated_lpi.errors import (
+        CheckpointError,
+        FactsError,
+        GatedLPIError,
+        ModelError,
+        OptionError,
+        ReconstructionError,
+        RunError,
+        RunExistsError,
+        UnknownFamilyError,
+        WeightsError,
+    )
+    from gated_lpi.facts import FactSet, Prompt, load_facts
+    from gated_lpi.loading import load_model, verify, wrap_model
+    from gated_lpi.lpi import attribute
+    from gated_lpi.metrics import summarise
+    from gated_lpi.models import Model
+    from gated_lpi.report import build_report
+    from gated_lpi.runs import Experiment, Run, load_experiment, open_run, run_experiment
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "Experiment": "runs",
+    "FactSet": "facts",
+    "FactsError": "errors",
+    "GatedLPIError": "errors",
+    "Model": "models",
+    "ModelError": "errors",
+    "OptionError": "errors",
+    "Prompt": "facts",
+    "ReconstructionError": "errors",
+    "Run": "runs",
+    "RunError": "errors",
+    "RunExistsError": "errors",
+    "UnknownFamilyError": "errors",
+    "WeightsError": "errors",
+    "attribute": "lpi",
+    "build_report": "report",
+    "load_experiment": "runs",
+    "load_facts": "facts",
+    "load_model": "loading",
+    "open_run": "runs",
+    "run_experiment": "runs",
+    "summarise": "metrics",
+    "verify": "loading",
+    "wrap_model": "loading",
+}
+
+__all__ = [
+    "CheckpointError",
+    "Experiment",
+    "FactSet",
+    "FactsError",
+    "GatedLPIError",
+    "Model",
+    "ModelError",
+    "OptionError",
+    "Prompt",
+    "ReconstructionError",
+    "Run",
+    "RunError",
+    "RunExistsError",
+    "UnknownFamilyError",
+    "WeightsError",
+    "__version__",
+    "attribute",
+    "build_report",
+    "load_experiment",
+    "load_facts",
+    "load_model",
+    "open_run",
+    "run_experiment",
+    "summarise",
+    "verify",
+    "wrap_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -154,8 +154,7 @@ def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.devi
 @torch.no_grad()
 def trace(model: Model, prompts: Sequence[Sequence[int]]) -> Trace:
     """Run the model once over token ids and record its blocks at each prompt's last position."""
-    pad_id = getattr(model.tokenizer, "pad_token_id", None) or 0
-    batch = pad(prompts, pad_id=pad_id, device=model.device)
+    batch = pad(prompts, pad_id=pad_id(model), device=model.device)
     with record(model, batch.last) as recording:
         model.module.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     final = recording.inputs["final"]
@@ -165,6 +164,24 @@ def trace(model: Model, prompts: Sequence[Sequence[int]]) -> Trace:
         final_residual=final,
         logits=model.readout.logits(final),
     )
+
+
+@torch.no_grad()
+def last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """The model's logits at each prompt's last position, [P, V]; nothing else is recorded."""
+    batch = pad(prompts, pad_id=pad_id(model), device=model.device)
+    recording = Recording(batch.last)
+    handle = _on_input(model.module.get_submodule(model.family.final_norm), recording, "final")
+    try:
+        model.module.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    finally:
+        handle.remove()
+    return model.readout.logits(recording.inputs["final"])
+
+
+def pad_id(model: Model) -> int:
+    """The token that fills up batches; which one it is changes no score."""
+    return getattr(model.tokenizer, "pad_token_id", None) or 0
 
 
 class Recording:
@@ -272,14 +289,14 @@ def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterT
     coefficients = recording.inputs[name]
     if writer.kind == "routed":
         experts, gates = recording.routing[name]
-        coefficients = _expert_coefficients(writer.module, coefficients, experts)
+        coefficients = expert_coefficients(writer.module, coefficients, experts)
         return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
     return WriterTrace(coefficients)
 
 
-def _expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> Tensor:
+def expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> Tensor:
     """act(gate)·up of the experts routed to: `hidden` [P, d], `experts` [P, k] → [P, k, width]."""
     gated = bool(module.has_gate)
     weight = cast(Tensor, module.gate_up_proj if gated else module.up_proj)

@@ -1,1 +1,45 @@
-"""The command line."""
+"""The command line: one file per verb, thin over the library.
+
+Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gated_lpi.cli import attribute, demo, metrics, report, run
+from gated_lpi.cli.console import err
+from gated_lpi.errors import GatedLPIError, OptionError
+
+app = typer.Typer(
+    name="gated-lpi",
+    help="Which neurons carry a language model's knowledge, and when in pre-training they came to carry it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (demo, run, attribute, metrics, report):
+    app.command(name=verb.NAME)(verb.command)
+
+
+def main() -> None:
+    """Run the command line; errors of this package end it with one message, never with a traceback."""
+    try:
+        app()
+    except OptionError as error:
+        _fail(error, 2)
+    except GatedLPIError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was complete is kept, and the same command goes on from there")
+        sys.exit(130)
+
+
+def _fail(error: GatedLPIError, code: int) -> None:
+    err.print(f"error: {error}", markup=False)
+    sys.exit(code)

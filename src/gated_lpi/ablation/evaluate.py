@@ -1,0 +1,33 @@
+"""Whether a model still recalls its facts: the rank of every target among the next tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gated_lpi.facts import EncodedPrompt
+from gated_lpi.models import Model
+from gated_lpi.trace import last_logits
+
+
+def target_ranks(
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.int64]:
+    """Rank of each prompt's target among all tokens, [P]; 0 is the likeliest, ties count in its favour."""
+    ranks = np.empty(len(encoded), dtype=np.int64)
+    order = np.argsort([len(item.ids) for item in encoded], kind="stable")
+    for start in range(0, len(order), batch_size):
+        prompts = order[start : start + batch_size]
+        logits = last_logits(model, [encoded[i].ids for i in prompts])
+        targets = torch.tensor([[encoded[i].target_id] for i in prompts], device=logits.device)
+        ranks[prompts] = (logits > logits.gather(-1, targets)).sum(dim=-1).cpu().numpy()
+        if progress is not None:
+            progress(start + len(prompts), len(order))
+    return ranks

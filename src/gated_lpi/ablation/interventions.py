@@ -1,0 +1,100 @@
+"""Silencing units while the model runs, by hooks: the weights are never changed.
+
+- A unit of attention, of a dense FFN or of a shared expert is a coordinate of its projection's input: it is set to
+  zero, in a copy.
+- A unit of a routed expert is inside the fused experts: what it adds, gate · coefficient · value, is taken off
+  their output.
+
+Units are silenced at every position, so that later layers see the change as well. In post-norm families the norm
+acts on what is left, as it would if the column were zero; that differs from subtracting the unit's scaled
+contribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gated_lpi.errors import OptionError
+from gated_lpi.models import Model, Writer
+from gated_lpi.trace import expert_coefficients
+
+Units = NDArray[np.int64]
+
+
+@contextmanager
+def silenced(model: Model, units: Units) -> Iterator[None]:
+    """Silence units inside the `with` block.
+
+    Args:
+        model: the model.
+        units: indices on the model's unit axis (`model.units`); repeats count once.
+
+    Raises:
+        OptionError: an index is not on the axis.
+    """
+    units = np.unique(np.asarray(units, dtype=np.int64))
+    if units.size and (units[0] < 0 or units[-1] >= len(model.units)):
+        raise OptionError(
+            f"units {units[0]} to {units[-1]} were given; this model's units are 0 to {len(model.units) - 1}"
+        )
+    with ExitStack() as hooks:
+        for writer, inside in _by_writer(model, units):
+            hook = _silence_routed if writer.kind == "routed" else _silence_input
+            hooks.callback(hook(writer, torch.from_numpy(inside)).remove)
+        yield
+
+
+def head_units(model: Model, head: int) -> Units:
+    """Units of the head at this index of `model.heads`."""
+    layer, index = model.heads.layer[head], model.heads.index[head]
+    return np.flatnonzero((model.units.layer == layer) & (model.units.head == index))
+
+
+def _by_writer(model: Model, units: Units) -> Iterator[tuple[Writer, Units]]:
+    """Writers with some of `units`, given as indices within the writer."""
+    start = 0
+    for block in model.blocks:
+        for writer in block.writers:
+            inside = units[(units >= start) & (units < start + writer.n_units)] - start
+            if inside.size:
+                yield writer, inside
+            start += writer.n_units
+
+
+def _silence_input(writer: Writer, units: Tensor) -> RemovableHandle:
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].index_fill(-1, units.to(args[0].device), 0.0), *args[1:])
+
+    return writer.module.register_forward_pre_hook(hook)
+
+
+def _silence_routed(writer: Writer, units: Tensor) -> RemovableHandle:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output - _routed_contribution(writer, module, units.to(output.device), *args).view_as(output)
+
+    return writer.module.register_forward_hook(hook)
+
+
+def _routed_contribution(
+    writer: Writer, module: Any, units: Tensor, hidden: Tensor, experts: Tensor, gates: Tensor
+) -> Tensor:
+    """What `units` (expert · width + neuron) add to the output of the experts at every position: [T, d]."""
+    total = torch.zeros_like(hidden)
+    for expert in (units // writer.width).unique().tolist():
+        neurons = units[units // writer.width == expert] % writer.width
+        tokens, slot = (experts == expert).nonzero(as_tuple=True)
+        if not len(tokens):
+            continue
+        one = torch.full((len(tokens), 1), expert, device=experts.device)
+        coefficients = expert_coefficients(module, hidden[tokens], one)[:, 0, neurons]
+        values = writer.raw_values(expert)[neurons]
+        total.index_add_(0, tokens, gates[tokens, slot].unsqueeze(-1) * (coefficients @ values))
+    return total

@@ -1,0 +1,65 @@
+"""`gated-lpi attribute`: one model and facts → a dataset of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gated_lpi.cli.console import ConsoleProgress, print_json
+from gated_lpi.cli.console import out as console
+
+NAME = "attribute"
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
+    out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
+    facts: Annotated[str, typer.Option(help='"builtin", an LRE file or folder, or a .jsonl file.')] = "builtin",
+    templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    norm: Annotated[str, typer.Option(help="frozen or recomputed.")] = "frozen",
+    target: Annotated[str, typer.Option(help="object, or top1: the model's own prediction.")] = "object",
+    estimator: Annotated[str, typer.Option(help="exact or reference.")] = "exact",
+    keep: Annotated[str, typer.Option(help="prompts, relations or mean.")] = "relations",
+    batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 128,
+    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print provenance and the top units as JSON.")] = False,
+) -> None:
+    """Score every unit, head, expert and block of a model on facts, and store the scores.
+
+    Example: `gated-lpi attribute ./my-model --facts builtin --out scores.zarr`
+    """
+    from gated_lpi.errors import RunExistsError
+    from gated_lpi.facts import load_facts
+    from gated_lpi.loading import load_model
+    from gated_lpi.lpi import attribute
+
+    if out.exists():
+        raise RunExistsError(f"{out} exists already and is not overwritten; give a new folder")
+    loaded_facts = load_facts(facts)
+    progress = ConsoleProgress()
+    for note in loaded_facts.notes:
+        progress.note(f"facts: {note}")
+    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code)
+    with progress.task("attribute") as advance:
+        scores = attribute(
+            loaded,
+            loaded_facts,
+            templates=templates,  # type: ignore[arg-type]  # checked by attribute, which names what is allowed
+            norm=norm,  # type: ignore[arg-type]
+            target=target,  # type: ignore[arg-type]
+            estimator=estimator,
+            keep=keep,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            progress=advance,
+        )
+    scores.to_zarr(out, mode="w-", consolidated=False)
+    if json:
+        print_json({"out": str(out), "dims": dict(scores.sizes), "provenance": scores.attrs})
+    else:
+        console.print(f"scores: {out}  ({', '.join(f'{n} {dim}' for dim, n in scores.sizes.items())})", markup=False)

@@ -1,0 +1,47 @@
+"""`gated-lpi metrics`: the summary metrics of a run, as a table or as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from gated_lpi.cli.console import out as console
+from gated_lpi.cli.console import print_json
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NAME = "metrics"
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    json: Annotated[bool, typer.Option("--json", help="Print every metric as JSON.")] = False,
+) -> None:
+    """Print the summary metrics of every arm of a run.
+
+    Example: `gated-lpi metrics demo-run --json > metrics.json`
+    """
+    from gated_lpi.metrics import summarise, summary_to_json
+    from gated_lpi.runs import open_run
+
+    opened = open_run(run)
+    options = opened.experiment.metrics.model_dump()
+    summaries = {arm: summarise(opened.scores(arm), **options) for arm in opened.arms}
+    if json:
+        print_json({arm: summary_to_json(summary) for arm, summary in summaries.items()})
+        return
+    table = Table("arm", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel", title="at the last checkpoint")
+    for arm, summary in summaries.items():
+        for kind in summary["kind"].values.tolist():
+            table.add_row(arm, kind, *_cells(summary.sel(kind=kind)))
+    console.print(table)
+
+
+def _cells(summary: xr.Dataset) -> list[str]:
+    last = {name: summary[name].values[-1:] for name in ("stability", "gain_top_set", "importance_share")}
+    whole = [float(summary[name].values[0]) for name in ("rho_avg", "sigma_rel")]
+    return [f"{float(value[0]):.3f}" if value.size else "none" for value in last.values()] + [f"{v:.3f}" for v in whole]

@@ -1,0 +1,26 @@
+"""`gated-lpi report`: a run folder → report.html and figures, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gated_lpi.cli.console import out as console
+
+NAME = "report"
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's own.")] = None,
+) -> None:
+    """Write the report of a run again: one self-contained HTML file, figures as PNG and SVG, a JSON summary.
+
+    Example: `gated-lpi report demo-run`
+    """
+    from gated_lpi.report import build_report
+    from gated_lpi.runs import open_run
+
+    console.print(f"report: {build_report(open_run(run), out).html}", markup=False)

@@ -1,0 +1,146 @@
+"""What is asked of an arm's last checkpoint alone: ablations beside random controls, and its top units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gated_lpi.ablation import compare_with_random, head_units, target_ranks
+from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.facts import EncodedPrompt, FactSet, encode
+from gated_lpi.loading import load_model
+from gated_lpi.metrics import hit_at_k, top_set
+from gated_lpi.models import Model
+from gated_lpi.runs.experiment import AblationSpec
+from gated_lpi.runs.progress import Advance, Progress
+from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord
+from gated_lpi.runs.run import Run
+from gated_lpi.runs.top_units import describe_top_units, unit_label
+
+Indices = NDArray[np.int64]
+
+
+class _Intervention(NamedTuple):
+    """What one row of the table silences: `chosen` groups of `pool`, each a set of units, and their labels."""
+
+    name: str
+    kind: str
+    asked: int
+    chosen: Indices
+    pool: list[Indices]
+    label: Callable[[int], str]
+
+
+def study_last_checkpoint(run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress) -> None:
+    """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
+    spec = run.experiment.ablation
+    model = load_model(str(checkpoint.path))
+    assert model.tokenizer is not None  # load_model always brings one
+    encoded = encode(model.tokenizer, facts.prompts(run.experiment.facts.templates))
+    scores = run.scores(arm).isel(checkpoint=-1).load()
+    with progress.task(f"ablate {arm}") as advance:
+        table = _ablate(model, encoded, scores, spec, checkpoint, advance)
+    importance = scores["lpi_mean"].to_numpy()
+    ffn, attention = (describe_top_units(model, encoded, importance, kind, spec.top_units) for kind in model_kinds())
+    run.write_record(
+        ArmRecord(
+            arm=arm,
+            parameters=sum(parameter.numel() for parameter in model.module.parameters()),
+            parameters_active=active_parameters(model),
+            ablation=table,
+            top_ffn=ffn,
+            top_attention=attention,
+        )
+    )
+
+
+def model_kinds() -> tuple[str, str]:
+    """The two kinds of unit, which are always summarised apart."""
+    return "ffn", "attention"
+
+
+def active_parameters(model: Model) -> int:
+    """Parameters that one token passes through: all but those of the experts that it is not routed to."""
+    total: int = sum(parameter.numel() for parameter in model.module.parameters())
+    for block in model.blocks:
+        for writer in block.writers:
+            if writer.kind == "routed":
+                idle = 1 - model.module.config.num_experts_per_tok / writer.n_experts
+                total -= round(idle * sum(parameter.numel() for parameter in writer.module.parameters()))
+    return total
+
+
+def _ablate(
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    scores: xr.Dataset,
+    spec: AblationSpec,
+    checkpoint: Checkpoint,
+    advance: Advance,
+) -> AblationTable:
+    rows = [*_head_rows(model, scores, spec), *_unit_rows(model, scores, spec)]
+    done, total = 0, len(rows) * (1 + spec.random_draws)
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        advance(done, total)
+
+    intact = hit_at_k(target_ranks(model, encoded), spec.k)
+    measured = []
+    for row in rows:
+        outcome = compare_with_random(
+            model, encoded, row.pool, row.chosen, k=spec.k, draws=spec.random_draws, seed=spec.seed, progress=step
+        )
+        measured.append(
+            AblationRow(
+                name=row.name,
+                kind=row.kind,
+                asked=row.asked,
+                count=len(row.chosen),
+                available=len(row.pool),
+                chosen=tuple(row.label(group) for group in row.chosen.tolist()),
+                hit=outcome.hit,
+                random_hits=outcome.random_hits,
+            )
+        )
+    return AblationTable(
+        checkpoint=checkpoint.key,
+        step=checkpoint.step,
+        k=spec.k,
+        n_prompts=len(encoded),
+        hit=intact,
+        rows=tuple(measured),
+    )
+
+
+def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
+    n_heads = len(model.heads)
+    pool = [head_units(model, head) for head in range(n_heads)]
+    weights = scores["n_prompts"] / scores["n_prompts"].sum()
+    importance = (scores["head_lpi"] * weights).sum("relation").to_numpy()
+    order = np.argsort(-importance, kind="stable")
+    for asked in spec.heads:
+        count = min(asked, max(1, n_heads // 2))
+        name = "top-1 head" if asked == 1 else f"top-{asked} heads"
+        yield _Intervention(name, "head", asked, order[:count], pool, lambda head: _head_label(model, head))
+
+
+def _unit_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
+    ffn = np.flatnonzero(model.units.block == "ffn")
+    importance = scores["lpi_mean"].to_numpy()[ffn]
+    pool = [np.array([unit]) for unit in ffn]
+    for fraction in spec.units:
+        chosen = top_set(importance, fraction)
+        name = f"top-{100 * fraction:g}% FFN units"
+        asked = math.ceil(fraction * len(ffn))
+        yield _Intervention(name, "unit", asked, chosen, pool, lambda i: unit_label(model, int(ffn[i])))
+
+
+def _head_label(model: Model, head: int) -> str:
+    return f"layer {model.heads.layer[head]} head {model.heads.index[head]}"

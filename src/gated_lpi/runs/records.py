@@ -1,0 +1,73 @@
+"""What a run keeps beside its scores: ablations and top units of an arm's last checkpoint, as plain records."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AblationRow(_Record):
+    """One intervention and its random control.
+
+    Attributes:
+        name: as a table shows it, such as "top-10 heads".
+        kind: "head" or "unit".
+        asked, count: how many were asked for and how many were ablated (fewer where the model is small).
+        available: how many there are to choose from.
+        chosen: what was ablated, as labels such as "layer 3 head 1".
+        hit: HIT@k with the ablation.
+        random_hits: HIT@k with as many random ones ablated, one value a draw.
+    """
+
+    name: str
+    kind: str
+    asked: int
+    count: int
+    available: int
+    chosen: tuple[str, ...]
+    hit: float
+    random_hits: tuple[float, ...]
+
+
+class AblationTable(_Record):
+    """All interventions on one checkpoint of an arm; `hit` is the intact HIT@k over `n_prompts` prompts."""
+
+    checkpoint: str
+    step: int
+    k: int
+    n_prompts: int
+    hit: float
+    rows: tuple[AblationRow, ...]
+
+
+class TopUnit(_Record):
+    """A unit of great mean importance and the tokens that its value vector moves.
+
+    `lpi` is the mean over prompts, in nats. `promoted` and `suppressed` are the tokens whose logits the value
+    vector raises and lowers most where its coefficient is positive; `mean_coefficient` tells its usual sign.
+    """
+
+    label: str
+    block: str
+    layer: int
+    expert: int
+    head: int
+    neuron: int
+    lpi: float
+    mean_coefficient: float
+    promoted: tuple[str, ...]
+    suppressed: tuple[str, ...]
+
+
+class ArmRecord(_Record):
+    """What is known of an arm when its last checkpoint is done."""
+
+    arm: str
+    parameters: int
+    parameters_active: int
+    ablation: AblationTable
+    top_ffn: tuple[TopUnit, ...]
+    top_attention: tuple[TopUnit, ...]

@@ -1,0 +1,148 @@
+"""A run on disk: an experiment and what it found, one arm beside the other.
+
+run/
+  run.json              the experiment, the facts' digest and the versions it was started with
+  results/ARM.zarr      scores of every checkpoint (`store`)
+  results/ARM.json      ablations and top units of the last checkpoint (`records`)
+  training/ARM/step-N   checkpoints of arms that the experiment trained
+  report.html, figures/ what the report made of it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from pydantic import ValidationError
+
+from gated_lpi.errors import OptionError, RunError, RunExistsError
+from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.records import ArmRecord
+from gated_lpi.runs.store import ResultStore
+from gated_lpi.version import __version__
+
+RUN_FILE = "run.json"
+
+
+class Run:
+    """A run folder, opened. Get one from `open_run` or `create_run`.
+
+    Attributes:
+        path: the folder.
+        experiment: what is or was run.
+        info: the content of run.json beside the experiment: facts digest, versions.
+    """
+
+    def __init__(self, path: Path, experiment: Experiment, info: dict[str, Any]) -> None:
+        self.path = path
+        self.experiment = experiment
+        self.info = info
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the experiment's arms."""
+        return tuple(arm.name for arm in self.experiment.arms)
+
+    def store(self, arm: str) -> ResultStore:
+        """Where an arm's scores are.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return ResultStore(self.path / "results" / f"{self._known(arm)}.zarr")
+
+    def scores(self, arm: str) -> xr.Dataset:
+        """An arm's scores over its checkpoints: `lpi (checkpoint, relation, unit)`, `lpi_mean (checkpoint, unit)`
+        and the rest of what `attribute` returns, read lazily.
+
+        Raises:
+            OptionError: no arm has this name.
+            RunError: none of its checkpoints is complete.
+        """
+        return self.store(arm).open()
+
+    def record(self, arm: str) -> ArmRecord | None:
+        """Ablations and top units of an arm's last checkpoint; None if it has not come to them."""
+        path = self._record_path(arm)
+        return ArmRecord.model_validate_json(path.read_text()) if path.is_file() else None
+
+    def write_record(self, record: ArmRecord) -> None:
+        """Keep an arm's record."""
+        write_atomically(self._record_path(record.arm), record.model_dump_json(indent=2) + "\n")
+
+    def training_folder(self, arm: str) -> Path:
+        """Where the checkpoints of an arm that the run trains itself are."""
+        return self.path / "training" / self._known(arm)
+
+    def _record_path(self, arm: str) -> Path:
+        return self.path / "results" / f"{self._known(arm)}.json"
+
+    def _known(self, arm: str) -> str:
+        if arm not in self.arms:
+            raise OptionError(f"arm {arm!r} was asked for; this run has {', '.join(self.arms)}")
+        return arm
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder to read its results.
+
+    Args:
+        path: the folder that `gated-lpi demo` or `gated-lpi run` wrote.
+
+    Returns:
+        The run; `run.arms` names its arms, `run.scores(arm)` is an `xarray.Dataset` over checkpoints.
+
+    Raises:
+        RunError: there is no run in this folder, or its description cannot be read.
+    """
+    folder = Path(path)
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise RunError(
+            f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
+        )
+    try:
+        content = json.loads(file.read_text())
+        experiment = Experiment.model_validate(content.pop("experiment"))
+    except (json.JSONDecodeError, KeyError, ValidationError) as error:
+        raise RunError(
+            f"{file} cannot be read as a run's description ({error}); it was written by another version, or edited. "
+            "Run again into a new folder"
+        ) from error
+    return Run(folder, experiment, content)
+
+
+def create_run(path: str | Path, experiment: Experiment, facts_sha256: str) -> Run:
+    """Start a run in a new or empty folder, or take up the same experiment's run again.
+
+    Raises:
+        RunExistsError: the folder holds another run, or other files; nothing in it is touched.
+    """
+    folder = Path(path)
+    if (folder / RUN_FILE).is_file():
+        run = open_run(folder)
+        differing = run.experiment.differences(experiment)
+        if run.info["facts_sha256"] != facts_sha256:
+            differing.append("the facts themselves")
+        if differing:
+            raise RunExistsError(
+                f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
+                "this one if its results are not needed"
+            )
+        return run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunExistsError(f"{folder} exists and is not a run; give a new or empty folder")
+    (folder / "results").mkdir(parents=True)
+    info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
+    content = {"experiment": experiment.model_dump(mode="json"), **info}
+    write_atomically(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")
+    return Run(folder, experiment, info)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

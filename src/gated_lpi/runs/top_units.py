@@ -1,0 +1,94 @@
+"""The units of greatest mean importance, and the tokens whose logits their value vectors raise and lower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gated_lpi.facts import EncodedPrompt
+from gated_lpi.models import Model
+from gated_lpi.runs.records import TopUnit
+from gated_lpi.trace import trace
+
+N_TOKENS = 8
+BATCH = 256
+
+
+@torch.no_grad()
+def describe_top_units(
+    model: Model, encoded: Sequence[EncodedPrompt], importance: NDArray[np.floating], kind: str, count: int
+) -> tuple[TopUnit, ...]:
+    """Describe the `count` units of one kind with the greatest `importance` [N], greatest first.
+
+    The readout of a value vector, W_U·(γ ⊙ C·v), is what its unit adds to the logits per unit of coefficient. The
+    mean coefficient over the prompts (gate included, 0 where the expert is not routed to) tells the usual sign.
+    """
+    units = np.flatnonzero(model.units.block == kind)
+    best = units[np.argsort(-importance[units], kind="stable")[:count]]
+    coefficients = _mean_coefficients(model, encoded)
+    described = []
+    for unit in best.tolist():
+        effect = model.readout.directions(_value(model, unit))
+        described.append(
+            TopUnit(
+                label=unit_label(model, unit),
+                block=kind,
+                layer=int(model.units.layer[unit]),
+                expert=int(model.units.expert[unit]),
+                head=int(model.units.head[unit]),
+                neuron=int(model.units.neuron[unit]),
+                lpi=float(importance[unit]),
+                mean_coefficient=float(coefficients[unit]),
+                promoted=_tokens(model, effect),
+                suppressed=_tokens(model, -effect),
+            )
+        )
+    return tuple(described)
+
+
+def unit_label(model: Model, unit: int) -> str:
+    """A unit's name, such as "layer 2 expert 5 neuron 17"."""
+    table = model.units
+    parts = [f"layer {table.layer[unit]}"]
+    if table.head[unit] >= 0:
+        parts.append(f"head {table.head[unit]}")
+    if table.expert[unit] >= 0:
+        parts.append(f"expert {table.expert[unit]}")
+    if table.shared[unit]:
+        parts.append("shared expert")
+    return " ".join([*parts, f"neuron {table.neuron[unit]}"])
+
+
+def _tokens(model: Model, effect: Tensor) -> tuple[str, ...]:
+    assert model.tokenizer is not None  # prompts were encoded with it
+    top = effect.topk(min(N_TOKENS, len(effect))).indices.tolist()
+    return tuple(model.tokenizer.decode([token]) for token in top)
+
+
+def _value(model: Model, unit: int) -> Tensor:
+    start = 0
+    for block in model.blocks:
+        for writer, first in block.offsets():
+            inside = unit - start - first
+            if 0 <= inside < writer.n_units:
+                return block.values(writer, inside // writer.width)[inside % writer.width]
+        start += block.n_units
+    raise IndexError(unit)
+
+
+def _mean_coefficients(model: Model, encoded: Sequence[EncodedPrompt]) -> NDArray[np.float64]:
+    """Mean of scale · gate · coefficient over prompts, [N]."""
+    total = np.zeros(len(model.units))
+    for first in range(0, len(encoded), BATCH):
+        traced = trace(model, [item.ids for item in encoded[first : first + BATCH]])
+        start = 0
+        for block, seen in zip(model.blocks, traced.blocks, strict=True):
+            for slab in seen.slabs(block):
+                units = slice(start + slab.start, start + slab.start + slab.values.shape[0])
+                total[units] += slab.coefficients.sum(dim=0).double().cpu().numpy()
+            start += block.n_units
+    return total / len(encoded)
