@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gated_lpi.errors import ModelError, WeightsError
+from gated_lpi.quiet import quiet_transformers
 
 MAX_NAMED = 3
 
@@ -43,9 +44,17 @@ def load_weights(
     # The grouped matrix product that transformers prefers for experts has no float64 version.
     experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **experts, **options
-        )
+        stored = AutoConfig.from_pretrained(source, **options).dtype
+        with quiet_transformers():  # what its report would say is checked below
+            module, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **experts,
+                **options,
+            )
     except SafetensorError as error:
         raise WeightsError(
             f"the safetensors of {source!r} cannot be read ({error}): the file is cut short or damaged; "
@@ -58,7 +67,7 @@ def load_weights(
     return Loaded(
         module=module.to(device),
         tokenizer=load_tokenizer(source, **options),
-        stored_dtype=str(getattr(module.config, "dtype", None) or dtype).removeprefix("torch."),
+        stored_dtype=str(stored or "unknown").removeprefix("torch."),
         commit=str(getattr(module.config, "_commit_hash", None) or ""),
     )
 
@@ -72,11 +81,15 @@ def load_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no tokenizer could be loaded from {source!r} ({_first_line(error)}); put tokenizer.json beside the "
-            "weights, or pass a tokenizer"
-        ) from error
+        raise _no_tokenizer(source, _first_line(error)) from error
+    # Without tokenizer files some model types get a tokenizer that knows its special tokens and nothing else.
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) == 0:
+        raise _no_tokenizer(source, "it has no vocabulary")
     return tokenizer
+
+
+def _no_tokenizer(source: str, reason: str) -> ModelError:
+    return ModelError(f"no tokenizer could be loaded from {source!r} ({reason}); put tokenizer.json beside the weights")
 
 
 def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gated_lpi.checkpoints import Checkpoint, check_weights, list_local
-from gated_lpi.errors import CheckpointError
+from gated_lpi.checkpoints import Checkpoint, check_weights, list_local, scan_local
 from gated_lpi.facts import FactSet, load_facts
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import attribute
@@ -43,13 +42,25 @@ def run_experiment(experiment: Experiment, out: str | Path, progress: Progress |
     run = create_run(out, experiment, facts.sha256)
     for note in facts.notes:
         progress.note(f"facts: {note}")
-    series = {arm.name: list_local(arm.checkpoints) for arm in experiment.arms if arm.checkpoints is not None}
+    series = {
+        arm.name: _local_series(arm.name, arm.checkpoints, progress)
+        for arm in experiment.arms
+        if arm.checkpoints is not None
+    }
     series |= _train_arms(run, facts, progress)
     for arm in experiment.arms:
         _attribute_series(run, arm, series[arm.name], facts, progress)
         if run.record(arm.name) is None:
             study_last_checkpoint(run, arm.name, series[arm.name][-1], facts, progress)
     return run
+
+
+def _local_series(arm: str, folder: str, progress: Progress) -> list[Checkpoint]:
+    checkpoints = list_local(folder)
+    ignored = scan_local(folder).ignored
+    if ignored:
+        progress.note(f"{arm}: {len(ignored)} folders of {folder} are no checkpoints: {', '.join(ignored)}")
+    return checkpoints
 
 
 def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
@@ -72,11 +83,6 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
 def _attribute_series(
     run: Run, arm: Arm, checkpoints: Sequence[Checkpoint], facts: FactSet, progress: Progress
 ) -> None:
-    if not checkpoints:
-        raise CheckpointError(
-            f"arm {arm.name!r} has no checkpoints in {arm.checkpoints!r}; expected folders such as step-100 with "
-            "config.json and *.safetensors in them"
-        )
     store = run.store(arm.name)
     complete = set(store.keys())
     with progress.task(f"attribute {arm.name}") as advance:

@@ -106,7 +106,7 @@ def open_run(path: str | Path) -> Run:
     try:
         content = json.loads(file.read_text())
         experiment = Experiment.model_validate(content.pop("experiment"))
-    except (json.JSONDecodeError, KeyError, ValidationError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise RunError(
             f"{file} cannot be read as a run's description ({error}); it was written by another version, or edited. "
             "Run again into a new folder"

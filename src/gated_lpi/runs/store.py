@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,9 @@ import zarr
 from gated_lpi.errors import RunError
 
 LOG = "checkpoints"
+COORDS = "coords"
 DIM = "checkpoint"
+TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
 
 
 class ResultStore:
@@ -91,23 +93,37 @@ class ResultStore:
         records = self.records()
         if not records:
             raise RunError(f"{self.path} holds no complete checkpoint yet; run the experiment to add some")
-        scores = xr.open_zarr(self.path, consolidated=False, chunks=None).isel({DIM: slice(0, len(records))})
+        scores = self._complete_rows(len(records))
         order = np.argsort([record["step"] for record in records], kind="stable")
         scores.attrs[LOG] = [records[i] for i in order]
         ordered: xr.Dataset = scores if (np.diff(order) == 1).all() else scores.isel({DIM: order})
         return ordered
 
+    def _complete_rows(self, complete: int) -> xr.Dataset:
+        """Open the rows that are listed. An interrupted append may have left arrays of two lengths."""
+        group = zarr.open_group(self.path, mode="r")
+        lengths = {name: array.shape[0] for name, array in _growing(group)}
+        parts = []
+        for length in sorted(set(lengths.values())):
+            others = [name for name, other in lengths.items() if other != length]
+            part = xr.open_zarr(self.path, consolidated=False, chunks=None, drop_variables=others)
+            parts.append(part.isel({DIM: slice(0, complete)}))
+        coords = set(cast("list[str]", group.attrs[COORDS]))
+        parts = [part.set_coords(coords.intersection(part.variables)) for part in parts]
+        merged: xr.Dataset = xr.merge(parts, join="exact", compat="override").assign_attrs(parts[0].attrs)
+        return merged
+
     def _create(self, row: xr.Dataset) -> None:
-        chunks = {
+        encoding = {
             name: {"chunks": (1, *variable.shape[1:])} for name, variable in row.variables.items() if _varies(variable)
         }
-        row.assign_attrs({LOG: []}).to_zarr(self.path, mode="w", consolidated=False, encoding=chunks)
+        attrs = {LOG: [], COORDS: sorted(map(str, row.coords))}
+        row.assign_attrs(attrs).to_zarr(self.path, mode="w", consolidated=False, encoding=encoding)
 
     def _extend(self, row: xr.Dataset, complete: int) -> None:
         group = zarr.open_group(self.path, mode="r+")
-        for _, array in group.arrays():
-            if array.metadata.dimension_names and array.metadata.dimension_names[0] == DIM:  # type: ignore[union-attr]
-                array.resize((complete, *array.shape[1:]))
+        for _, array in _growing(group):
+            array.resize((complete, *array.shape[1:]))
         self._refuse_other_axes(row)
         fixed = [name for name, variable in row.variables.items() if not _varies(variable)]
         growing = row.drop_vars(fixed).assign_attrs(dict(group.attrs))
@@ -128,6 +144,13 @@ class ResultStore:
                 )
 
 
+def _growing(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
+    """Arrays with a row for each checkpoint."""
+    for name, array in group.arrays():
+        if (getattr(array.metadata, "dimension_names", None) or (None,))[0] == DIM:
+            yield name, array
+
+
 def _varies(variable: xr.Variable) -> bool:
     return DIM in variable.dims
 
@@ -141,8 +164,9 @@ def _with_checkpoint(scores: xr.Dataset, record: Mapping[str, Any]) -> xr.Datase
         "tokens": (DIM, np.array([-1 if tokens is None else tokens], dtype=np.int64)),
         "stage": (DIM, np.array([record.get("stage", "")], dtype=object)),
     }
-    varying = {name: variable.expand_dims(DIM) for name, variable in scores.data_vars.items()}
-    if "target_id" in scores.coords:  # differs between checkpoints where the target is the model's own prediction
-        scores = scores.reset_coords("target_id")
-        varying["target_id"] = scores["target_id"].expand_dims(DIM)
-    return scores.assign(varying).assign_coords(coords)
+    varying = [name for name in scores.variables if name in scores.data_vars or name == TARGET]
+    expanded = {name: scores.variables[name].expand_dims(DIM) for name in varying}
+    rebuilt = scores.drop_vars(varying).assign(expanded).assign_coords(coords)
+    texts = {name: v.astype(object) for name, v in rebuilt.coords.items() if v.dtype.kind == "U"}
+    rebuilt = rebuilt.assign_coords(texts)  # zarr has no stable format for strings of a fixed length
+    return rebuilt.set_coords(TARGET) if TARGET in rebuilt else rebuilt

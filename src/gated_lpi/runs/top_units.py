@@ -66,7 +66,8 @@ def unit_label(model: Model, unit: int) -> str:
 def _tokens(model: Model, effect: Tensor) -> tuple[str, ...]:
     assert model.tokenizer is not None  # prompts were encoded with it
     top = effect.topk(min(N_TOKENS, len(effect))).indices.tolist()
-    return tuple(model.tokenizer.decode([token]) for token in top)
+    # Rows of the unembedding beyond the tokenizer's vocabulary decode to nothing.
+    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in top)
 
 
 def _value(model: Model, unit: int) -> Tensor:

@@ -1,0 +1,103 @@
+"""The command line as a newcomer meets it: help, errors, exit codes, JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+
+from gated_lpi.cli import app, main
+from tiny_text import save_checkpoint
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Run `gated-lpi ARGUMENTS` in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["gated-lpi", *map(str, arguments)])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("model") / "step-1", "Qwen3-MoE")
+
+
+@pytest.fixture
+def facts(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    pairs = [("The capital of France is", "Paris"), ("The sky is", "blue")]
+    path.write_text("\n".join(json.dumps({"prompt": prompt, "target": target}) for prompt, target in pairs))
+    return path
+
+
+VERBS = [command.name for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(monkeypatch, capsys, verb):
+    code, out, _ = run(monkeypatch, capsys, verb, "--help")
+    assert code == 0
+    assert f"gated-lpi {verb}" in flat(out)
+    assert "Example:" in out
+
+
+def test_no_arguments_show_the_verbs(monkeypatch, capsys):
+    _, out, err = run(monkeypatch, capsys)
+    assert all(verb in out + err for verb in VERBS)
+
+
+def test_attribute_writes_a_dataset(monkeypatch, capsys, tmp_path, checkpoint, facts):
+    out_folder = tmp_path / "scores.zarr"
+    options = ["--facts", facts, "--out", out_folder, "--keep", "prompts", "--json"]
+    code, out, err = run(monkeypatch, capsys, "attribute", checkpoint, *options)
+    assert code == 0, err
+    printed = json.loads(out)
+    scores = xr.open_zarr(out_folder, consolidated=False, chunks=None)
+    assert printed["dims"]["unit"] == scores.sizes["unit"]
+    assert printed["provenance"]["family"] == "Qwen3-MoE"
+    assert scores["object"].values.tolist() == ["Paris", "blue"]
+
+
+def test_attribute_does_not_overwrite(monkeypatch, capsys, tmp_path, checkpoint, facts):
+    (tmp_path / "there").mkdir()
+    code, _, err = run(monkeypatch, capsys, "attribute", checkpoint, "--facts", facts, "--out", tmp_path / "there")
+    assert code == 1
+    assert "not overwritten" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["attribute", "./nowhere", "--out", "x"], 1, "no folder './nowhere'"),
+        (["attribute", "CHECKPOINT", "--facts", "none.json", "--out", "x"], 1, "none.json"),
+        (["attribute", "CHECKPOINT", "--norm", "thawed", "--out", "x"], 2, "norm='thawed' was given"),
+        (["run", "none.toml", "--out", "x"], 2, "no experiment file"),
+        (["report", "."], 1, "holds no run.json"),
+        (["metrics", "."], 1, "holds no run.json"),
+        (["attribute"], 2, "Missing argument"),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, tmp_path, checkpoint, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [checkpoint if a == "CHECKPOINT" else a for a in arguments]
+    found, _, err = run(monkeypatch, capsys, *arguments)
+    assert found == code
+    assert message in flat(err)
+    assert "Traceback" not in err
+
+
+def test_the_installed_command_works():
+    shown = subprocess.run(
+        [sys.executable, "-m", "gated_lpi", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "demo" in shown

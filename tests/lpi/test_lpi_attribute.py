@@ -1,0 +1,181 @@
+"""`attribute` from text to a dataset: layout, reductions, groups, targets, provenance, errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from gated_lpi import attribute
+from gated_lpi.errors import FactsError, ModelError, OptionError
+from gated_lpi.facts import encode
+from gated_lpi.lpi import unit_lpi
+from gated_lpi.trace import trace
+from tiny_models import CASES, tiny_model, tiny_module
+from tiny_text import FACTS, speaking_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking_model("Qwen3-MoE")
+
+
+@pytest.fixture(scope="module")
+def scores(model):
+    return attribute(model, FACTS, templates="all")
+
+
+def test_layout(model, scores):
+    n = len(FACTS.prompts("all"))
+    assert dict(scores.sizes) == {
+        "prompt": n,
+        "unit": len(model.units),
+        "head_unit": 8,
+        "expert_unit": 8,
+        "block_index": 4,
+    }
+    assert scores["lpi"].attrs["units"] == "nats"
+    assert set(scores["block"].values.tolist()) == {"ffn", "attention"}
+    assert scores["expert_unit_layer"].values.tolist() == [1] * 8
+    assert scores["head_unit_head"].values.tolist() == [0, 1, 2, 3] * 2
+    assert scores["block_kind"].values.tolist() == ["attention", "ffn"] * 2
+    assert scores["prompt_relation"].values[0] == "capital"
+    assert scores["object"].values[0] == "Paris"
+    assert (scores["error_bound"] == 0).all()
+
+
+def test_provenance(scores):
+    attrs = scores.attrs
+    assert attrs["family"] == "Qwen3-MoE"
+    assert attrs["facts_sha256"] == FACTS.sha256
+    assert {"norm", "target", "estimator", "templates", "units", "coverage", "gated_lpi", "created", "torch"} <= set(
+        attrs
+    )
+    assert attrs["reconstruction_error"] < 1e-5
+
+
+def test_means_are_means_of_the_prompts(model, scores):
+    by_relation = attribute(model, FACTS, templates="all", keep="relations", batch_size=3)
+    mean = attribute(model, FACTS, templates="all", keep="mean", batch_size=5)
+    assert by_relation["relation"].values.tolist() == ["capital", "colour"]
+    assert by_relation["n_prompts"].values.tolist() == [12, 4]
+    for name in ("lpi", "head_lpi", "expert_lpi", "block_lpi", "expert_utilisation", "expert_gate"):
+        whole = scores[name].values
+        groups = np.stack([whole[:12].mean(0), whole[12:].mean(0)])
+        assert np.allclose(by_relation[name], groups, atol=1e-6)
+        assert np.allclose(mean[name], whole.mean(0), atol=1e-6)
+    assert by_relation["target_rank"].sizes == {"prompt": 16}
+
+
+@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_groups_are_scored_with_their_summed_contribution(case, norm):
+    model = speaking_model(case, dtype=torch.float64)
+    found = attribute(model, FACTS, norm=norm)
+    encoded = encode(model.tokenizer, FACTS.prompts("first"))
+    traced = trace(model, [item.ids for item in encoded])
+    for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
+        written = seen.written - seen.bias(block)
+        for prompt, item in enumerate(encoded):
+            held = model.readout.inverse_scale(traced.final_residual[prompt]) if norm == "frozen" else None
+            true = unit_lpi(seen.base[prompt], written[prompt], item.target_id, model.readout, held)
+            assert float(found["block_lpi"][prompt, index]) == pytest.approx(true, abs=1e-6)
+    # A head is all of its units: with the other heads' coefficients at zero the block is the head.
+    block, seen = model.blocks[0], traced.blocks[0]
+    slab = next(iter(seen.slabs(block)))
+    width = slab.values.shape[0] // 4
+    contribution = slab.coefficients[0, width : 2 * width] @ slab.values[width : 2 * width]
+    held = model.readout.inverse_scale(traced.final_residual[0]) if norm == "frozen" else None
+    true = unit_lpi(seen.base[0], contribution, encoded[0].target_id, model.readout, held)
+    assert float(found["head_lpi"][0, 1]) == pytest.approx(true, abs=1e-6)
+
+
+def test_expert_scores_and_routing_agree(scores):
+    routed = scores["expert_utilisation"].values
+    assert (routed.sum(axis=1) == 2).all()
+    assert ((scores["expert_gate"].values > 0) == (routed == 1)).all()
+    assert (scores["expert_lpi"].values[routed == 0] == 0).all()
+    assert (scores["expert_lpi"].values[routed == 1] != 0).all()
+
+
+def test_ranks_and_log_probabilities_are_the_models_own(model, scores):
+    encoded = encode(model.tokenizer, FACTS.prompts("all"))
+    with torch.no_grad():
+        for i, item in enumerate(encoded):
+            logits = model.module(torch.tensor([item.ids])).logits[0, -1]
+            assert scores["target_id"][i] == item.target_id
+            assert scores["target_rank"][i] == int((logits > logits[item.target_id]).sum())
+            log_p = float(torch.log_softmax(logits, -1)[item.target_id])
+            assert float(scores["target_logprob"][i]) == pytest.approx(log_p, abs=1e-5)
+
+
+def test_base_log_probabilities_lead_up_to_the_models_own(model, scores):
+    block = attribute(model, FACTS, templates="all", units=("blocks",))["block_lpi"]
+    last = scores["base_logprob"].isel(block_index=-1) + block.isel(block_index=-1)
+    assert np.allclose(last, scores["target_logprob"], atol=1e-5)
+
+
+def test_top1_takes_the_models_prediction(model):
+    found = attribute(model, FACTS, target="top1")
+    assert (found["target_rank"] == 0).all()
+
+
+def test_units_selects_what_is_computed(model, scores):
+    only = attribute(model, FACTS, templates="all", units=("ffn",))
+    assert set(only["block"].values.tolist()) == {"ffn"}
+    assert np.allclose(only["lpi"], scores["lpi"].values[:, scores["block"].values == "ffn"], atol=1e-6)
+    assert {"head_lpi", "expert_lpi", "block_lpi"}.isdisjoint(only.data_vars)
+    heads = attribute(model, FACTS, units=("heads",))
+    assert "lpi" not in heads
+    assert "head_lpi" in heads
+
+
+def test_pairs_are_facts_too(model):
+    found = attribute(model, [("The capital of France is", "Paris"), ("The sky is", "blue")])
+    assert found["object"].values.tolist() == ["Paris", "blue"]
+
+
+def test_progress_reaches_the_end(model):
+    seen = []
+    attribute(model, FACTS, batch_size=4, units=("blocks",), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "thawed"}, r"norm='thawed'.*'frozen', 'recomputed'"),
+        ({"target": "best"}, r"target='best'.*'object', 'top1'"),
+        ({"estimator": "magic"}, r"estimator='magic'.*'exact', 'reference'"),
+        ({"keep": "some"}, r"keep='some'"),
+        ({"units": ("neurons",)}, r"units='neurons'"),
+        ({"units": ()}, r"units is empty"),
+        ({"templates": "last"}, r"templates='last'"),
+        ({"batch_size": 0}, r"batch_size=0"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(model, options, message):
+    with pytest.raises(OptionError, match=message):
+        attribute(model, FACTS, **options)
+
+
+def test_a_model_without_a_tokenizer_is_an_error():
+    with pytest.raises(ModelError, match="tokenizer"):
+        attribute(tiny_model("Llama"), FACTS)
+
+
+def test_an_object_without_tokens_is_an_error(model):
+    with pytest.raises(FactsError, match="visible character"):
+        attribute(model, [("The sky is", "   ")])
+
+
+def test_scores_that_are_not_finite_are_an_error():
+    module = tiny_module("Llama")
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight.mul_(1e30)
+        module.model.layers[1].mlp.down_proj.weight.mul_(1e-30)
+    from gated_lpi import wrap_model
+
+    model = wrap_model(module, tiny_tokenizer())
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight.mul_(1e10)
+    with pytest.raises(ModelError, match="not finite"):
+        attribute(model, FACTS)

@@ -1,0 +1,88 @@
+"""Unit contributions and biases rebuild what the model computes, or loading refuses the model."""
+
+import numpy as np
+import pytest
+import torch
+
+from gated_lpi.errors import ModelError, ReconstructionError
+from gated_lpi.loading import verify, wrap_model
+from tiny_models import CASES, random_prompts, tiny_model, tiny_module
+
+LIMITS = {torch.float32: 6e-6, torch.float64: 8e-7}
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_contributions_rebuild_blocks_residual_and_logits(case, dtype):
+    model = tiny_model(case, dtype)
+    check = verify(model, random_prompts(8))
+    assert check.worst < LIMITS[dtype]
+    if dtype == torch.float64:
+        assert max(check.block, check.residual) < 1e-14
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_block_that_writes_something_else_is_named(case):
+    module = tiny_module(case)
+    block = wrap_model(module).blocks[3]
+    block.module.register_forward_hook(
+        lambda _m, _a, out: (out[0] * 1.01, *out[1:]) if isinstance(out, tuple) else out * 1.01
+    )
+    with pytest.raises(ReconstructionError, match="the output of layer 1 ffn"):
+        wrap_model(module)
+
+
+def test_a_layer_that_adds_more_than_its_blocks_is_named():
+    module = tiny_module("Llama")
+    module.model.layers[0].register_forward_hook(lambda _m, _a, out: out + 0.1)
+    with pytest.raises(ReconstructionError, match="the output of layer 0"):
+        wrap_model(module)
+
+
+def test_logits_that_are_not_the_readouts_are_refused():
+    module = tiny_module("Llama")
+    module.lm_head.register_forward_hook(lambda _m, _a, out: out * 2)
+    with pytest.raises(ReconstructionError, match="the logits"):
+        wrap_model(module)
+
+
+def test_not_finite_activations_are_refused():
+    module = tiny_module("Llama")
+    with torch.no_grad():
+        module.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ReconstructionError, match="layer 1 ffn"):
+        wrap_model(module)
+
+
+def test_a_part_that_is_not_there_is_named():
+    module = tiny_module("Llama")
+    del module.model.layers[0].mlp.down_proj
+    with pytest.raises(ModelError, match="down_proj"):
+        wrap_model(module)
+
+
+def test_the_check_is_kept_with_the_model():
+    model = tiny_model("OLMoE")
+    assert model.reconstruction is not None
+    assert 0 < model.reconstruction.worst < model.reconstruction.tolerance
+    assert model.provenance["compute_dtype"] == "float32"
+
+
+def test_coverage_counts_biases_that_belong_to_no_unit():
+    assert tiny_model("OLMoE").coverage == 1.0
+    module = tiny_module("Llama")
+    # 2 layers × (output bias of attention 32 + of the FFN 32) of all parameters but embeddings and norms
+    inside = sum(p.numel() for n, p in module.named_parameters() if "layers" in n and "norm" not in n)
+    assert wrap_model(module).coverage == pytest.approx(1 - 2 * 64 / inside)
+
+
+def test_unit_order_is_layer_block_expert_neuron():
+    units = tiny_model("Qwen3-MoE").units
+    # layer 0: 4 heads × 16, dense FFN 48; layer 1: 64 attention units, 8 experts × 16
+    assert len(units) == 64 + 48 + 64 + 128
+    assert (np.diff(units.layer) >= 0).all()
+    assert units.block[[0, 64, 112, 176]].tolist() == ["attention", "ffn", "attention", "ffn"]
+    assert units.expert[[0, 64, 176, 192, 303]].tolist() == [-1, -1, 0, 1, 7]
+    assert units.head[[0, 16, 63, 64]].tolist() == [0, 1, 3, -1]
+    assert units.neuron[[0, 16, 63, 64, 65, 192]].tolist() == [0, 0, 15, 0, 1, 0]
+    assert not units.shared.any()

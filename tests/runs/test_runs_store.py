@@ -1,0 +1,141 @@
+"""The result store: round trips, atomic appends, and what is left when writing fails."""
+
+import errno
+
+import numpy as np
+import pytest
+import xarray as xr
+from zarr.storage import _local
+
+from gated_lpi.errors import RunError
+from gated_lpi.runs import ResultStore
+
+
+def scores(value, n=6, relations=("a", "b")):
+    generator = np.random.default_rng(value)
+    return xr.Dataset(
+        {
+            "lpi": (("relation", "unit"), generator.normal(size=(len(relations), n)).astype(np.float32)),
+            "target_rank": ("prompt", generator.integers(0, 50, 4)),
+        },
+        {
+            "relation": list(relations),
+            "n_prompts": ("relation", [3, 1][: len(relations)]),
+            "layer": ("unit", np.arange(n)),
+            "block": ("unit", np.array(["ffn"] * n, dtype=object)),
+            "target_id": ("prompt", generator.integers(0, 50, 4)),
+        },
+        {"norm": "frozen"},
+    )
+
+
+def record(step, **more):
+    return {"key": f"step-{step}", "step": step, "tokens": step * 10, "stage": "train", **more}
+
+
+def filled(path, steps=(0, 2, 5)):
+    store = ResultStore(path / "arm.zarr")
+    for step in steps:
+        store.append(scores(step), record(step, weights_sha256=f"{step:064x}"))
+    return store
+
+
+def test_a_store_gives_back_what_was_put_in(tmp_path):
+    opened = filled(tmp_path).open()
+    assert opened.sizes["checkpoint"] == 3
+    assert opened["step"].values.tolist() == [0, 2, 5]
+    assert opened["tokens"].values.tolist() == [0, 20, 50]
+    assert opened["stage"].values.tolist() == ["train"] * 3
+    assert opened["block"].values.tolist() == ["ffn"] * 6
+    assert opened["layer"].sizes == {"unit": 6}
+    assert opened.attrs["norm"] == "frozen"
+    assert [r["weights_sha256"][-1] for r in opened.attrs["checkpoints"]] == ["0", "2", "5"]
+    for row, step in enumerate((0, 2, 5)):
+        one = scores(step)
+        assert np.array_equal(opened["lpi"][row], one["lpi"])
+        assert np.array_equal(opened["target_id"][row], one["target_id"])
+        assert opened["lpi"].dtype == np.float32
+
+
+def test_checkpoints_come_back_in_training_order(tmp_path):
+    opened = filled(tmp_path, (5, 0, 2)).open()
+    assert opened["step"].values.tolist() == [0, 2, 5]
+    assert np.array_equal(opened["lpi"][2], scores(5)["lpi"])
+    assert [r["step"] for r in opened.attrs["checkpoints"]] == [0, 2, 5]
+
+
+def test_unknown_tokens_are_marked(tmp_path):
+    store = ResultStore(tmp_path / "arm.zarr")
+    store.append(scores(1), {"key": "step-1", "step": 1, "tokens": None})
+    assert store.open()["tokens"].values.tolist() == [-1]
+
+
+@pytest.mark.parametrize("fails_after", range(0, 24, 3))
+def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, monkeypatch, fails_after):
+    store = filled(tmp_path)
+    before = store.open().load()
+    real, calls = _local._put, []
+
+    def put(*arguments, **options):
+        calls.append(1)
+        if len(calls) > fails_after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(_local, "_put", put)
+    with pytest.raises(RunError, match=r"step-9.*No space left.*3 checkpoints before it are complete"):
+        store.append(scores(9), record(9))
+    monkeypatch.undo()
+    xr.testing.assert_identical(store.open().load(), before)
+    store.append(scores(9), record(9))
+    after = store.open()
+    assert after["step"].values.tolist() == [0, 2, 5, 9]
+    assert np.array_equal(after["lpi"][3], scores(9)["lpi"])
+    xr.testing.assert_identical(after.isel(checkpoint=slice(3)).load().drop_attrs(), before.drop_attrs())
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_an_empty_store(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "arm.zarr")
+    real, calls = _local._put, []
+
+    def put(*arguments, **options):
+        calls.append(1)
+        if len(calls) > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(_local, "_put", put)
+    with pytest.raises(RunError, match="No space left"):
+        store.append(scores(0), record(0))
+    monkeypatch.undo()
+    assert store.keys() == []
+    store.append(scores(0), record(0))
+    assert store.keys() == ["step-0"]
+
+
+def test_a_checkpoint_is_added_once(tmp_path):
+    with pytest.raises(RunError, match="already"):
+        filled(tmp_path).append(scores(2), record(2))
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [(scores(9, n=7), "layer"), (scores(9).assign_coords(layer=("unit", np.arange(6) + 1)), "layer")],
+    ids=["another number of units", "other layers"],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, other, name):
+    store = filled(tmp_path)
+    with pytest.raises(RunError, match=f"'{name}' of this checkpoint does not fit"):
+        store.append(other, record(9))
+    assert store.keys() == ["step-0", "step-2", "step-5"]
+
+
+def test_an_empty_store_says_so(tmp_path):
+    with pytest.raises(RunError, match="no complete checkpoint"):
+        ResultStore(tmp_path / "none.zarr").open()
+
+
+def test_a_folder_that_is_no_store_is_an_error(tmp_path):
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(RunError, match="not a store of results"):
+        ResultStore(tmp_path).records()
