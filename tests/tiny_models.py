@@ -16,15 +16,13 @@ from gated_lpi.loading import wrap_model
 
 SHARED = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GQA = {**SHARED, "num_key_value_heads": 2, "intermediate_size": 48}
-MOE = {
-    **SHARED,
-    "num_key_value_heads": 2,
-    "intermediate_size": 16,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-}
+EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 16}
+MOE = {**GQA, **EXPERTS, "num_experts": 8}
+LOCAL_MOE = {**GQA, **EXPERTS, "num_local_experts": 8}
+MIXED_MOE = {**MOE, "intermediate_size": 48, "moe_intermediate_size": 16, "mlp_only_layers": [0]}
 MLA = {
     **GQA,
+    "num_key_value_heads": 4,
     "moe_intermediate_size": 16,
     "n_routed_experts": 8,
     "num_experts_per_tok": 2,
@@ -37,6 +35,7 @@ MLA = {
     "v_head_dim": 16,
     "head_dim": 8,
 }
+GRANITE = {"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "logits_scaling": 3.0, "attention_multiplier": 0.3}
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,49 @@ class Case:
     config: str
     model: str
     options: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name} {self.variant}".strip()
 
 
 CASES = (
     Case("OLMoE", "OlmoeConfig", "OlmoeForCausalLM", {**MOE, "clip_qkv": 2.0}),
     Case("OLMo", "OlmoConfig", "OlmoForCausalLM", {**GQA, "clip_qkv": 2.0}),
-    Case("Qwen3", "Qwen3Config", "Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
+    Case("OLMo2", "Olmo2Config", "Olmo2ForCausalLM", GQA),
+    Case("OLMo3", "Olmo3Config", "Olmo3ForCausalLM", {**GQA, "sliding_window": 4}),
+    Case("FlexOlmo", "FlexOlmoConfig", "FlexOlmoForCausalLM", MOE),
+    Case("GPT-NeoX (Pythia)", "GPTNeoXConfig", "GPTNeoXForCausalLM", {**SHARED, "intermediate_size": 48}),
     Case(
-        "Qwen3-MoE",
-        "Qwen3MoeConfig",
-        "Qwen3MoeForCausalLM",
-        {**MOE, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 16, "mlp_only_layers": [0]},
+        "GPT-NeoX (Pythia)",
+        "GPTNeoXConfig",
+        "GPTNeoXForCausalLM",
+        {**SHARED, "intermediate_size": 48, "use_parallel_residual": False},
+        variant="sequential",
     ),
-    Case("Llama", "LlamaConfig", "LlamaForCausalLM", {**GQA, "attention_bias": True, "mlp_bias": True}),
     Case(
         "GPT-2",
         "GPT2Config",
         "GPT2LMHeadModel",
         {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64},
     ),
+    Case("Llama", "LlamaConfig", "LlamaForCausalLM", {**GQA, "attention_bias": True, "mlp_bias": True}),
+    Case("Mistral", "MistralConfig", "MistralForCausalLM", {**GQA, "sliding_window": 4}),
+    Case("SmolLM3", "SmolLM3Config", "SmolLM3ForCausalLM", GQA),
+    Case("Qwen2", "Qwen2Config", "Qwen2ForCausalLM", GQA),
+    Case("Qwen3", "Qwen3Config", "Qwen3ForCausalLM", {**GQA, "head_dim": 16}),
+    Case("Mixtral", "MixtralConfig", "MixtralForCausalLM", LOCAL_MOE),
+    Case("Qwen2-MoE", "Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**MIXED_MOE, "shared_expert_intermediate_size": 24}),
+    Case("Qwen3-MoE", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", {**MIXED_MOE, "head_dim": 16}),
+    Case("DeepSeek-V2", "DeepseekV2Config", "DeepseekV2ForCausalLM", {**MLA, "routed_scaling_factor": 1.5}),
+    Case("DeepSeek-V3", "DeepseekV3Config", "DeepseekV3ForCausalLM", {**MLA, "n_group": 2, "topk_group": 1}),
+    Case("GPT-OSS", "GptOssConfig", "GptOssForCausalLM", {**LOCAL_MOE, "head_dim": 8}),
+    Case("Granite-MoE", "GraniteMoeConfig", "GraniteMoeForCausalLM", {**LOCAL_MOE, **GRANITE}),
+    Case("PhiMoE", "PhimoeConfig", "PhimoeForCausalLM", {**LOCAL_MOE, "attention_bias": True, "lm_head_bias": True}),
+    Case("Gemma2", "Gemma2Config", "Gemma2ForCausalLM", {**GQA, "head_dim": 8}),
+    Case("Gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM", {**GQA, "head_dim": 8}),
 )
-BY_NAME = {case.name: case for case in CASES}
+BY_NAME = {str(case): case for case in CASES}
 TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 

@@ -11,6 +11,7 @@ from gated_lpi.ablation import compare_with_random, head_units, silenced, target
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import encode
 from gated_lpi.loading import wrap_model
+from gated_lpi.models import find_family
 from gated_lpi.trace import last_logits, trace
 from tiny_models import CASES, random_prompts, tiny_model, tiny_module
 from tiny_text import FACTS, speaking_model
@@ -55,9 +56,13 @@ def test_hooks_are_gone_after_an_error(case):
     assert torch.equal(last_logits(model, prompts), intact)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+WITHOUT_POST_NORM = [case for case in CASES if find_family(tiny_module(case).config.model_type).ffn_post_norm is None]
+
+
+@pytest.mark.parametrize("case", WITHOUT_POST_NORM, ids=str)
 def test_contributions_are_what_silencing_takes_off_the_last_block(case):
     # Nothing comes after the last FFN, so silencing its units must lower the final residual by their contributions.
+    # (A post-norm would be computed afresh from what is left, so there the two differ by design.)
     model, prompts = tiny_model(case, torch.float64), random_prompts(4)
     first = len(model.units) - model.blocks[-1].n_units
     units = np.arange(first, first + 24)

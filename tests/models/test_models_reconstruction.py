@@ -17,7 +17,7 @@ def test_contributions_rebuild_blocks_residual_and_logits(case, dtype):
     model = tiny_model(case, dtype)
     check = verify(model, random_prompts(8))
     assert check.worst < LIMITS[dtype]
-    if dtype == torch.float64:
+    if dtype == torch.float64 and model.blocks[0].post_norm is None:  # post-norms cast to float32 inside
         assert max(check.block, check.residual) < 1e-14
 
 

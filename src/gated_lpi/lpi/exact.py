@@ -3,13 +3,14 @@
 1. A unit's value vector does the same thing to the logits of every prompt, up to a factor: u = W_U·(γ ⊙ C·v) is
    computed once for all prompts of the batch, as one matrix product per slab.
 2. Frozen norm, affine readout. With c = coefficient/σ and p = softmax(base logits),
-   I = c·u_target − log Σ_j p_j·exp(c·u_j): a product, an exponential and a weighted sum per vocabulary entry.
-   Where |c|·max|u| is so large that the exponential could overflow, the pair goes through step 3.
-3. Otherwise (recomputed norm, softcap, huge coefficients): logits = α·B + β·u + offset with B = W_U·(γ ⊙ C·base),
-   α = 1/σ of the changed residual stream and β = coefficient·α, and a log-softmax over them. σ is found from inner
-   products, in float64, since base and contribution may cancel.
+   I = c·u_target − log Σ_j p_j·exp(c·u_j). Most pairs move the logits little, and for them the sum over the vocabulary
+   is a few matrix products shared by the whole slab, to the dtype's last digit (`series`). The others are summed
+   term by term, with the maximum taken out where the exponential could overflow.
+3. Otherwise (recomputed norm, softcap): logits = α·B + β·u + offset with B = W_U·(γ ⊙ C·base), α = 1/σ of the changed
+   residual stream and β = coefficient·α, and a log-softmax over them. σ is found from inner products, in float64,
+   since base and contribution may cancel.
 
-Both work in tiles of at most `TILE` numbers, small enough to stay in a processor's cache.
+Terms are summed in tiles of at most `TILE` numbers, small enough to stay in a processor's cache.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor
 
 from gated_lpi.lpi.problem import BlockProblem, BlockScores
+from gated_lpi.lpi.series import log_mean_exp
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
 TILE = 2**18
-MAX_DIRECTIONS = 2**26
+MAX_DIRECTIONS = 2**24
 EXPONENT_LIMIT = 60.0  # exp(±60) is far from float32's limits, with room for the sum over the vocabulary
+MANY = 0.3  # share of pairs left by the series from which on it is quicker to sum all terms of all pairs
 
 
 def score_block(problem: BlockProblem) -> BlockScores:
@@ -41,7 +44,7 @@ def score_block(problem: BlockProblem) -> BlockScores:
             directions = problem.readout.directions(chunk.values)
             units = slice(chunk.start, chunk.start + stop - start)
             if frozen:
-                scores[prompts, units] = _weighted_sums(base, chunk, directions, prompts)
+                scores[prompts, units] = _frozen_scores(base, chunk, directions, prompts)
             else:
                 scores[prompts, units] = _log_softmaxes(problem, base, chunk, directions, prompts)
     return BlockScores(scores, scores.new_zeros(len(problem.targets)))
@@ -77,38 +80,45 @@ def _unit_chunks(slab: Slab, vocabulary: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, n_units)
 
 
-def _weighted_sums(base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
+def _frozen_scores(base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
     """Step 2: [P', n] scores of a slab under the frozen norm; `directions` [n, V]."""
     c = slab.coefficients * base.own_scale[prompts].unsqueeze(-1)
+    log_mean, done = log_mean_exp(c, directions, base.p[prompts])
+    left = ~done
+    if float(left.float().mean()) > MANY:
+        safe = c.abs() * directions.abs().amax(dim=-1) <= EXPONENT_LIMIT
+        log_mean = torch.where(safe, _weighted_sums(c, directions, base.p[prompts]).log_(), log_mean)
+        left = ~safe
+    row, unit = left.nonzero(as_tuple=True)
+    log_mean[row, unit] = _single_pairs(base, c[row, unit], directions, prompts[row], unit)
+    return c * directions[:, base.targets[prompts]].T - log_mean
+
+
+def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
+    """Σ_j p_j·exp(c·u_j), [P', n], of every pair of `c` [P', n] with `directions` [n, V] and `p` [P', V]."""
     n_units, vocabulary = directions.shape
-    scores = torch.empty_like(c)
+    sums = torch.empty_like(c)
     rows = max(1, TILE // (n_units * vocabulary))
     columns = max(1, TILE // vocabulary)
-    for start in range(0, len(prompts), rows):
+    for start in range(0, len(c), rows):
         chosen = slice(start, start + rows)
-        p = base.p[prompts[chosen]].unsqueeze(-1)
+        weights = p[chosen].unsqueeze(-1)
         for first in range(0, n_units, columns):
             units = slice(first, first + columns)
             exponents = c[chosen, units].unsqueeze(-1) * directions[units]
-            scores[chosen, units] = torch.bmm(exponents.exp_(), p).squeeze(-1)
-    scores = c * directions[:, base.targets[prompts]].T - scores.log_()
-    unsafe = c.abs() * directions.abs().amax(dim=-1) > EXPONENT_LIMIT
-    if bool(unsafe.any()):
-        row, unit = unsafe.nonzero(as_tuple=True)
-        scores[row, unit] = _shifted_sums(base, c[row, unit], directions, prompts[row], unit)
-    return scores
+            sums[chosen, units] = torch.bmm(exponents.exp_(), weights).squeeze(-1)
+    return sums
 
 
-def _shifted_sums(base: _BaseLogits, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
-    """[n] scores of single pairs under the frozen norm, with the exponent's maximum taken out."""
-    scores = torch.empty_like(c)
+def _single_pairs(base: _BaseLogits, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
+    """log Σ_j p_j·exp(c·u_j), [n], of single pairs, with the exponent's maximum taken out."""
+    log_mean = torch.empty_like(c)
     size = max(1, TILE // directions.shape[1])
     for start in range(0, len(c), size):
         pairs = slice(start, start + size)
-        change = c[pairs].unsqueeze(-1) * directions[units[pairs]]
-        target = change.gather(-1, base.targets[prompts[pairs]].unsqueeze(-1)).squeeze(-1)
-        scores[pairs] = target - torch.logsumexp(base.log_p[prompts[pairs]] + change, dim=-1)
-    return scores
+        exponents = torch.addcmul(base.log_p[prompts[pairs]], c[pairs].unsqueeze(-1), directions[units[pairs]])
+        log_mean[pairs] = torch.logsumexp(exponents, dim=-1)
+    return log_mean
 
 
 def _log_softmaxes(problem: BlockProblem, base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def _require(scores: xr.Dataset, variable: str, dims: tuple[str, ...], coords: t
 
 def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
     """The indices of the units of each kind that is there."""
-    block = scores["block"].to_numpy().astype(str)
+    block = scores["block"].to_numpy().astype(object).astype(str)  # stores give back strings of their own kind
     unknown = sorted(set(block.tolist()) - set(KINDS))
     if unknown:
         raise OptionError(f"`block` holds {', '.join(map(repr, unknown))}; expected {' and '.join(map(repr, KINDS))}.")

@@ -1,0 +1,131 @@
+"""An arm's results, read once for the whole report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from gated_lpi.errors import RunError
+from gated_lpi.metrics import summarise
+from gated_lpi.report.source import RunSource
+
+if TYPE_CHECKING:
+    from gated_lpi.runs.records import ArmRecord
+
+KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
+
+
+@dataclass(frozen=True)
+class ArmResults:
+    """One arm: scores as stored, their summary, and the record of its last checkpoint (None: not run)."""
+
+    name: str
+    scores: xr.Dataset
+    summary: xr.Dataset
+    record: ArmRecord | None
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether it has routed experts."""
+        return "utilisation_entropy" in self.summary or bool(
+            "expert" in self.scores.coords and (self.scores["expert"] >= 0).any()
+        )
+
+    @property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Provenance of each checkpoint."""
+        return list(self.scores.attrs.get("checkpoints", []))
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of consecutive checkpoints there are."""
+        return int(self.summary.sizes["pair"])
+
+    @property
+    def last_step(self) -> int:
+        """Training step of the last checkpoint."""
+        return int(self.summary["step"][-1])
+
+    def kinds(self) -> list[str]:
+        """The kinds of unit that have scores."""
+        return [str(kind) for kind in self.summary["kind"].to_numpy()]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All arms that have results, and why the others have none."""
+
+    arms: tuple[ArmResults, ...]
+    missing: Mapping[str, str]
+
+    @property
+    def summaries(self) -> dict[str, xr.Dataset]:
+        """Summaries by arm."""
+        return {arm.name: arm.summary for arm in self.arms}
+
+    @property
+    def scores(self) -> dict[str, xr.Dataset]:
+        """Scores by arm."""
+        return {arm.name: arm.scores for arm in self.arms}
+
+    @property
+    def records(self) -> dict[str, ArmRecord | None]:
+        """Records by arm."""
+        return {arm.name: arm.record for arm in self.arms}
+
+    @property
+    def moe(self) -> list[ArmResults]:
+        """The arms with routed experts."""
+        return [arm for arm in self.arms if arm.is_moe]
+
+    @property
+    def dense(self) -> list[ArmResults]:
+        """The arms without."""
+        return [arm for arm in self.arms if not arm.is_moe]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of unit that any arm has scores of, FFN first."""
+        return kinds_of([arm.summary for arm in self.arms])
+
+
+def kinds_of(summaries: Sequence[xr.Dataset]) -> list[str]:
+    """The kinds of unit that any of the summaries has, FFN first."""
+    found = {str(kind) for summary in summaries for kind in summary["kind"].to_numpy()}
+    return [kind for kind in KIND_NAMES if kind in found]
+
+
+def load_results(run: RunSource) -> Results:
+    """Read and summarise every arm.
+
+    Raises:
+        RunError: no arm has a complete checkpoint.
+        OptionError: the run's options for metrics do not fit its checkpoints.
+    """
+    options = run.experiment.metrics
+    arms, missing = [], {}
+    for name in run.arms:
+        try:
+            scores = run.scores(name)
+        except RunError as error:
+            missing[name] = str(error)
+            continue
+        summary = summarise(
+            scores, fraction=options.fraction, windows=options.windows, draws=options.draws, seed=options.seed
+        )
+        arms.append(ArmResults(name, scores, summary, run.record(name)))
+    if not arms:
+        raise RunError(
+            f"{run.path} has no results to report yet ({'; '.join(missing.values()) or 'it has no arms'}); run the "
+            "experiment until a checkpoint is complete, then report again"
+        )
+    return Results(tuple(arms), missing)
+
+
+def tokens_known(summary: xr.Dataset) -> bool:
+    """Whether every checkpoint says how many tokens it has seen."""
+    return "tokens" in summary.coords and bool((np.asarray(summary["tokens"]) >= 0).all())

@@ -1,0 +1,131 @@
+"""From a run to its report: one HTML file, the same figures as files, and all numbers as JSON.
+
+1. Every arm is read and summarised (`arms`); from then on nothing is computed, only laid out.
+2. Charts are built once and drawn twice: for the page, and as PNG and SVG.
+3. Every file is written beside its place and moved there whole; the page comes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import plotly.offline
+
+from gated_lpi.metrics import summary_to_json
+from gated_lpi.report import charts, heatmaps
+from gated_lpi.report.arms import Results, load_results
+from gated_lpi.report.chart import Chart
+from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
+from gated_lpi.report.html import escape
+from gated_lpi.report.sections import Content, body
+from gated_lpi.report.source import RunSource
+from gated_lpi.report.static import image, matplotlib_figure
+from gated_lpi.report.tables import Table, plain
+from gated_lpi.report.tabulate import all_tables
+
+PAGE_FILE = "report.html"
+SUMMARY_FILE = "summary.json"
+FIGURES_FOLDER = "figures"
+FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files that make a report."""
+
+    html: Path
+    figures: tuple[Path, ...]
+    summary: Path
+
+
+def build_report(run: RunSource, out: str | Path | None = None) -> ReportFiles:
+    """Write the report of a run: report.html, figures/NAME.png and .svg, summary.json.
+
+    Args:
+        run: from `open_run`, or anything that satisfies `RunSource`.
+        out: folder to write into, made if it is not there; default: the run's own.
+
+    Returns:
+        Where the files are. report.html needs none of the others, and no network.
+
+    Raises:
+        RunError: no arm has a complete checkpoint.
+        OptionError: the run's options for metrics do not fit its checkpoints.
+    """
+    folder = run.path if out is None else Path(out)
+    results = load_results(run)
+    shown = all_charts(results)
+    tables = all_tables(run, results)
+    (folder / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for name, chart in shown.items():
+        drawn = matplotlib_figure(chart)
+        for kind in FORMATS:
+            pictures.append(folder / FIGURES_FOLDER / f"{name}.{kind}")
+            _write(pictures[-1], image(drawn, kind))
+    _write(folder / SUMMARY_FILE, _summary(run, results, tables).encode())
+    _write(folder / PAGE_FILE, _page(run, results, shown, tables).encode())
+    return ReportFiles(folder / PAGE_FILE, tuple(pictures), folder / SUMMARY_FILE)
+
+
+def all_charts(results: Results) -> dict[str, Chart]:
+    """Every chart that has something to show, by name, in the order of the report."""
+    summaries, scores = results.summaries, results.scores
+    drawn = (
+        charts.stability(summaries),
+        heatmaps.layer_profiles(summaries),
+        charts.profile_correlation(summaries),
+        charts.concentration(summaries),
+        charts.evenness(summaries),
+        charts.ablation(results.records),
+        heatmaps.utilisation(scores),
+        charts.routing(summaries),
+        charts.hits(summaries),
+        heatmaps.base_logprob(scores),
+    )
+    return {chart.name: chart for chart in drawn if chart.panels}
+
+
+def _summary(run: RunSource, results: Results, tables: Mapping[str, Table]) -> str:
+    content = {
+        "run": run.experiment.name,
+        "arms": {arm.name: summary_to_json(arm.summary) for arm in results.arms},
+        "missing": dict(results.missing),
+        "tables": {name: plain(table) for name, table in tables.items()},
+    }
+    return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def _page(run: RunSource, results: Results, shown: Mapping[str, Chart], tables: Mapping[str, Table]) -> str:
+    drawn = {name: plotly_figure(chart) for name, chart in shown.items()}
+    heights = {name: int(figure.layout.height) for name, figure in drawn.items()}
+    content = Content(run, results, shown, tables, heights, datetime.now(UTC))
+    figures = {f"plot-{name}": _without_template(json.loads(figure.to_json())) for name, figure in drawn.items()}
+    templates = {"light": template(LIGHT).to_plotly_json(), "dark": template(DARK).to_plotly_json()}
+    page = Template(files("gated_lpi.report").joinpath("template.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        title=escape(f"{run.experiment.name}: Gated-LPI report"),
+        body=body(content),
+        plotly=plotly.offline.get_plotlyjs(),
+        figures=json.dumps({"figures": figures, "templates": templates}).replace("<", "\\u003c"),
+    )
+
+
+def _without_template(figure: dict[str, Any]) -> dict[str, Any]:
+    """A figure without its colours for one scheme: the page brings both."""
+    figure["layout"].pop("template")
+    return figure
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)

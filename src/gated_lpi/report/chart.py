@@ -1,0 +1,166 @@
+"""What a figure shows, apart from what draws it: panels of lines with bands, or heat maps.
+
+Charts are built once (`charts`) and drawn twice, interactively (`figures`) and for print (`static`), so the two
+cannot differ. Positions are those of linear axes: a scale such as `StepScale` has been applied before, and its
+ticks say what the positions mean. NaN is a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Style = Literal["solid", "dashed", "points"]
+Marker = Literal["circle", "square", "diamond", "triangle-up", "cross", "star"]
+
+# Okabe and Ito's colours, which all common kinds of colour vision tell apart; those too pale for white last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS: tuple[Marker, ...] = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+# Even in lightness and safe for colour-blind readers: viridis, and red-blue with white at the centre.
+SEQUENTIAL = (
+    "#440154",
+    "#482878",
+    "#3e4989",
+    "#31688e",
+    "#26828e",
+    "#1f9e89",
+    "#35b779",
+    "#6ece58",
+    "#b5de2b",
+    "#fde725",
+)
+DIVERGING = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+MOST_TICKS = 8
+
+
+class ArmStyle(NamedTuple):
+    """How an arm looks in every figure."""
+
+    colour: str
+    marker: Marker
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its label; ticks as (position, text), or none for the backend's own; shares shown in %."""
+
+    label: str
+    ticks: tuple[tuple[float, str], ...] = ()
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series of points; `low` and `high` are the ends of its band, or of each point's error bar.
+
+    `hover` says what each point is. Lines of one `group` are shown and hidden together.
+    """
+
+    label: str
+    group: str
+    style: ArmStyle
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    hover: tuple[str, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    drawn: Style = "solid"
+    faint: bool = False
+    in_legend: bool = True
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A matrix [rows, columns] as colours between `limits`; the first row is at the bottom."""
+
+    values: NDArray[np.float64]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    limits: tuple[float, float]
+    label: str
+    diverging: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with its content: a heat map, or lines."""
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...] = ()
+    heat: Heat | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure: panels filled in row by row, and how to read them."""
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    columns: int = 2
+
+    @property
+    def rows(self) -> int:
+        """Rows of panels."""
+        return -(-len(self.panels) // self.columns)
+
+
+class StepScale:
+    """Positions for steps or tokens: as they are, or log(1 + v/first) where they are spaced by a factor.
+
+    `first` is the smallest positive value, so 0 has a place of its own at the left edge.
+    """
+
+    def __init__(self, values: Iterable[float]) -> None:
+        self._values = sorted(set(values))
+        positive = [value for value in self._values if value > 0]
+        gaps = np.diff(self._values)
+        self._first = positive[0] if positive else 1.0
+        self.logarithmic = len(positive) > 2 and bool(gaps[-1] > 4 * np.median(gaps))
+
+    def position(self, value: float) -> float:
+        """Where a value lies on the axis."""
+        return float(np.log10(1.0 + value / self._first)) if self.logarithmic else float(value)
+
+    def axis(self, label: str) -> Axis:
+        """The axis, with ticks at values that are there and far enough apart to be read."""
+        where = [self.position(value) for value in self._values]
+        kept = spread_out(where, (where[-1] - where[0]) / MOST_TICKS)
+        ticks = tuple((where[i], short_number(self._values[i])) for i in kept)
+        return Axis(f"{label} (log scale)" if self.logarithmic else label, ticks)
+
+
+def spread_out(positions: Sequence[float], gap: float) -> list[int]:
+    """Indices of ascending positions at least `gap` apart; the last is among them."""
+    kept: list[int] = []
+    for index in reversed(range(len(positions))):
+        if not kept or positions[kept[-1]] - positions[index] >= gap:
+            kept.append(index)
+    return kept[::-1]
+
+
+def category_axis(label: str, names: Sequence[str], most: int = MOST_TICKS) -> Axis:
+    """An axis of categories at 0, 1, 2, …, at most about `most` of them labelled."""
+    kept = spread_out(range(len(names)), len(names) / most)
+    return Axis(label, tuple((float(i), names[i]) for i in kept))
+
+
+def short_number(value: float) -> str:
+    """A count in few characters: 1200000 is 1.2M."""
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
+    """Colour and marker of each arm, by its place; beyond six arms they repeat in other combinations."""
+    n = len(COLOURS)
+    return {arm: ArmStyle(COLOURS[i % n], MARKERS[(i + i // n) % n]) for i, arm in enumerate(arms)}

@@ -1,0 +1,92 @@
+"""Numbers with intervals, as the report shows and compares them.
+
+Two estimates are told apart when their intervals do not overlap. Percentile intervals over resampled relations
+may lie to one side of the estimate, or beside it, for measures of top sets; so each is first extended to hold
+its estimate. That errs towards "not distinguishable".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gated_lpi.metrics import RandomControl, hit_interval, random_control, relative_drop
+
+if TYPE_CHECKING:
+    from gated_lpi.runs.records import AblationRow, AblationTable
+
+NAN = float("nan")
+Verdict = Literal["higher", "lower", "not distinguishable", "undefined"]
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its interval; NaN ends where there is none."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are known."""
+        return not (np.isnan(self.low) or np.isnan(self.high))
+
+
+class Drop(NamedTuple):
+    """What an ablation costs, in % of the intact HIT@k, and what random sets of as many cost.
+
+    The interval of `drop` is Wilson's for the ablated HIT@k, with the intact one held.
+    """
+
+    drop: Estimate
+    random: RandomControl
+    random_drops: tuple[float, ...]
+
+
+def compare(one: Estimate, other: Estimate) -> Verdict:
+    """Say where `one` lies as against `other`; "undefined" if a value or an interval is missing."""
+    if not (one.has_interval and other.has_interval) or np.isnan(one.value) or np.isnan(other.value):
+        return "undefined"
+    if min(one.low, one.value) > max(other.high, other.value):
+        return "higher"
+    if max(one.high, one.value) < min(other.low, other.value):
+        return "lower"
+    return "not distinguishable"
+
+
+def read(summary: xr.Dataset, name: str, **where: object) -> Estimate:
+    """The variable `name` of a summary at labels or, for dimensions without labels, positions `where`.
+
+    NaN where the summary does not have it, such as a pair in an arm with one checkpoint.
+    """
+    return Estimate(*(_number(summary, f"{name}{end}", where) for end in ("", "_low", "_high")))
+
+
+def number(summary: xr.Dataset, name: str, **where: object) -> float:
+    """The value alone of what `read` reads."""
+    return _number(summary, name, where)
+
+
+def ablation_drop(table: AblationTable, row: AblationRow) -> Drop:
+    """The relative drop of one ablation with its interval, beside its random control."""
+    bounds = hit_interval(round(row.hit * table.n_prompts), table.n_prompts)
+    drop = relative_drop(table.hit, row.hit)
+    ends = (relative_drop(table.hit, bounds.high), relative_drop(table.hit, bounds.low))
+    random_drops = tuple(relative_drop(table.hit, hit) for hit in row.random_hits)
+    control = random_control(drop, random_drops) if random_drops else RandomControl(NAN, NAN, NAN, NAN, NAN)
+    return Drop(Estimate(drop, *ends), control, random_drops)
+
+
+def _number(summary: xr.Dataset, name: str, where: dict[str, object]) -> float:
+    if name not in summary:
+        return NAN
+    labels = {dim: at for dim, at in where.items() if dim in summary[name].dims and dim in summary.indexes}
+    if any(label not in summary.indexes[dim] for dim, label in labels.items()):
+        return NAN
+    chosen = summary[name].sel(labels)
+    places = {dim: at for dim, at in where.items() if dim in chosen.dims}
+    if any(chosen.sizes[dim] == 0 for dim in places):
+        return NAN
+    return float(chosen.isel(places))

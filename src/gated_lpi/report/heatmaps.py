@@ -1,0 +1,170 @@
+"""Charts of depth: layer profiles, base log-probabilities and expert utilisation, as pure functions by arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
+
+ROW_TICKS = 16
+BLOCK_NAMES = {"attention": "attention", "ffn": "FFN"}
+
+
+def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
+    """Importance of each layer at each checkpoint, by arm and kind; one colour scale for each kind."""
+    limits = {kind: _limits([_profile(s, kind) for s in summaries.values()]) for kind in KIND_NAMES}
+    panels = [
+        Panel(
+            f"{name}: {KIND_NAMES[kind]}",
+            category_axis("training step", _steps(summary)),
+            category_axis("layer", [str(layer) for layer in summary["layer"].to_numpy()], ROW_TICKS),
+            heat=Heat(
+                _profile(summary, kind).T,
+                tuple(f"layer {layer}" for layer in summary["layer"].to_numpy()),
+                tuple(f"step {step}" for step in _steps(summary)),
+                limits[kind],
+                "nats",
+                diverging=limits[kind][0] < 0,
+            ),
+        )
+        for name, summary in summaries.items()
+        for kind in KIND_NAMES
+        if kind in summary["kind"]
+    ]
+    return Chart(
+        "layer_profiles",
+        "Layer profiles",
+        "Importance of each layer, the sum over its neurons of their mean score, at each checkpoint: nats, averaged "
+        "over prompts. Columns are checkpoints in order, not to scale. Arms share a colour scale for each kind of "
+        "neuron; where it is red and blue, white is 0 and blue is negative.",
+        tuple(panels),
+        columns=max(len({panel.title.split(": ")[1] for panel in panels}), 1),
+    )
+
+
+def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
+    """Mean log p(target | base) by block: of all arms at their last checkpoint, and of each arm over training."""
+    styles = arm_styles(scores)
+    means = {name: arm["base_logprob"].mean("prompt").to_numpy() for name, arm in scores.items()}
+    blocks = {name: _block_names(arm) for name, arm in scores.items()}
+    limits = _limits(list(means.values()))
+    lines = tuple(
+        Line(
+            name,
+            name,
+            styles[name],
+            tuple(float(i) for i in range(mean.shape[1])),
+            tuple(float(value) for value in mean[-1]),
+            tuple(f"{name}, before {block}" for block in blocks[name]),
+        )
+        for name, mean in means.items()
+    )
+    deepest = max(scores.values(), key=lambda arm: arm.sizes["block_index"])
+    panels = [Panel("Last checkpoint", _depth_axis(deepest), Axis("log p(target | base), nats"), lines)]
+    panels += [
+        Panel(
+            f"{name}: over training",
+            category_axis("training step", _steps(scores[name])),
+            category_axis("before block", blocks[name], ROW_TICKS),
+            heat=Heat(
+                mean.T,
+                tuple(f"before {block}" for block in blocks[name]),
+                tuple(f"step {step}" for step in _steps(scores[name])),
+                limits,
+                "nats",
+            ),
+        )
+        for name, mean in means.items()
+    ]
+    return Chart(
+        "base_logprob",
+        "Base log-probability by depth (logit lens)",
+        "Mean over prompts of log p(target) read out from the residual stream just before each block writes to it. "
+        "A unit's score is a gain on this. Where it is far below a uniform guess, a large score of an early block "
+        "can mean no more than that it moves the readout to where it works at all.",
+        tuple(panels),
+    )
+
+
+def utilisation(scores: Mapping[str, xr.Dataset]) -> Chart:
+    """Share of prompts routed to each expert of each layer at the last checkpoint, by arm with routed experts."""
+    tables = {name: table for name, arm in scores.items() if (table := _utilisation(arm)) is not None}
+    highest = max((float(np.nanmax(table)) for table, _ in tables.values()), default=1.0)
+    panels = tuple(
+        Panel(
+            f"{name}: last checkpoint",
+            category_axis("expert", [str(i) for i in range(table.shape[1])]),
+            category_axis("layer", [str(layer) for layer in layers], ROW_TICKS),
+            heat=Heat(
+                table,
+                tuple(f"layer {layer}" for layer in layers),
+                tuple(f"expert {i}" for i in range(table.shape[1])),
+                (0.0, highest),
+                "share of prompts",
+            ),
+        )
+        for name, (table, layers) in tables.items()
+    )
+    return Chart(
+        "expert_utilisation",
+        "Expert utilisation",
+        "Share of prompts whose last position is routed to each expert. Even routing is one colour everywhere; a "
+        "row sums to the number of experts per token.",
+        panels,
+        columns=1,
+    )
+
+
+def _profile(summary: xr.Dataset, kind: str) -> NDArray[np.float64]:
+    if kind not in summary["kind"]:
+        return np.empty((0, 0))
+    values: NDArray[np.float64] = summary["layer_profile"].sel(kind=kind).transpose("checkpoint", "layer").to_numpy()
+    return values
+
+
+def _limits(tables: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Least and greatest of all values; symmetric about 0 if they have both signs."""
+    values = np.concatenate([table[np.isfinite(table)] for table in tables]) if tables else np.zeros(0)
+    if not values.size:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high)
+    return (0.0, high) if low >= 0 else (low, high)
+
+
+def _steps(dataset: xr.Dataset) -> list[str]:
+    return [short_number(float(step)) for step in dataset["step"].to_numpy()]
+
+
+def _block_names(scores: xr.Dataset) -> list[str]:
+    pairs = zip(scores["block_layer"].to_numpy(), scores["block_kind"].to_numpy(), strict=True)
+    return [f"{BLOCK_NAMES.get(str(kind), kind)} {layer}" for layer, kind in pairs]
+
+
+def _depth_axis(scores: xr.Dataset) -> Axis:
+    """Blocks in order, with the layer's number at the first block of each."""
+    layers, first = np.unique(scores["block_layer"].to_numpy(), return_index=True)
+    labelled = category_axis("", [str(layer) for layer in layers])
+    return Axis("layer", tuple((float(first[int(at)]), text) for at, text in labelled.ticks))
+
+
+def _utilisation(scores: xr.Dataset) -> tuple[NDArray[np.float64], list[int]] | None:
+    """[layers, experts] at the last checkpoint and the layers' numbers; NaN where a layer has fewer experts."""
+    if "expert_utilisation" not in scores:
+        return None
+    last = scores["expert_utilisation"].isel(checkpoint=-1).to_numpy()
+    layer, expert = scores["expert_unit_layer"].to_numpy(), scores["expert_unit_expert"].to_numpy()
+    routed = expert >= 0
+    layers = sorted({int(number) for number in layer[routed]})
+    if not layers:
+        return None
+    table = np.full((len(layers), int(expert.max()) + 1), np.nan)
+    table[np.searchsorted(layers, layer[routed]), expert[routed]] = last[routed]
+    return table, layers

@@ -1,0 +1,80 @@
+"""HTML from small pure functions: everything is escaped unless it is `Html` already."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from gated_lpi.report.tables import Column, Table, show
+
+NUMERIC = ("count", "number", "share", "percent")
+VOID = ("br", "hr", "meta")
+
+
+class Html(str):
+    """Text that is markup and needs no escaping."""
+
+    __slots__ = ()
+
+
+def escape(text: str) -> Html:
+    """Text as markup: `<`, `>`, `&` and quotes escaped, characters that HTML forbids replaced."""
+    allowed = "".join(c if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F) else "\ufffd" for c in text)
+    return text if isinstance(text, Html) else Html(html.escape(allowed))
+
+
+def tag(name: str, *children: str, **attributes: str) -> Html:
+    """One element. Attributes: `class_` is `class`, `data_x` is `data-x`."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    if name in VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(*children)}</{name}>")
+
+
+def join(*parts: str) -> Html:
+    """Parts one after the other, each escaped unless it is markup."""
+    return Html("".join(escape(part) for part in parts))
+
+
+def items(texts: Sequence[str]) -> Html:
+    """A bulleted list."""
+    return tag("ul", *(tag("li", text) for text in texts))
+
+
+def section(anchor: str, title: str, *children: str) -> Html:
+    """A section with its heading, that a link can go to."""
+    return tag(
+        "section", tag("h2", title, id=f"{anchor}-title"), *children, id=anchor, aria_labelledby=f"{anchor}-title"
+    )
+
+
+def data_table(table: Table) -> Html:
+    """A table with its caption; numbers to the right, and a frame that scrolls where it is too wide."""
+    head = tag("tr", *(tag("th", column.label, scope="col", class_=_alignment(column)) for column in table.columns))
+    body = [tag("tr", *map(_cell, table.columns, row)) for row in table.rows]
+    inner = tag("table", tag("caption", table.caption), tag("thead", head), tag("tbody", *body))
+    return tag("div", inner, class_="scroll", role="region", tabindex="0", aria_label=f"Table: {table.name}")
+
+
+def folded(title: str, *children: str) -> Html:
+    """Content that opens on a click."""
+    return tag("details", tag("summary", title), *children)
+
+
+def figure(number: int, name: str, title: str, caption: str, height: int) -> Html:
+    """The place of a chart, which a script fills, with its caption."""
+    label = f"Figure {number}. {title}. {caption}"
+    place = tag("div", id=f"plot-{name}", class_="plot", role="img", aria_label=label, style=f"min-height:{height}px")
+    words = tag("figcaption", tag("strong", f"Figure {number}. {title}."), f" {caption}")
+    return tag("figure", tag("div", place, class_="scroll"), words, id=f"figure-{name}")
+
+
+def _cell(column: Column, value: object) -> Html:
+    if column.form == "tokens" and isinstance(value, tuple):
+        chips = [tag("code", show((token,), "tokens")) for token in value]
+        return tag("td", Html(" ".join(chips)), class_="tokens")
+    return tag("td", show(value, column.form), class_=_alignment(column))
+
+
+def _alignment(column: Column) -> str:
+    return "number" if column.form in NUMERIC else "words"

@@ -1,0 +1,338 @@
+"""The report's tables, made from results: every number is the summary's or the record's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gated_lpi.report import paper
+from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
+from gated_lpi.report.estimates import NAN, ablation_drop, number, read
+from gated_lpi.report.source import RunSource
+from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
+
+if TYPE_CHECKING:
+    from gated_lpi.runs.records import TopUnit
+
+LAST = -1
+
+
+def all_tables(run: RunSource, results: Results) -> dict[str, Table]:
+    """Every table of the report by name."""
+    tables = [
+        arms(results),
+        concentration(results),
+        windows(results),
+        ablations(results),
+        *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
+        beside_paper(results),
+        *(checkpoints(arm) for arm in results.arms),
+        options(run, results),
+    ]
+    return {table.name: table for table in tables}
+
+
+def arms(results: Results) -> Table:
+    """What each arm is, and how much it recalls."""
+    columns = (
+        Column("arm"),
+        Column("FFN"),
+        Column("parameters", "count"),
+        Column("per token", "count"),
+        Column("layers", "count"),
+        Column("FFN neurons (top set)"),
+        Column("attention neurons (top set)"),
+        Column("checkpoints", "count"),
+        Column("last step", "count"),
+        Column("HIT@10", "share"),
+    )
+    rows = tuple(
+        (
+            arm.name,
+            "experts" if arm.is_moe else "dense",
+            arm.record.parameters if arm.record else None,
+            arm.record.parameters_active if arm.record else None,
+            arm.summary.sizes["layer"],
+            _sizes(arm, "ffn"),
+            _sizes(arm, "attention"),
+            arm.summary.sizes["checkpoint"],
+            arm.last_step,
+            read(arm.summary, "hit", checkpoint=LAST, hit_k=10),
+        )
+        for arm in results.arms
+    )
+    caption = (
+        "The arms. A top set is a share of an arm's neurons, so its size differs where arms do. HIT@10: at the last "
+        "checkpoint."
+    )
+    return Table("arms", caption, columns, rows)
+
+
+def concentration(results: Results) -> Table:
+    """R_t, its variant by gain, and importance shares."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("R_t, mean over pairs", "share"),
+        Column("R_t, last pair", "share"),
+        Column("chance", "share"),
+        Column("95% of random sets within"),
+        Column("top by gain, last pair", "share"),
+        Column("importance share, last", "share"),
+        Column("chance", "share"),
+    )
+    rows = tuple(
+        (
+            arm.name,
+            KIND_NAMES[kind],
+            _mean(arm, "gain_top_set", kind),
+            read(arm.summary, "gain_top_set", kind=kind, pair=LAST),
+            number(arm.summary, "gain_top_set_chance", kind=kind, pair=LAST),
+            _range(arm, "gain_top_set_chance", kind),
+            read(arm.summary, "gain_top_by_gain", kind=kind, pair=LAST),
+            read(arm.summary, "importance_share", kind=kind, checkpoint=LAST),
+            number(arm.summary, "importance_share_chance", kind=kind, checkpoint=LAST),
+        )
+        for arm, kind in _arms_and_kinds(results)
+    )
+    caption = (
+        "Concentration, with 95% bootstrap intervals over relations. Chance is a random set of as many neurons. The "
+        "importance share and the share by gain exceed chance by construction: there it is a floor, not a test."
+    )
+    return Table("concentration", caption, columns, rows)
+
+
+def windows(results: Results) -> Table:
+    """ρ_avg and σ_rel in each window."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("window"),
+        Column("steps"),
+        Column(f"{RHO_AVG} (Pearson)", "number"),
+        Column(f"{RHO_AVG} (Spearman)", "number"),
+        Column("pairs", "count"),
+        Column(f"{SIGMA_REL} (mean)", "number"),
+        Column(f"{SIGMA_REL} (median)", "number"),
+    )
+    rows = tuple(
+        (
+            arm.name,
+            KIND_NAMES[kind],
+            window,
+            _window_steps(arm, window),
+            *(
+                number(arm.summary, name, kind=kind, window=window)
+                for name in ("rho_avg", "rho_avg_spearman", "rho_pairs", "sigma_rel", "sigma_rel_median")
+            ),
+        )
+        for arm, kind in _arms_and_kinds(results)
+        for window in map(str, arm.summary["window"].to_numpy())
+    )
+    caption = (
+        f"Steadiness of the layer profile. {RHO_AVG}: mean correlation over all pairs of checkpoints in the window. "
+        f"{SIGMA_REL}: spread over checkpoints relative to a layer's mean, its mean and median over layers; a layer "
+        "whose mean is near 0 blows up the mean."
+    )
+    return Table("windows", caption, columns, rows)
+
+
+def ablations(results: Results) -> Table:
+    """Every ablation with its random control."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("number"),
+        Column("intact HIT@k", "share"),
+        Column("HIT@k", "share"),
+        Column("drop", "percent"),
+        Column("random, mean ± sd"),
+        Column("random, least to most"),
+        Column("p", "number"),
+    )
+    rows: list[tuple[Any, ...]] = []
+    for arm in results.arms:
+        if arm.record is None:
+            rows.append((arm.name, "not run", None, None, None, None, None, None, None))
+            continue
+        table = arm.record.ablation
+        for row in table.rows:
+            drop = ablation_drop(table, row)
+            scaled = f" (scaled down from {row.asked:,})" if row.count < row.asked else ""
+            extent = (min(drop.random_drops), max(drop.random_drops)) if drop.random_drops else (NAN, NAN)
+            rows.append(
+                (
+                    arm.name,
+                    row.name,
+                    f"{row.count:,} of {row.available:,} available{scaled}",
+                    table.hit,
+                    row.hit,
+                    drop.drop,
+                    f"{show(drop.random.mean, 'percent')} ± {show(drop.random.std, 'percent')}",
+                    f"{show(extent[0], 'percent')} to {show(extent[1], 'percent')}",
+                    drop.random.p_value,
+                )
+            )
+    caption = (
+        "Ablations at the last checkpoint. Drop: in % of the intact HIT@k, with Wilson's 95% interval of the ablated "
+        "HIT@k. Random: as many heads or neurons drawn at random. p = (1 + draws at least as bad) / (1 + draws)."
+    )
+    return Table("ablations", caption, columns, tuple(rows))
+
+
+def top_units(arm: ArmResults, kind: str) -> Table:
+    """An arm's top units of one kind with the tokens that they move."""
+    assert arm.record is not None
+    units: tuple[TopUnit, ...] = arm.record.top_ffn if kind == "ffn" else arm.record.top_attention
+    columns = (
+        Column("neuron"),
+        Column("mean score, nats", "number"),
+        Column("mean coefficient", "number"),
+        Column("raises most", "tokens"),
+        Column("lowers most", "tokens"),
+    )
+    rows = tuple((unit.label, unit.lpi, unit.mean_coefficient, unit.promoted, unit.suppressed) for unit in units)
+    return Table(f"top_{kind}_{arm.name}", f"{arm.name}: top {KIND_NAMES[kind]} of the last checkpoint.", columns, rows)
+
+
+def beside_paper(results: Results) -> Table:
+    """The source's figures and this run's."""
+    columns = (Column("measure"), *map(Column, paper.MODELS), *(Column(f"here: {arm.name}") for arm in results.arms))
+    rows: list[tuple[Any, ...]] = [
+        (*reported, *(_ablated(arm, name) for arm in results.arms)) for name, reported in paper.ABLATIONS.items()
+    ]
+    overall: tuple[tuple[paper.Reported, str, Form], ...] = (
+        (paper.GAIN, "gain_top_set", "share"),
+        (paper.CORRELATION, "rho_avg", "number"),
+        (paper.SPREAD, "sigma_rel", "number"),
+    )
+    for reported, variable, form in overall:
+        for kind in results.kinds:
+            here = (show(_overall(arm, variable, kind), form) for arm in results.arms)
+            rows.append((f"{reported.measure}, {KIND_NAMES[kind]}", *reported[1:], *here))
+    caption = (
+        "Other models at another scale: the source's columns are not comparable with this run's in level, only in "
+        f"which way MoE and dense differ. R_t here is the mean over pairs; {RHO_AVG} and {SIGMA_REL} are those of the "
+        "first window. The source gives one value of each of these three, repeated here for both kinds of neuron."
+    )
+    return Table("beside_paper", caption, columns, tuple(rows))
+
+
+def checkpoints(arm: ArmResults) -> Table:
+    """Provenance of each checkpoint."""
+    columns = (
+        Column("checkpoint"),
+        Column("step", "count"),
+        Column("tokens", "count"),
+        Column("stage"),
+        Column("weights SHA-256"),
+        Column("reconstruction error", "number"),
+        Column("coverage", "share"),
+        Column("largest error bound, nats", "number"),
+        Column("ties, FFN / attention"),
+        Column("seconds", "number"),
+    )
+    bounds = _error_bounds(arm)
+    rows = tuple(
+        (
+            record.get("key"),
+            record.get("step"),
+            record.get("tokens"),
+            record.get("stage") or None,
+            str(record["weights_sha256"])[:12] if record.get("weights_sha256") else None,
+            record.get("reconstruction_error"),
+            record.get("coverage"),
+            bounds[index],
+            _ties(arm, index),
+            record.get("seconds"),
+        )
+        for index, record in enumerate(arm.checkpoints)
+    )
+    caption = (
+        f"{arm.name}: checkpoints. Reconstruction error: the largest relative error when what a block wrote is "
+        "rebuilt from its units. Coverage: share of parameters outside embeddings and norms whose writes are "
+        "attributed. Ties: neurons left out of the top set by their order alone."
+    )
+    return Table(f"checkpoints_{arm.name}", caption, columns, rows)
+
+
+def options(run: RunSource, results: Results) -> Table:
+    """Every option of the experiment and of the summaries, and what the run notes of itself."""
+    shared = dict(results.arms[0].summary.attrs)
+    rows = [
+        *_flat(run.experiment.model_dump(mode="json"), "experiment."),
+        *_flat(run.info, "run."),
+        *_flat(shared, "summary."),
+        *(row for arm in results.arms for row in _flat(_provenance(arm), f"{arm.name}.")),
+    ]
+    return Table(
+        "options", "Every option and every recorded version and digest.", (Column("key"), Column("value")), tuple(rows)
+    )
+
+
+def _provenance(arm: ArmResults) -> dict[str, Any]:
+    return {str(name): value for name, value in arm.scores.attrs.items() if name != "checkpoints"}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "not set" if value is None else str(value)
+
+
+def _arms_and_kinds(results: Results) -> Iterator[tuple[ArmResults, str]]:
+    return ((arm, kind) for arm in results.arms for kind in arm.kinds())
+
+
+def _sizes(arm: ArmResults, kind: str) -> str | None:
+    if kind not in arm.kinds():
+        return None
+    units, top = (int(arm.summary[name].sel(kind=kind)) for name in ("units", "top_units"))
+    return f"{units:,} ({top:,})"
+
+
+def _mean(arm: ArmResults, name: str, kind: str) -> float:
+    """Mean over the pairs that have a value."""
+    if kind not in arm.kinds():
+        return NAN
+    return float(arm.summary[name].sel(kind=kind).mean("pair", skipna=True)) if arm.pairs else NAN
+
+
+def _overall(arm: ArmResults, name: str, kind: str) -> float:
+    """A measure of a whole arm: the mean over its pairs, or the value of its first window."""
+    if name == "gain_top_set":
+        return _mean(arm, name, kind)
+    return number(arm.summary, name, kind=kind, window=str(arm.summary["window"].to_numpy()[0]))
+
+
+def _range(arm: ArmResults, name: str, kind: str) -> str:
+    low, high = (number(arm.summary, f"{name}_{end}", kind=kind, pair=LAST) for end in ("low", "high"))
+    return f"{show(low, 'share')} to {show(high, 'share')}"
+
+
+def _window_steps(arm: ArmResults, window: str) -> str:
+    first, last = (int(arm.summary[f"window_{end}_step"].sel(window=window)) for end in ("first", "last"))
+    return f"{first:,} to {last:,}"
+
+
+def _ablated(arm: ArmResults, name: str) -> str:
+    if arm.record is None:
+        return "not run"
+    rows = [row for row in arm.record.ablation.rows if row.name == name]
+    if not rows:
+        return show(None)
+    scaled = f" ({rows[0].count} of {rows[0].asked})" if rows[0].count < rows[0].asked else ""
+    return show(ablation_drop(arm.record.ablation, rows[0]).drop.value, "percent") + scaled
+
+
+def _error_bounds(arm: ArmResults) -> list[float]:
+    if "error_bound" not in arm.scores:
+        return [NAN] * len(arm.checkpoints)
+    return [float(value) for value in arm.scores["error_bound"].max(("prompt", "block_index")).to_numpy()]
+
+
+def _ties(arm: ArmResults, checkpoint: int) -> str:
+    ties = [number(arm.summary, "ties", kind=kind, checkpoint=checkpoint) for kind in KIND_NAMES]
+    return " / ".join(show(value, "count") for value in ties)
