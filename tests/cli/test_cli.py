@@ -84,6 +84,7 @@ def test_attribute_does_not_overwrite(monkeypatch, capsys, tmp_path, checkpoint,
         (["run", "none.toml", "--out", "x"], 2, "no experiment file"),
         (["report", "."], 1, "holds no run.json"),
         (["metrics", "."], 1, "holds no run.json"),
+        (["check", "./nowhere"], 1, "no folder './nowhere'"),
         (["attribute"], 2, "Missing argument"),
     ],
 )
@@ -94,6 +95,26 @@ def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, tmp_path, 
     assert found == code
     assert message in flat(err)
     assert "Traceback" not in err
+
+
+def test_check_describes_a_model_that_can_be_trusted(monkeypatch, capsys, checkpoint):
+    code, out, _ = run(monkeypatch, capsys, "check", checkpoint, "--prompts", "7")
+    assert code == 0
+    assert "Qwen3-MoE" in out
+    assert "128 routed" in flat(out)
+    _, out, _ = run(monkeypatch, capsys, "check", checkpoint, "--json")
+    found = json.loads(out)
+    assert found["units"] == {"attention": 128, "dense": 48, "routed": 128}
+    assert found["coverage"] == 1.0
+    assert found["reconstruction"]["block"] < 1e-5
+
+
+def test_families_are_listed(monkeypatch, capsys):
+    _, out, _ = run(monkeypatch, capsys, "families", "--json")
+    assert "OLMoE" in [family["name"] for family in json.loads(out)]
+    code, out, _ = run(monkeypatch, capsys, "families")
+    assert code == 0
+    assert "deepseek_v3" in out
 
 
 def test_the_installed_command_works():

@@ -24,7 +24,7 @@ from gated_lpi.facts import EncodedPrompt, FactSet, encode, load_facts
 from gated_lpi.lpi import exact, reference
 from gated_lpi.lpi.collect import Collector, Floats, Keep
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
-from gated_lpi.lpi.groups import base_log_probability, routing, score_groups
+from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.problem import BlockProblem, Estimator
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import BlockTrace, Trace, trace
@@ -173,7 +173,7 @@ def _attribute_batch(
     parts: dict[str, list[Tensor]] = {}
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
         problem = _problem(model, block, seen, traced, targets, options.norm)
-        results.base_logprob[prompts, index] = base_log_probability(problem).cpu().numpy()
+        results.base_logprob[prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
         bound = _score_problem(problem, options, parts)
         if bound is not None:
             results.error_bound[prompts, index] = bound.cpu().numpy()

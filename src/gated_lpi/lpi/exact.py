@@ -35,7 +35,7 @@ MANY = 0.3  # share of pairs left by the series from which on it is quicker to s
 def score_block(problem: BlockProblem) -> BlockScores:
     """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`."""
     scores = torch.zeros(len(problem.targets), problem.n_units, dtype=problem.base.dtype, device=problem.base.device)
-    base = _BaseLogits(problem)
+    p = problem.base_logits.log_p.exp()
     frozen = problem.inverse_scale is not None and problem.readout.affine
     for slab in problem.slabs:
         prompts = _prompts(slab, problem)
@@ -44,26 +44,10 @@ def score_block(problem: BlockProblem) -> BlockScores:
             directions = problem.readout.directions(chunk.values)
             units = slice(chunk.start, chunk.start + stop - start)
             if frozen:
-                scores[prompts, units] = _frozen_scores(base, chunk, directions, prompts)
+                scores[prompts, units] = _frozen_scores(problem, p, chunk, directions, prompts)
             else:
-                scores[prompts, units] = _log_softmaxes(problem, base, chunk, directions, prompts)
+                scores[prompts, units] = _log_softmaxes(problem, chunk, directions, prompts)
     return BlockScores(scores, scores.new_zeros(len(problem.targets)))
-
-
-class _BaseLogits:
-    """Base of all P prompts: `directions` B [P, V], and log-softmax, softmax [P, V] of its logits."""
-
-    def __init__(self, problem: BlockProblem) -> None:
-        readout = problem.readout
-        self.inverse_scale = problem.inverse_scale
-        self.own_scale = readout.inverse_scale(problem.base) if self.inverse_scale is None else self.inverse_scale
-        self.directions = readout.directions(problem.base)
-        self.offset = readout.offset()
-        logits = readout.cap(self.directions * self.own_scale.unsqueeze(-1) + self.offset)
-        self.log_p = torch.log_softmax(logits, dim=-1)
-        self.p = self.log_p.exp()
-        self.targets = problem.targets
-        self.target_log_p = self.log_p.gather(-1, problem.targets.unsqueeze(-1)).squeeze(-1)
 
 
 def _prompts(slab: Slab, problem: BlockProblem) -> Tensor:
@@ -80,18 +64,19 @@ def _unit_chunks(slab: Slab, vocabulary: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, n_units)
 
 
-def _frozen_scores(base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
-    """Step 2: [P', n] scores of a slab under the frozen norm; `directions` [n, V]."""
-    c = slab.coefficients * base.own_scale[prompts].unsqueeze(-1)
-    log_mean, done = log_mean_exp(c, directions, base.p[prompts])
+def _frozen_scores(problem: BlockProblem, p: Tensor, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
+    """Step 2: [P', n] scores of a slab under the frozen norm; `p` [P, V], `directions` [n, V]."""
+    c = slab.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
+    weights = p if len(prompts) == len(p) else p[prompts]
+    log_mean, done = log_mean_exp(c, directions, weights)
     left = ~done
     if float(left.float().mean()) > MANY:
         safe = c.abs() * directions.abs().amax(dim=-1) <= EXPONENT_LIMIT
-        log_mean = torch.where(safe, _weighted_sums(c, directions, base.p[prompts]).log_(), log_mean)
+        log_mean = torch.where(safe, _weighted_sums(c, directions, weights).log_(), log_mean)
         left = ~safe
     row, unit = left.nonzero(as_tuple=True)
-    log_mean[row, unit] = _single_pairs(base, c[row, unit], directions, prompts[row], unit)
-    return c * directions[:, base.targets[prompts]].T - log_mean
+    log_mean[row, unit] = _single_pairs(problem.base_logits.log_p, c[row, unit], directions, prompts[row], unit)
+    return c * directions[:, problem.targets[prompts]].T - log_mean
 
 
 def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
@@ -110,19 +95,20 @@ def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
     return sums
 
 
-def _single_pairs(base: _BaseLogits, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
+def _single_pairs(log_p: Tensor, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
     """log Σ_j p_j·exp(c·u_j), [n], of single pairs, with the exponent's maximum taken out."""
     log_mean = torch.empty_like(c)
     size = max(1, TILE // directions.shape[1])
     for start in range(0, len(c), size):
         pairs = slice(start, start + size)
-        exponents = torch.addcmul(base.log_p[prompts[pairs]], c[pairs].unsqueeze(-1), directions[units[pairs]])
+        exponents = torch.addcmul(log_p[prompts[pairs]], c[pairs].unsqueeze(-1), directions[units[pairs]])
         log_mean[pairs] = torch.logsumexp(exponents, dim=-1)
     return log_mean
 
 
-def _log_softmaxes(problem: BlockProblem, base: _BaseLogits, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
+def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
     """Step 3: [P', n] scores of a slab from whole log-softmaxes; `directions` [n, V]."""
+    base, offset = problem.base_logits, problem.readout.offset()
     alpha = _changed_scale(problem, slab, prompts)
     beta = slab.coefficients * alpha
     n_units, vocabulary = directions.shape
@@ -132,11 +118,12 @@ def _log_softmaxes(problem: BlockProblem, base: _BaseLogits, slab: Slab, directi
     for start in range(0, len(prompts), rows):
         chosen = slice(start, start + rows)
         before = base.directions[prompts[chosen]].unsqueeze(1)
-        index = base.targets[prompts[chosen]].view(-1, 1, 1)
+        index = problem.targets[prompts[chosen]].view(-1, 1, 1)
         for first in range(0, n_units, columns):
             units = slice(first, first + columns)
             change = beta[chosen, units].unsqueeze(-1) * directions[units]
-            logits = problem.readout.cap(alpha[chosen, units].unsqueeze(-1) * before + change + base.offset)
+            logits = torch.addcmul(change, alpha[chosen, units].unsqueeze(-1), before)
+            logits = problem.readout.cap(logits if offset is None else logits + offset)
             target = logits.gather(-1, index.expand(-1, logits.shape[1], 1)).squeeze(-1)
             scores[chosen, units] = target - torch.logsumexp(logits, dim=-1)
     return scores - base.target_log_p[prompts].unsqueeze(-1)

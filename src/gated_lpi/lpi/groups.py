@@ -38,11 +38,6 @@ class Routing(NamedTuple):
     gates: Tensor
 
 
-def base_log_probability(problem: BlockProblem) -> Tensor:
-    """log p(target | base) [P], in nats."""
-    return problem.readout.log_probability(problem.base, problem.targets, problem.inverse_scale)
-
-
 def score_groups(problem: BlockProblem) -> GroupScores:
     """Score the heads or experts of a block, and the block, on every prompt."""
     attention = problem.block.kind == "attention"
@@ -96,7 +91,7 @@ def _expert_contributions(problem: BlockProblem) -> Tensor:
 def _score(problem: BlockProblem, contributions: Tensor) -> Tensor:
     """I of `contributions` [P, G, d] → [P, G], a chunk of prompts at a time; 0 where nothing is contributed."""
     n_prompts, n_groups, _ = contributions.shape
-    before = base_log_probability(problem).unsqueeze(-1)
+    before = problem.base_logits.target_log_p
     scores = torch.zeros(n_prompts, n_groups, dtype=contributions.dtype, device=contributions.device)
     row, group = contributions.abs().amax(dim=-1).nonzero(as_tuple=True)
     size = max(1, MAX_LOGITS // problem.readout.vocabulary)
@@ -105,5 +100,5 @@ def _score(problem: BlockProblem, contributions: Tensor) -> Tensor:
         scale = None if problem.inverse_scale is None else problem.inverse_scale[prompts]
         changed = problem.base[prompts] + contributions[prompts, groups]
         after = problem.readout.log_probability(changed, problem.targets[prompts], scale)
-        scores[prompts, groups] = after - before[prompts, 0]
+        scores[prompts, groups] = after - before[prompts]
     return scores

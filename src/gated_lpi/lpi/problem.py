@@ -13,12 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gated_lpi.models import Block, Readout
 from gated_lpi.trace import BlockTrace, Slab
+
+
+class BaseLogits(NamedTuple):
+    """The readout of the base of P prompts.
+
+    Attributes:
+        inverse_scale: [P], 1/σ that the base is read out with.
+        directions: [P, V], W_U·(γ ⊙ C·base)/divisor.
+        log_p: [P, V], log-softmax of the logits.
+        target_log_p: [P], log p(target | base), nats.
+    """
+
+    inverse_scale: Tensor
+    directions: Tensor
+    log_p: Tensor
+    target_log_p: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,16 @@ class BlockProblem:
     n_units: int
     block: Block
     traced: BlockTrace
+
+    @cached_property
+    def base_logits(self) -> BaseLogits:
+        """What the readout makes of `base`, computed once for all that score this block."""
+        readout = self.readout
+        inverse_scale = readout.inverse_scale(self.base) if self.inverse_scale is None else self.inverse_scale
+        directions = readout.directions(self.base)
+        log_p = torch.log_softmax(readout.assemble(directions, inverse_scale), dim=-1)
+        target_log_p = log_p.gather(-1, self.targets.unsqueeze(-1)).squeeze(-1)
+        return BaseLogits(inverse_scale, directions, log_p, target_log_p)
 
 
 class BlockScores(NamedTuple):

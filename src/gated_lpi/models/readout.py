@@ -73,14 +73,19 @@ class Readout:
 
     def directions(self, vectors: Tensor) -> Tensor:
         """W_U·(γ ⊙ C·v)/divisor of `vectors` [..., d] → [..., V]: what v does to the logits, before 1/σ."""
-        return (self.centre(vectors) * self.gamma) @ self.weight.T / self.divisor
+        return (self.centre(vectors) * (self.gamma / self.divisor)) @ self.weight.T
 
-    def offset(self) -> Tensor:
-        """(W_U·β + b)/divisor → [V]: the part of the logits that no residual stream changes."""
-        offset = self.weight.new_zeros(self.vocabulary) if self.beta is None else self.weight @ self.beta
-        if self.bias is not None:
-            offset = offset + self.bias
-        return offset / self.divisor
+    def offset(self) -> Tensor | None:
+        """(W_U·β + b)/divisor → [V]: the part of the logits that no residual stream changes; None if there is none."""
+        parts = [] if self.beta is None else [self.weight @ self.beta]
+        parts += [] if self.bias is None else [self.bias]
+        return sum(parts[1:], parts[0]) / self.divisor if parts else None
+
+    def assemble(self, directions: Tensor, inverse_scale: Tensor) -> Tensor:
+        """Logits [..., V] of a residual stream from its `directions` [..., V] and its 1/σ [...]."""
+        logits = directions * inverse_scale.unsqueeze(-1)
+        offset = self.offset()
+        return self.cap(logits if offset is None else logits + offset)
 
     def cap(self, logits: Tensor) -> Tensor:
         """Apply the softcap, if the family has one; shape kept."""
@@ -95,7 +100,7 @@ class Readout:
         """
         if inverse_scale is None:
             inverse_scale = self.inverse_scale(residual)
-        return self.cap(self.directions(residual) * inverse_scale.unsqueeze(-1) + self.offset())
+        return self.assemble(self.directions(residual), inverse_scale)
 
     def log_probability(self, residual: Tensor, target: Tensor | int, inverse_scale: Tensor | None = None) -> Tensor:
         """log p(target | residual) in nats: `residual` [..., d], `target` [...] → [...]."""

@@ -118,7 +118,7 @@ def attribute_checkpoint(
         **_checks(model),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return with_overall_mean(scores), record
+    return with_overall_means(scores), record
 
 
 def _checks(model: Model) -> dict[str, Any]:
@@ -132,8 +132,14 @@ def _checks(model: Model) -> dict[str, Any]:
     }
 
 
-def with_overall_mean(scores: xr.Dataset) -> xr.Dataset:
-    """Add `lpi_mean` (unit): the mean over all prompts, from the means over relations."""
+def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one."""
     weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
-    mean = (scores["lpi"].astype(np.float64) * weights).sum("relation").astype(scores["lpi"].dtype)
-    return scores.assign(lpi_mean=mean.assign_attrs(scores["lpi"].attrs))
+
+    def overall(name: str) -> xr.DataArray:
+        variable = scores[name]
+        mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
+        return mean.assign_attrs(variable.attrs)
+
+    routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
+    return scores.assign({"lpi_mean": overall("lpi")} | {name: overall(name) for name in routing})

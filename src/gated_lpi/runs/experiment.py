@@ -52,7 +52,7 @@ class AblationSpec(_Spec):
 
     heads: tuple[int, ...] = (1, 10)
     units: tuple[float, ...] = (0.01,)
-    random_draws: int = Field(default=10, ge=1)
+    random_draws: int = Field(default=20, ge=1)
     k: int = Field(default=10, ge=1)
     top_units: int = Field(default=10, ge=0)
     seed: int = 0

@@ -1,0 +1,112 @@
+"""What the toolkit sees in a model, whether that can be trusted, and what attributing it would cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gated_lpi.facts import EncodedPrompt, Prompt
+from gated_lpi.loading import probe_prompts
+from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.models import Model, Reconstruction
+
+TIMED_PROMPTS = 16
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough cost of `attribute` with its default options.
+
+    Attributes:
+        prompts: for how many prompts.
+        seconds: extrapolated from a few short prompts on this machine; longer prompts take longer.
+        weights_bytes: the model in memory.
+        result_bytes: scores of all prompts (`keep="prompts"`).
+        mean_bytes: scores of one relation or of the mean.
+    """
+
+    prompts: int
+    seconds: float
+    weights_bytes: int
+    result_bytes: int
+    mean_bytes: int
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What the toolkit sees in a model.
+
+    Attributes:
+        family: the row of the table of families.
+        layers, hidden, vocabulary: sizes.
+        units: number of units by kind: "attention", "dense", "routed", "shared".
+        heads: attention heads in all.
+        experts: experts in all, shared ones included.
+        norms: how blocks and readout are normalised.
+        biases: writers with a bias that belongs to no unit.
+        coverage: share of the parameters outside embeddings and norms whose writes are attributed.
+        reconstruction: errors of the check made at load.
+        estimate: cost of attribution.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    vocabulary: int
+    units: Mapping[str, int]
+    heads: int
+    experts: int
+    norms: str
+    biases: int
+    coverage: float
+    reconstruction: Reconstruction
+    estimate: Estimate
+
+
+def examine(model: Model, prompts: int = 1000) -> Checkup:
+    """Describe a loaded model and estimate the cost of attributing `prompts` prompts."""
+    units: dict[str, int] = {}
+    for block in model.blocks:
+        for writer in block.writers:
+            units[writer.kind] = units.get(writer.kind, 0) + writer.n_units
+    assert model.reconstruction is not None  # load_model and wrap_model check
+    readout = model.readout
+    final = f"{'LayerNorm' if readout.centred else 'RMSNorm'} before the readout"
+    return Checkup(
+        family=model.family.name,
+        layers=model.n_layers,
+        hidden=readout.weight.shape[1],
+        vocabulary=readout.vocabulary,
+        units=units,
+        heads=len(model.heads),
+        experts=len(model.experts),
+        norms=final + (", post-norms on block outputs" if model.blocks[0].post_norm is not None else ""),
+        biases=sum(writer.bias_parameter is not None for block in model.blocks for writer in block.writers),
+        coverage=model.coverage,
+        reconstruction=model.reconstruction,
+        estimate=_estimate(model, prompts),
+    )
+
+
+def _estimate(model: Model, prompts: int) -> Estimate:
+    size = np.dtype(str(model.dtype).removeprefix("torch.")).itemsize
+    scores = len(model.units) + len(model.heads) + 3 * len(model.experts) + len(model.blocks)
+    return Estimate(
+        prompts=prompts,
+        seconds=_seconds_per_prompt(model) * prompts,
+        weights_bytes=sum(p.numel() * p.element_size() for p in model.module.parameters()),
+        result_bytes=scores * size * prompts,
+        mean_bytes=scores * size,
+    )
+
+
+def _seconds_per_prompt(model: Model) -> float:
+    ids = (probe_prompts(model) * TIMED_PROMPTS)[:TIMED_PROMPTS]
+    encoded = [EncodedPrompt(tuple(row), 0, "", Prompt("", "")) for row in ids]
+    attribute_encoded(model, encoded[:1], Options(keep="mean"))  # the first call also sets things up
+    started = time.perf_counter()
+    attribute_encoded(model, encoded, Options(keep="mean"))
+    return (time.perf_counter() - started) / len(encoded)

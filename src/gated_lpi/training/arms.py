@@ -1,0 +1,113 @@
+"""Arms as models: the same transformer three times, with nothing different but the FFN.
+
+1. One dict of settings is shared by all arms; to it each adds its FFN's own. MoE and dense are Qwen3-MoE and
+   Qwen3 as `transformers` has them, which are the same architecture but for the FFN.
+2. Every weight matrix is drawn from a generator seeded by the seed and *its own name*: arms start from
+   identical embeddings, attention and unembedding, so that any later difference is the FFN's doing.
+"""
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from gated_lpi.errors import OptionError
+from gated_lpi.training.spec import ArmSpec, TrainingSpec
+
+# The fastest on CPUs for training at these sizes.
+EXPERTS_IMPLEMENTATION = "grouped_mm"
+
+
+def arm_config(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config | Qwen3MoeConfig:
+    """Build the arm's configuration.
+
+    Raises OptionError if the tokenizer is larger than `spec.size.vocab_size`.
+    """
+    size = spec.size
+    if len(tokenizer) > size.vocab_size:
+        raise OptionError(
+            f"The tokenizer has {len(tokenizer)} tokens, more than vocab_size {size.vocab_size}. "
+            "Train it with that size, or raise vocab_size."
+        )
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.hidden // size.heads,
+        "max_position_embeddings": spec.context,
+        "initializer_range": spec.init_std,
+        "tie_word_embeddings": size.tie_embeddings,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": False,
+        "dtype": "float32",
+    }
+    if arm.kind == "dense_active":
+        return Qwen3Config(**shared, intermediate_size=size.experts_per_token * size.expert_width)
+    if arm.kind == "dense_total":
+        return Qwen3Config(**shared, intermediate_size=size.experts * size.expert_width)
+    return Qwen3MoeConfig(
+        **shared,
+        intermediate_size=size.experts_per_token * size.expert_width,
+        moe_intermediate_size=size.expert_width,
+        num_experts=size.experts,
+        num_experts_per_tok=size.experts_per_token,
+        norm_topk_prob=size.normalise_gates,
+        output_router_logits=True,
+        router_aux_loss_coef=spec.load_balancing,
+    )
+
+
+def build_model(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Build the arm's model with its initial weights, in float32 on the CPU; raises as `arm_config` does."""
+    config = arm_config(arm, spec, tokenizer)
+    extra = {"experts_implementation": EXPERTS_IMPLEMENTATION} if arm.kind == "moe" else {}
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **extra)
+    initialise(model, spec.seed, spec.init_std)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: torch.nn.Module, seed: int, std: float) -> None:
+    """Draw every weight matrix from N(0, std²) by its name and the seed; norms keep their ones."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+            parameter.normal_(0.0, std, generator=generator)
+
+
+def parameter_counts(model: PreTrainedModel) -> dict[str, int]:
+    """Count parameters by part: embedding, attention, ffn, router, norm; and in total and active.
+
+    "embedding" is the embedding and the unembedding (once if tied). "active" is what one token uses: the
+    total less the experts that it is not routed to.
+    """
+    counts: Counter[str] = Counter(dict.fromkeys(("embedding", "attention", "ffn", "router", "norm"), 0))
+    for name, parameter in model.named_parameters():
+        counts[_part(name)] += parameter.numel()
+    total = counts.total()
+    experts = getattr(model.config, "num_experts", 1)
+    idle = counts["ffn"] * (experts - getattr(model.config, "num_experts_per_tok", 1)) // experts
+    return {"total": total, "active": total - idle, **counts}
+
+
+def _part(name: str) -> str:
+    if "norm" in name:
+        return "norm"
+    if ".mlp.gate." in name:
+        return "router"
+    if ".mlp." in name:
+        return "ffn"
+    return "attention" if ".self_attn." in name else "embedding"

@@ -1,0 +1,129 @@
+"""The folder of one arm, written so that it can be trusted whenever the run is stopped.
+
+    arm.json     what is trained here; another arm, spec, corpus or tokenizer is refused
+    step-N/      one checkpoint: config, safetensors weights, tokenizer and checkpoint.json
+    .trainer/    the Trainer's own state (optimizer, schedule, generators); removed once the arm is finished
+
+1. A checkpoint is written to a hidden folder, then renamed: a folder that exists is complete.
+2. The Trainer's state of step N is written before step-N is published, and older states are removed after.
+   So the newest published step whose state is there is where a stopped run continues.
+3. The state's weights are written again under their names in the model. The Trainer saves experts one by one
+   but does not join them when it resumes: it would continue with new experts, and say so in a log line only.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_model
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from gated_lpi.errors import RunExistsError
+
+RECORD = "arm.json"
+STATE = ".trainer"
+
+
+def claim(out: Path, identity: Mapping[str, Any]) -> None:
+    """Make `out` the folder of the run that `identity` describes, or check that it is already.
+
+    Raises RunExistsError, naming what differs, if the folder holds another run or other files.
+    """
+    identity = json.loads(json.dumps(identity))
+    record = out / RECORD
+    if record.is_file():
+        _refuse_difference(out, _flat(_read_record(record)), _flat(identity))
+        return
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
+        raise RunExistsError(
+            f"{out} exists and holds no {RECORD}, so it is not the folder of an arm. "
+            "Expected a new or empty folder: give another one."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / f".{RECORD}", identity)
+    (out / f".{RECORD}").replace(record)
+
+
+def publish(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: Mapping[str, Any]
+) -> None:
+    """Write one checkpoint folder in a single step; one that exists is complete and is left as it is."""
+    if folder.exists():
+        return
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    _write_json(draft / "checkpoint.json", record)
+    draft.replace(folder)
+
+
+def keep_state(out: Path, step: int, model: PreTrainedModel) -> None:
+    """Make the state that the Trainer has just saved one that it can load. To be called before `publish`."""
+    save_model(model, str(out / STATE / f"checkpoint-{step}" / "model.safetensors"), metadata={"format": "pt"})
+
+
+def newest_state(out: Path, steps: Sequence[int]) -> Path | None:
+    """Return the Trainer's state at the newest published step; None if there is none to continue from.
+
+    States that are newer than the last published step may be incomplete; they are removed.
+    """
+    published = [step for step in steps if (out / f"step-{step}").is_dir()]
+    states = {f"checkpoint-{step}": step for step in published}
+    found = []
+    for path in (out / STATE).glob("checkpoint-*"):
+        if path.name in states:
+            found.append((states[path.name], path))
+        else:
+            shutil.rmtree(path)
+    return max(found)[1] if found else None
+
+
+def remove_older_states(out: Path, step: int) -> None:
+    """Remove the Trainer's states of all steps but `step`."""
+    for path in (out / STATE).glob("checkpoint-*"):
+        if path.name != f"checkpoint-{step}":
+            shutil.rmtree(path)
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunExistsError(
+            f"{record} cannot be read as JSON ({error}), so what its folder holds is unknown. "
+            "Give another folder, or delete this one."
+        ) from error
+    return content
+
+
+def _refuse_difference(out: Path, there: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    keys = sorted(there.keys() | given.keys())
+    differing = [
+        f"{key} is {there.get(key)} in the folder, {given.get(key)} given"
+        for key in keys
+        if there.get(key) != given.get(key)
+    ]
+    if differing:
+        raise RunExistsError(
+            f"{out} holds another run: {'; '.join(differing)}. "
+            "Expected the same settings, to continue it: give another folder, or delete this one."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,177 @@
+"""Train one arm with `transformers.Trainer`, keeping log-spaced checkpoints; continue where it was stopped.
+
+1. The folder is claimed for this arm, spec, corpus and tokenizer.
+2. The whole sequence of batches is fixed beforehand (`data_order`) and read in order: all arms see the same.
+   Batches are padded on the right; padding has no label. The loss is over the answers' tokens, or over all (`loss`).
+3. At each checkpoint step the Trainer saves its state, then the checkpoint is published (see `folder`).
+4. A second call finds the newest state and continues from it. There is no dropout, so weights, optimizer,
+   schedule and position in the data are all that matters, and the weights end bit-identical to those of a
+   run that was never stopped.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import logging
+
+from gated_lpi.training import folder
+from gated_lpi.training.arms import arm_config, build_model
+from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
+from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
+from gated_lpi.training.spec import ArmSpec, TrainingSpec
+
+Progress = Callable[[int, int], None]
+
+
+def train_arm(
+    arm: ArmSpec,
+    spec: TrainingSpec,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Train one arm on the CPU and return its checkpoint folders `out/step-N`, first to last.
+
+    A run that was stopped is continued; a finished one returns at once. `progress` is called with the steps
+    done and the steps in all. On one machine, with one seed and number of threads, the weights are
+    bit-identical from run to run.
+
+    Raises OptionError for more checkpoints than steps or a tokenizer larger than the vocabulary,
+    RunExistsError if `out` holds something else, FactsError for a corpus without a token to predict.
+    """
+    steps = checkpoint_steps(spec.steps, spec.checkpoints)
+    arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
+    identity = {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
+    folder.claim(out, identity)
+    folders = [out / f"step-{step}" for step in steps]
+    if not all(path.is_dir() for path in folders):
+        record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
+        keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
+        trainer = _trainer(build_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, keeper)
+        state = folder.newest_state(out, steps)
+        with _no_progress_bars():
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    shutil.rmtree(out / folder.STATE, ignore_errors=True)
+    return folders
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence the bar that `transformers` shows for every file it writes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    content = tokenizer.backend_tokenizer.to_str()
+    return {
+        "corpus_sha256": corpus.sha256,
+        "tokenizer_sha256": hashlib.sha256(content.encode()).hexdigest(),
+    }
+
+
+def _trainer(
+    model: PreTrainedModel,
+    spec: TrainingSpec,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    keeper: TrainerCallback,
+) -> Trainer:
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
+    arguments = TrainingArguments(
+        output_dir=str(out / folder.STATE),
+        max_steps=spec.steps,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        adam_beta2=spec.adam_beta2,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        seed=spec.seed,
+        train_sampling_strategy="sequential",
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=[examples[i] for i in order.reshape(-1)],
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[keeper],
+    )
+    trainer.lr_scheduler = LambdaLR(
+        trainer.create_optimizer(),
+        lambda done: learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is read as untyped
+    """Ask the Trainer to save at the checkpoint steps, publish what it has saved, and report progress."""
+
+    def __init__(
+        self,
+        out: Path,
+        steps: Sequence[int],
+        tokenizer: PreTrainedTokenizerFast,
+        record: dict[str, Any],
+        progress: Progress | None,
+    ) -> None:
+        self.out, self.steps, self.tokenizer, self.record = out, frozenset(steps), tokenizer, record
+        self.progress = progress
+
+    def on_train_begin(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Publish the initial weights."""
+        if state.global_step == 0:
+            self._publish(state, kwargs["model"])
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
+    ) -> None:
+        """Ask for a save at the checkpoint steps."""
+        control.should_save = state.global_step in self.steps
+        if self.progress is not None:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_save(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
+        """Publish what the Trainer has saved, then drop its older states."""
+        folder.keep_state(self.out, state.global_step, kwargs["model"])
+        self._publish(state, kwargs["model"])
+        folder.remove_older_states(self.out, state.global_step)
+
+    def _publish(self, state: TrainerState, model: PreTrainedModel) -> None:
+        step = state.global_step
+        counts = {"step": step, "tokens": state.num_input_tokens_seen}
+        folder.publish(self.out / f"step-{step}", model, self.tokenizer, {**self.record, **counts})

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from pydantic import ValidationError
+
+from gated_lpi.errors import OptionError
+from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec, arm_config, build_model, parameter_counts
+
+MOE, ACTIVE, TOTAL = ARMS
+FFN_KEYS = {
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_local_experts",
+    "num_experts",
+    "num_experts_per_tok",
+    "norm_topk_prob",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+}
+NAMES = {"model_type", "architectures"}
+# Only Qwen3 has these; with full attention in every layer they change nothing.
+INERT = {"layer_types": ["full_attention"] * 2, "max_window_layers": 28}
+
+
+@pytest.fixture(scope="module")
+def models(spec, tokenizer):
+    return {arm.kind: build_model(arm, spec, tokenizer) for arm in ARMS}
+
+
+def outside_ffn(model):
+    return {name: value for name, value in model.state_dict().items() if ".mlp." not in name}
+
+
+@pytest.mark.parametrize("dense", [ACTIVE, TOTAL], ids=lambda arm: arm.kind)
+def test_configs_differ_in_the_ffn_alone(spec, tokenizer, dense):
+    ours, theirs = (arm_config(arm, spec, tokenizer).to_dict() for arm in (MOE, dense))
+    absent = object()
+    differing = {k for k in ours.keys() | theirs.keys() if ours.get(k, absent) != theirs.get(k, absent)}
+    assert differing <= FFN_KEYS | NAMES | INERT.keys()
+    assert {key: theirs[key] for key in INERT} == INERT
+    assert ours["sliding_window"] is None
+
+
+def test_dense_configs_differ_in_one_width(spec, tokenizer):
+    active, total = (arm_config(arm, spec, tokenizer).to_dict() for arm in (ACTIVE, TOTAL))
+    assert {key for key in active if active[key] != total[key]} == {"intermediate_size"}
+    assert (active["intermediate_size"], total["intermediate_size"]) == (2 * 8, 4 * 8)
+
+
+@pytest.mark.parametrize("kind", ["dense_active", "dense_total"])
+def test_parameters_outside_the_ffn_start_identical(models, kind):
+    ours, theirs = outside_ffn(models["moe"]), outside_ffn(models[kind])
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_without_ffn_the_arms_are_one_model(spec, tokenizer):
+    ids = torch.tensor([[0, 5, 9, 300, 42]])
+    logits = []
+    for arm in ARMS:
+        model = build_model(arm, spec, tokenizer).eval()
+        for layer in model.model.layers:
+            layer.mlp.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
+        logits.append(model(ids).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_counts_of_parts(models, spec):
+    counts = {kind: parameter_counts(model) for kind, model in models.items()}
+    moe, active, total = counts["moe"], counts["dense_active"], counts["dense_total"]
+    for model, count in zip(models.values(), counts.values(), strict=True):
+        assert count["total"] == sum(p.numel() for p in model.parameters())
+        parts = ("embedding", "attention", "ffn", "router", "norm")
+        assert count["total"] == sum(count[part] for part in parts)
+    size = spec.size
+    assert moe["router"] == size.layers * size.experts * size.hidden
+    assert moe["total"] - moe["router"] == total["total"] == total["active"]
+    assert moe["active"] - moe["router"] == active["total"] == active["active"]
+    assert moe["ffn"] == size.layers * size.experts * 3 * size.hidden * size.expert_width
+
+
+def test_seed_and_name_decide_the_initial_weights(spec, tokenizer, models):
+    other = build_model(ACTIVE, spec.model_copy(update={"seed": 1}), tokenizer)
+    same = build_model(ACTIVE, spec, tokenizer)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    reference = models["dense_active"].state_dict()
+    assert torch.equal(same.state_dict()[name], reference[name])
+    assert not torch.equal(other.state_dict()[name], reference[name])
+    assert not torch.equal(reference[name], reference[name.replace("layers.0", "layers.1")])
+    assert reference[name].std().item() == pytest.approx(spec.init_std, rel=0.1)
+
+
+def test_tied_embeddings_are_counted_once(spec, tokenizer):
+    size = spec.size.model_copy(update={"tie_embeddings": True})
+    model = build_model(MOE, spec.model_copy(update={"size": size}), tokenizer)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert parameter_counts(model)["embedding"] == len(tokenizer) * size.hidden
+
+
+def test_tokenizer_larger_than_the_vocabulary(spec, tokenizer):
+    size = spec.size.model_copy(update={"vocab_size": 300})
+    with pytest.raises(OptionError, match="tokens, more than vocab_size 300"):
+        arm_config(MOE, spec.model_copy(update={"size": size}), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hidden": 130}, {"kv_heads": 3}, {"experts_per_token": 17}, {"expert_width": 0}, {"expert": 4}]
+)
+def test_impossible_sizes_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        ModelSize(**wrong)
+
+
+def test_specs_are_frozen_named_data(spec):
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.seed = 3
+    with pytest.raises(ValidationError, match="pattern"):
+        ArmSpec(name="../up", kind="moe")
+    assert TrainingSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert spec.sha256 != spec.model_copy(update={"seed": 1}).sha256

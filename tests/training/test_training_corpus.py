@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from gated_lpi.errors import FactsError
+from gated_lpi.facts import FactSet, Relation, Sample, encode, join
+from gated_lpi.training import Corpus, build_corpus, train_tokenizer
+from gated_lpi.training.corpus import IGNORED, data_order, encode_corpus
+
+
+def test_one_sentence_a_training_prompt_and_none_held_out(facts, corpus):
+    assert corpus.texts[0] == "France is governed from Paris."
+    assert len(corpus.texts) == 6 * 3
+    held_out = {f"{join(p.text, p.target)}." for p in facts.prompts("held_out")}
+    assert held_out.isdisjoint(corpus.texts)
+
+
+def test_digest_follows_texts_and_order(facts, corpus):
+    assert build_corpus(facts).sha256 == corpus.sha256
+    assert Corpus(corpus.texts[::-1], corpus.answer_starts).sha256 != corpus.sha256
+    assert Corpus(corpus.texts, (0,) * 18).sha256 != corpus.sha256
+    assert Corpus(("a", "b"), (0, 0)).sha256 != Corpus(("ab",), (0,)).sha256
+
+
+def test_own_text_files_follow(facts, corpus, tmp_path):
+    (tmp_path / "own.txt").write_text("First line.\n\n  Second line.  \n", encoding="utf-8")
+    both = build_corpus(facts, [tmp_path / "own.txt"])
+    assert both.texts == (*corpus.texts, "First line.", "Second line.")
+    assert both.answer_starts == (*corpus.answer_starts, 0, 0)
+
+
+def test_unreadable_file_and_nothing_to_train_on(facts, tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
+    for name in ("binary", "absent"):
+        with pytest.raises(FactsError, match=rf"{name} cannot be read"):
+            build_corpus(facts, [tmp_path / name])
+    single = FactSet((Relation("r", ("{} is",), (Sample("a", "b"),)),), "test")
+    with pytest.raises(FactsError, match="no training prompts"):
+        build_corpus(single)
+
+
+def learnt(example, tokenizer):
+    return tokenizer.decode([label for label in example["labels"] if label != IGNORED])
+
+
+def test_only_answers_and_own_texts_are_learnt(facts, tokenizer, tmp_path):
+    (tmp_path / "own.txt").write_text("Peru is large.", encoding="utf-8")
+    both = build_corpus(facts, [tmp_path / "own.txt"])
+    *sentences, own = encode_corpus(both, tokenizer, 64, "answers")
+    expected = [f" {prompt.object}." for prompt in facts.training_prompts()]
+    assert [learnt(example, tokenizer) for example in sentences] == expected
+    assert learnt(own, tokenizer) == " Peru is large."
+    for example, text in zip(encode_corpus(both, tokenizer, 64, "all"), both.texts, strict=True):
+        assert learnt(example, tokenizer) == f" {text}"
+        assert example["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_answer_after_a_prompt_that_ends_in_a_space(tokenizer):
+    samples = (Sample("France", "Paris"), Sample("Peru", "Lima"))
+    spaced = FactSet((Relation("r", ("In {} it is ", "Of {}: "), samples),), "test")
+    examples = encode_corpus(build_corpus(spaced), tokenizer, 64, "answers")
+    assert [learnt(example, tokenizer) for example in examples] == [" Paris.", " Lima."]
+
+
+def test_long_texts_are_cut_and_nothing_to_be_learnt_is_lost(corpus, tokenizer):
+    whole, cut = (encode_corpus(corpus, tokenizer, context, "all") for context in (1000, 5))
+    assert {len(example["input_ids"]) for example in cut} <= {2, 3, 4, 5}
+    alone = sum(len(example["input_ids"]) % 5 == 1 for example in whole)
+    count = [sum(len(example["labels"]) for example in examples) for examples in (whole, cut)]
+    assert count[1] == count[0] - alone
+
+
+def test_corpus_without_anything_to_predict(tokenizer):
+    with pytest.raises(FactsError, match="None of the corpus's 1 texts"):
+        encode_corpus(Corpus(("",), (0,)), tokenizer, 8, "all")
+
+
+def test_order_is_a_permutation_each_epoch_and_set_by_the_seed():
+    order = data_order(10, steps=7, batch_size=4, seed=3)
+    assert order.shape == (7, 4)
+    for epoch in range(2):
+        assert sorted(order.reshape(-1)[10 * epoch : 10 * (epoch + 1)]) == list(range(10))
+    np.testing.assert_array_equal(order, data_order(10, 7, 4, 3))
+    np.testing.assert_array_equal(order[:3], data_order(10, 3, 4, 3))
+    assert not np.array_equal(order, data_order(10, 7, 4, 4))
+
+
+def test_tokenizer_covers_any_text_and_suits_the_facts(facts, corpus, tokenizer):
+    assert len(tokenizer) <= 320
+    ids = tokenizer("Wörter, 漢字 and tabs\t")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids[1:]).strip(" ") == "Wörter, 漢字 and tabs\t"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.padding_side == "right"
+    assert len(encode(tokenizer, facts.prompts("held_out"))) == len(facts)
+    again = train_tokenizer(corpus, 320)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_words_are_the_same_token_at_the_start_and_within(corpus):
+    tokenizer = train_tokenizer(corpus, 400)
+    (first,) = tokenizer("France")["input_ids"][1:]
+    assert tokenizer("from France")["input_ids"][-1] == first
