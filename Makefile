@@ -27,7 +27,7 @@ demo: install
 	$(BIN)/gated-lpi demo --out $(OUT)
 
 test: install install-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: install install-test
 	$(BIN)/ruff check .
