@@ -156,7 +156,7 @@ def relative_error(rebuilt: Tensor, true: Tensor) -> float:
 
 def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     batch = pad(prompts, device=model.device)
-    logits: Tensor = model.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    logits: Tensor = model.module(**batch.arguments()).logits
     return logits[torch.arange(len(batch.last), device=logits.device), batch.last]
 
 

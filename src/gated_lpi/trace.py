@@ -1,7 +1,8 @@
 """One forward pass → everything that attribution needs of it, at the last position of every prompt.
 
 1. Prompts are padded on the right. Attention is causal, so nothing that stands before the padding sees it, and a
-   prompt's last position is the same alone and in a batch.
+   prompt's last position is the same alone and in a batch. The padding is not masked besides: with a sliding window,
+   positions of which nothing is left unmasked would be NaN, and spread.
 2. Hooks (and nothing but hooks) record, at the last position: every layer's input; the input of every output,
    down and shared-expert projection, which is the vector of coefficients of its units; what the router sent to
    the fused experts; what each block wrote; the input of the final norm. They are removed whatever happens.
@@ -12,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gated_lpi.attention import listening
 from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model, Writer
 
@@ -48,11 +50,14 @@ class WriterTrace:
         coefficients: m, [P, width], or [P, k, width] for the k experts that each prompt was routed to.
         gates: g, [P] or [P, k]; None where it is 1.
         experts: [P, k], the experts routed to; None unless routed.
+        by_position: [P, S, width], what each source position adds to the coefficients of an attention writer; None
+            unless asked for. Its sum over S is `coefficients`.
     """
 
     coefficients: Tensor
     gates: Tensor | None = None
     experts: Tensor | None = None
+    by_position: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,18 @@ class BlockTrace:
                 prompts, slot = (traced.experts == expert).nonzero(as_tuple=True)
                 first = start + expert * writer.width
                 yield Slab(first, block.values(writer, expert), coefficients[prompts, slot], prompts)
+
+    def position_slabs(self, block: Block) -> Iterator[Slab]:
+        """Yield an attention block's units once for every source position, as if each position had its own units.
+
+        Position t's units start at t · n_units.
+        """
+        (writer,), (traced,) = block.writers, self.writers
+        values = block.values(writer)
+        assert traced.by_position is not None  # the trace was asked for it
+        for position in range(traced.by_position.shape[1]):
+            coefficients = self._scaled(traced.by_position[:, position], traced.gates)
+            yield Slab(position * block.n_units, values, coefficients, None)
 
     def _scaled(self, coefficients: Tensor, gates: Tensor | None) -> Tensor:
         if gates is not None:
@@ -125,11 +142,14 @@ class Trace:
 
 
 class Batch(NamedTuple):
-    """Prompts padded on the right: `ids` and `mask` [P, S], `last` [P] the index of each prompt's last token."""
+    """Prompts padded on the right: `ids` [P, S], `last` [P] the index of each prompt's last token."""
 
     ids: Tensor
-    mask: Tensor
     last: Tensor
+
+    def arguments(self) -> dict[str, Any]:
+        """What a transformers model is called with."""
+        return {"input_ids": self.ids, "attention_mask": torch.ones_like(self.ids), "use_cache": False}
 
 
 def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.device | None = None) -> Batch:
@@ -147,16 +167,24 @@ def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.devi
     width = max(lengths)
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in prompts], device=device)
     last = torch.tensor(lengths, device=device) - 1
-    mask = (torch.arange(width, device=device) <= last.unsqueeze(-1)).long()
-    return Batch(ids, mask, last)
+    return Batch(ids, last)
 
 
 @torch.no_grad()
-def trace(model: Model, prompts: Sequence[Sequence[int]]) -> Trace:
-    """Run the model once over token ids and record its blocks at each prompt's last position."""
+def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool = False) -> Trace:
+    """Run the model once over token ids and record its blocks at each prompt's last position.
+
+    Args:
+        model: the model.
+        prompts: token ids.
+        by_position: also record what each source position adds to the coefficients of attention units; attention is
+            then computed eagerly.
+    """
     batch = pad(prompts, pad_id=pad_id(model), device=model.device)
-    with record(model, batch.last) as recording:
-        model.module.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    with record(model, batch.last) as recording, ExitStack() as stack:
+        if by_position:
+            stack.enter_context(listening(model.module, recording.hear_attention))
+        model.module.base_model(**batch.arguments())
     final = recording.inputs["final"]
     return Trace(
         blocks=tuple(_block_traces(model, recording)),
@@ -173,7 +201,7 @@ def last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     recording = Recording(batch.last)
     handle = _on_input(model.module.get_submodule(model.family.final_norm), recording, "final")
     try:
-        model.module.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        model.module.base_model(**batch.arguments())
     finally:
         handle.remove()
     return model.readout.logits(recording.inputs["final"])
@@ -192,6 +220,7 @@ class Recording:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
+        self.by_position: dict[nn.Module, Tensor] = {}
 
     def at_last(self, hidden: Tensor) -> Tensor:
         """Pick the last positions of `hidden`, [P, S, n] or [P·S, n] → [P, n]."""
@@ -199,6 +228,13 @@ class Recording:
         rows = hidden.reshape(n_prompts, -1, hidden.shape[-1])
         # A copy: some models change activations in place later on.
         return rows[torch.arange(n_prompts, device=rows.device), self.last.to(rows.device)].clone()
+
+    def hear_attention(self, module: nn.Module, weights: Tensor, values: Tensor) -> None:
+        """Keep weight · value of the last positions, by source position: [P, S, H · d_v]."""
+        rows = weights[torch.arange(len(self.last), device=weights.device), :, self.last.to(weights.device)]
+        repeated = values.repeat_interleave(rows.shape[1] // values.shape[1], dim=1)
+        parts = rows[..., : values.shape[2]].unsqueeze(-1) * repeated
+        self.by_position[module] = parts.transpose(1, 2).flatten(2)
 
 
 @contextmanager
@@ -293,7 +329,7 @@ def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterT
         return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
-    return WriterTrace(coefficients)
+    return WriterTrace(coefficients, by_position=recording.by_position.get(block.module))
 
 
 def expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> Tensor:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from gated_lpi.trace import BlockTrace, Trace, trace
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
 Templates = Literal["first", "all", "held_out"]
+Positions = Literal["summed", "resolved"]
 ESTIMATORS: dict[str, Estimator] = {"exact": exact.score_block, "reference": reference.score_block}
 ALL_UNITS = ("ffn", "attention", "heads", "experts", "blocks")
 
@@ -46,6 +48,7 @@ class Options:
     units: tuple[str, ...] = ALL_UNITS
     keep: Keep = "prompts"
     batch_size: int = 128
+    positions: Positions = "summed"
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -57,6 +60,7 @@ class Options:
         _one_of("target", self.target, get_args(Target))
         _one_of("estimator", self.estimator, tuple(ESTIMATORS))
         _one_of("keep", self.keep, get_args(Keep))
+        _one_of("positions", self.positions, get_args(Positions))
         for unit in self.units:
             _one_of("units", unit, ALL_UNITS)
         if not self.units:
@@ -80,6 +84,7 @@ def attribute(
     estimator: str = "exact",
     units: Collection[str] = ALL_UNITS,
     keep: Keep = "prompts",
+    positions: Positions = "summed",
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -98,6 +103,9 @@ def attribute(
         estimator: "exact" (full vocabulary, batched) or "reference" (float64, one unit at a time; tiny models).
         units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
+        positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
+            "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
+            kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
         batch_size: prompts per forward pass.
         progress: called with (prompts done, prompts in all).
 
@@ -113,7 +121,7 @@ def attribute(
         FactsError: the facts cannot be read, or a target has no token of its own.
         ModelError: the model came without a tokenizer, or a block's scores are not finite.
     """
-    options = Options(norm, target, estimator, tuple(units), keep, batch_size)
+    options = Options(norm, target, estimator, tuple(units), keep, batch_size, positions)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts)
     if model.tokenizer is None:
@@ -160,7 +168,8 @@ def _attribute_batch(
     results: PromptResults,
 ) -> None:
     """Trace and score the prompts of one batch; adds to `collector` and `results`."""
-    traced = trace(model, [encoded[i].ids for i in prompts])
+    resolved = options.positions == "resolved" and "attention" in options.units
+    traced = trace(model, [encoded[i].ids for i in prompts], by_position=resolved)
     targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
     if options.target == "top1":
         targets = traced.logits.argmax(dim=-1)
@@ -177,6 +186,9 @@ def _attribute_batch(
         bound = _score_problem(problem, options, parts)
         if bound is not None:
             results.error_bound[prompts, index] = bound.cpu().numpy()
+    positions = parts.pop("position_lpi", None)
+    if positions is not None and options.keep == "prompts":
+        results.add_positions(prompts, torch.cat(positions, dim=2).cpu().numpy())
     for name, tensors in parts.items():
         collector.add(name, prompts, _array(name, tensors))
 
@@ -199,7 +211,12 @@ def _score_problem(problem: BlockProblem, options: Options, parts: dict[str, lis
     """Score what the options ask for of one block into `parts`; returns the units' error bounds [P]."""
     bound = None
     if problem.block.kind in options.units:
-        scores, bound = ESTIMATORS[options.estimator](problem)
+        resolved = options.positions == "resolved" and problem.block.kind == "attention"
+        scores, bound = ESTIMATORS[options.estimator](_by_position(problem) if resolved else problem)
+        if resolved:
+            by_position = scores.view(len(scores), -1, problem.n_units)
+            parts.setdefault("position_lpi", []).append(by_position)
+            scores, bound = by_position.sum(dim=1), bound * by_position.shape[1]
         parts.setdefault("lpi", []).append(scores)
     if not {"heads", "experts", "blocks"}.isdisjoint(options.units):
         groups = score_groups(problem)
@@ -215,6 +232,12 @@ def _score_problem(problem: BlockProblem, options: Options, parts: dict[str, lis
         parts.setdefault("expert_utilisation", []).append(routed.routed)
         parts.setdefault("expert_gate", []).append(routed.gates)
     return bound
+
+
+def _by_position(problem: BlockProblem) -> BlockProblem:
+    """The same attention block with its units counted once for every source position."""
+    slabs = tuple(problem.traced.position_slabs(problem.block))
+    return dataclasses.replace(problem, slabs=slabs, n_units=len(slabs) * problem.n_units, by_position=True)
 
 
 def _array(name: str, tensors: list[Tensor]) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi.facts import EncodedPrompt
-from gated_lpi.lpi.collect import Collector
+from gated_lpi.lpi.collect import Collector, Floats
 from gated_lpi.models import Model
 from gated_lpi.version import __version__
 
@@ -36,6 +36,7 @@ class PromptResults:
         target_logprob: [P], log p(target) of the model itself, nats.
         base_logprob: [P, B], log p(target | base), nats.
         error_bound: [P, B], nats.
+        positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
     """
 
     target_id: NDArray[np.int64]
@@ -43,6 +44,11 @@ class PromptResults:
     target_logprob: NDArray[np.float64]
     base_logprob: NDArray[np.float64]
     error_bound: NDArray[np.float64]
+    positions: dict[int, Floats] = field(default_factory=dict)
+
+    def add_positions(self, prompts: NDArray[np.int64], scores: Floats) -> None:
+        """Take scores [P', S, N] of attention units by source position."""
+        self.positions.update(zip(prompts.tolist(), scores, strict=True))
 
     @classmethod
     def empty(cls, n_prompts: int, n_blocks: int) -> PromptResults:
@@ -70,6 +76,13 @@ def build_dataset(
         if name in collector.collected
     }
     nats = {"units": "nats"}
+    if results.positions:
+        lengths = [len(item.ids) for item in encoded]
+        variables["position_lpi"] = (
+            ("prompt", "position", "attention_unit"),
+            _padded(results.positions, lengths),
+            nats,
+        )
     variables |= {
         "target_rank": ("prompt", results.target_rank),
         "target_logprob": ("prompt", results.target_logprob, nats),
@@ -82,6 +95,15 @@ def build_dataset(
         coords["relation"] = ("relation", _strings(collector.names))
         coords["n_prompts"] = ("relation", collector.counts)
     return xr.Dataset(variables, coords, provenance(model, options))
+
+
+def _padded(positions: Mapping[int, Floats], lengths: Sequence[int]) -> Floats:
+    """[P, S, N], NaN at positions that a prompt does not have."""
+    n_units, dtype = positions[0].shape[1], positions[0].dtype
+    padded = np.full((len(lengths), max(lengths), n_units), np.nan, dtype=dtype)
+    for prompt, length in enumerate(lengths):
+        padded[prompt, :length] = positions[prompt][:length]
+    return padded
 
 
 def _strings(values: Sequence[str]) -> NDArray[np.object_]:

@@ -50,6 +50,8 @@ class BlockProblem:
         targets: [P], target token ids.
         slabs: the block's units.
         n_units: how many units the block has, those that no slab holds included.
+        by_position: whether the block's units are counted once for every source position (attention only); unit u at
+            position t is then unit t · (units of the block) + u.
         block, traced: where the problem comes from; the reference reads these and not the slabs.
     """
 
@@ -61,6 +63,7 @@ class BlockProblem:
     n_units: int
     block: Block
     traced: BlockTrace
+    by_position: bool = False
 
     @cached_property
     def base_logits(self) -> BaseLogits:

@@ -48,6 +48,8 @@ def score_block(problem: BlockProblem) -> BlockScores:
 def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
     """Index within the block and contribution [d] of every unit that writes for this prompt."""
     block, traced = problem.block, problem.traced
+    if problem.by_position:
+        return _position_contributions(problem, prompt)
     scale = 1.0 if traced.scale is None else float(traced.scale[prompt])
     found = []
     for (writer, start), seen in zip(block.offsets(), traced.writers, strict=True):
@@ -63,3 +65,16 @@ def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor
                 contribution = scale * gate * float(m[neuron]) * values[neuron]
                 found.append((start + expert * writer.width + neuron, contribution))
     return found
+
+
+def _position_contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
+    """The same for an attention block whose units are counted once for every source position."""
+    (writer,), (seen,) = problem.block.writers, problem.traced.writers
+    assert seen.by_position is not None  # the trace was asked for it
+    scale = 1.0 if problem.traced.scale is None else float(problem.traced.scale[prompt])
+    values = problem.block.values(writer).double()
+    return [
+        (position * writer.width + neuron, scale * float(m[neuron]) * values[neuron])
+        for position, m in enumerate(seen.by_position[prompt])
+        for neuron in range(writer.width)
+    ]

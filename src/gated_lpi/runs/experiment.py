@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gated_lpi.errors import OptionError
 from gated_lpi.lpi import ALL_UNITS
-from gated_lpi.lpi.attribute import Norm, Target, Templates
+from gated_lpi.lpi.attribute import Norm, Positions, Target, Templates
 from gated_lpi.training import ArmKind, TrainingSpec
 
 
@@ -32,6 +32,7 @@ class AttributionSpec(_Spec):
     target: Target = "object"
     estimator: str = "exact"
     units: tuple[str, ...] = ALL_UNITS
+    positions: Positions = "summed"
     batch_size: int = Field(default=256, ge=1)
 
 

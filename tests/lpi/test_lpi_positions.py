@@ -1,0 +1,75 @@
+"""Attention units by source position: what they add up to, and exact against the reference."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from gated_lpi import attribute
+from gated_lpi.lpi import exact, reference
+from gated_lpi.lpi.attribute import _by_position
+from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.trace import trace
+from tiny_models import CASES, random_prompts, tiny_model
+from tiny_text import FACTS, speaking_model
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_positions_add_up_to_the_whole(case):
+    model, prompts = tiny_model(case, torch.float64), random_prompts(6)
+    implementation = model.module.config._attn_implementation
+    traced = trace(model, prompts, by_position=True)
+    assert model.module.config._attn_implementation == implementation
+    for seen in traced.blocks[::2]:
+        (writer,) = seen.writers
+        assert torch.allclose(writer.by_position.sum(dim=1), writer.coefficients, atol=1e-6)
+        for prompt, ids in enumerate(prompts):
+            assert (writer.by_position[prompt, len(ids) :] == 0).all()
+    assert trace(model, prompts).blocks[0].writers[0].by_position is None
+
+
+@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_exact_agrees_with_the_reference_at_every_position(case, norm):
+    model, prompts = tiny_model(case, torch.float64), random_prompts(2)
+    traced = trace(model, prompts, by_position=True)
+    block, seen = model.blocks[2], traced.blocks[2]
+    held = model.readout.inverse_scale(traced.final_residual) if norm == "frozen" else None
+    whole = BlockProblem(model.readout, seen.base, held, torch.tensor([3, 4]), (), block.n_units, block, seen)
+    problem = _by_position(whole)
+    assert problem.n_units == 4 * block.n_units
+    difference = exact.score_block(problem).scores - reference.score_block(problem).scores
+    assert difference.abs().max() < 1e-8
+
+
+def test_the_dataset_keeps_positions_and_their_sum():
+    model = speaking_model("OLMoE")
+    found = attribute(model, FACTS, positions="resolved", units=("attention", "ffn"), batch_size=4)
+    summed = attribute(model, FACTS, units=("attention", "ffn"))
+    attention = found["block"].values == "attention"
+    by_position = found["position_lpi"]
+    assert by_position.dims == ("prompt", "position", "attention_unit")
+    assert by_position.sizes["attention_unit"] == attention.sum()
+    assert np.allclose(by_position.sum("position"), found["lpi"].values[:, attention], atol=1e-5)
+    lengths = np.isfinite(by_position.values).all(axis=2).sum(axis=1)
+    assert lengths.tolist() == [len(model.tokenizer(p.text)["input_ids"]) for p in FACTS.prompts("first")]
+    assert np.allclose(found["lpi"].values[:, ~attention], summed["lpi"].values[:, ~attention], atol=1e-5)
+    # The score is not linear: positions scored one by one differ from their sum scored at once.
+    assert not np.allclose(found["lpi"].values[:, attention], summed["lpi"].values[:, attention], atol=1e-6)
+
+
+def test_a_prompt_of_one_token_has_one_position():
+    model = tiny_model("Llama", torch.float64)
+    traced = trace(model, [[7]], by_position=True)
+    block, seen = model.blocks[0], traced.blocks[0]
+    held = model.readout.inverse_scale(traced.final_residual)
+    whole = BlockProblem(model.readout, seen.base, held, torch.tensor([3]), tuple(seen.slabs(block)), 32, block, seen)
+    whole = dataclasses.replace(whole, n_units=block.n_units)
+    one, all_at_once = exact.score_block(_by_position(whole)).scores, exact.score_block(whole).scores
+    assert torch.allclose(one, all_at_once, atol=1e-12)
+
+
+def test_means_do_not_keep_positions():
+    found = attribute(speaking_model("Llama"), FACTS, positions="resolved", keep="mean")
+    assert "position_lpi" not in found
