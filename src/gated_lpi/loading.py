@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,40 +24,69 @@ def load_model(
     *,
     revision: str | None = None,
     dtype: str = "float32",
-    device: str = "cpu",
+    device: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    gguf: str | None = None,
 ) -> Model:
     """Load a causal language model for attribution, and check that it can be attributed.
 
-    Weights are read from safetensors only. They are computed in float32 whatever dtype they are stored in (both
-    are recorded), since in bfloat16 the residual stream is too coarse for single units to add up.
+    Weights are read from safetensors, or from a GGUF file that is named; never from pickles. They are
+    computed in float32 whatever dtype they are stored in (both are recorded), since in bfloat16 the residual stream
+    is too coarse for single units to add up.
 
     Args:
         source: a folder written by transformers' `save_pretrained`, or a hub repository.
         revision: branch, tag or commit of a hub repository.
         dtype: "float32", or "float64" for checks.
-        device: where to compute, as torch names it.
+        device: where to compute, as torch names it; "auto" is CUDA where there is any, else the CPU.
+        device_map: spread the model over devices, as accelerate takes it ("auto", "balanced", or module → device);
+            `device` is then not used. For models larger than one device.
         trust_remote_code: run model code that comes with the weights. Off, as it lets the source execute anything.
+        gguf: name of a GGUF file in the source, to take weights, config and tokenizer from. Its weights are unpacked;
+            needs the extra `gated-lpi[gguf]`.
 
     Raises:
         UnknownFamilyError: the model's family has no row in the table.
         ReconstructionError: its units do not account for what it computes.
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
-        OptionError: an unknown dtype.
+        OptionError: an unknown dtype or device.
     """
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
     loaded = load_weights(
-        source, revision=revision, dtype=DTYPES[dtype], device=device, trust_remote_code=trust_remote_code
+        source,
+        revision=revision,
+        dtype=DTYPES[dtype],
+        device=resolve_device(device),
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        gguf=gguf,
     )
     provenance = {
         "source": str(source),
         "revision": revision or "",
         "commit": loaded.commit,
         "stored_dtype": loaded.stored_dtype,
+        "gguf": gguf or "",
     }
     return wrap_model(loaded.module, loaded.tokenizer, provenance=provenance)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that a name stands for, "auto" included.
+
+    Raises:
+        OptionError: torch knows no such device, or this machine has none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {device!r} was given; torch says: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
 
 
 def wrap_model(
@@ -157,7 +186,8 @@ def relative_error(rebuilt: Tensor, true: Tensor) -> float:
 def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     batch = pad(prompts, device=model.device)
     logits: Tensor = model.module(**batch.arguments()).logits
-    return logits[torch.arange(len(batch.last), device=logits.device), batch.last]
+    last = logits[torch.arange(len(batch.last), device=logits.device), batch.last.to(logits.device)]
+    return last.to(model.readout.weight.device)
 
 
 def _refuse(model: Model, what: str, error: float, tolerance: float) -> None:

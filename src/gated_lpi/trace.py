@@ -81,13 +81,13 @@ class BlockTrace:
         for (writer, start), traced in zip(block.offsets(), self.writers, strict=True):
             if traced.experts is None:
                 coefficients = self._scaled(traced.coefficients, traced.gates)
-                yield Slab(start, block.values(writer), coefficients, None)
+                yield Slab(start, self._values(block, writer), coefficients, None)
                 continue
             coefficients = self._scaled(traced.coefficients, traced.gates)
             for expert in traced.experts.unique().tolist():
                 prompts, slot = (traced.experts == expert).nonzero(as_tuple=True)
                 first = start + expert * writer.width
-                yield Slab(first, block.values(writer, expert), coefficients[prompts, slot], prompts)
+                yield Slab(first, self._values(block, writer, expert), coefficients[prompts, slot], prompts)
 
     def position_slabs(self, block: Block) -> Iterator[Slab]:
         """Yield an attention block's units once for every source position, as if each position had its own units.
@@ -95,11 +95,15 @@ class BlockTrace:
         Position t's units start at t · n_units.
         """
         (writer,), (traced,) = block.writers, self.writers
-        values = block.values(writer)
+        values = self._values(block, writer)
         assert traced.by_position is not None  # the trace was asked for it
         for position in range(traced.by_position.shape[1]):
             coefficients = self._scaled(traced.by_position[:, position], traced.gates)
             yield Slab(position * block.n_units, values, coefficients, None)
+
+    def _values(self, block: Block, writer: Writer, expert: int = 0) -> Tensor:
+        """Value vectors, where the trace is: a sharded model has its blocks on several devices."""
+        return block.values(writer, expert).to(self.base.device)
 
     def _scaled(self, coefficients: Tensor, gates: Tensor | None) -> Tensor:
         if gates is not None:
@@ -115,6 +119,7 @@ class BlockTrace:
             bias = block.bias(writer)
             if bias is None:
                 continue
+            bias = bias.to(total.device)
             if traced.experts is None:
                 added = bias if traced.gates is None else traced.gates.unsqueeze(-1) * bias
             else:
@@ -198,7 +203,7 @@ def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool =
 def last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     """The model's logits at each prompt's last position, [P, V]; nothing else is recorded."""
     batch = pad(prompts, pad_id=pad_id(model), device=model.device)
-    recording = Recording(batch.last)
+    recording = Recording(batch.last, model.readout.weight.device)
     handle = _on_input(model.module.get_submodule(model.family.final_norm), recording, "final")
     try:
         model.module.base_model(**batch.arguments())
@@ -213,10 +218,11 @@ def pad_id(model: Model) -> int:
 
 
 class Recording:
-    """What the hooks saw, by name, at the last positions only."""
+    """What the hooks saw, by name, at the last positions only; all of it on the readout's device."""
 
-    def __init__(self, last: Tensor) -> None:
+    def __init__(self, last: Tensor, device: torch.device) -> None:
         self.last = last
+        self.device = device
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
@@ -227,20 +233,20 @@ class Recording:
         n_prompts = len(self.last)
         rows = hidden.reshape(n_prompts, -1, hidden.shape[-1])
         # A copy: some models change activations in place later on.
-        return rows[torch.arange(n_prompts, device=rows.device), self.last.to(rows.device)].clone()
+        return rows[torch.arange(n_prompts, device=rows.device), self.last.to(rows.device)].clone().to(self.device)
 
     def hear_attention(self, module: nn.Module, weights: Tensor, values: Tensor) -> None:
         """Keep weight · value of the last positions, by source position: [P, S, H · d_v]."""
         rows = weights[torch.arange(len(self.last), device=weights.device), :, self.last.to(weights.device)]
         repeated = values.repeat_interleave(rows.shape[1] // values.shape[1], dim=1)
         parts = rows[..., : values.shape[2]].unsqueeze(-1) * repeated
-        self.by_position[module] = parts.transpose(1, 2).flatten(2)
+        self.by_position[module] = parts.transpose(1, 2).flatten(2).to(self.device)
 
 
 @contextmanager
 def record(model: Model, last: Tensor) -> Iterator[Recording]:
     """Record a forward pass made inside the `with` block; the hooks are gone when it ends, also by an error."""
-    recording = Recording(last)
+    recording = Recording(last, model.readout.weight.device)
     handles: list[RemovableHandle] = []
     try:
         layers = cast(nn.ModuleList, model.module.get_submodule(model.family.layers))
@@ -340,9 +346,11 @@ def expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> T
     activate = cast("Callable[[Tensor], Tensor]", module._apply_gate if gated else module.act_fn)
     width = cast(Tensor, module.down_proj).shape[1 if module.is_transposed else 2]
     coefficients = hidden.new_empty(*experts.shape, width)
+    there = hidden.to(weight.device)
     for expert in experts.unique().tolist():
         prompts, slot = (experts == expert).nonzero(as_tuple=True)
         matrix = weight[expert] if module.is_transposed else weight[expert].T
-        projected = hidden[prompts] @ matrix
-        coefficients[prompts, slot] = activate(projected if bias is None else projected + bias[expert])
+        projected = there[prompts.to(weight.device)] @ matrix
+        activated = activate(projected if bias is None else projected + bias[expert])
+        coefficients[prompts, slot] = activated.to(hidden.device)
     return coefficients

@@ -133,3 +133,37 @@ def test_remote_code_is_not_run_unless_asked(folder):
 def test_an_unknown_dtype_is_an_error():
     with pytest.raises(OptionError, match=r"'bfloat16' was given; expected one of float32, float64"):
         load_model("anything", dtype="bfloat16")
+
+
+def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path):
+    from transformers import T5Config
+
+    T5Config(vocab_size=64, d_model=32).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="encoder-decoder"):
+        load_model(str(tmp_path))
+
+
+def test_a_hybrid_with_state_space_layers_is_refused_before_its_weights_are_read(tmp_path):
+    from transformers import BambaConfig
+
+    BambaConfig(vocab_size=64).save_pretrained(tmp_path)
+    with pytest.raises(UnknownFamilyError, match="'bamba' has no row"):
+        load_model(str(tmp_path))
+
+
+def test_a_device_map_places_the_model(folder):
+    model = load_model(str(folder), device_map={"": "cpu"})
+    assert model.reconstruction.worst < 1e-5
+
+
+def test_weights_that_were_offloaded_are_refused(tmp_path):
+    folder = save_checkpoint(tmp_path, "Llama")
+    places = {"model.layers.1": "disk", "model.layers.0": "cpu", "model.embed_tokens": "cpu", "model.norm": "cpu"}
+    places |= {"lm_head": "cpu", "model.rotary_emb": "cpu"}
+    with pytest.raises(ModelError, match=r"offloaded \(first: model.layers.1"):
+        load_model(str(folder), device_map=places)
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(OptionError, match="device 'warp' was given"):
+        load_model("anything", device="warp")

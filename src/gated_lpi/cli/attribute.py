@@ -23,11 +23,16 @@ def command(
     target: Annotated[str, typer.Option(help="object, or top1: the model's own prediction.")] = "object",
     estimator: Annotated[str, typer.Option(help="exact or reference.")] = "exact",
     keep: Annotated[str, typer.Option(help="prompts, relations or mean.")] = "relations",
+    units: Annotated[
+        list[str] | None,
+        typer.Option(help="ffn, attention, heads, experts, blocks: repeat, or join by commas. Default: all."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 128,
-    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print provenance and the top units as JSON.")] = False,
 ) -> None:
     """Score every unit, head, expert and block of a model on facts, and store the scores.
@@ -37,7 +42,7 @@ def command(
     from gated_lpi.errors import RunExistsError
     from gated_lpi.facts import load_facts
     from gated_lpi.loading import load_model
-    from gated_lpi.lpi import attribute
+    from gated_lpi.lpi import ALL_UNITS, attribute
 
     if out.exists():
         raise RunExistsError(f"{out} exists already and is not overwritten; give a new folder")
@@ -45,7 +50,7 @@ def command(
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
         progress.note(f"facts: {note}")
-    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code)
+    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code, gguf=gguf)
     with progress.task("attribute") as advance:
         scores = attribute(
             loaded,
@@ -54,6 +59,7 @@ def command(
             norm=norm,  # type: ignore[arg-type]
             target=target,  # type: ignore[arg-type]
             estimator=estimator,
+            units=_split(units) if units else ALL_UNITS,
             keep=keep,  # type: ignore[arg-type]
             batch_size=batch_size,
             progress=advance,
@@ -63,3 +69,8 @@ def command(
         print_json({"out": str(out), "dims": dict(scores.sizes), "provenance": scores.attrs})
     else:
         console.print(f"scores: {out}  ({', '.join(f'{n} {dim}' for dim, n in scores.sizes.items())})", markup=False)
+
+
+def _split(values: list[str]) -> list[str]:
+    """Options that may be repeated or joined by commas, as one list."""
+    return [part.strip() for value in values for part in value.split(",")]

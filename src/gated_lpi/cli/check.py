@@ -21,10 +21,11 @@ def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     prompts: Annotated[int, typer.Option(help="Number of prompts to estimate time and memory for.", min=1)] = 1000,
-    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Load a model, prove that its units account for what it computes, and say what attribution would cost.
@@ -36,7 +37,7 @@ def command(
     from gated_lpi.checkup import examine
     from gated_lpi.loading import load_model
 
-    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code)
+    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code, gguf=gguf)
     found = examine(loaded, prompts)
     if json:
         print_json(dataclasses.asdict(found))

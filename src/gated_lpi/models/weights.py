@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file, is_gguf_available
+from transformers.utils.hub import extract_commit_hash
 
-from gated_lpi.errors import ModelError, WeightsError
+from gated_lpi.errors import ModelError, OptionError, WeightsError
+from gated_lpi.models.families import find_family
 from gated_lpi.quiet import quiet_transformers
 
 MAX_NAMED = 3
+GGUF_ERRORS = (KeyError, IndexError)  # what its reader raises on a damaged file, besides ValueError
 
 
 @dataclass(frozen=True)
@@ -32,19 +44,31 @@ def load_weights(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    gguf: str | None = None,
 ) -> Loaded:
-    """Load a causal language model and its tokenizer from a folder or the hub, from safetensors only.
+    """Load a causal language model and its tokenizer from a folder or the hub.
+
+    From safetensors, or from the GGUF file that `gguf` names, whose quantised weights are unpacked.
 
     Raises:
-        ModelError: the source is no model that transformers can load.
+        OptionError: `gguf` without the package that reads such files.
+        ModelError: the source is no model that transformers can load, is an encoder-decoder, does not fit, or has
+            weights that stay quantised.
+        UnknownFamilyError: no row of the table of families covers the model.
         WeightsError: the weights are missing, cut short, incomplete for this architecture, or not finite.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    unpacked: dict[str, Any] = {}
+    path = None if gguf is None else _find_gguf(source, gguf, revision)
+    if path is not None:
+        source, options = str(path.parent), {"gguf_file": str(path)}
+        unpacked = {"quantization_config": GgufConfig(dequantize=True)}
     # The grouped matrix product that transformers prefers for experts has no float64 version.
     experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
     try:
-        stored = AutoConfig.from_pretrained(source, **options).dtype
+        stored = _supported_config(source, options).dtype
         with quiet_transformers():  # what its report would say is checked below
             module, report = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -52,7 +76,9 @@ def load_weights(
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                device_map=device_map,
                 **experts,
+                **unpacked,
                 **options,
             )
     except SafetensorError as error:
@@ -60,16 +86,99 @@ def load_weights(
             f"the safetensors of {source!r} cannot be read ({error}): the file is cut short or damaged; "
             "download or save it again"
         ) from error
-    except (OSError, ValueError) as error:
-        raise _not_loadable(source, error) from error
+    except (OSError, ValueError, *GGUF_ERRORS) as error:
+        raise _not_loadable(source, error) if path is None else _bad_gguf(path, error) from error
     _refuse_incomplete(source, report)
+    _refuse_offloaded(source, module)
+    _refuse_packed(source, module)
     _refuse_not_finite(source, module)
     return Loaded(
-        module=module.to(device),
+        module=module if device_map is not None else module.to(device),
         tokenizer=load_tokenizer(source, **options),
-        stored_dtype=str(stored or "unknown").removeprefix("torch."),
-        commit=str(getattr(module.config, "_commit_hash", None) or ""),
+        stored_dtype="gguf" if path is not None else str(stored or "unknown").removeprefix("torch."),
+        commit=str(getattr(module.config, "_commit_hash", None) or extract_commit_hash(str(path), None) or ""),
     )
+
+
+def _supported_config(source: str, options: dict[str, Any]) -> Any:
+    """The model's config; refused before any weight is read if the model cannot be attributed."""
+    config = AutoConfig.from_pretrained(source, **options)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{source!r} is an encoder-decoder ({config.model_type}): there is no single residual stream from the "
+            "prompt to the logits. Decoder-only models of the families that `gated-lpi families` lists can be "
+            "attributed"
+        )
+    find_family(config.model_type)
+    _refuse_quantised(source, config)
+    return config
+
+
+def _find_gguf(source: str, name: str, revision: str | None) -> Path:
+    """The absolute path of a GGUF file: transformers would prefer a file of that name in the working directory."""
+    if not is_gguf_available():
+        raise OptionError(
+            f"gguf={name!r} was given, but the package that reads GGUF files is missing or too old; "
+            'install it: pip install "gated-lpi[gguf]"'
+        )
+    folder = Path(source)
+    if folder.is_dir():
+        path = folder.resolve() / name
+        if not path.is_file():
+            there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no *.gguf file"
+            raise WeightsError(f"no file {name!r} in {source!r}, which holds {there}; name one that is there")
+        return path
+    try:
+        return Path(cached_file(source, name, revision=revision))
+    except (OSError, ValueError) as error:
+        raise _not_loadable(source, error) from error
+
+
+def _bad_gguf(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path} cannot be read as GGUF ({_first_line(error)}): the file is cut short or damaged, or transformers "
+        "does not know its architecture; download it again, or convert the model to safetensors"
+    )
+
+
+def _refuse_quantised(source: str, config: Any) -> None:
+    """Stop before any weight is read: reading them may need packages and devices that are not there."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    if settings.get("dequantize"):
+        return
+    raise ModelError(
+        f"the weights of {source!r} are stored quantised ({settings.get('quant_method', 'method not named')}) and its "
+        "config does not ask for them to be unpacked: value vectors would not be numbers that can be read. "
+        "Dequantise them with transformers (model.dequantize(), then save_pretrained) and give that folder, or take "
+        "the unquantised model"
+    )
+
+
+def _refuse_packed(source: str, module: PreTrainedModel) -> None:
+    packed = [
+        f"{name} ({str(parameter.dtype).removeprefix('torch.')})"
+        for name, parameter in module.named_parameters()
+        if not parameter.is_floating_point() or parameter.element_size() == 1
+    ]
+    if packed:
+        raise ModelError(
+            f"{len(packed)} tensors of {source!r} stay packed or quantised after loading (first: "
+            f"{', '.join(packed[:MAX_NAMED])}); expected floating-point weights, which value vectors are read from. "
+            "Save a dequantised copy and give that folder"
+        )
+
+
+def _refuse_offloaded(source: str, module: PreTrainedModel) -> None:
+    offloaded = [name for name, parameter in module.named_parameters() if parameter.device.type == "meta"]
+    if offloaded:
+        raise ModelError(
+            f"{len(offloaded)} tensors of {source!r} do not fit on the devices and were offloaded (first: "
+            f"{offloaded[0]}); value vectors are read outside the forward pass, so all weights must be on a device. Use "
+            "more or larger devices, or device='cpu'"
+        )
 
 
 def load_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -96,6 +205,9 @@ def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            packed = sorted(file.name for file in folder.glob("*.gguf"))
+            if packed:
+                return ModelError(f"{source!r} holds {', '.join(packed)}: name the file to be read with gguf= (--gguf)")
             return ModelError(
                 f"{source!r} is a folder without config.json; expected a model saved by transformers "
                 "(save_pretrained), with config.json and *.safetensors"

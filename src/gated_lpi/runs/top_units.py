@@ -32,7 +32,7 @@ def describe_top_units(
     coefficients = _mean_coefficients(model, encoded)
     described = []
     for unit in best.tolist():
-        effect = model.readout.directions(_value(model, unit))
+        effect = model.readout.directions(_value(model, unit).to(model.readout.weight.device))
         described.append(
             TopUnit(
                 label=unit_label(model, unit),
