@@ -27,13 +27,16 @@ def command(
         list[str] | None,
         typer.Option(help="ffn, attention, heads, experts, blocks: repeat, or join by commas. Default: all."),
     ] = None,
+    positions: Annotated[
+        str, typer.Option(help="Attention units summed over source positions, or resolved.")
+    ] = "summed",
     batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 128,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
     gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print provenance and the top units as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print sizes and provenance of the scores as JSON.")] = False,
 ) -> None:
     """Score every unit, head, expert and block of a model on facts, and store the scores.
 
@@ -61,6 +64,7 @@ def command(
             estimator=estimator,
             units=_split(units) if units else ALL_UNITS,
             keep=keep,  # type: ignore[arg-type]
+            positions=positions,  # type: ignore[arg-type]
             batch_size=batch_size,
             progress=advance,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from gated_lpi.models.families import find_family
 from gated_lpi.quiet import quiet_transformers
 
 MAX_NAMED = 3
-GGUF_ERRORS = (KeyError, IndexError)  # what its reader raises on a damaged file, besides ValueError
+LOAD_ERRORS = (OSError, ValueError)
+GGUF_ERRORS = (*LOAD_ERRORS, KeyError, IndexError, struct.error)  # what a damaged file makes its reader raise
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def load_weights(
         unpacked = {"quantization_config": GgufConfig(dequantize=True)}
     # The grouped matrix product that transformers prefers for experts has no float64 version.
     experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
+    foreseen = LOAD_ERRORS if path is None else GGUF_ERRORS
     try:
         stored = _supported_config(source, options).dtype
         with quiet_transformers():  # what its report would say is checked below
@@ -86,7 +89,7 @@ def load_weights(
             f"the safetensors of {source!r} cannot be read ({error}): the file is cut short or damaged; "
             "download or save it again"
         ) from error
-    except (OSError, ValueError, *GGUF_ERRORS) as error:
+    except foreseen as error:
         raise _not_loadable(source, error) if path is None else _bad_gguf(path, error) from error
     _refuse_incomplete(source, report)
     _refuse_offloaded(source, module)
@@ -176,8 +179,8 @@ def _refuse_offloaded(source: str, module: PreTrainedModel) -> None:
     if offloaded:
         raise ModelError(
             f"{len(offloaded)} tensors of {source!r} do not fit on the devices and were offloaded (first: "
-            f"{offloaded[0]}); value vectors are read outside the forward pass, so all weights must be on a device. Use "
-            "more or larger devices, or device='cpu'"
+            f"{offloaded[0]}); value vectors are read outside the forward pass, so all weights must be on a device. "
+            "Use more or larger devices, or device='cpu'"
         )
 
 
