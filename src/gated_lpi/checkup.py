@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import probe_prompts
 from gated_lpi.lpi import Options, attribute_encoded
 from gated_lpi.models import Model, Reconstruction
+from gated_lpi.trace import trace
 
-TIMED_PROMPTS = 16
+TIMED_PROMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Estimate:
 
     Attributes:
         prompts: for how many prompts.
-        seconds: extrapolated from a few short prompts on this machine; longer prompts take longer.
+        seconds: extrapolated from the middle layer on a few short prompts, on this machine; larger batches take less
+            per prompt, longer prompts more.
         weights_bytes: the model in memory.
         result_bytes: scores of all prompts (`keep="prompts"`).
         mean_bytes: scores of one relation or of the mean.
@@ -104,9 +107,15 @@ def _estimate(model: Model, prompts: int) -> Estimate:
 
 
 def _seconds_per_prompt(model: Model) -> float:
+    """Time one batch of short prompts, scoring the middle layer for all of them."""
+    middle = model.n_layers // 2
+    one_layer = dataclasses.replace(model, blocks=model.blocks[2 * middle : 2 * middle + 2])
     ids = (probe_prompts(model) * TIMED_PROMPTS)[:TIMED_PROMPTS]
     encoded = [EncodedPrompt(tuple(row), 0, "", Prompt("", "")) for row in ids]
-    attribute_encoded(model, encoded[:1], Options(keep="mean"))  # the first call also sets things up
+    attribute_encoded(one_layer, encoded[:1], Options(keep="mean"))  # the first call also sets things up
     started = time.perf_counter()
-    attribute_encoded(model, encoded, Options(keep="mean"))
-    return (time.perf_counter() - started) / len(encoded)
+    trace(model, ids)
+    forward = time.perf_counter() - started
+    attribute_encoded(one_layer, encoded, Options(keep="mean"))
+    scoring = max(0.0, time.perf_counter() - started - 2 * forward)
+    return (forward + model.n_layers * scoring) / len(encoded)

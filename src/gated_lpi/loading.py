@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
 from gated_lpi.errors import OptionError, ReconstructionError
-from gated_lpi.models import Model, Reconstruction, build_model, load_weights
+from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
 from gated_lpi.trace import pad, trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -103,6 +103,7 @@ def wrap_model(
         UnknownFamilyError: the model's family has no row in the table.
         ReconstructionError: its units do not account for what it computes.
     """
+    refuse_packed(type(module).__name__, module)
     model = build_model(module, tokenizer)
     details = {
         "compute_dtype": str(model.dtype).removeprefix("torch."),

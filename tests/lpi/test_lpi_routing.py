@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import wrap_model
 from gated_lpi.lpi import Options, attribute_encoded
 from gated_lpi.models import Model, Writer
 from gated_lpi.trace import trace
-from tiny_models import CASES, random_prompts, tiny_model, tiny_module
+from tiny_models import MOE_CASES, encoded, random_prompts, tiny_model, tiny_module
 
 TOLERANCE = 1e-6  # norms and routers cast to float32 inside
-MOE_CASES = tuple(case for case in CASES if "num_experts_per_tok" in case.options)
 WITH_SHARED = ("Qwen2-MoE", "DeepSeek-V2", "DeepSeek-V3")
 
 
 def unit_scores(model: Model, prompts: list[list[int]]) -> np.ndarray:
-    encoded = [EncodedPrompt(tuple(ids), 5, "", Prompt("", "")) for ids in prompts]
-    collector, _ = attribute_encoded(model, encoded, Options(units=("ffn", "attention")))
+    collector, _ = attribute_encoded(model, encoded(prompts), Options(units=("ffn", "attention")))
     return collector.result("lpi")
 
 

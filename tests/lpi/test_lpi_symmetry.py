@@ -18,20 +18,17 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.lpi import Options, attribute_encoded
 from gated_lpi.models import Block, Model, Writer
-from tiny_models import CASES, random_prompts, tiny_model
+from tiny_models import CASES, MOE_CASES, encoded, random_prompts, tiny_model
 
 TOLERANCE = 1e-6  # norms and routers cast to float32 inside, where another order of summation can show
-MOE_CASES = tuple(case for case in CASES if "num_experts_per_tok" in case.options)
 Scores = dict[str, np.ndarray]
 
 
 def score(model: Model) -> Scores:
     """Everything that gets a score or a gate, by name: [prompts, units, heads, experts or blocks]."""
-    encoded = [EncodedPrompt(tuple(ids), 5, "", Prompt("", "")) for ids in random_prompts(4)]
-    collector, _ = attribute_encoded(model, encoded, Options())
+    collector, _ = attribute_encoded(model, encoded(random_prompts(4)), Options())
     return {name: collector.result(name) for name in collector.collected}
 
 

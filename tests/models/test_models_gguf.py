@@ -1,14 +1,17 @@
 """GGUF files and quantised weights: what loads is unpacked, and what cannot be is refused with its reason."""
 
 import json
+import sys
 
 import gguf
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from transformers import LlamaConfig
 
 from gated_lpi import load_model
+from gated_lpi.cli import main
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models import weights
 from tiny_text import save_checkpoint
@@ -30,7 +33,7 @@ def write_gguf(path, quantised=gguf.GGMLQuantizationType.Q4_1):
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(VOCABULARY)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([chr(ord("0") + i) for i in range(VOCABULARY)])
+    writer.add_token_list([*(chr(ord("0") + i) for i in range(VOCABULARY - 2)), "Ġ", "AB"])
     writer.add_token_merges(["A B"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
@@ -64,7 +67,7 @@ def test_a_gguf_is_unpacked_and_its_units_add_up(folder, dtype):
     assert {parameter.dtype for parameter in model.module.parameters()} == {getattr(torch, dtype)}
     assert model.reconstruction.worst < 1e-5
     assert (model.provenance["stored_dtype"], model.provenance["gguf"]) == ("gguf", "tiny.gguf")
-    assert model.tokenizer("A")["input_ids"] == [ord("A") - ord("0")]
+    assert model.tokenizer("CAB")["input_ids"] == [ord("C") - ord("0"), VOCABULARY - 1]
 
 
 def test_weights_are_those_of_the_file(folder):
@@ -96,6 +99,20 @@ def test_a_missing_file_names_those_that_are_there(folder, tmp_path_factory):
         load_model(str(tmp_path_factory.mktemp("empty")), gguf="large.gguf")
     with pytest.raises(ModelError, match=r"tiny\.gguf.*gguf="):
         load_model(str(folder))
+
+
+def test_the_command_line_reads_it_and_scores_chosen_units(folder, monkeypatch, capsys):
+    facts, out = folder / "facts.jsonl", folder / "scores.zarr"
+    facts.write_text(json.dumps({"prompt": "CAB", "target": "D"}))
+    options = ["--gguf", "tiny.gguf", "--facts", facts, "--out", out, "--units", "heads,blocks", "--units", "ffn"]
+    monkeypatch.setattr(sys, "argv", ["gated-lpi", "attribute", str(folder), *map(str, options)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code, capsys.readouterr().err
+    scores = xr.open_zarr(out, consolidated=False, chunks=None)
+    assert dict(scores.sizes) == {"relation": 1, "unit": 64, "head_unit": 8, "block_index": 4, "prompt": 1}
+    assert scores.attrs["gguf"] == "tiny.gguf"
+    assert set(scores["block"].values) == {"ffn"}
 
 
 @pytest.mark.parametrize("keep", [0, 3, 20, 200, 1500, -64, -5000])

@@ -29,6 +29,7 @@ from gated_lpi.trace import Slab
 TILE = 2**18
 MAX_DIRECTIONS = 2**24
 EXPONENT_LIMIT = 60.0  # exp(±60) is far from float32's limits, with room for the sum over the vocabulary
+FEW = 16  # prompts below which the series costs more than summing all terms: its polynomials are made per unit
 MANY = 0.3  # share of pairs left by the series from which on it is quicker to sum all terms of all pairs
 
 
@@ -68,42 +69,51 @@ def _frozen_scores(problem: BlockProblem, p: Tensor, slab: Slab, directions: Ten
     """Step 2: [P', n] scores of a slab under the frozen norm; `p` [P, V], `directions` [n, V]."""
     c = slab.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
     weights = p if len(prompts) == len(p) else p[prompts]
-    log_mean, done = log_mean_exp(c, directions, weights)
-    left = ~done
+    if len(prompts) >= FEW:
+        log_mean, done = log_mean_exp(c, directions, weights)
+        left = ~done
+    else:
+        log_mean, left = torch.zeros_like(c), torch.ones_like(c, dtype=torch.bool)
     if float(left.float().mean()) > MANY:
         safe = c.abs() * directions.abs().amax(dim=-1) <= EXPONENT_LIMIT
         log_mean = torch.where(safe, _weighted_sums(c, directions, weights).log_(), log_mean)
         left = ~safe
+    scores = c * directions[:, problem.targets[prompts]].T - log_mean
     row, unit = left.nonzero(as_tuple=True)
-    log_mean[row, unit] = _single_pairs(problem.base_logits.log_p, c[row, unit], directions, prompts[row], unit)
-    return c * directions[:, problem.targets[prompts]].T - log_mean
+    scores[row, unit] = _single_pairs(problem, c[row, unit], directions, prompts[row], unit)
+    return scores
 
 
 def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
     """Σ_j p_j·exp(c·u_j), [P', n], of every pair of `c` [P', n] with `directions` [n, V] and `p` [P', V]."""
     n_units, vocabulary = directions.shape
     sums = torch.empty_like(c)
-    rows = max(1, TILE // (n_units * vocabulary))
-    columns = max(1, TILE // vocabulary)
+    columns = max(1, min(n_units, TILE // vocabulary))
+    rows = max(1, TILE // (columns * vocabulary))
+    tile = c.new_empty(rows * columns * vocabulary)  # one piece of memory for all tiles: large ones cost page faults
     for start in range(0, len(c), rows):
         chosen = slice(start, start + rows)
         weights = p[chosen].unsqueeze(-1)
         for first in range(0, n_units, columns):
-            units = slice(first, first + columns)
-            exponents = c[chosen, units].unsqueeze(-1) * directions[units]
-            sums[chosen, units] = torch.bmm(exponents.exp_(), weights).squeeze(-1)
+            factors = c[chosen, first : first + columns].unsqueeze(-1)
+            exponents = tile[: factors.numel() * vocabulary].view(*factors.shape[:2], vocabulary)
+            torch.mul(factors, directions[first : first + columns], out=exponents)
+            sums[chosen, first : first + columns] = torch.bmm(exponents.exp_(), weights).squeeze(-1)
     return sums
 
 
-def _single_pairs(log_p: Tensor, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
-    """log Σ_j p_j·exp(c·u_j), [n], of single pairs, with the exponent's maximum taken out."""
-    log_mean = torch.empty_like(c)
+def _single_pairs(problem: BlockProblem, c: Tensor, directions: Tensor, prompts: Tensor, units: Tensor) -> Tensor:
+    """Scores, [n], of single pairs: −log Σ_j p_j·exp(c·(u_j − u_target)), where nothing large has to cancel."""
+    scores = torch.empty_like(c)
+    log_p = problem.base_logits.log_p
     size = max(1, TILE // directions.shape[1])
     for start in range(0, len(c), size):
         pairs = slice(start, start + size)
-        exponents = torch.addcmul(log_p[prompts[pairs]], c[pairs].unsqueeze(-1), directions[units[pairs]])
-        log_mean[pairs] = torch.logsumexp(exponents, dim=-1)
-    return log_mean
+        u = directions[units[pairs]]
+        u = u - u.gather(-1, problem.targets[prompts[pairs]].unsqueeze(-1))
+        exponents = torch.addcmul(log_p[prompts[pairs]], c[pairs].unsqueeze(-1), u)
+        scores[pairs] = -torch.logsumexp(exponents, dim=-1)
+    return scores
 
 
 def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from gated_lpi.models.families import FAMILIES, Family, find_family
 from gated_lpi.models.model import Model, Reconstruction, build_model
 from gated_lpi.models.readout import Readout
 from gated_lpi.models.units import GroupTable, UnitTable
-from gated_lpi.models.weights import Loaded, load_tokenizer, load_weights
+from gated_lpi.models.weights import Loaded, load_tokenizer, load_weights, refuse_packed
 
 __all__ = [
     "FAMILIES",
@@ -23,4 +23,5 @@ __all__ = [
     "find_family",
     "load_tokenizer",
     "load_weights",
+    "refuse_packed",
 ]

@@ -69,7 +69,7 @@ def load_weights(
         unpacked = {"quantization_config": GgufConfig(dequantize=True)}
     # The grouped matrix product that transformers prefers for experts has no float64 version.
     experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
-    foreseen = LOAD_ERRORS if path is None else GGUF_ERRORS
+    foreseen: tuple[type[Exception], ...] = LOAD_ERRORS if path is None else GGUF_ERRORS
     try:
         stored = _supported_config(source, options).dtype
         with quiet_transformers():  # what its report would say is checked below
@@ -93,13 +93,13 @@ def load_weights(
         raise _not_loadable(source, error) if path is None else _bad_gguf(path, error) from error
     _refuse_incomplete(source, report)
     _refuse_offloaded(source, module)
-    _refuse_packed(source, module)
+    refuse_packed(source, module)
     _refuse_not_finite(source, module)
     return Loaded(
         module=module if device_map is not None else module.to(device),
         tokenizer=load_tokenizer(source, **options),
         stored_dtype="gguf" if path is not None else str(stored or "unknown").removeprefix("torch."),
-        commit=str(getattr(module.config, "_commit_hash", None) or extract_commit_hash(str(path), None) or ""),
+        commit=_commit(module) if path is None else str(extract_commit_hash(str(path), None) or ""),
     )
 
 
@@ -115,6 +115,10 @@ def _supported_config(source: str, options: dict[str, Any]) -> Any:
     find_family(config.model_type)
     _refuse_quantised(source, config)
     return config
+
+
+def _commit(module: PreTrainedModel) -> str:
+    return str(getattr(module.config, "_commit_hash", None) or "")
 
 
 def _find_gguf(source: str, name: str, revision: str | None) -> Path:
@@ -160,7 +164,12 @@ def _refuse_quantised(source: str, config: Any) -> None:
     )
 
 
-def _refuse_packed(source: str, module: PreTrainedModel) -> None:
+def refuse_packed(source: str, module: PreTrainedModel) -> None:
+    """Refuse a model with weights that are not plain floating-point numbers.
+
+    Raises:
+        ModelError: names the tensors.
+    """
     packed = [
         f"{name} ({str(parameter.dtype).removeprefix('torch.')})"
         for name, parameter in module.named_parameters()

@@ -1,0 +1,130 @@
+"""A real model, SmolLM2-135M: does it know what it should, and do its scores follow the definition?
+
+The model is found in the folder that the environment variable GATED_LPI_SMOLLM2 names, by default where
+`make smollm2` puts it.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from gated_lpi import attribute, load_model
+from gated_lpi.cli import main
+from gated_lpi.facts import Prompt, encode
+from gated_lpi.lpi import ESTIMATORS, BlockProblem, unit_lpi
+from gated_lpi.trace import trace
+
+pytestmark = pytest.mark.slow
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+KNOWN = [
+    ("The capital of France is", " Paris"),
+    ("The capital of Japan is", " Tokyo"),
+    ("The chemical symbol for gold is", " Au"),
+]
+LAYERS, UNITS_PER_BLOCK = (0, 15, 29), 10
+
+
+@pytest.fixture(scope="module")
+def folder():
+    path = Path(os.environ.get("GATED_LPI_SMOLLM2") or Path(__file__).parents[2] / ".cache" / "smollm2")
+    if not (path / "model" / "config.json").is_file() or not (path / GGUF).is_file():
+        pytest.fail(f"SmolLM2-135M is not in {path}: run make smollm2", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(str(folder / "model"), device="cpu")
+
+
+@pytest.mark.parametrize(("prompt", "target"), KNOWN)
+def test_the_model_knows(model, prompt, target):
+    scores = attribute(model, [(prompt, target)], units=["blocks"])
+    assert scores["target_rank"].item() == 0
+    assert scores["target_logprob"].item() > np.log(0.5)
+
+
+def test_its_units_account_for_what_it_computes(model):
+    assert model.reconstruction.worst < 1e-4
+    assert model.coverage == 1.0
+    assert len(model.units) == 30 * (576 + 1536)
+
+
+def watched(model, layer, ids):
+    """By hooks of its own: the layer's input, and the inputs of its two projections, at the last position."""
+    seen, block = {}, model.module.model.layers[layer]
+
+    def keep(name):
+        return lambda _module, arguments: seen.__setitem__(name, arguments[0][0, -1].double())
+
+    hooks = [
+        block.register_forward_pre_hook(keep("input")),
+        block.self_attn.o_proj.register_forward_pre_hook(keep("attention")),
+        block.mlp.down_proj.register_forward_pre_hook(keep("ffn")),
+    ]
+    model.module(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    return seen, {"attention": block.self_attn.o_proj.weight.double(), "ffn": block.mlp.down_proj.weight.double()}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@torch.no_grad()
+def test_exact_scores_follow_the_definition(model, layer):
+    """`exact` on whole blocks against float64, unit by unit, from what the model's own modules were given."""
+    items = encode(model.tokenizer, [Prompt(*pair) for pair in KNOWN[:2]])
+    traced = trace(model, [item.ids for item in items])
+    targets = torch.tensor([item.target_id for item in items])
+    inverse_scale = model.readout.inverse_scale(traced.final_residual)
+    readout = model.readout.to(dtype=torch.float64)
+    random = np.random.default_rng(layer)
+    for kind, index in (("attention", 2 * layer), ("ffn", 2 * layer + 1)):
+        block, seen = model.blocks[index], traced.blocks[index]
+        problem = BlockProblem(
+            model.readout, seen.base, inverse_scale, targets, tuple(seen.slabs(block)), block.n_units, block, seen
+        )
+        scores, bound = ESTIMATORS["exact"](problem)
+        assert float(bound.max()) == 0
+        for p, item in enumerate(items):
+            inputs, weights = watched(model, layer, item.ids)
+            base = inputs["input"]
+            if kind == "ffn":
+                base = base + weights["attention"] @ inputs["attention"]
+            strongest = scores[p].abs().topk(2).indices.tolist()
+            for unit in [*strongest, *random.choice(block.n_units, UNITS_PER_BLOCK, replace=False).tolist()]:
+                contribution = inputs[kind][unit] * weights[kind][:, unit]
+                expected = unit_lpi(base, contribution, item.target_id, readout, inverse_scale[p].double())
+                assert scores[p, unit].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_gguf_is_the_same_model(model, folder):
+    packed = load_model(str(folder), gguf=GGUF, device="cpu")
+    assert packed.provenance["stored_dtype"] == "gguf"
+    assert packed.provenance["gguf"] == GGUF
+    saved = model.module.state_dict()
+    assert saved.keys() == packed.module.state_dict().keys()
+    assert all(torch.equal(value, saved[name]) for name, value in packed.module.state_dict().items())
+    text = "Zoë paid 3.50 € in Tōkyō.\n\tThen she left"
+    assert packed.tokenizer(text)["input_ids"] == model.tokenizer(text)["input_ids"]
+
+
+def test_the_command_line_attributes_chosen_units(monkeypatch, capsys, tmp_path, folder):
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text("\n".join(json.dumps({"prompt": prompt, "target": target.strip()}) for prompt, target in KNOWN))
+    out = tmp_path / "scores.zarr"
+    options = ["--facts", facts, "--keep", "mean", "--units", "heads,blocks", "--device", "cpu", "--out", out]
+    monkeypatch.setattr("sys.argv", ["gated-lpi", "attribute", *map(str, [folder / "model", *options])])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "270 head_unit" in capsys.readouterr().out
+    scores = xr.open_zarr(out, consolidated=False, chunks=None)
+    assert "lpi" not in scores
+    assert scores["target_rank"].values.tolist() == [0, 0, 0]
+    assert scores["head_lpi"].max() > 0
