@@ -33,14 +33,15 @@ def test_a_saved_model_loads_with_what_was_saved(folder):
     assert all(torch.equal(value, original[name]) for name, value in model.module.state_dict().items())
 
 
-def test_half_precision_on_disk_is_attributed_in_float32(tmp_path):
-    module = tiny_module("Llama").to(torch.bfloat16)
-    module.config.dtype = torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_on_disk_is_attributed_in_float32(tmp_path, dtype):
+    module = tiny_module("Llama").to(dtype)
+    module.config.dtype = dtype
     module.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     model = load_model(str(tmp_path))
     assert model.dtype == torch.float32
-    assert model.provenance["stored_dtype"] == "bfloat16"
+    assert model.provenance["stored_dtype"] == str(dtype).removeprefix("torch.")
     assert model.provenance["compute_dtype"] == "float32"
 
 
