@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gated_lpi.loading import wrap_model
 from gated_lpi.lpi import Options, attribute_encoded, exact, reference, unit_lpi
 from gated_lpi.lpi.problem import BlockProblem
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab, trace
-from tiny_models import CASES, encoded, random_prompts, tiny_model
+from tiny_models import CASES, encoded, random_prompts, tiny_model, tiny_module
 
 LIMITS = {torch.float32: 1e-4, torch.float64: 1e-8}
 UNITS_ONLY = ("ffn", "attention")
@@ -113,6 +114,25 @@ def test_huge_coefficients_do_not_overflow_in_float32():
     scores = exact.score_block(problem).scores
     assert torch.isfinite(scores).all()
     assert scores.abs().max() > 1e3
+
+
+@pytest.mark.parametrize("n_prompts", [3, 40])
+@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
+def test_what_contributes_nothing_scores_exactly_nothing(norm, n_prompts):
+    module = tiny_module("Llama")
+    with torch.no_grad():
+        module.model.layers[1].mlp.down_proj.weight[:, 5] = 0.0
+        module.model.layers[0].mlp.up_proj.weight[7] = 0.0
+        module.model.layers[0].mlp.up_proj.bias[7] = 0.0
+    model = wrap_model(module)
+    scores = unit_scores(model, random_prompts(n_prompts), norm=norm)
+    ffn = model.units.block == "ffn"
+    silent = ffn & (
+        ((model.units.layer == 1) & (model.units.neuron == 5)) | ((model.units.layer == 0) & (model.units.neuron == 7))
+    )
+    assert silent.sum() == 2
+    assert np.abs(scores[:, silent]).max() <= (0 if norm == "frozen" else 1e-6)
+    assert (scores[:, ~silent] != 0).mean() > 0.9
 
 
 def test_tiles_change_nothing(monkeypatch):

@@ -75,9 +75,10 @@ def _frozen_scores(problem: BlockProblem, p: Tensor, slab: Slab, directions: Ten
     else:
         log_mean, left = torch.zeros_like(c), torch.ones_like(c, dtype=torch.bool)
     if float(left.float().mean()) > MANY:
-        safe = c.abs() * directions.abs().amax(dim=-1) <= EXPONENT_LIMIT
-        log_mean = torch.where(safe, _weighted_sums(c, directions, weights).log_(), log_mean)
-        left = ~safe
+        size = c.abs() * directions.abs().amax(dim=-1)
+        left = size > EXPONENT_LIMIT
+        sums = _weighted_sums(c, directions, weights).log_()
+        log_mean = torch.where(left, log_mean, sums.masked_fill_(size == 0, 0.0))  # Σ p is 1 to rounding only
     scores = c * directions[:, problem.targets[prompts]].T - log_mean
     row, unit = left.nonzero(as_tuple=True)
     scores[row, unit] = _single_pairs(problem, c[row, unit], directions, prompts[row], unit)
