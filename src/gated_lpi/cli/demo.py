@@ -18,7 +18,7 @@ def command(
     ),
 ) -> None:
     """Train a mixture-of-experts model and two dense twins on one corpus, attribute every checkpoint, measure,
-    ablate and report. About 4 minutes and 3 GB on two cores.
+    ablate and report. About 4 minutes and 1 GB of memory on two cores.
 
     Example: `gated-lpi demo --out demo-run`
     """
