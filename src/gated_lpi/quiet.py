@@ -9,14 +9,24 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' progress bars and everything below its errors; what was set before comes back after."""
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+def no_progress_bars() -> Iterator[None]:
+    """Hide the bars that transformers shows for every file it reads or writes; what was set before comes back after."""
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' progress bars and everything below its errors; what was set before comes back after."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with no_progress_bars():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

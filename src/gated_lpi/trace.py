@@ -17,7 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -197,6 +199,19 @@ def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool =
         final_residual=final,
         logits=model.readout.logits(final),
     )
+
+
+def similar_lengths(prompts: Sequence[Sequence[int]], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield indices of at most `size` prompts of similar length together, so that little is padded."""
+    order = np.argsort([len(ids) for ids in prompts], kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:
+    """Rank of each target [P] among `logits` [P, V]: how many tokens are likelier; ties count in its favour."""
+    ranks: NDArray[np.int64] = (logits > logits.gather(-1, targets.unsqueeze(-1))).sum(dim=-1).cpu().numpy()
+    return ranks
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.models import Model
-from gated_lpi.trace import last_logits
+from gated_lpi.trace import last_logits, similar_lengths, target_rank
 
 
 def target_ranks(
@@ -22,12 +22,12 @@ def target_ranks(
 ) -> NDArray[np.int64]:
     """Rank of each prompt's target among all tokens, [P]; 0 is the likeliest, ties count in its favour."""
     ranks = np.empty(len(encoded), dtype=np.int64)
-    order = np.argsort([len(item.ids) for item in encoded], kind="stable")
-    for start in range(0, len(order), batch_size):
-        prompts = order[start : start + batch_size]
+    done = 0
+    for prompts in similar_lengths([item.ids for item in encoded], batch_size):
         logits = last_logits(model, [encoded[i].ids for i in prompts])
-        targets = torch.tensor([[encoded[i].target_id] for i in prompts], device=logits.device)
-        ranks[prompts] = (logits > logits.gather(-1, targets)).sum(dim=-1).cpu().numpy()
+        targets = torch.tensor([encoded[i].target_id for i in prompts], device=logits.device)
+        ranks[prompts] = target_rank(logits, targets)
+        done += len(prompts)
         if progress is not None:
-            progress(start + len(prompts), len(order))
+            progress(done, len(encoded))
     return ranks

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ from gated_lpi.lpi.dataset import PromptResults, build_dataset
 from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.problem import BlockProblem, Estimator
 from gated_lpi.models import Block, Model
-from gated_lpi.trace import BlockTrace, Trace, trace
+from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
@@ -143,19 +143,12 @@ def attribute_encoded(
     collector = Collector(options.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
-    for prompts in _batches(encoded, options.batch_size):
+    for prompts in similar_lengths([item.ids for item in encoded], options.batch_size):
         _attribute_batch(model, encoded, prompts, options, collector, results)
         done += len(prompts)
         if progress is not None:
             progress(done, len(encoded))
     return collector, results
-
-
-def _batches(encoded: Sequence[EncodedPrompt], size: int) -> Iterator[NDArray[np.int64]]:
-    """Indices of prompts of similar length together, so that little is padded."""
-    order = np.argsort([len(item.ids) for item in encoded], kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 @torch.no_grad()
@@ -176,8 +169,7 @@ def _attribute_batch(
     log_p = torch.log_softmax(traced.logits, dim=-1).gather(-1, targets.unsqueeze(-1))
     results.target_id[prompts] = targets.cpu().numpy()
     results.target_logprob[prompts] = log_p.squeeze(-1).cpu().numpy()
-    own = traced.logits.gather(-1, targets.unsqueeze(-1))
-    results.target_rank[prompts] = (traced.logits > own).sum(dim=-1).cpu().numpy()
+    results.target_rank[prompts] = target_rank(traced.logits, targets)
 
     parts: dict[str, list[Tensor]] = {}
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gated_lpi.errors import OptionError
+from gated_lpi.flatten import flatten
 from gated_lpi.lpi import ALL_UNITS
 from gated_lpi.lpi.attribute import Norm, Positions, Target, Templates
 from gated_lpi.training import ArmKind, TrainingSpec
@@ -93,7 +94,7 @@ class Experiment(_Spec):
 
     def differences(self, other: Experiment) -> list[str]:
         """Keys in which two experiments differ, with both values."""
-        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        mine, theirs = flatten(self.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
         return [
             f"{key} ({mine.get(key)!r} there, {theirs.get(key)!r} given)"
             for key in sorted(mine.keys() | theirs.keys())
@@ -135,10 +136,3 @@ def preset(name: str) -> Experiment:
     if name not in known:
         raise OptionError(f"preset {name!r} was asked for; there are {', '.join(known)}")
     return load_experiment(folder / f"{name}.toml")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat

@@ -46,7 +46,9 @@ def study_last_checkpoint(run: Run, arm: str, checkpoint: Checkpoint, facts: Fac
     with progress.task(f"ablate {arm}") as advance:
         table = _ablate(model, encoded, scores, spec, checkpoint, advance)
     importance = scores["lpi_mean"].to_numpy()
-    ffn, attention = (describe_top_units(model, encoded, importance, kind, spec.top_units) for kind in model_kinds())
+    ffn, attention = (
+        describe_top_units(model, encoded, importance, kind, spec.top_units) for kind in ("ffn", "attention")
+    )
     run.write_record(
         ArmRecord(
             arm=arm,
@@ -57,11 +59,6 @@ def study_last_checkpoint(run: Run, arm: str, checkpoint: Checkpoint, facts: Fac
             top_attention=attention,
         )
     )
-
-
-def model_kinds() -> tuple[str, str]:
-    """The two kinds of unit, which are always summarised apart."""
-    return "ffn", "attention"
 
 
 def active_parameters(model: Model) -> int:

@@ -22,6 +22,7 @@ from safetensors.torch import save_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gated_lpi.errors import RunExistsError
+from gated_lpi.flatten import flatten
 
 RECORD = "arm.json"
 STATE = ".trainer"
@@ -35,7 +36,7 @@ def claim(out: Path, identity: Mapping[str, Any]) -> None:
     identity = json.loads(json.dumps(identity))
     record = out / RECORD
     if record.is_file():
-        _refuse_difference(out, _flat(_read_record(record)), _flat(identity))
+        _refuse_difference(out, flatten(_read_record(record)), flatten(identity))
         return
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         raise RunExistsError(
@@ -112,13 +113,6 @@ def _refuse_difference(out: Path, there: Mapping[str, Any], given: Mapping[str, 
             f"{out} holds another run: {'; '.join(differing)}. "
             "Expected the same settings, to continue it: give another folder, or delete this one."
         )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

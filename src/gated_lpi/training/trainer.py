@@ -11,8 +11,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.utils import logging
 
+from gated_lpi.quiet import no_progress_bars
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, build_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
@@ -67,22 +66,10 @@ def train_arm(
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
         trainer = _trainer(build_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, keeper)
         state = folder.newest_state(out, steps)
-        with _no_progress_bars():
+        with no_progress_bars():
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Silence the bar that `transformers` shows for every file it writes."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
