@@ -151,7 +151,7 @@ def verify(
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
         written = seen.bias(block)
         for slab in seen.slabs(block):
-            contribution = slab.coefficients @ slab.values
+            contribution = slab.coefficients.to(slab.values.dtype) @ slab.values
             if slab.prompts is None:
                 written = written + contribution
             else:

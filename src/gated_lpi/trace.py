@@ -34,7 +34,7 @@ class Slab(NamedTuple):
     Attributes:
         start: index of the first unit within the block.
         values: [n, d], value vectors with the block's constant scales folded in.
-        coefficients: [P', n], scale · gate · coefficient of each of the prompts.
+        coefficients: [P', n], scale · gate · coefficient of each of the prompts, multiplied in float64.
         prompts: [P'], their indices; None means every prompt, in order.
     """
 
@@ -108,6 +108,7 @@ class BlockTrace:
         return block.values(writer, expert).to(self.base.device)
 
     def _scaled(self, coefficients: Tensor, gates: Tensor | None) -> Tensor:
+        coefficients = coefficients.double()
         if gates is not None:
             coefficients = coefficients * gates.unsqueeze(-1)
         if self.scale is not None:

@@ -20,7 +20,9 @@ UNITS_ONLY = ("ffn", "attention")
 
 
 def unit_scores(model, prompts, **options):
-    collector, _ = attribute_encoded(model, encoded(prompts), Options(units=UNITS_ONLY, **options))
+    collector, _ = attribute_encoded(
+        model, encoded(prompts), Options(units=UNITS_ONLY, **{"estimator": "exact"} | options)
+    )
     return collector.result("lpi")
 
 

@@ -45,8 +45,8 @@ def test_exact_agrees_with_the_reference_at_every_position(case, norm):
 
 def test_the_dataset_keeps_positions_and_their_sum():
     model = speaking_model("OLMoE")
-    found = attribute(model, FACTS, positions="resolved", units=("attention", "ffn"), batch_size=4)
-    summed = attribute(model, FACTS, units=("attention", "ffn"))
+    found = attribute(model, FACTS, positions="resolved", units=("attention", "ffn"), estimator="exact", batch_size=4)
+    summed = attribute(model, FACTS, units=("attention", "ffn"), estimator="exact")
     attention = found["block"].values == "attention"
     by_position = found["position_lpi"]
     assert by_position.dims == ("prompt", "position", "attention_unit")
@@ -57,6 +57,18 @@ def test_the_dataset_keeps_positions_and_their_sum():
     assert np.allclose(found["lpi"].values[:, ~attention], summed["lpi"].values[:, ~attention], atol=1e-5)
     # The score is not linear: positions scored one by one differ from their sum scored at once.
     assert not np.allclose(found["lpi"].values[:, attention], summed["lpi"].values[:, attention], atol=1e-6)
+
+
+def test_bounds_of_positions_add_up_to_that_of_their_sum():
+    model = speaking_model("OLMoE")
+    options = {"positions": "resolved", "units": ("attention",), "keep": "prompts"}
+    fast = attribute(model, FACTS, estimator="fast", **options)
+    exact = attribute(model, FACTS, estimator="exact", **options)
+    blocks = np.flatnonzero(fast["block_kind"].values == "attention")
+    bound = fast["error_bound"].values[:, blocks]
+    assert (bound > 0).all()
+    wrong = np.abs(fast["lpi"].values - exact["lpi"].values).reshape(len(bound), len(blocks), -1).max(axis=2)
+    assert (wrong <= bound + 1e-6).all()
 
 
 def test_a_prompt_of_one_token_has_one_position():

@@ -22,7 +22,7 @@ WITH_SHARED = ("Qwen2-MoE", "DeepSeek-V2", "DeepSeek-V3")
 
 
 def unit_scores(model: Model, prompts: list[list[int]]) -> np.ndarray:
-    collector, _ = attribute_encoded(model, encoded(prompts), Options(units=("ffn", "attention")))
+    collector, _ = attribute_encoded(model, encoded(prompts), Options(units=("ffn", "attention"), estimator="exact"))
     return collector.result("lpi")
 
 

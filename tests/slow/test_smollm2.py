@@ -16,7 +16,7 @@ import xarray as xr
 from gated_lpi import attribute, load_model
 from gated_lpi.cli import main
 from gated_lpi.facts import Prompt, encode
-from gated_lpi.lpi import ESTIMATORS, BlockProblem, unit_lpi
+from gated_lpi.lpi import BlockProblem, exact, unit_lpi
 from gated_lpi.trace import trace
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_exact_scores_follow_the_definition(model, layer):
         problem = BlockProblem(
             model.readout, seen.base, inverse_scale, targets, tuple(seen.slabs(block)), block.n_units, block, seen
         )
-        scores, bound = ESTIMATORS["exact"](problem)
+        scores, bound = exact.score_block(problem)
         assert float(bound.max()) == 0
         for p, item in enumerate(items):
             inputs, weights = watched(model, layer, item.ids)

@@ -21,7 +21,8 @@ def command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     norm: Annotated[str, typer.Option(help="frozen or recomputed.")] = "frozen",
     target: Annotated[str, typer.Option(help="object, or top1: the model's own prediction.")] = "object",
-    estimator: Annotated[str, typer.Option(help="exact or reference.")] = "exact",
+    estimator: Annotated[str, typer.Option(help="fast (certified), exact or reference.")] = "fast",
+    tolerance: Annotated[float, typer.Option(help="Largest error of a unit's score, in nats (fast).")] = 1e-3,
     keep: Annotated[str, typer.Option(help="prompts, relations or mean.")] = "relations",
     units: Annotated[
         list[str] | None,
@@ -30,7 +31,10 @@ def command(
     positions: Annotated[
         str, typer.Option(help="Attention units summed over source positions, or resolved.")
     ] = "summed",
-    batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Prompts that are worked on together, at most.")] = 256,
+    memory: Annotated[
+        str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
@@ -62,10 +66,12 @@ def command(
             norm=norm,  # type: ignore[arg-type]
             target=target,  # type: ignore[arg-type]
             estimator=estimator,
+            tolerance=tolerance,
             units=_split(units) if units else ALL_UNITS,
             keep=keep,  # type: ignore[arg-type]
             positions=positions,  # type: ignore[arg-type]
             batch_size=batch_size,
+            memory=memory,
             progress=advance,
         )
     scores.to_zarr(out, mode="w-", consolidated=False)

@@ -25,16 +25,19 @@ from gated_lpi.facts import EncodedPrompt, FactSet, encode, load_facts
 from gated_lpi.lpi import exact, reference
 from gated_lpi.lpi.collect import Collector, Floats, Keep
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
+from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
-from gated_lpi.lpi.problem import BlockProblem, Estimator
-from gated_lpi.models import Block, Model
+from gated_lpi.lpi.memory import Pieces, parse_memory, pieces
+from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
+from gated_lpi.lpi.rounding import unit_roundoff
+from gated_lpi.models import Block, Model, Readout
 from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
 Templates = Literal["first", "all", "held_out"]
 Positions = Literal["summed", "resolved"]
-ESTIMATORS: dict[str, Estimator] = {"exact": exact.score_block, "reference": reference.score_block}
+ESTIMATORS = ("fast", "exact", "reference")
 ALL_UNITS = ("ffn", "attention", "heads", "experts", "blocks")
 
 
@@ -44,11 +47,13 @@ class Options:
 
     norm: Norm = "frozen"
     target: Target = "object"
-    estimator: str = "exact"
+    estimator: str = "fast"
+    tolerance: float = 1e-3
     units: tuple[str, ...] = ALL_UNITS
     keep: Keep = "prompts"
-    batch_size: int = 128
+    batch_size: int = 256
     positions: Positions = "summed"
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -58,13 +63,17 @@ class Options:
         """
         _one_of("norm", self.norm, get_args(Norm))
         _one_of("target", self.target, get_args(Target))
-        _one_of("estimator", self.estimator, tuple(ESTIMATORS))
+        _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("keep", self.keep, get_args(Keep))
         _one_of("positions", self.positions, get_args(Positions))
         for unit in self.units:
             _one_of("units", unit, ALL_UNITS)
         if not self.units:
             raise OptionError(f"units is empty; expected at least one of {', '.join(ALL_UNITS)}")
+        if not 0 < self.tolerance <= 1:
+            raise OptionError(f"tolerance={self.tolerance} was given; expected nats above 0 and up to 1, such as 1e-3")
+        if self.memory is not None:
+            parse_memory(self.memory)
         if self.batch_size < 1:
             raise OptionError(f"batch_size={self.batch_size} was given; expected at least 1")
 
@@ -81,11 +90,13 @@ def attribute(
     templates: Templates = "first",
     norm: Norm = "frozen",
     target: Target = "object",
-    estimator: str = "exact",
+    estimator: str = "fast",
+    tolerance: float = 1e-3,
     units: Collection[str] = ALL_UNITS,
     keep: Keep = "prompts",
     positions: Positions = "summed",
-    batch_size: int = 128,
+    batch_size: int = 256,
+    memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Score how much each unit raises the log-probability of each fact's target (Gated-LPI).
@@ -100,13 +111,18 @@ def attribute(
         norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed"
             applies the norm afresh before and after.
         target: "object", or "top1", the model's own prediction.
-        estimator: "exact" (full vocabulary, batched) or "reference" (float64, one unit at a time; tiny models).
+        estimator: "fast" (certified: every score with a proven bound on its error), "exact" (full vocabulary, batched)
+            or "reference" (float64, one unit at a time; tiny models). "fast" takes the exact path where the logits
+            are not affine in a contribution (norm="recomputed", or a family with a softcap).
+        tolerance: of the fast estimator, nats: no unit's score is off by more, nor by more than `error_bound` says.
         units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
             kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
-        batch_size: prompts per forward pass.
+        batch_size: prompts that are run and scored together, at most.
+        memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
+            a time. None: as `batch_size` asks.
         progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -114,14 +130,16 @@ def attribute(
         `expert_gate (prompt, expert_unit)` and `block_lpi (prompt, block_index)`, whose `prompt` dimension is
         `relation` or absent as `keep` says, and always by prompt: `base_logprob`, `error_bound
         (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 = likeliest). All in nats but
-        ranks, gates and utilisation. Provenance is in `attrs`.
+        ranks, gates and utilisation. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score
+        was found from means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in
+        `attrs`.
 
     Raises:
         OptionError: an option outside what it may be.
         FactsError: the facts cannot be read, or a target has no token of its own.
         ModelError: the model came without a tokenizer, or a block's scores are not finite.
     """
-    options = Options(norm, target, estimator, tuple(units), keep, batch_size, positions)
+    options = Options(norm, target, estimator, tolerance, tuple(units), keep, batch_size, positions, memory)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts)
     if model.tokenizer is None:
@@ -140,20 +158,30 @@ def attribute_encoded(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Collector, PromptResults]:
     """Score prompts that are already token ids; see `attribute`."""
+    sizes = pieces(model, options.batch_size, None if options.memory is None else parse_memory(options.memory))
+    estimator = make_estimator(options, model.readout, sizes)
     collector = Collector(options.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
-    for prompts in similar_lengths([item.ids for item in encoded], options.batch_size):
-        _attribute_batch(model, encoded, prompts, options, collector, results)
+    for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
+        _attribute_batch(model, estimator, encoded, prompts, options, collector, results)
         done += len(prompts)
         if progress is not None:
             progress(done, len(encoded))
     return collector, results
 
 
+def make_estimator(options: Options, readout: Readout, sizes: Pieces) -> Estimator:
+    """The estimator that the options name, for one checkpoint."""
+    if options.estimator == "fast":
+        return FastEstimator(readout, options.tolerance, pairs=sizes.pairs, numbers=sizes.numbers)
+    return exact.score_block if options.estimator == "exact" else reference.score_block
+
+
 @torch.no_grad()
 def _attribute_batch(
     model: Model,
+    estimator: Estimator,
     encoded: Sequence[EncodedPrompt],
     prompts: NDArray[np.int64],
     options: Options,
@@ -175,9 +203,11 @@ def _attribute_batch(
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
         problem = _problem(model, block, seen, traced, targets, options.norm)
         results.base_logprob[prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
-        bound = _score_problem(problem, options, parts)
-        if bound is not None:
-            results.error_bound[prompts, index] = bound.cpu().numpy()
+        units = _score_units(problem, estimator, options, parts)
+        if units is not None:
+            results.error_bound[prompts, index] = units.error_bound.cpu().numpy()
+            results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
+        _score_groups(problem, options, parts)
     positions = parts.pop("position_lpi", None)
     if positions is not None and options.keep == "prompts":
         results.add_positions(prompts, torch.cat(positions, dim=2).cpu().numpy())
@@ -196,20 +226,31 @@ def _problem(model: Model, block: Block, seen: BlockTrace, traced: Trace, target
         n_units=block.n_units,
         block=block,
         traced=seen,
+        key=block.name,
     )
 
 
-def _score_problem(problem: BlockProblem, options: Options, parts: dict[str, list[Tensor]]) -> Tensor | None:
-    """Score what the options ask for of one block into `parts`; returns the units' error bounds [P]."""
-    bound = None
-    if problem.block.kind in options.units:
-        resolved = options.positions == "resolved" and problem.block.kind == "attention"
-        scores, bound = ESTIMATORS[options.estimator](_by_position(problem) if resolved else problem)
-        if resolved:
-            by_position = scores.view(len(scores), -1, problem.n_units)
-            parts.setdefault("position_lpi", []).append(by_position)
-            scores, bound = by_position.sum(dim=1), bound * by_position.shape[1]
-        parts.setdefault("lpi", []).append(scores)
+def _score_units(
+    problem: BlockProblem, estimator: Estimator, options: Options, parts: dict[str, list[Tensor]]
+) -> BlockScores | None:
+    """Score the units of one block into `parts`, where the options ask for them."""
+    if problem.block.kind not in options.units:
+        return None
+    resolved = options.positions == "resolved" and problem.block.kind == "attention"
+    found = estimator(_by_position(problem) if resolved else problem)
+    scores, bound = found.scores.to(problem.base.dtype), found.error_bound.double()
+    if options.estimator == "fast" and problem.frozen:  # storing a score rounds it
+        bound = bound + unit_roundoff(scores.dtype) * scores.abs().amax(dim=1)
+    if resolved:
+        by_position = scores.view(len(scores), -1, problem.n_units)
+        parts.setdefault("position_lpi", []).append(by_position)
+        scores, bound = by_position.sum(dim=1), bound * by_position.shape[1]
+    parts.setdefault("lpi", []).append(scores)
+    return BlockScores(scores, bound, found.tiers)
+
+
+def _score_groups(problem: BlockProblem, options: Options, parts: dict[str, list[Tensor]]) -> None:
+    """Score heads, experts and block, and read the routing, into `parts`, where the options ask for them."""
     if not {"heads", "experts", "blocks"}.isdisjoint(options.units):
         groups = score_groups(problem)
         for unit, name, values in (
@@ -223,7 +264,6 @@ def _score_problem(problem: BlockProblem, options: Options, parts: dict[str, lis
     if routed is not None:
         parts.setdefault("expert_utilisation", []).append(routed.routed)
         parts.setdefault("expert_gate", []).append(routed.gates)
-    return bound
 
 
 def _by_position(problem: BlockProblem) -> BlockProblem:

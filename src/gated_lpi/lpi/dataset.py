@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.lpi.collect import Collector, Floats
+from gated_lpi.lpi.problem import Tier
 from gated_lpi.models import Model
 from gated_lpi.version import __version__
 
@@ -36,6 +37,7 @@ class PromptResults:
         target_logprob: [P], log p(target) of the model itself, nats.
         base_logprob: [P, B], log p(target | base), nats.
         error_bound: [P, B], nats.
+        tier_pairs: [B, 3], pairs of prompt and unit by the way in which they were scored (`Tier`).
         positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
     """
 
@@ -44,6 +46,7 @@ class PromptResults:
     target_logprob: NDArray[np.float64]
     base_logprob: NDArray[np.float64]
     error_bound: NDArray[np.float64]
+    tier_pairs: NDArray[np.int64]
     positions: dict[int, Floats] = field(default_factory=dict)
 
     def add_positions(self, prompts: NDArray[np.int64], scores: Floats) -> None:
@@ -59,6 +62,7 @@ class PromptResults:
             np.full(n_prompts, np.nan),
             np.full((n_prompts, n_blocks), np.nan),
             np.zeros((n_prompts, n_blocks)),
+            np.zeros((n_blocks, len(Tier)), dtype=np.int64),
         )
 
 
@@ -88,6 +92,7 @@ def build_dataset(
         "target_logprob": ("prompt", results.target_logprob, nats),
         "base_logprob": (("prompt", "block_index"), results.base_logprob, nats),
         "error_bound": (("prompt", "block_index"), results.error_bound, nats),
+        "tier_pairs": (("block_index", "tier"), results.tier_pairs),
     }
     used = {dim for dims, *_ in variables.values() for dim in ((dims,) if isinstance(dims, str) else dims)}
     coords = _prompt_coords(encoded, results) | _model_coords(model, options["units"], used)
@@ -127,6 +132,7 @@ def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> 
 def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:
     kept = np.isin(model.units.block, [unit for unit in units if unit in ("ffn", "attention")])
     coords: dict[str, Any] = {
+        "tier": ("tier", _strings([tier.name.lower() for tier in Tier])),
         "block_layer": ("block_index", [block.layer for block in model.blocks]),
         "block_kind": ("block_index", _strings([block.kind for block in model.blocks])),
     }

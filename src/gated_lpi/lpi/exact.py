@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem, BlockScores
+from gated_lpi.lpi.problem import BlockProblem, BlockScores, all_exact
 from gated_lpi.lpi.series import log_mean_exp
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
@@ -37,24 +37,18 @@ def score_block(problem: BlockProblem) -> BlockScores:
     """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`."""
     scores = torch.zeros(len(problem.targets), problem.n_units, dtype=problem.base.dtype, device=problem.base.device)
     p = problem.base_logits.log_p.exp()
-    frozen = problem.inverse_scale is not None and problem.readout.affine
     for slab in problem.slabs:
-        prompts = _prompts(slab, problem)
+        prompts = problem.prompts(slab)
         for start, stop in _unit_chunks(slab, problem.readout.vocabulary):
-            chunk = Slab(slab.start + start, slab.values[start:stop], slab.coefficients[:, start:stop], prompts)
+            coefficients = slab.coefficients[:, start:stop].to(slab.values.dtype)
+            chunk = Slab(slab.start + start, slab.values[start:stop], coefficients, prompts)
             directions = problem.readout.directions(chunk.values)
             units = slice(chunk.start, chunk.start + stop - start)
-            if frozen:
+            if problem.frozen:
                 scores[prompts, units] = _frozen_scores(problem, p, chunk, directions, prompts)
             else:
                 scores[prompts, units] = _log_softmaxes(problem, chunk, directions, prompts)
-    return BlockScores(scores, scores.new_zeros(len(problem.targets)))
-
-
-def _prompts(slab: Slab, problem: BlockProblem) -> Tensor:
-    if slab.prompts is not None:
-        return slab.prompts
-    return torch.arange(len(problem.targets), device=problem.base.device)
+    return all_exact(problem, scores)
 
 
 def _unit_chunks(slab: Slab, vocabulary: int) -> Iterator[tuple[int, int]]:
@@ -119,7 +113,7 @@ def _single_pairs(problem: BlockProblem, c: Tensor, directions: Tensor, prompts:
 
 def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
     """Step 3: [P', n] scores of a slab from whole log-softmaxes; `directions` [n, V]."""
-    base, offset = problem.base_logits, problem.readout.offset()
+    offset = problem.readout.offset()
     alpha = _changed_scale(problem, slab, prompts)
     beta = slab.coefficients * alpha
     n_units, vocabulary = directions.shape
@@ -128,7 +122,7 @@ def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompt
     rows = max(1, TILE // (columns * vocabulary))
     for start in range(0, len(prompts), rows):
         chosen = slice(start, start + rows)
-        before = base.directions[prompts[chosen]].unsqueeze(1)
+        before = problem.base_directions[prompts[chosen]].unsqueeze(1)
         index = problem.targets[prompts[chosen]].view(-1, 1, 1)
         for first in range(0, n_units, columns):
             units = slice(first, first + columns)
@@ -137,7 +131,7 @@ def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompt
             logits = problem.readout.cap(logits if offset is None else logits + offset)
             target = logits.gather(-1, index.expand(-1, logits.shape[1], 1)).squeeze(-1)
             scores[chosen, units] = target - torch.logsumexp(logits, dim=-1)
-    return scores - base.target_log_p[prompts].unsqueeze(-1)
+    return scores - problem.base_logits.target_log_p[prompts].unsqueeze(-1)
 
 
 def _changed_scale(problem: BlockProblem, slab: Slab, prompts: Tensor) -> Tensor:

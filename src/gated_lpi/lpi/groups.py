@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gated_lpi.lpi.problem import BlockProblem
 
-MAX_LOGITS = 2**26
+MAX_LOGITS = 2**23
 
 
 class GroupScores(NamedTuple):
@@ -69,7 +69,7 @@ def _head_contributions(problem: BlockProblem) -> Tensor:
     """[P, H, d]: each head's units, summed."""
     (writer,), (slab,) = problem.block.writers, problem.slabs
     n_prompts, d = problem.base.shape
-    coefficients = slab.coefficients.view(n_prompts, writer.n_heads, -1)
+    coefficients = slab.coefficients.to(slab.values.dtype).view(n_prompts, writer.n_heads, -1)
     values = slab.values.reshape(writer.n_heads, -1, d)
     return torch.einsum("phn,hnd->phd", coefficients, values)
 
@@ -84,7 +84,7 @@ def _expert_contributions(problem: BlockProblem) -> Tensor:
     contributions = problem.base.new_zeros(n_prompts, len(column_of), d)
     for slab in problem.slabs:
         rows = slice(None) if slab.prompts is None else slab.prompts
-        contributions[rows, column_of[slab.start]] = slab.coefficients @ slab.values
+        contributions[rows, column_of[slab.start]] = slab.coefficients.to(slab.values.dtype) @ slab.values
     return contributions
 
 

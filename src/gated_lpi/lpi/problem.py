@@ -11,32 +11,17 @@ up to rounding). Units that no slab holds, those of experts that were not routed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from gated_lpi.lpi.lens import BaseLogits, base_logits
 from gated_lpi.models import Block, Readout
 from gated_lpi.trace import BlockTrace, Slab
-
-
-class BaseLogits(NamedTuple):
-    """The readout of the base of P prompts.
-
-    Attributes:
-        inverse_scale: [P], 1/σ that the base is read out with.
-        directions: [P, V], W_U·(γ ⊙ C·base)/divisor.
-        log_p: [P, V], log-softmax of the logits.
-        target_log_p: [P], log p(target | base), nats.
-    """
-
-    inverse_scale: Tensor
-    directions: Tensor
-    log_p: Tensor
-    target_log_p: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +37,7 @@ class BlockProblem:
         n_units: how many units the block has, those that no slab holds included.
         by_position: whether the block's units are counted once for every source position (attention only); unit u at
             position t is then unit t · (units of the block) + u.
+        key: the block's name, under which an estimator may keep what it finds of the block's units; "" to keep nothing.
         block, traced: where the problem comes from; the reference reads these and not the slabs.
     """
 
@@ -64,23 +50,69 @@ class BlockProblem:
     block: Block
     traced: BlockTrace
     by_position: bool = False
+    key: str = ""
 
     @cached_property
     def base_logits(self) -> BaseLogits:
         """What the readout makes of `base`, computed once for all that score this block."""
-        readout = self.readout
-        inverse_scale = readout.inverse_scale(self.base) if self.inverse_scale is None else self.inverse_scale
-        directions = readout.directions(self.base)
-        log_p = torch.log_softmax(readout.assemble(directions, inverse_scale), dim=-1)
-        target_log_p = log_p.gather(-1, self.targets.unsqueeze(-1)).squeeze(-1)
-        return BaseLogits(inverse_scale, directions, log_p, target_log_p)
+        return base_logits(self.readout, self.base, self.inverse_scale, self.targets)
+
+    @cached_property
+    def base_directions(self) -> Tensor:
+        """W_U·(γ ⊙ C·base)/divisor, [P, V]: the base's part of the logits before 1/σ."""
+        return self.readout.directions(self.base)
+
+    @property
+    def units_of_block(self) -> int:
+        """How many units the block has, each counted once."""
+        return self.n_units // len(self.slabs) if self.by_position else self.n_units
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a contribution's effect on the logits is one vector times a number: norm held, no softcap."""
+        return self.inverse_scale is not None and self.readout.affine
+
+    def prompts(self, slab: Slab) -> Tensor:
+        """Indices of the prompts that use a slab, [P']."""
+        if slab.prompts is not None:
+            return slab.prompts
+        return torch.arange(len(self.targets), device=self.base.device)
+
+
+class Tier(enum.IntEnum):
+    """How a score was found: from means over the vocabulary, from second moments of part of it, from all of it."""
+
+    LINEAR = 0
+    MOMENTS = 1
+    EXACT = 2
 
 
 class BlockScores(NamedTuple):
-    """Scores [P, n_units] and error bounds [P] of one block, in nats."""
+    """The scores of one block.
+
+    Attributes:
+        scores: [P, n_units], nats.
+        error_bound: [P], nats: no score of the prompt is off by more (0: exact up to rounding, which is not bounded).
+        tiers: [P, 3], how many of the prompt's scores were found in which way (`Tier`); units that no slab holds are
+            not counted.
+    """
 
     scores: Tensor
     error_bound: Tensor
+    tiers: Tensor
 
 
-Estimator = Callable[[BlockProblem], BlockScores]
+class Estimator(Protocol):
+    """Scores one block after the other; made once for a checkpoint, so that it can keep what it prepares."""
+
+    def __call__(self, problem: BlockProblem) -> BlockScores:
+        """Score every unit of a block on every prompt."""
+        ...
+
+
+def all_exact(problem: BlockProblem, scores: Tensor) -> BlockScores:
+    """Scores of which all are exact up to rounding."""
+    tiers = torch.zeros(len(scores), len(Tier), dtype=torch.long, device=scores.device)
+    for slab in problem.slabs:
+        tiers[problem.prompts(slab), Tier.EXACT] += slab.values.shape[0]
+    return BlockScores(scores, torch.zeros(len(scores), dtype=torch.float64, device=scores.device), tiers)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem, BlockScores
+from gated_lpi.lpi.problem import BlockProblem, BlockScores, all_exact
 from gated_lpi.models import Readout
 
 
@@ -42,7 +42,7 @@ def score_block(problem: BlockProblem) -> BlockScores:
         inverse_scale = None if problem.inverse_scale is None else problem.inverse_scale[prompt].double()
         for unit, contribution in _contributions(problem, prompt):
             scores[prompt, unit] = unit_lpi(base, contribution, target, readout, inverse_scale)
-    return BlockScores(scores, torch.zeros(n_prompts, dtype=torch.float64))
+    return all_exact(problem, scores)
 
 
 def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:

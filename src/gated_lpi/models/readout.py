@@ -10,9 +10,12 @@ affine in h, which is what makes a unit's effect on all logits one vector: `dire
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+ROWS = 4096  # of W_U that are taken to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,30 @@ class Readout:
         """1/σ of `residual` [..., d] → [...]."""
         return torch.rsqrt(self.centre(residual).square().mean(dim=-1) + self.eps)
 
+    def fold(self, vectors: Tensor) -> Tensor:
+        """(γ ⊙ C·v)/divisor of `vectors` [..., d]: what W_U is multiplied by; shape kept."""
+        return self.centre(vectors) * (self.gamma / self.divisor)
+
     def directions(self, vectors: Tensor) -> Tensor:
         """W_U·(γ ⊙ C·v)/divisor of `vectors` [..., d] → [..., V]: what v does to the logits, before 1/σ."""
-        return (self.centre(vectors) * (self.gamma / self.divisor)) @ self.weight.T
+        return self.fold(vectors) @ self.weight.T
 
     def offset(self) -> Tensor | None:
         """(W_U·β + b)/divisor → [V]: the part of the logits that no residual stream changes; None if there is none."""
-        parts = [] if self.beta is None else [self.weight @ self.beta]
-        parts += [] if self.bias is None else [self.bias]
-        return sum(parts[1:], parts[0]) / self.divisor if parts else None
+        return self._offset
+
+    @cached_property
+    def _offset(self) -> Tensor | None:
+        parts = [] if self.bias is None else [self.bias.double()]
+        if self.beta is not None:
+            products = [rows.double() @ self.beta.double() for rows in self.weight.split(ROWS)]
+            parts.append(torch.cat(products))
+        return (sum(parts[1:], parts[0]) / self.divisor).to(self.weight.dtype) if parts else None
+
+    @cached_property
+    def longest_row(self) -> float:
+        """The largest ‖w_j‖ of W_U's rows."""
+        return max(float(torch.linalg.vector_norm(rows.double(), dim=-1).max()) for rows in self.weight.split(ROWS))
 
     def assemble(self, directions: Tensor, inverse_scale: Tensor) -> Tensor:
         """Logits [..., V] of a residual stream from its `directions` [..., V] and its 1/σ [...]."""

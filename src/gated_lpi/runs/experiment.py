@@ -31,10 +31,12 @@ class AttributionSpec(_Spec):
 
     norm: Norm = "frozen"
     target: Target = "object"
-    estimator: str = "exact"
+    estimator: str = "fast"
+    tolerance: float = Field(default=1e-3, gt=0, le=1)
     units: tuple[str, ...] = ALL_UNITS
     positions: Positions = "summed"
     batch_size: int = Field(default=256, ge=1)
+    memory: str | None = None
 
 
 class MetricsSpec(_Spec):

@@ -1,0 +1,179 @@
+"""p = softmax(base logits) of P prompts, laid out as the fast estimator reads it.
+
+1. Tokens are ranked by the largest probability that any prompt gives them. The first `HEAD` of them hold most of the
+   mass where it is concentrated; their logits are computed again in float64, so that p errs outside of them only.
+2. Nested sets of tokens, the first n of the ranking for a few n, and what lies outside of each: its mass, the
+   largest probability in it, the longest row of the unembedding.
+3. E_p[w], the mean row of the unembedding under p, one matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.lens import BaseLogits
+from gated_lpi.lpi.rounding import gamma
+from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.models import Readout
+
+HEAD = 1024
+LEVELS = (0, 256, 1024, 4096, 16384)
+COLUMNS = 512
+KEPT = 4096  # rows of the unembedding that are kept by rank
+SUMMED = 256  # numbers that are added up in one go in the weights' dtype
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """p of P prompts over V tokens.
+
+    Attributes:
+        log_p: [P, V], columns in the order of the vocabulary.
+        p: [P, K], of the tokens of the largest level below the last, columns by rank.
+        order: [V], the tokens by rank.
+        levels: sizes of the nested token sets, from 0 to V.
+        inside: [L, P], float64, mass of each set.
+        tail_max: [L, P], float64, largest probability outside of it.
+        tail_norm: [L], float64, largest ‖w_j − w̄‖ outside of it.
+        mean: [P, d], float64, E_p[w] − w̄.
+        mean_error: [P], float64, bound on the length of its rounding error.
+        error: [P], float64, no log-probability outside the first `HEAD` tokens is off by more (but for a constant).
+        error_per_norm: [P], float64, nor by more than this times ‖w_j‖, plus `head_error`.
+        head_error: [P], float64, none of the first `HEAD` is off by more than this.
+        outside_head: [P], float64, mass outside of the first `HEAD`.
+        outside_norm: [P], float64, √(Σ p_j·‖w_j‖²) over the tokens outside of them.
+        raw_norms: [V], ‖w_j‖ by rank.
+        storage: [P], float64, how far Σ_j exp(log_p) may be from 1.
+    """
+
+    log_p: Tensor
+    p: Tensor
+    order: Tensor
+    levels: tuple[int, ...]
+    inside: Tensor
+    tail_max: Tensor
+    tail_norm: Tensor
+    mean: Tensor
+    mean_error: Tensor
+    error: Tensor
+    error_per_norm: Tensor
+    head_error: Tensor
+    outside_head: Tensor
+    outside_norm: Tensor
+    outside_norms: Tensor
+    storage: Tensor
+    _kept: list[Tensor] = field(default_factory=list)
+
+    def rows(self, table: Unembedding, ranks: slice) -> Tensor:
+        """w_j − w̄ of the tokens of these ranks; those of the first levels are kept, since every slab asks for them."""
+        if ranks.stop > KEPT:
+            return table.rows(self.order[ranks])
+        if not self._kept:
+            self._kept.append(table.rows(self.order[:KEPT]))
+        return self._kept[0][ranks]
+
+
+def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: BaseLogits) -> Distribution:
+    """Lay out p of `base` [P, d], whose logit lens is `logits`; `logits.log_p` itself is refined."""
+    vocabulary = readout.vocabulary
+    levels = tuple(sorted({*(n for n in LEVELS if n < vocabulary), vocabulary}))
+    order = logits.log_p.amax(dim=0).argsort(descending=True)
+    log_p = _refine_head(readout, base, logits, order[:HEAD])
+    p = log_p.index_select(1, order[: levels[-2]]).exp_()
+    outside_norms = table.raw_norms.index_fill(0, order[:HEAD], 0.0)
+    sums = _sums_over_vocabulary(table, log_p, outside_norms)
+    beyond = _largest_beyond(log_p, order[: levels[-2]])
+    inside, tail_max, tail_norm = _outside(p, beyond, table.norms[order], levels)
+    storage = 2 * logits.storage
+    offset = storage * torch.linalg.vector_norm(table.mean.double())
+    return Distribution(
+        log_p=log_p,
+        p=p,
+        order=order,
+        levels=levels,
+        inside=inside,
+        tail_max=tail_max,
+        tail_norm=tail_norm,
+        mean=sums.row - table.mean,
+        mean_error=gamma(COLUMNS + 4, base.dtype) * sums.norm + offset,
+        error=logits.error + storage,
+        error_per_norm=logits.error / readout.longest_row,
+        head_error=storage,
+        outside_head=sums.outside,
+        outside_norm=sums.outside_squares.sqrt(),
+        outside_norms=outside_norms,
+        storage=storage,
+    )
+
+
+def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Tensor) -> Tensor:
+    """log p with the logits of some tokens in float64, [P, V]; `logits.log_p` itself is refined."""
+    offset = readout.offset()
+    head = readout.fold(base.double()) @ readout.weight[tokens].double().T * logits.inverse_scale.unsqueeze(-1)
+    if offset is not None:
+        head += offset[tokens]
+    refined = head - logits.log_z.unsqueeze(-1)
+    before = logits.log_p[:, tokens].double().exp().sum(dim=-1)
+    shift = torch.log1p(refined.exp().sum(dim=-1) - before).unsqueeze(-1)
+    log_p = logits.log_p.sub_(shift.to(logits.log_p.dtype))
+    log_p[:, tokens] = (refined - shift).to(log_p.dtype)
+    return log_p
+
+
+class _Sums(NamedTuple):
+    """Σ p·w [P, d], Σ p·‖w‖ [P]; mass and Σ p·‖w‖² of the tokens outside the head [P], rounded up; float64."""
+
+    row: Tensor
+    norm: Tensor
+    outside: Tensor
+    outside_squares: Tensor
+
+
+def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tensor) -> _Sums:
+    """One pass over p, in the order of the vocabulary."""
+    n_prompts, vocabulary = log_p.shape
+    row = torch.zeros(n_prompts, table.weight.shape[1], dtype=torch.float64, device=log_p.device)
+    outside = (outside_norms > 0).to(log_p.dtype)
+    weights = torch.stack([table.raw_norms, outside, outside_norms.square()], dim=1)
+    sums = row.new_zeros(n_prompts, 3)
+    product = torch.empty(row.shape, dtype=log_p.dtype, device=log_p.device)
+    for start in range(0, vocabulary, COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        p = log_p[:, columns].exp()
+        row += torch.mm(p, table.weight[columns], out=product)
+        sums += p @ weights[columns]
+    return _Sums(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
+
+
+def _largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:
+    """The largest probability of each prompt outside of these tokens, [P], float64."""
+    hidden = torch.zeros(log_p.shape[1], dtype=log_p.dtype, device=log_p.device)
+    hidden[tokens] = -torch.inf
+    columns = range(0, log_p.shape[1], COLUMNS)
+    parts = [(log_p[:, i : i + COLUMNS] + hidden[i : i + COLUMNS]).amax(dim=-1) for i in columns]
+    return torch.stack(parts).amax(dim=0).double().exp()
+
+
+def _outside(p: Tensor, beyond: Tensor, norms: Tensor, levels: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mass inside each level, and largest probability and longest row outside of it; `p` and `norms` by rank."""
+    inside = torch.zeros(len(levels), len(p), dtype=torch.float64, device=p.device)
+    largest = torch.zeros_like(inside)
+    longest = torch.zeros(len(levels), dtype=torch.float64, device=p.device)
+    for k in range(1, len(levels)):
+        longest[k - 1] = norms[levels[k - 1] : levels[k]].max()
+        if k + 1 == len(levels):
+            inside[k], largest[k - 1] = 1.0, beyond
+            continue
+        band = p[:, levels[k - 1] : levels[k]]
+        parts = band.reshape(len(p), -1, SUMMED).sum(dim=-1)
+        inside[k] = inside[k - 1] + parts.sum(dim=-1, dtype=torch.float64)
+        largest[k - 1] = band.amax(dim=-1)
+    return inside, _suffix_maximum(largest), _suffix_maximum(longest)
+
+
+def _suffix_maximum(values: Tensor) -> Tensor:
+    return values.flip(0).cummax(dim=0).values.flip(0)

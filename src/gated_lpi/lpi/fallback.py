@@ -1,0 +1,187 @@
+"""The exact sum over the vocabulary for single pairs, with a bound on its rounding.
+
+I = c·u_target − log Σ_j exp(log p_j + c·u_j).
+
+1. u in float64; exponents and log p in the weights' dtype; sums of 256 of them are added up in float64.
+2. Where log p is not good enough for that, it is found again for the pair's prompt, from logits in float64.
+3. Where rounding of the exponents alone exceeds the tolerance (a pair that moves the logits by tens), everything is
+   done again in float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.distribution import SUMMED, Distribution
+from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.lpi.rounding import gamma, unit_roundoff
+from gated_lpi.models.readout import ROWS
+
+TILE = 2**17
+LARGEST = 60.0  # exponents above this are left to float64
+MAX_DIRECTIONS = 2**24
+
+
+class _Singles(NamedTuple):
+    """m pairs: `c` [m] float64, indices of prompts and of value vectors [m]."""
+
+    c: Tensor
+    prompts: Tensor
+    units: Tensor
+
+    def some(self, chosen: Tensor) -> _Singles:
+        return _Singles(self.c[chosen], self.prompts[chosen], self.units[chosen])
+
+
+class _Rows(NamedTuple):
+    """log p of all prompts, or of some, and how wrong it may be (`Distribution`)."""
+
+    log_p: Tensor
+    row_of: Tensor
+    error: Tensor
+    error_per_norm: Tensor
+    head_error: Tensor
+    outside: Tensor
+    outside_norms: Tensor
+
+
+def exact_pairs(
+    problem: BlockProblem,
+    p: Distribution,
+    values: Tensor,
+    c: Tensor,
+    prompts: Tensor,
+    units: Tensor,
+    *,
+    tolerance: float,
+    numbers: int = MAX_DIRECTIONS,
+) -> tuple[Tensor, Tensor]:
+    """Scores and error bounds, [m] in float64, of m pairs.
+
+    Args:
+        problem: the block.
+        p: its distributions.
+        values: [n, d], value vectors.
+        c: [m], coefficients over σ, float64.
+        prompts: [m], indices of prompts.
+        units: [m], rows of `values`.
+        tolerance: what a bound should not exceed; it does where even float64 is not enough.
+        numbers: numbers in a matrix of units and tokens, at most.
+    """
+    pairs = _Singles(c, prompts, units)
+    scores, bound = _in_weights_dtype(problem, _as_found(p), values, pairs, numbers)
+    left = (~(bound <= tolerance)).nonzero().squeeze(-1)
+    if len(left) and values.dtype != torch.float64:
+        rows = _refined(problem, p, prompts[left].unique(), numbers)
+        scores[left], bound[left] = _in_weights_dtype(problem, rows, values, pairs.some(left), numbers)
+        left = (~(bound <= tolerance)).nonzero().squeeze(-1)
+    if len(left):
+        scores[left], bound[left] = _in_float64(problem, values, pairs.some(left), numbers)
+    return scores, bound
+
+
+def _as_found(p: Distribution) -> _Rows:
+    everyone = torch.arange(len(p.log_p), device=p.log_p.device)
+    outside = p.outside_norm * p.outside_head.sqrt()
+    return _Rows(p.log_p, everyone, p.error, p.error_per_norm, p.head_error, outside, p.outside_norms)
+
+
+def _refined(problem: BlockProblem, p: Distribution, prompts: Tensor, numbers: int) -> _Rows:
+    """log p of these prompts, ascending, from logits in float64."""
+    log_p = torch.empty(len(prompts), p.log_p.shape[1], dtype=p.log_p.dtype, device=p.log_p.device)
+    step = max(1, numbers // (2 * log_p.shape[1]))
+    for start in range(0, len(prompts), step):
+        log_p[start : start + step] = _float64_logits(problem, prompts[start : start + step]).log_softmax(dim=-1)
+    row_of = torch.zeros(len(p.log_p), dtype=torch.long, device=log_p.device)
+    row_of[prompts] = torch.arange(len(prompts), device=log_p.device)
+    rounding = unit_roundoff(log_p.dtype) * (2 - 2 * log_p.amin(dim=-1).double())
+    zero = torch.zeros_like(rounding)
+    return _Rows(log_p, row_of, rounding, zero, rounding, zero, torch.zeros_like(p.outside_norms))
+
+
+def _in_weights_dtype(
+    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, numbers: int
+) -> tuple[Tensor, Tensor]:
+    """Step 1, a few value vectors at a time; the bound is infinite where an exponent is too large for it."""
+    scores, bound = torch.empty_like(pairs.c), torch.full_like(pairs.c, torch.inf)
+    order = pairs.units.argsort(stable=True)
+    distinct, which = pairs.units[order].unique_consecutive(return_inverse=True)
+    least = rows.log_p.amin(dim=-1).double()
+    size = max(1, numbers // problem.readout.vocabulary)
+    for start in range(0, len(distinct), size):
+        chosen = order[(which >= start) & (which < start + size)]
+        here = pairs.some(chosen)
+        here = here._replace(units=torch.searchsorted(distinct, here.units) - start)
+        scores[chosen], bound[chosen] = _sum_up(problem, rows, values[distinct[start : start + size]], here, least)
+    return scores, bound
+
+
+def _sum_up(
+    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, least: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores and bounds of pairs of a few `values` [n, d]; `least` is each row's smallest log p."""
+    weight, dtype, c = problem.readout.weight, values.dtype, pairs.c
+    vocabulary = len(weight)
+    wide = problem.readout.fold(values.double())
+    at_target = (weight[problem.targets[pairs.prompts]].double() * wide[pairs.units]).sum(dim=-1)
+    u = torch.zeros(len(values), vocabulary, dtype=dtype, device=values.device)
+    for start in range(0, vocabulary, ROWS):
+        u[:, start : start + ROWS] = wide @ weight[start : start + ROWS].double().T
+    total, tilted = torch.empty_like(c), torch.empty_like(c)
+    step = max(1, TILE // vocabulary)
+    terms = u.new_zeros(step, -(-vocabulary // SUMMED) * SUMMED)
+    row = rows.row_of[pairs.prompts]
+    for start in range(0, len(c), step):
+        some = slice(start, start + step)
+        tile = terms[: len(c[some])]
+        exponents = tile[:, :vocabulary]
+        torch.mul(u[pairs.units[some]], c[some].to(dtype).unsqueeze(-1), out=exponents)
+        exponents += rows.log_p[row[some]]
+        exponents.exp_()
+        total[some] = tile.view(len(tile), -1, SUMMED).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
+        tilted[some] = (exponents @ rows.outside_norms).double()
+    moved = c.abs() * torch.maximum(u.amax(dim=-1), -u.amin(dim=-1))[pairs.units]
+    # Σ_j D_j·(p_j + q_j), q ∝ p·e^{c·u}, bounds what errors D of log p do (docs/method.md).
+    outside = rows.error_per_norm[row] * (rows.outside[row] + 1.01 * tilted / total)
+    from_p = (outside + 2 * rows.head_error[row]) * torch.exp(2 * rows.error[row])
+    rounding = unit_roundoff(dtype) * (8 * moved - 3 * least[row] + 16) + gamma(SUMMED + 4, dtype)
+    bound = torch.where(moved < LARGEST, from_p + rounding, torch.inf)
+    return c * at_target - total.log(), bound
+
+
+def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers: int) -> tuple[Tensor, Tensor]:
+    """Step 3: scores and bounds of pairs, with every number in float64."""
+    readout = problem.readout
+    scores, largest = torch.empty_like(pairs.c), torch.empty_like(pairs.c)
+    step = max(1, numbers // (4 * readout.vocabulary))
+    distinct, which = pairs.prompts.unique(return_inverse=True)
+    for start in range(0, len(distinct), step):
+        logits = _float64_logits(problem, distinct[start : start + step])
+        log_p = torch.log_softmax(logits, dim=-1)
+        chosen = ((which >= start) & (which < start + step)).nonzero().squeeze(-1)
+        for first in range(0, len(chosen), step):
+            some = chosen[first : first + step]
+            folded = readout.fold(values[pairs.units[some]].double())
+            u = torch.cat([folded @ rows.double().T for rows in readout.weight.split(ROWS)], dim=-1)
+            u -= u.gather(-1, problem.targets[pairs.prompts[some]].unsqueeze(-1))
+            row = which[some] - start
+            scores[some] = -torch.logsumexp(log_p[row] + pairs.c[some].unsqueeze(-1) * u, dim=-1)
+            largest[some] = logits[row].abs().amax(dim=-1)
+    length = torch.linalg.vector_norm(readout.fold(values.double()), dim=-1)[pairs.units] * readout.longest_row
+    terms = readout.weight.shape[1] + readout.vocabulary + 16
+    bound = 4 * gamma(terms, torch.float64) * (pairs.c.abs() * length + largest + 1)
+    offset = readout.offset()  # kept in the weights' dtype
+    return scores, bound if offset is None else bound + 2 * unit_roundoff(offset.dtype) * offset.abs().max()
+
+
+def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
+    """Logits of the base of some prompts, [m, V]."""
+    readout = problem.readout
+    hidden = readout.fold(problem.base[prompts].double())
+    logits = torch.cat([hidden @ rows.double().T for rows in readout.weight.split(ROWS)], dim=-1)
+    logits *= problem.base_logits.inverse_scale[prompts].double().unsqueeze(-1)
+    offset = readout.offset()
+    return logits if offset is None else logits + offset

@@ -1,0 +1,75 @@
+"""The logit lens of a block's base, which every estimator starts from: log p(· | base), and how wrong it may be.
+
+Products are cut into pieces whose rounding is bounded (`rounding`), so that log p comes with a bound that holds.
+Rows and columns are worked through in tiles, so that nothing of [P, V] in float64 is ever held.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.rounding import split_gamma, split_matmul, unit_roundoff
+from gated_lpi.models import Readout
+
+COLUMNS = 1024
+
+
+class BaseLogits(NamedTuple):
+    """The readout of the base of P prompts.
+
+    Attributes:
+        inverse_scale: [P], 1/σ that the base is read out with.
+        log_p: [P, V], log-softmax of the logits.
+        log_z: [P], float64, the logarithm of the sum of the logits' exponentials.
+        target_log_p: [P], log p(target | base), nats.
+        error: [P], float64: no logit is off by more before it is stored.
+        storage: [P], float64: what storing adds to that, and how far Σ_j exp(log_p) may be from 1.
+    """
+
+    inverse_scale: Tensor
+    log_p: Tensor
+    log_z: Tensor
+    target_log_p: Tensor
+    error: Tensor
+    storage: Tensor
+
+
+def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, targets: Tensor) -> BaseLogits:
+    """Read out `base` [P, d]; `inverse_scale` [P] is held, or found from `base` where it is None."""
+    scale = readout.inverse_scale(base) if inverse_scale is None else inverse_scale
+    hidden = readout.fold(base.double()).to(base.dtype)
+    weight, offset = readout.weight, readout.offset()
+    logits = torch.empty(len(base), readout.vocabulary, dtype=base.dtype, device=base.device)
+    for start in range(0, readout.vocabulary, COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        product = split_matmul(hidden, weight[columns].T).mul_(scale.unsqueeze(-1))
+        if offset is not None:
+            product += offset[columns]
+        logits[:, columns] = readout.cap(product)
+    least, largest = logits.aminmax(dim=-1, keepdim=True)
+    log_z = largest.double() + _sum_of_exponentials(logits, largest).log()
+    size = (torch.maximum(-least, largest).double() + log_z.abs()).squeeze(-1)
+    logits -= log_z.to(logits.dtype)
+    target_log_p = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    error = _error(readout, hidden, scale, offset)
+    storage = unit_roundoff(base.dtype) * (4 * size + 8)
+    return BaseLogits(scale, logits, log_z.squeeze(-1), target_log_p, error, storage)
+
+
+def _sum_of_exponentials(logits: Tensor, largest: Tensor) -> Tensor:
+    """Σ_j exp(logit_j − largest), [P, 1], summed in float64."""
+    total = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
+    for start in range(0, logits.shape[1], COLUMNS):
+        total += (logits[:, start : start + COLUMNS] - largest).exp_().sum(dim=-1, dtype=torch.float64)
+    return total.unsqueeze(-1)
+
+
+def _error(readout: Readout, hidden: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+    """Bound on the rounding of any logit, [P]: γ·‖h‖·‖w_j‖/σ, and that of the offset."""
+    longest = readout.longest_row
+    error: Tensor = scale.double() * torch.linalg.vector_norm(hidden.double(), dim=-1)
+    error = split_gamma(hidden.dtype) * longest * error
+    return error if offset is None else error + 2 * unit_roundoff(hidden.dtype) * offset.abs().max()
