@@ -67,6 +67,19 @@ def values(summary: xr.Dataset, name: str, kind: str) -> Any:
     return summary[name].sel(kind=kind).to_numpy().tolist()
 
 
+def test_error_bounds_leave_top_sets_open(tiny: xr.Dataset) -> None:
+    assert values(summarise(tiny, fraction=0.5, draws=20), "undecided", "ffn") == [0, 0, 0]
+    # Blocks: FFN of layer 0 (units 0 and 1), FFN of layer 1 (2 and 3), attention of layer 1; two prompts.
+    bounds = np.zeros((3, 2, 3))
+    bounds[0, :, 1] = [0.0, 1e6]
+    coords = {"block_layer": ("block_index", [0, 1, 1]), "block_kind": ("block_index", ["ffn", "ffn", "attention"])}
+    certified = tiny.drop_vars("target_rank").assign_coords(coords)
+    certified = certified.assign(error_bound=(("checkpoint", "prompt", "block_index"), bounds))
+    summary = summarise(certified, fraction=0.5, draws=20)
+    assert values(summary, "undecided", "ffn") == [2, 0, 0]
+    assert values(summary, "undecided", "attention") == [0, 0, 0]
+
+
 def test_top_sets_by_hand(tiny: xr.Dataset) -> None:
     summary = summarise(tiny, fraction=0.5, draws=20)
     # FFN top halves: {0, 1}, {1, 2}, {1, 2}. Attention: {4}, {4}, {5}.

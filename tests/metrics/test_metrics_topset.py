@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics import set_size, top_mask, top_set, top_set_ties
+from gated_lpi.metrics import set_size, top_mask, top_set, top_set_ties, top_set_undecided
 
 distinct_scores = st.lists(st.integers(-1000, 1000), min_size=1, max_size=60, unique=True).map(
     lambda values: np.array(values, dtype=np.float64)
@@ -107,3 +107,24 @@ def test_agrees_with_a_stable_sort(scores: np.ndarray, fraction: float) -> None:
     assert members.tolist() == sorted(expected.tolist())
     outside = np.setdiff1d(np.arange(scores.size), members)
     assert top_set_ties(scores, fraction) == sum(scores[unit] == scores[members].min() for unit in outside)
+
+
+def test_error_bounds_leave_units_open() -> None:
+    scores = [5.0, 4.0, 3.5, 1.0, 0.0]
+    assert top_set_undecided(scores, [0.0] * 5, 0.4) == 0
+    assert top_set_undecided(scores, [0.2] * 5, 0.4) == 0
+    assert top_set_undecided(scores, [0.25] * 5, 0.4) == 1  # 3.5 + 0.25 reaches 4 − 0.25
+    assert top_set_undecided(scores, [0.0, 0.0, 0.0, 3.5, 0.0], 0.4) == 1  # only the bound of unit 3 is wide
+    assert top_set_undecided(scores, [0.0, 4.0, 0.0, 0.0, 0.0], 0.4) == 3  # a member that may score 0
+
+
+def test_without_errors_what_is_undecided_is_tied() -> None:
+    scores = [1.0, 2.0, 2.0, 2.0, 0.0]
+    assert top_set_undecided(scores, np.zeros(5), 0.4) == top_set_ties(scores, 0.4) == 1
+
+
+def test_errors_of_another_shape_are_refused() -> None:
+    with pytest.raises(OptionError, match="one bound"):
+        top_set_undecided([1.0, 2.0], [0.1], 0.5)
+    with pytest.raises(OptionError, match="one bound"):
+        top_set_undecided([1.0, 2.0], [0.1, -0.1], 0.5)

@@ -17,11 +17,13 @@ from gated_lpi import attribute, load_model
 from gated_lpi.cli import main
 from gated_lpi.facts import Prompt, encode
 from gated_lpi.lpi import BlockProblem, exact, unit_lpi
+from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.trace import trace
 
 pytestmark = pytest.mark.slow
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TOLERANCE = 1e-3
 KNOWN = [
     ("The capital of France is", " Paris"),
     ("The capital of Japan is", " Tokyo"),
@@ -76,8 +78,8 @@ def watched(model, layer, ids):
 
 @pytest.mark.parametrize("layer", LAYERS)
 @torch.no_grad()
-def test_exact_scores_follow_the_definition(model, layer):
-    """`exact` on whole blocks against float64, unit by unit, from what the model's own modules were given."""
+def test_scores_follow_the_definition(model, layer):
+    """`exact` and `fast` on whole blocks against float64, unit by unit, from what the modules were given."""
     items = encode(model.tokenizer, [Prompt(*pair) for pair in KNOWN[:2]])
     traced = trace(model, [item.ids for item in items])
     targets = torch.tensor([item.target_id for item in items])
@@ -89,8 +91,9 @@ def test_exact_scores_follow_the_definition(model, layer):
         problem = BlockProblem(
             model.readout, seen.base, inverse_scale, targets, tuple(seen.slabs(block)), block.n_units, block, seen
         )
-        scores, bound = exact.score_block(problem)
-        assert float(bound.max()) == 0
+        scores = exact.score_block(problem).scores
+        certified = FastEstimator(model.readout, TOLERANCE)(problem)
+        assert float(certified.error_bound.max()) <= TOLERANCE
         for p, item in enumerate(items):
             inputs, weights = watched(model, layer, item.ids)
             base = inputs["input"]
@@ -101,6 +104,7 @@ def test_exact_scores_follow_the_definition(model, layer):
                 contribution = inputs[kind][unit] * weights[kind][:, unit]
                 expected = unit_lpi(base, contribution, item.target_id, readout, inverse_scale[p].double())
                 assert scores[p, unit].item() == pytest.approx(expected, abs=1e-4)
+                assert abs(certified.scores[p, unit].item() - expected) <= certified.error_bound[p].item()
 
 
 def test_the_gguf_is_the_same_model(model, folder):

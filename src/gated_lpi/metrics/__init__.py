@@ -25,7 +25,7 @@ from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisa
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
-from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties
+from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties, top_set_undecided
 
 __all__ = [
     "Bounds",
@@ -62,5 +62,6 @@ __all__ = [
     "top_set",
     "top_set_stability",
     "top_set_ties",
+    "top_set_undecided",
     "utilisation_entropy",
 ]

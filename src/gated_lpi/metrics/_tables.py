@@ -19,7 +19,7 @@ from gated_lpi.metrics.layers import layer_profile, mean_pairwise, profile_corre
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
 from gated_lpi.metrics.stability import jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import bootstrap, random_share_chance
-from gated_lpi.metrics.topset import set_size, top_set_ties
+from gated_lpi.metrics.topset import set_size, top_set_ties, top_set_undecided
 
 Table = dict[str, tuple[tuple[str, ...], NDArray[Any]]]
 
@@ -48,6 +48,8 @@ class Units:
     """[R]: prompts of each relation, if kept."""
     layer: IntArray
     """[N]"""
+    errors: FloatArray
+    """[T, N]: no mean score is off by more."""
 
 
 def kind_table(
@@ -57,11 +59,15 @@ def kind_table(
     top = set_size(units.scores.shape[1], options.fraction)
     stability = top_set_stability(units.scores, options.fraction)
     ties = np.array([top_set_ties(row, options.fraction) for row in units.scores])
+    undecided = [
+        top_set_undecided(row, errors, options.fraction) for row, errors in zip(units.scores, units.errors, strict=True)
+    ]
     evenness = entropy(units.scores)
     return {
         "units": ((), np.array(units.scores.shape[1])),
         "top_units": ((), np.array(top)),
         "ties": (("checkpoint",), ties),
+        "undecided": (("checkpoint",), np.array(undecided)),
         "entropy": (("checkpoint",), evenness.normalised),
         "effective_units": (("checkpoint",), evenness.effective_units),
         "gini": (("checkpoint",), evenness.gini),

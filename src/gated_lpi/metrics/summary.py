@@ -6,6 +6,7 @@
     lpi                 (checkpoint, relation, unit)     the same per relation; if absent, no intervals
     target_rank         (checkpoint, prompt)             if absent, no HIT@k
     expert_utilisation  (checkpoint, expert_unit)        share of prompts routed; absent for dense models
+    error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
 
@@ -13,6 +14,8 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
 
     units, top_units                                (kind)               how many, and how many in a top set
     ties                                            (kind, checkpoint)   units that only their order left out
+    undecided                                       (kind, checkpoint)   units whose error bounds leave open whether
+                                                                         they belong to the top set (ties included)
     stability                                  ±, ? (kind, pair)         J_stab
     gain_top_set                               ±, ? (kind, pair)         R_t
     gain_top_by_gain                           ±    (kind, pair)         R_t for the units of greatest gain
@@ -44,7 +47,7 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics._arrays import IntArray, finite, require_finite
+from gated_lpi.metrics._arrays import FloatArray, IntArray, finite, require_finite
 from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
 
 KINDS = ("ffn", "attention")
@@ -153,12 +156,26 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
 def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> Units:
     """The arrays of one kind of unit, relations first where they were kept."""
     mean = scores["lpi_mean"].transpose("checkpoint", "unit").to_numpy()[:, inside]
+    errors = _errors(scores, inside, layer)
     if "lpi" not in scores:
-        return Units(finite("lpi_mean", mean), None, None, layer[inside])
+        return Units(finite("lpi_mean", mean), None, None, layer[inside], errors)
     _require(scores, "lpi", ("checkpoint", "relation", "unit"), ("n_prompts",))
     by_relation = scores["lpi"].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
     require_finite("lpi", by_relation)
-    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside])
+    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors)
+
+
+def _errors(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> FloatArray:
+    """Error bounds of the units' mean scores, [T, N]: the mean over prompts of their blocks' bounds."""
+    if "error_bound" not in scores:
+        return np.zeros((scores.sizes["checkpoint"], inside.size))
+    _require(scores, "error_bound", ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
+    bound = scores["error_bound"].mean("prompt").transpose("checkpoint", "block_index").to_numpy()
+    names = zip(scores["block_layer"].to_numpy().tolist(), scores["block_kind"].to_numpy().tolist(), strict=True)
+    column = {(int(number), str(kind)): index for index, (number, kind) in enumerate(names)}
+    kinds = scores["block"].to_numpy().astype(object).astype(str)[inside]
+    of_unit = [column[int(number), str(kind)] for number, kind in zip(layer[inside], kinds, strict=True)]
+    return finite("error_bound", bound[:, of_unit])
 
 
 def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None) -> dict[str, IntArray]:

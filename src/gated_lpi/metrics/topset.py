@@ -62,3 +62,26 @@ def top_set_ties(scores: ArrayLike, fraction: float = 0.01) -> int:
     values = finite("scores", scores, ndim=1)
     inside = top_mask(values, fraction)
     return int(np.count_nonzero(values[~inside] == values[inside].min()))
+
+
+def top_set_undecided(scores: ArrayLike, errors: ArrayLike, fraction: float = 0.01) -> int:
+    """Return how many units outside the top set could belong to it, by the error bounds of the scores.
+
+    A unit outside could belong where its score plus its bound reaches some member's score less that one's bound.
+
+    Args:
+        scores: [N].
+        errors: [N], no score is off by more; 0 gives `top_set_ties`.
+        fraction: share of the units in the top set.
+
+    Raises:
+        OptionError: as `top_set` does, or `errors` has another shape or a negative value.
+    """
+    values, bounds = finite("scores", scores, ndim=1), finite("errors", errors, ndim=1)
+    if bounds.shape != values.shape or (bounds < 0).any():
+        raise OptionError(
+            f"errors has shape {bounds.shape} and least value {bounds.min(initial=0.0):g}; expected one bound of at "
+            f"least 0 for each of {values.size} scores"
+        )
+    inside = top_mask(values, fraction)
+    return int(np.count_nonzero((values + bounds)[~inside] >= (values - bounds)[inside].min()))

@@ -229,7 +229,7 @@ def checkpoints(arm: ArmResults) -> Table:
         Column("reconstruction error", "number"),
         Column("coverage", "share"),
         Column("largest error bound, nats", "number"),
-        Column("ties, FFN / attention"),
+        Column("left open by bounds or ties, FFN / attention"),
         Column("seconds", "number"),
     )
     bounds = _error_bounds(arm)
@@ -334,5 +334,5 @@ def _error_bounds(arm: ArmResults) -> list[float]:
 
 
 def _ties(arm: ArmResults, checkpoint: int) -> str:
-    ties = [number(arm.summary, "ties", kind=kind, checkpoint=checkpoint) for kind in KIND_NAMES]
+    ties = [number(arm.summary, "undecided", kind=kind, checkpoint=checkpoint) for kind in KIND_NAMES]
     return " / ".join(show(value, "count") for value in ties)
