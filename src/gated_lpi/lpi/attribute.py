@@ -29,7 +29,6 @@ from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.memory import Pieces, parse_memory, pieces
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
-from gated_lpi.lpi.rounding import unit_roundoff
 from gated_lpi.models import Block, Model, Readout
 from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
@@ -239,8 +238,6 @@ def _score_units(
     resolved = options.positions == "resolved" and problem.block.kind == "attention"
     found = estimator(_by_position(problem) if resolved else problem)
     scores, bound = found.scores.to(problem.base.dtype), found.error_bound.double()
-    if options.estimator == "fast" and problem.frozen:  # storing a score rounds it
-        bound = bound + unit_roundoff(scores.dtype) * scores.abs().amax(dim=1)
     if resolved:
         by_position = scores.view(len(scores), -1, problem.n_units)
         parts.setdefault("position_lpi", []).append(by_position)

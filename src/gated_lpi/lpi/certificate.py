@@ -13,6 +13,10 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
    the unembedding's spread.
 3. What rounding may do to a, to u on S, to the moments and to p itself widens the interval.
 
+4. The score is a guess of what the sums really are, kept so near the interval's middle that its bound, half the
+   interval's width plus its distance from the middle, stays within the tolerance. The guess: φ ≈ ½ on S, and p·u² in T
+   as if p were the same for all its tokens. The middle alone would be low by half the tail's bound everywhere.
+
 All arithmetic here is in float64, on [P, n] pairs of prompts and units.
 """
 
@@ -80,19 +84,20 @@ class Region(NamedTuple):
         tail_max: [P, 1], largest probability in T.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
-        empty_tail: whether T is empty.
+        tail_tokens: how many tokens are in T.
         outside_head: [P, 1], mass of the tokens whose log p may be off by `error` [P, 1]; the others by `head_error`.
         outside_error: [P, 1], √(Σ p_j·D_j²) over these tokens, D_j ≤ `error` bounding the error of log p_j.
         storage: [P, 1], how far Σ p may be from 1.
         unit_rounding: γ of a product over the width, which u on S is computed by.
         sum_rounding: γ of the sums over tokens.
+        storing: unit roundoff of the dtype that scores are stored in.
     """
 
     inside: Tensor
     tail_max: Tensor
     tail_norm: Tensor
     inside_norm: float
-    empty_tail: bool
+    tail_tokens: int
     outside_head: Tensor
     outside_error: Tensor
     error: Tensor
@@ -100,6 +105,7 @@ class Region(NamedTuple):
     storage: Tensor
     unit_rounding: float
     sum_rounding: float
+    storing: float
 
 
 class Estimate(NamedTuple):
@@ -109,45 +115,49 @@ class Estimate(NamedTuple):
     bound: Tensor
 
 
-def certify(pairs: Pairs, moments: Moments, region: Region) -> Estimate:
-    """Middle and half width of the interval that each pair's score lies in."""
+def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
+    """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
     n_units = pairs.c.shape[1]
     size = max(1, TILE // max(1, len(pairs.c)))
     if n_units <= size:
-        return _certify(pairs, moments, region)
+        return _certify(pairs, moments, region, tolerance)
     parts = [
-        _certify(pairs.units(some), moments.units(some), region)
+        _certify(pairs.units(some), moments.units(some), region, tolerance)
         for some in (slice(start, start + size) for start in range(0, n_units, size))
     ]
     return Estimate(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
 
 
-def _certify(pairs: Pairs, moments: Moments, region: Region) -> Estimate:
-    c, size = pairs.c.abs(), pairs.size
+def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
+    size = pairs.size
     centre = pairs.c * pairs.shift
     variance, least, largest = _inside(pairs, moments, region)
     shift_error = pairs.shift_error + 2 * region.storage * centre.abs()
-    if region.empty_tail:
-        tail_variance, tail_high, reach = torch.zeros_like(size), torch.zeros_like(size), largest
-    else:
+    low, high = phi(least) * variance.low, phi(largest) * variance.high
+    guess = (variance.low + variance.high) / 4
+    tail_variance, tail_high, reach = torch.zeros_like(size), torch.zeros_like(size), largest
+    if region.tail_tokens:
         tail_reach = size * region.tail_norm + centre.abs()
-        tail_variance = _tail_variance(pairs, moments, region, c, centre, shift_error)
+        tail_variance, tail_guess = _tail_variance(pairs, moments, region, centre, shift_error)
         tail_high = phi(tail_reach) * tail_variance
         reach = torch.maximum(largest, tail_reach)
-    widen = 1 + SAFETY + 2 * region.storage
-    low, high = phi(least) * variance.low, phi(largest) * variance.high
+        guess = guess + tail_guess / 2
     if moments.third is not None and moments.fourth is not None:
         low, high = _narrowed(low, high, _higher(pairs, moments, region, variance, least, largest))
-    inside_high, inside_low = high * widen, low * (2 - widen)
-    above = inside_high + tail_high * widen + shift_error
-    below = (inside_low - shift_error).clamp_min(-0.5)
+        guess = (low + high) / 2
+    widen = 1 + SAFETY + 2 * region.storage
+    above = (high + tail_high) * widen + shift_error
+    below = (low * (2 - widen) - shift_error).clamp_min(-0.5)
     top, bottom = torch.log1p(above), torch.log1p(below)
-    rounding = pairs.gain_error + _probability_error(region, variance.high + tail_variance, above)
-    rounding = rounding + 1e-12 * (pairs.gain.abs() + size)
-    bound = (top - bottom) / 2 + rounding
+    bound = (top - bottom) / 2 + pairs.gain_error
+    bound = bound + _probability_error(region, variance.high + tail_variance, above)
+    bound = bound + 2 * region.storing * (pairs.gain.abs() + top) + 1e-12 * (pairs.gain.abs() + size)
     certain = (reach <= LARGEST) & (shift_error < 0.25)
     bound = torch.where(certain, bound, torch.inf)
-    return Estimate(pairs.gain - (top + bottom) / 2, bound)
+    middle = (top + bottom) / 2
+    room = (tolerance - bound).clamp_min(0.0)
+    moved = (torch.log1p(guess.clamp_min(0.0)) - middle).clamp(-room, room)
+    return Estimate(pairs.gain - middle - moved, bound + moved.abs())
 
 
 class _Interval(NamedTuple):
@@ -207,17 +217,24 @@ def _narrowed(low: Tensor, high: Tensor, other: _Interval) -> tuple[Tensor, Tens
 
 
 def _tail_variance(
-    pairs: Pairs, moments: Moments, region: Region, c: Tensor, centre: Tensor, shift_error: Tensor
-) -> Tensor:
-    """Upper bound on Σ_T p·y² (step 2): c²·Σ_T p·u² − 2·ca·Σ_T p·cu + (ca)²·p(T), with Σ_T p·u = μ − Σ_S p·u."""
+    pairs: Pairs, moments: Moments, region: Region, centre: Tensor, shift_error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Upper bound on Σ_T p·y² (step 2), and a guess of it.
+
+    It is c²·Σ_T p·u² − 2·ca·Σ_T p·cu + (ca)²·p(T), with Σ_T p·u = μ − Σ_S p·u.
+    """
+    c = pairs.c.abs()
     first = pairs.c * moments.first
     second = c * moments.second.clamp_min(0.0).sqrt()
     wrong = region.unit_rounding * pairs.size * region.inside_norm
     first_error = shift_error + region.sum_rounding * second * region.inside.sqrt() + wrong * region.inside
     outside = (1.0 - region.inside).clamp_min(0.0) + region.storage
-    cross = -2 * centre * (centre - first) + 2 * centre.abs() * first_error + centre.square() * outside
-    largest = region.tail_max * (1 + 1e-6) * c.square() * (pairs.squares - moments.squares).clamp_min(0.0)
-    return (largest + cross).clamp_min(0.0) * (1 + SAFETY)
+    cross = -2 * centre * (centre - first) + centre.square() * outside
+    squares = c.square() * (pairs.squares - moments.squares).clamp_min(0.0)
+    largest = region.tail_max * (1 + 1e-6) * squares + cross + 2 * centre.abs() * first_error
+    guess = outside / region.tail_tokens * squares + cross
+    high = largest.clamp_min(0.0) * (1 + SAFETY)
+    return high, torch.minimum(guess.clamp_min(0.0), high)
 
 
 def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ class FastEstimator:
             if level:
                 sums.extend(level, orders)
             region = sums.region(level)
-            if not region.empty_tail and _hopeless(pairs, sums, region, self.tolerance):
+            if region.tail_tokens and _hopeless(pairs, sums, region, self.tolerance):
                 continue
-            estimate = certify(pairs, sums.moments, region)
+            estimate = certify(pairs, sums.moments, region, self.tolerance)
             going_on = best.take(estimate, units, Tier.MOMENTS if level else Tier.LINEAR)
             chosen = going_on.any(dim=0).nonzero().squeeze(-1)
             if not len(chosen):
@@ -140,7 +140,7 @@ def _hopeless(pairs: Pairs, sums: MomentSums, region: Region, tolerance: float) 
     units = torch.arange(0, pairs.c.shape[1], SAMPLE, device=pairs.c.device)
     if len(units) < SAMPLE:
         return False
-    bound = certify(pairs.units(units), sums.moments.units(units), region).bound
+    bound = certify(pairs.units(units), sums.moments.units(units), region, tolerance).bound
     return bool((bound > tolerance).any(dim=0).double().mean() > 0.8)
 
 
@@ -226,5 +226,6 @@ class _LeftOver:
         score, bound = exact_pairs(
             problem, p, torch.cat(self._values), c, prompts, which, tolerance=tolerance, numbers=numbers
         )
+        bound += unit_roundoff(problem.base.dtype) * score.abs()
         found.scores[prompts, units] = score
         found.error_bound.scatter_reduce_(0, prompts, bound, "amax")

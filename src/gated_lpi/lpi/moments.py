@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gated_lpi.lpi.certificate import Moments, Region
 from gated_lpi.lpi.distribution import Distribution
-from gated_lpi.lpi.rounding import gamma
+from gated_lpi.lpi.rounding import gamma, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
 
 TOKENS = 1024  # that are summed in one product of the weights' dtype
@@ -105,7 +105,7 @@ class MomentSums:
             tail_max=column(p.tail_max[level]),
             tail_norm=p.tail_norm[level],
             inside_norm=self._table.longest,
-            empty_tail=level + 1 == len(p.levels),
+            tail_tokens=len(p.order) - p.levels[level],
             outside_head=column(p.outside_head),
             outside_error=column(p.error_per_norm * p.outside_norm + p.head_error * p.outside_head.sqrt()),
             error=column(p.error),
@@ -113,4 +113,5 @@ class MomentSums:
             storage=column(p.storage),
             unit_rounding=self._unit_rounding(),
             sum_rounding=self._sum_rounding(),
+            storing=unit_roundoff(self._folded.dtype),
         )

@@ -1,0 +1,131 @@
+"""The lemmas of docs/certificate.md, and that an interval holds for any split of the vocabulary."""
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gated_lpi.lpi.certificate import TILE, Moments, Pairs, Region, certify, phi, psi
+
+TOLERANCE = 1e-3
+EXACT = [-1000.0, -37.5, -5.0, -0.31, -0.29, -0.011, -0.009, -1e-5, 0.0, 1e-9, 0.009, 0.011, 0.29, 0.31, 1.0, 5.0, 29.0]
+
+
+@pytest.mark.parametrize(("function", "order"), [(phi, 2), (psi, 4)])
+def test_phi_and_psi_to_the_last_digits(function, order):
+    values = function(torch.tensor(EXACT, dtype=torch.float64)).tolist()
+    with mpmath.workdps(60):
+        for y, found in zip(EXACT, values, strict=True):
+            terms = [mpmath.mpf(y) ** k / mpmath.factorial(k) for k in range(order)]
+            true = (mpmath.exp(y) - sum(terms)) / mpmath.mpf(y) ** order if y else 1 / mpmath.factorial(order)
+            assert found == pytest.approx(float(true), rel=3e-10)
+
+
+@given(st.lists(st.floats(-60, 29), min_size=2, max_size=30))
+def test_phi_and_psi_increase(points):
+    y = torch.tensor(sorted(points), dtype=torch.float64)
+    for function in (phi, psi):
+        values = function(y)
+        assert (values > 0).all()
+        assert (values.diff() >= -1e-9 * values[1:]).all()
+
+
+def ingredients(seed, spread, concentration):
+    """p [1, 60] in descending order, u [4, 60], c [1, 4] and a target."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    p = (concentration * normal(1, 60)).softmax(dim=-1).sort(descending=True).values
+    u, c = normal(4, 60), spread * normal(1, 4)
+    return p, u, c, int(torch.randint(60, (1,), generator=generator))
+
+
+def split(seed, inside, spread, concentration, four, shift):
+    """One prompt and four units over 60 tokens, `inside` of which are looked at: the truth, the certificate's input."""
+    p, u, c, target = ingredients(seed, spread, concentration)
+    mean = p @ u.T
+    a = mean + shift * 1e-3 / c.abs().clamp_min(1e-6)
+    true = c * u[:, target] - torch.log((p.unsqueeze(1) * torch.exp(c.unsqueeze(-1) * u)).sum(-1))
+    seen, u_seen = p[:, :inside], u[:, :inside]
+    sums = [seen @ (u_seen**k).T for k in (1, 2, 3, 4)]
+    least = u_seen.amin(dim=1) if inside else torch.zeros(4, dtype=torch.float64)
+    largest = u_seen.amax(dim=1) if inside else torch.zeros(4, dtype=torch.float64)
+    moments = Moments(sums[0], sums[1], u_seen.square().sum(1), least, largest, *(sums[2:] if four else ()))
+    pairs = Pairs(
+        c=c,
+        shift=a,
+        gain=c * (u[:, target] - a),
+        size=c.abs() * u.abs().amax(dim=1),  # as if rows had length 1 and v this one
+        shift_error=(c * (mean - a)).abs() * (1 + 1e-9),
+        gain_error=torch.zeros_like(c),
+        squares=u.square().sum(dim=1),
+    )
+    nothing = torch.zeros(1, 1, dtype=torch.float64)
+    region = Region(
+        inside=seen.sum(dim=1, keepdim=True),
+        tail_max=p[:, inside:].amax(dim=1, keepdim=True) if inside < 60 else nothing,
+        tail_norm=torch.tensor(1.0, dtype=torch.float64),
+        inside_norm=1.0,
+        tail_tokens=60 - inside,
+        outside_head=nothing,
+        outside_error=nothing,
+        error=nothing,
+        head_error=nothing,
+        storage=nothing,
+        unit_rounding=0.0,
+        sum_rounding=0.0,
+        storing=0.0,
+    )
+    return true, pairs, moments, region
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    inside=st.sampled_from([0, 1, 10, 59, 60]),
+    spread=st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 5.0]),
+    concentration=st.sampled_from([0.0, 1.0, 10.0]),
+    four=st.booleans(),
+    shift=st.sampled_from([0.0, 1.0]),
+)
+def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, four, shift):
+    true, pairs, moments, region = split(seed, inside, spread, concentration, four, shift)
+    found = certify(pairs, moments, region, TOLERANCE)
+    assert ((found.score - true).abs() <= found.bound + 1e-12).all()
+
+
+def test_four_moments_and_more_tokens_narrow_the_interval():
+    widths = {}
+    for inside, four in ((0, False), (30, False), (60, False), (60, True)):
+        _, pairs, moments, region = split(7, inside, 0.3, 1.0, four, 0.0)
+        widths[inside, four] = float(certify(pairs, moments, region, TOLERANCE).bound.max())
+    assert widths[0, False] > widths[30, False] > widths[60, False] > 10 * widths[60, True] > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), size=st.sampled_from([1e-4, 1e-3, 1e-2]), spread=st.sampled_from([0.01, 0.3]))
+def test_errors_of_log_p_are_covered(seed, size, spread):
+    _, pairs, moments, region = split(seed, 60, spread, 1.0, True, 0.0)
+    found = certify(
+        pairs, moments, region._replace(error=region.error + size, head_error=region.head_error + size), TOLERANCE
+    )
+    # The certificate was made from p; the truth is another p, whose logarithm differs by up to `size`.
+    p, u, c, target = ingredients(seed, spread, 1.0)
+    generator = torch.Generator().manual_seed(seed)
+    wrong = size * (2 * torch.rand(1, 60, generator=generator, dtype=torch.float64) - 1)
+    other = (p.log() + wrong).softmax(dim=-1)
+    true = c * u[:, target] - torch.log((other.unsqueeze(1) * torch.exp(c.unsqueeze(-1) * u)).sum(-1))
+    assert ((found.score - true).abs() <= found.bound + 1e-12).all()
+
+
+def test_a_large_matrix_of_pairs_is_worked_through_in_tiles():
+    _, pairs, moments, region = split(3, 30, 0.1, 1.0, True, 0.0)
+    n = TILE // 2
+    many = Pairs(*(part.repeat(*[1] * (part.dim() - 1), n) for part in pairs))
+    sums = Moments(*(part.repeat(*[1] * (part.dim() - 1), n) for part in moments))
+    few, all_of_them = certify(pairs, moments, region, TOLERANCE), certify(many, sums, region, TOLERANCE)
+    assert torch.equal(all_of_them.bound, few.bound.repeat(1, n))
+    assert torch.equal(all_of_them.score, few.score.repeat(1, n))
