@@ -1,14 +1,46 @@
-"""Series of checkpoints: names, steps and tokens, and whether their weights can be trusted."""
+"""Series of checkpoints: where they are, their steps and tokens, and whether their weights can be trusted."""
 
-from gated_lpi.checkpoints.local import check_weights, list_local, scan_local
-from gated_lpi.checkpoints.types import Checkpoint, LocalListing, WeightFile, WeightsReport
+from gated_lpi.checkpoints.download import Fetched, evict, fetch
+from gated_lpi.checkpoints.hub import Hub
+from gated_lpi.checkpoints.integrity import Gap, Integrity, Shared, find_gaps, inspect_series
+from gated_lpi.checkpoints.local import list_local, scan_local
+from gated_lpi.checkpoints.names import parse_count, parse_counts, parse_name, reason_against
+from gated_lpi.checkpoints.selection import Alignment, Match, Pair, Selection, align, select
+from gated_lpi.checkpoints.series import Series, list_series
+from gated_lpi.checkpoints.suites import Suite, suites
+from gated_lpi.checkpoints.types import Checkpoint, Excluded, LocalListing, WeightFile, WeightsReport
+from gated_lpi.checkpoints.weights import check_weights
 
 __all__ = [
+    "Alignment",
     "Checkpoint",
+    "Excluded",
+    "Fetched",
+    "Gap",
+    "Hub",
+    "Integrity",
     "LocalListing",
+    "Match",
+    "Pair",
+    "Selection",
+    "Series",
+    "Shared",
+    "Suite",
     "WeightFile",
     "WeightsReport",
+    "align",
     "check_weights",
+    "evict",
+    "fetch",
+    "find_gaps",
+    "inspect_series",
     "list_local",
+    "list_series",
+    "parse_count",
+    "parse_counts",
+    "parse_name",
+    "reason_against",
     "scan_local",
+    "select",
+    "suites",
 ]

@@ -1,33 +1,58 @@
-"""What a checkpoint is, and what is known of its weights once they have been checked."""
+"""What a checkpoint is, and what is known of its weights."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+STEPS = "steps"
+BILLION_TOKENS = "billion tokens"
+INDEX = "index"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One set of weights of a series.
 
-    path: folder that holds the weights. key: its name within the series, e.g. "step-100".
-    step: optimizer steps taken. tokens: training tokens seen, None where unknown.
-    stage: stage of the training run, "" where it has one only. commit: pinned commit, "" for a local folder.
+    path: folder that holds the weights, None while they are on a hub only. key: its name within the series, e.g.
+    "step-100". step: what `step_unit` counts, as a rule optimizer steps taken. tokens: training tokens seen, None
+    where unknown. stage: stage of the training run, "" where it has one only. commit: pinned commit, "" for a local
+    folder. repo, revision: repository and branch on the hub, "" for a local folder. step_unit: STEPS, or, where a
+    series does not tell its optimizer steps, BILLION_TOKENS or INDEX.
     """
 
-    path: Path
+    path: Path | None
     key: str
     step: int
     tokens: int | None
     stage: str
     commit: str = ""
+    repo: str = ""
+    revision: str = ""
+    step_unit: str = STEPS
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A branch, repository or folder that is left out of a series, and why."""
+
+    name: str
+    reason: str
+    repo: str = ""
 
 
 @dataclass(frozen=True)
 class LocalListing:
-    """The checkpoints of a folder in training order, and the names of the sub-folders that are none."""
+    """The checkpoints of a folder in training order, and the sub-folders that are none."""
 
     checkpoints: tuple[Checkpoint, ...]
-    ignored: tuple[str, ...]
+    excluded: tuple[Excluded, ...]
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The names of the sub-folders that are no checkpoints."""
+        return tuple(folder.name for folder in self.excluded)
 
 
 @dataclass(frozen=True)

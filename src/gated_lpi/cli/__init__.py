@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from gated_lpi.cli import attribute, check, demo, families, metrics, report, run
+from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run
 from gated_lpi.cli.console import err
 from gated_lpi.errors import GatedLPIError, OptionError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, run, attribute, metrics, report, check, families):
+for verb in (demo, run, attribute, metrics, report, check, checkpoints, families):
     app.command(name=verb.NAME)(verb.command)
 
 

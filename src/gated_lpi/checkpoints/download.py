@@ -1,0 +1,218 @@
+"""Fetching a checkpoint to this machine, verified, and removing again what was fetched.
+
+1. The commit's files are listed (`Hub.inventory`); shards that the index names and the listing lacks end it here.
+2. Weights as safetensors, the config and the tokenizer are downloaded into huggingface_hub's cache, at that commit.
+   Pickles never are. A connection that breaks within a file is resumed by huggingface_hub where it broke.
+3. Each weight file is read and its hash compared with the listing. One that differs is removed and named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import CacheNotFound
+
+from gated_lpi.checkpoints.hub import Hub
+from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, local_names, shards_of
+from gated_lpi.checkpoints.types import Checkpoint, WeightFile
+from gated_lpi.checkpoints.weights import INDEX_NAME, file_sha256
+from gated_lpi.errors import CheckpointError, WeightsError
+
+_BESIDE_WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    INDEX_NAME,
+    "tokenizer*",
+    "*.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+_CODE = "*.py"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A checkpoint on this machine.
+
+    path: its folder. downloaded_files: files in it that this call brought; what was there before is not among them.
+    bytes: how much that was. weights: the files that were verified against the hub's listing.
+    """
+
+    path: Path
+    downloaded_files: tuple[Path, ...] = ()
+    bytes: int = 0
+    weights: tuple[WeightFile, ...] = ()
+
+
+def fetch(
+    checkpoint: Checkpoint,
+    cache_dir: str | Path | None = None,
+    *,
+    offline: bool = False,
+    hub: Hub | None = None,
+    remote_code: bool = False,
+) -> Fetched:
+    """Bring a checkpoint to this machine at its pinned commit, and verify its weights.
+
+    Args:
+        checkpoint: one of a series; a local one is returned as it is, unread.
+        cache_dir: where to keep it, by default the hub's (huggingface_hub's own cache).
+        offline: use what is in the cache only.
+        hub: how to reach the hub.
+        remote_code: bring the Python files that some models need, too. They are not run here.
+
+    Raises:
+        WeightsError: pickled weights only, missing shards, or bytes that are not those of the listing.
+        CheckpointError: the hub does not answer, or, offline, a file is not in the cache. Files that were complete
+            before stay in the cache, so that the next try goes on from there.
+    """
+    if checkpoint.path is not None:
+        return Fetched(checkpoint.path)
+    hub = Hub() if hub is None else hub
+    hub = dataclasses.replace(
+        hub, cache_dir=hub.cache_dir if cache_dir is None else cache_dir, offline=hub.offline or offline
+    )
+    inventory = _listing(checkpoint, hub)
+    _refuse_incomplete(checkpoint, inventory)
+    brought: list[Path] = []
+    size = 0
+    paths: dict[str, Path] = {}
+    for file in _wanted(inventory, remote_code):
+        there = _cached(checkpoint, file.name, hub) is not None
+        fresh = not there and not (_storage(checkpoint.repo, hub) / "blobs" / (file.digest or "-")).exists()
+        paths[file.name] = hub.download(checkpoint.repo, checkpoint.commit, file.name)
+        if not there:
+            brought.append(paths[file.name])
+        size += file.size if fresh else 0
+    verified = tuple(_verified(paths[file.name], file, checkpoint, hub) for file in inventory.weights)
+    return Fetched(paths[inventory.weights[0].name].parent, tuple(brought), size, verified)
+
+
+def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | None = None) -> int:
+    """Delete the files that the call to `fetch` brought, and nothing else; the bytes that this frees.
+
+    A file's bytes stay as long as another checkpoint in the cache has the same file. Give the cache that `fetch` was
+    given. Files that are gone already are no error.
+    """
+    hub = Hub() if hub is None else hub
+    hub = hub if cache_dir is None else dataclasses.replace(hub, cache_dir=cache_dir)
+    if not fetched.downloaded_files:
+        return 0
+    try:
+        cache = scan_cache_dir(hub.cache)
+    except CacheNotFound:
+        return 0
+    brought = set(fetched.downloaded_files)
+    doomed = [f for repo in cache.repos for r in repo.revisions for f in r.files if f.file_path in brought]
+    strategy = cache.delete_files(*doomed)
+    strategy.execute()
+    return strategy.expected_freed_size
+
+
+def _listing(checkpoint: Checkpoint, hub: Hub) -> Inventory:
+    """The hub's listing of the commit or, offline and never listed, what the cache itself tells of it."""
+    try:
+        return hub.inventory(checkpoint.repo, checkpoint.commit)
+    except WeightsError:
+        raise
+    except CheckpointError:
+        snapshot = _storage(checkpoint.repo, hub) / "snapshots" / checkpoint.commit
+        if not hub.is_offline or not snapshot.is_dir():
+            raise
+    files = tuple(_cached_file(snapshot / name) for name in local_names(snapshot))
+    index = index_of(files)
+    if index is None:
+        return Inventory(files)
+    text = (snapshot / index.name).read_text(encoding="utf-8", errors="replace")
+    return Inventory(files, shards_of(text, str(snapshot / index.name)))
+
+
+def _cached_file(path: Path) -> RemoteFile:
+    """A file of the cache. What it links to is named by the file's SHA-256 (or git id, for small files)."""
+    name = path.readlink().name if path.is_symlink() else ""
+    size = path.stat().st_size
+    return RemoteFile(path.name, size, name if len(name) == 64 else "", name if len(name) == 40 else "")
+
+
+def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
+    where = f"{checkpoint.key} of {checkpoint.repo}"
+    if inventory.format == "pickle":
+        raise WeightsError(
+            f"{where} has pickled weights only, which can run code when opened, so they are not downloaded. Take a "
+            "repository with safetensors, or convert them where you trust the source: load the model with "
+            "transformers' from_pretrained and write it with save_pretrained to a folder step-N."
+        )
+    if inventory.missing:
+        raise WeightsError(
+            f"{where} lacks {len(inventory.missing)} shards that its index or the other shards name: "
+            f"{', '.join(inventory.missing[:8])}. Its publisher has to add them; leave it out of the series until then."
+        )
+    if not inventory.weights:
+        raise WeightsError(f"{where} holds no weights. Leave it out of the series, or give another branch.")
+
+
+def _wanted(inventory: Inventory, remote_code: bool) -> list[RemoteFile]:
+    patterns = (*_BESIDE_WEIGHTS, _CODE) if remote_code else _BESIDE_WEIGHTS
+    beside = [file for file in inventory.files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
+    return [*(file for file in beside if "/" not in file.name and file not in inventory.weights), *inventory.weights]
+
+
+def _storage(repo: str, hub: Hub) -> Path:
+    return hub.cache / f"models{constants.REPO_ID_SEPARATOR}{repo.replace('/', constants.REPO_ID_SEPARATOR)}"
+
+
+def _cached(checkpoint: Checkpoint, name: str, hub: Hub) -> str | None:
+    found = try_to_load_from_cache(checkpoint.repo, name, cache_dir=hub.cache, revision=checkpoint.commit)
+    return found if isinstance(found, str) else None
+
+
+def _verified(path: Path, expected: RemoteFile, checkpoint: Checkpoint, hub: Hub) -> WeightFile:
+    """Compare a file with the listing; remove it if it differs, as long as it can be fetched again."""
+    sha256 = file_sha256(path)
+    size = path.stat().st_size
+    wrong = [
+        f"its {name} is {found}, not {wanted}"
+        for name, found, wanted in (
+            ("size", size, expected.size),
+            ("SHA-256", sha256, expected.sha256),
+            ("git id", "" if expected.sha256 else _git_oid(path, size), "" if expected.sha256 else expected.git_oid),
+        )
+        if wanted and found != wanted
+    ]
+    if not wrong:
+        return WeightFile(path.name, size, sha256)
+    if hub.is_offline:
+        advice = "Delete it, and fetch the checkpoint again while online."
+    else:
+        _discard(path)
+        advice = "It was removed: fetch the checkpoint again. If that happens twice, the hub serves wrong bytes."
+    raise WeightsError(
+        f"{path} is not the file that {checkpoint.repo} lists at {checkpoint.commit[:8]}: {'; '.join(wrong)}. {advice}"
+    )
+
+
+def _git_oid(path: Path, size: int) -> str:
+    """Git's id of a file: the hash of a small header and the bytes."""
+    digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _discard(path: Path) -> None:
+    """Remove a file of the cache and all that it links to, so that nothing brings the same bytes back."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)

@@ -1,0 +1,301 @@
+"""Choosing checkpoints of a series, and pairing those of two series.
+
+Asked-for steps or tokens are matched to the nearest checkpoint there is, and every mismatch is kept to be shown.
+Steps and tokens often begin anew in each stage. A choice over several stages is therefore made only where each stage
+goes on from the one before; otherwise the stage has to be named.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from gated_lpi.checkpoints.series import Series
+from gated_lpi.checkpoints.types import STEPS, Checkpoint
+from gated_lpi.errors import OptionError
+
+Axis = Literal["steps", "tokens"]
+Spacing = Literal["log", "even"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What was asked for on an axis, and the checkpoint that is nearest to it."""
+
+    axis: Axis
+    asked: int
+    found: int
+    key: str
+
+    @property
+    def mismatch(self) -> int:
+        """found − asked, in steps or tokens."""
+        return self.found - self.asked
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen checkpoints in training order, and how each wish was met. Two wishes may share a checkpoint.
+
+    unmet: with `every`, how many multiples between the first checkpoint and the last have none near them.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    matches: tuple[Match, ...] = ()
+    unmet: int = 0
+
+    @property
+    def mismatches(self) -> tuple[Match, ...]:
+        """The wishes that were met by a neighbour only."""
+        return tuple(match for match in self.matches if match.mismatch)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One checkpoint of each of two series; difference: that of b minus that of a, in steps or tokens."""
+
+    a: Checkpoint
+    b: Checkpoint
+    difference: int
+    relative: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Pairs in training order, and the checkpoints of each series that have no partner."""
+
+    on: Axis
+    pairs: tuple[Pair, ...]
+    unmatched_a: tuple[Checkpoint, ...]
+    unmatched_b: tuple[Checkpoint, ...]
+
+
+def select(
+    series: Series | Sequence[Checkpoint],
+    *,
+    steps: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
+    count: int | None = None,
+    spacing: Spacing | None = None,
+    every: int | None = None,
+    stages: Sequence[str] | None = None,
+) -> Selection:
+    """Choose checkpoints in one of four ways, or all.
+
+    Args:
+        series: what to choose from.
+        steps, tokens: the nearest checkpoint to each.
+        count: so many different ones, from the first to the last; `spacing` on the axis of steps is "log" (the
+            default: equal ratios, and step 0 if there is one) or "even".
+        every: the nearest to each multiple of so many steps, where one lies within half that distance.
+        stages: only these stages, before anything else.
+
+    Raises:
+        OptionError: two ways at once, nothing to choose from, an axis that the series does not tell or that begins
+            anew within the stages, or more checkpoints than there are.
+    """
+    _refuse_contradictions(steps, tokens, count, spacing, every)
+    candidates = _of_stages(series, stages)
+    if steps is not None:
+        return _nearest_each(candidates, "steps", steps)
+    if tokens is not None:
+        return _nearest_each(candidates, "tokens", tokens)
+    if count is not None:
+        return _spaced(candidates, count, spacing or "log")
+    if every is not None:
+        return _multiples(candidates, every)
+    return Selection(candidates)
+
+
+def align(
+    a: Series | Selection | Sequence[Checkpoint],
+    b: Series | Selection | Sequence[Checkpoint],
+    *,
+    on: Axis = "tokens",
+    tolerance: float | None = 0.1,
+) -> Alignment:
+    """Pair the checkpoints of two series that are nearest to each other in tokens (or steps).
+
+    Each has one partner at most, and pairs do not cross; the closest are made first.
+
+    Args:
+        a, b: the two series.
+        on: the axis. Runs with different batch sizes are comparable on tokens only.
+        tolerance: pairs that differ by more, relative to the larger of the two, are not made; None for no limit.
+
+    Raises:
+        OptionError: an axis that one of them does not tell or on which it begins anew, or a negative tolerance.
+    """
+    if tolerance is not None and tolerance < 0:
+        raise OptionError(f"tolerance={tolerance} was given. Expected a relative difference of 0 or more, or None.")
+    left, right = _checkpoints(a), _checkpoints(b)
+    x, y = _axis(left, on), _axis(right, on)
+    partner: dict[int, int] = {}
+    taken: list[int] = []  # the partners, which grow as their owners do
+    owners: list[int] = []
+    for i, j in _adjacent(x, y):
+        at = bisect_left(owners, i)
+        new = i not in partner and (at == 0 or taken[at - 1] < j) and (at == len(taken) or j < taken[at])
+        if new and (tolerance is None or _relative(x[i], y[j]) <= tolerance):
+            partner[i] = j
+            owners.insert(at, i)
+            taken.insert(at, j)
+    pairs = tuple(
+        Pair(left[i], right[j], y[j] - x[i], _relative(x[i], y[j])) for i, j in zip(owners, taken, strict=True)
+    )
+    return Alignment(
+        on,
+        pairs,
+        tuple(c for i, c in enumerate(left) if i not in partner),
+        tuple(c for j, c in enumerate(right) if j not in taken),
+    )
+
+
+def _refuse_contradictions(
+    steps: Sequence[int] | None,
+    tokens: Sequence[int] | None,
+    count: int | None,
+    spacing: str | None,
+    every: int | None,
+) -> None:
+    ways = {"steps": steps, "tokens": tokens, "count": count, "every": every}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} were given. Expected one way of choosing: leave the others out.")
+    if spacing is not None and count is None:
+        raise OptionError(f"spacing={spacing!r} was given without count. Say how many checkpoints, or leave it out.")
+    if spacing not in (None, "log", "even"):
+        raise OptionError(f'spacing={spacing!r} was given. Expected "log" or "even".')
+    for name, value in (("count", count), ("every", every)):
+        if value is not None and value < 1:
+            raise OptionError(f"{name}={value} was given. Expected 1 or more.")
+    for name, values in (("steps", steps), ("tokens", tokens)):
+        if values is not None and (not values or min(values) < 0):
+            raise OptionError(f"{name}={list(values)} was given. Expected one number or more, none below 0.")
+
+
+def _checkpoints(series: Series | Selection | Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    return tuple(series.checkpoints if isinstance(series, Series | Selection) else series)
+
+
+def _of_stages(series: Series | Sequence[Checkpoint], stages: Sequence[str] | None) -> tuple[Checkpoint, ...]:
+    checkpoints = _checkpoints(series)
+    present = tuple(dict.fromkeys(checkpoint.stage for checkpoint in checkpoints))
+    unknown = [stage for stage in stages or () if stage not in present]
+    if unknown or not checkpoints:
+        known = ", ".join(repr(stage) for stage in present) or "no checkpoints at all"
+        raise OptionError(f"stages={unknown} were asked for. The series has {known}; choose among these.")
+    return tuple(c for c in checkpoints if stages is None or c.stage in stages)
+
+
+def _axis(checkpoints: tuple[Checkpoint, ...], axis: Axis) -> list[int]:
+    """The values of an axis, which grow along the checkpoints; OptionError where they are untold or do not."""
+    values = [checkpoint.step if axis == "steps" else checkpoint.tokens for checkpoint in checkpoints]
+    other = "tokens" if axis == "steps" else "steps"
+    silent = [c.key for c, value in zip(checkpoints, values, strict=True) if value is None]
+    if silent or not values:
+        raise OptionError(
+            f"No {axis} are known of {', '.join(silent[:4]) or 'an empty series'}"
+            f"{' and others' if len(silent) > 4 else ''}. Choose on {other}, or only stages that tell them."
+        )
+    told = [value for value in values if value is not None]
+    if axis == "steps" and checkpoints[0].step_unit != STEPS:
+        raise OptionError(
+            f"{checkpoints[0].key} tells no optimizer steps, but {checkpoints[0].step_unit}. Choose on tokens instead."
+        )
+    if any(later < earlier for earlier, later in pairwise(told)):
+        stages = ", ".join(dict.fromkeys(repr(checkpoint.stage) for checkpoint in checkpoints))
+        raise OptionError(
+            f"{axis} begin anew within the stages {stages}, so that none of them is one place in training. "
+            "Choose one stage, or stages that go on from each other."
+        )
+    return told
+
+
+def _nearest_each(candidates: tuple[Checkpoint, ...], axis: Axis, asked: Sequence[int]) -> Selection:
+    values = _axis(candidates, axis)
+    nearest = [_nearest(values, target) for target in asked]
+    matches = tuple(Match(axis, target, values[i], candidates[i].key) for target, i in zip(asked, nearest, strict=True))
+    return Selection(tuple(candidates[i] for i in sorted(set(nearest))), matches)
+
+
+def _multiples(candidates: tuple[Checkpoint, ...], every: int) -> Selection:
+    values = _axis(candidates, "steps")
+    nearest: dict[int, int] = {}
+    for i, value in enumerate(values):
+        multiple = (value + every // 2) // every * every
+        best = nearest.setdefault(multiple, i)
+        if abs(value - multiple) < abs(values[best] - multiple):
+            nearest[multiple] = i
+    matches = tuple(Match("steps", multiple, values[i], candidates[i].key) for multiple, i in nearest.items())
+    unmet = (max(nearest) - min(nearest)) // every + 1 - len(nearest)
+    return Selection(tuple(candidates[i] for i in nearest.values()), matches, unmet)
+
+
+def _spaced(candidates: tuple[Checkpoint, ...], count: int, spacing: Spacing) -> Selection:
+    """`count` different checkpoints: each target, in order, takes the nearest that leaves room for the rest."""
+    axis: Axis = "steps" if candidates[0].step_unit == STEPS else "tokens"
+    values = _axis(candidates, axis)
+    if count > len(values):
+        raise OptionError(
+            f"count={count} was given, but there are {len(values)} checkpoints. Ask for no more than that."
+        )
+    targets = _targets(values, count, spacing)
+    chosen: list[int] = []
+    for rank, target in enumerate(targets):
+        first = chosen[-1] + 1 if chosen else 0
+        last = len(values) - (count - rank)
+        chosen.append(
+            first + _nearest(values[first : last + 1], target, _log_distance if spacing == "log" else _distance)
+        )
+    matches = tuple(
+        Match(axis, target, values[i], candidates[i].key) for target, i in zip(targets, chosen, strict=True)
+    )
+    return Selection(tuple(candidates[i] for i in chosen), matches)
+
+
+def _targets(values: list[int], count: int, spacing: Spacing) -> list[int]:
+    if count == 1:
+        return [values[-1]]
+    if spacing == "even":
+        return [round(value) for value in np.linspace(values[0], values[-1], count).tolist()]
+    zero = [0] if values[0] == 0 else []
+    positive = [value for value in values if value > 0]
+    if count == 2 or not positive:
+        return [values[0], values[-1]]
+    return [*zero, *(round(v) for v in np.geomspace(positive[0], positive[-1], count - len(zero)).tolist())]
+
+
+def _nearest(values: Sequence[int], target: int, distance: Callable[[int, int], float] | None = None) -> int:
+    """Index of the value nearest to the target among growing values; the smaller of two equally near ones."""
+    measure = _distance if distance is None else distance
+    return min(_around(values, target), key=lambda i: measure(values[i], target))
+
+
+def _adjacent(x: list[int], y: list[int]) -> list[tuple[int, int]]:
+    """Index pairs (i, j) with no other value between x[i] and y[j] on one of the sides, the closest first."""
+    pairs = {(i, j) for i, value in enumerate(x) for j in _around(y, value)}
+    pairs |= {(i, j) for j, value in enumerate(y) for i in _around(x, value)}
+    return sorted(pairs, key=lambda pair: (abs(x[pair[0]] - y[pair[1]]), pair))
+
+
+def _around(values: Sequence[int], target: int) -> list[int]:
+    at = bisect_left(values, target)
+    return [i for i in (at - 1, at) if 0 <= i < len(values)]
+
+
+def _distance(value: int, target: int) -> float:
+    return abs(value - target)
+
+
+def _log_distance(value: int, target: int) -> float:
+    return abs(float(np.log((value + 1e-9) / (target + 1e-9))))
+
+
+def _relative(x: int, y: int) -> float:
+    return abs(x - y) / max(x, y, 1)

@@ -1,0 +1,136 @@
+"""Public checkpoint suites as data: `suites.toml`, checked when it is read.
+
+A suite names repositories of one kind, what their branch names leave unsaid (tokens per step, what `main` is) and what
+is known to be wrong with some checkpoints.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from functools import cache
+from importlib.resources import files
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gated_lpi.checkpoints.names import REPOSITORY, SCHEMES, repository_tokens
+from gated_lpi.checkpoints.types import Checkpoint
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Defect(_Row):
+    """Something known to be wrong.
+
+    repos: which repositories it concerns, all of the suite if empty. steps: single steps and [first, last] ranges; if
+    empty, it concerns the series rather than single checkpoints. stage: the stage, any if empty. source: an address.
+    """
+
+    what: str
+    source: str
+    repos: tuple[str, ...] = ()
+    steps: tuple[int | tuple[int, int], ...] = ()
+    stage: str = ""
+
+    def concerns(self, repo: str) -> bool:
+        """Whether it is about this repository."""
+        return not self.repos or repo in self.repos
+
+    def afflicts(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is about this very checkpoint."""
+        if not self.concerns(checkpoint.repo) or (self.stage and self.stage != checkpoint.stage):
+            return False
+        spans = [(span, span) if isinstance(span, int) else span for span in self.steps]
+        return any(first <= checkpoint.step <= last for first, last in spans)
+
+
+class Index(_Row):
+    """For names that count checkpoints: index i has seen (i + first) · tokens training tokens, approximately."""
+
+    tokens: int = Field(gt=0)
+    first: int = Field(default=0, ge=0)
+
+
+class Point(_Row):
+    """One checkpoint in a repository of its own. tokens: training tokens, where the repository's name tells none."""
+
+    repo: str
+    tokens: int | None = None
+
+    @model_validator(mode="after")
+    def _known_tokens(self) -> Point:
+        if self.tokens is None and repository_tokens(self.repo) is None:
+            raise ValueError(f"{self.repo}: its name tells no tokens, so `tokens` is needed")
+        return self
+
+
+class Suite(_Row):
+    """One public suite.
+
+    scheme: name of a row of `gated_lpi.checkpoints.names.SCHEMES`, or "repository". repos: its repositories, each a
+    series; one with * stands for all that match. points: instead, one repository per checkpoint, together a series.
+    joined: for a repository, others whose branches belong to the same series. tokens_per_step: where names tell no
+    tokens; tokens_stages: the stages that it holds for, all if empty. index: for names that count checkpoints.
+    main: what the default branch is, where it is known. moe: mixture of experts.
+    """
+
+    name: str
+    scheme: str
+    repos: tuple[str, ...] = ()
+    points: tuple[Point, ...] = Field(default=(), alias="point")
+    joined: dict[str, tuple[str, ...]] = {}
+    tokens_per_step: int | None = Field(default=None, gt=0)
+    tokens_stages: tuple[str, ...] = ()
+    index: Index | None = None
+    moe: bool = False
+    main: str = ""
+    notes: tuple[str, ...] = ()
+    defects: tuple[Defect, ...] = Field(default=(), alias="defect")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        if bool(self.repos) == bool(self.points):
+            raise ValueError(f"suite {self.name} needs either repos or points")
+        known = {scheme.name for scheme in (*SCHEMES, REPOSITORY)}
+        if self.scheme not in known:
+            raise ValueError(f"suite {self.name}: no scheme {self.scheme!r}; known are {', '.join(sorted(known))}")
+        return self
+
+    def matches(self, repo: str) -> bool:
+        """Whether a repository is one of the suite's series."""
+        return any(fnmatch.fnmatchcase(repo.lower(), pattern.lower()) for pattern in self.repos)
+
+    @property
+    def named_repos(self) -> tuple[str, ...]:
+        """The repositories that are named outright, without *."""
+        return tuple(repo for repo in self.repos if "*" not in repo)
+
+
+class _Table(_Row):
+    suite: tuple[Suite, ...]
+
+    @model_validator(mode="after")
+    def _unique(self) -> _Table:
+        names = [suite.name for suite in self.suite]
+        if len(set(names)) != len(names):
+            raise ValueError("two suites have one name")
+        return self
+
+
+@cache
+def suites() -> tuple[Suite, ...]:
+    """The public checkpoint suites that are known, in the order of the table."""
+    text = (files("gated_lpi.checkpoints") / "suites.toml").read_text(encoding="utf-8")
+    return _Table.model_validate(tomllib.loads(text)).suite
+
+
+def suite_named(name: str) -> Suite | None:
+    """The suite of that name, whatever its case."""
+    return next((suite for suite in suites() if suite.name == name.lower()), None)
+
+
+def suite_of(repo: str) -> Suite | None:
+    """The suite that a repository belongs to as a series of its own."""
+    return next((suite for suite in suites() if suite.matches(repo)), None)

@@ -1,0 +1,180 @@
+"""`gated-lpi checkpoints`: which checkpoints a series has, which to take, and whether they can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gated_lpi.cli.console import ConsoleProgress, print_json
+from gated_lpi.cli.console import out as console
+from gated_lpi.errors import OptionError
+
+if TYPE_CHECKING:
+    from gated_lpi.checkpoints import Checkpoint, Integrity, Selection, Series
+
+NAME = "checkpoints"
+_SHOWN = 12  # names of one reason, or mismatches; --json prints all
+
+
+def command(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SUITE|REPO|DIR]...", help="A suite, a repository, a folder, or the repositories of one series."
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="The checkpoints nearest to these steps, such as 0,1000,5k.")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(help="Those nearest to these tokens, such as 20B,1.5T.")] = None,
+    count: Annotated[int | None, typer.Option(help="So many of them, from the first to the last.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="With --count: log (the default) or even.")] = None,
+    every: Annotated[int | None, typer.Option(help="Those nearest to each multiple of so many steps.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be given several times.")] = None,
+    integrity: Annotated[
+        bool, typer.Option("--integrity", help="Compare the weight files by their hashes, without downloading them.")
+    ] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Compare with this series, too; may be given several times.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub; use what was listed before.")] = False,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """List the checkpoints of a public suite, a hub repository or a folder; without an argument, the known suites.
+
+    Example: `gated-lpi checkpoints allenai/OLMoE-1B-7B-0924 --count 8 --spacing log --integrity`
+    """
+    from gated_lpi.checkpoints import Hub, inspect_series, list_series, parse_counts, select
+
+    choice: dict[str, Any] = {
+        "steps": None if steps is None else parse_counts(steps),
+        "tokens": None if tokens is None else parse_counts(tokens),
+        "count": count,
+        "spacing": spacing,
+        "every": every,
+        "stages": stage or None,
+    }
+    if not source:
+        if integrity or against or any(value is not None for value in choice.values()):
+            raise OptionError("There is nothing to choose from: give a suite, a repository or a folder.")
+        _print_suites(json)
+        return
+    hub = Hub(cache_dir=cache_dir, offline=offline)
+    series = list_series(source[0] if len(source) == 1 else source, hub=hub)
+    selection = select(series, **choice)
+    report = None
+    if integrity or against:
+        others = [list_series(other, hub=hub) for other in against or []]
+        with ConsoleProgress().task("compare files") as advance:
+            report = inspect_series(series, selection.checkpoints, against=others, hub=hub, progress=advance)
+    if json:
+        print_json(_as_json(series, selection, report))
+    else:
+        _print_series(series, selection, report)
+
+
+def _print_suites(json: bool) -> None:
+    from gated_lpi.checkpoints import suites
+
+    if json:
+        print_json([suite.model_dump(mode="json") for suite in suites()])
+        return
+    table = _table("suite", "repositories", "what to know")
+    for suite in suites():
+        repos = suite.repos or tuple(point.repo for point in suite.points)
+        known = [f"known defect: {defect.what}" for defect in suite.defects]
+        main = [f"main: {suite.main}"] if suite.main else []
+        kind = f"{suite.name} (MoE)" if suite.moe else suite.name
+        table.add_row(kind, "\n".join(repos), "\n".join([*suite.notes, *main, *known]), end_section=True)
+    console.print(table)
+
+
+def _print_series(series: Series, selection: Selection, report: Integrity | None) -> None:
+    chosen, there = len(selection.checkpoints), len(series.checkpoints)
+    suite = f", suite {series.suite.name}" if series.suite is not None else ""
+    console.print(f"{series.source}{suite}: {chosen} of {there} checkpoints", markup=False)
+    columns = ["key", *(["stage"] if series.stages != ("",) else []), "step", "tokens", "commit"]
+    table = _table(*columns, *(["flags"] if report is not None else []))
+    for c in selection.checkpoints:
+        cells = {"key": c.key, "stage": c.stage, "step": f"{c.step:,}", "tokens": _tokens(c), "commit": c.commit[:8]}
+        flags = [] if report is None else ["\n".join(report.flags[c.key]) or "none found"]
+        table.add_row(*(Text(cell) for cell in (*(cells[column] for column in columns), *flags)))
+    console.print(table)
+    for line in _lines(series, selection, report):
+        console.print(line, markup=False)
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table that shows every cell in full: only columns of words are folded, names and numbers are to be copied."""
+    table = Table()
+    for header in (first, *others):
+        table.add_column(header, no_wrap=header in (first, "step", "tokens", "commit"), overflow="fold")
+    return table
+
+
+def _tokens(checkpoint: Checkpoint) -> str:
+    if checkpoint.tokens is None:
+        return "?"
+    return f"{checkpoint.tokens / 1e9:,.1f}B" if checkpoint.tokens >= 10**9 else f"{checkpoint.tokens:,}"
+
+
+def _lines(series: Series, selection: Selection, report: Integrity | None) -> list[str]:
+    lines = [f"note: {note}" for note in series.notes]
+    mismatches = selection.mismatches
+    lines += [
+        f"asked for {m.asked:,} {m.axis}: nearest is {m.found:,} ({m.key}, {m.mismatch:+,})"
+        for m in mismatches[:_SHOWN]
+    ]
+    if len(mismatches) > _SHOWN:
+        lines.append(f"and {len(mismatches) - _SHOWN} more that are not exact; --json lists them")
+    if selection.unmet:
+        lines.append(f"{selection.unmet} multiples of the asked-for distance have no checkpoint near them")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for item in series.excluded:
+        reasons[item.reason].append(item.name)
+    for reason, names in reasons.items():
+        lines.append(f"left out: {_some(names)}: {reason}")
+    for defect in series.known:
+        keys = [c.key for c in selection.checkpoints if defect.afflicts(c)]
+        lines.append(f"known of this suite: {defect.what} ({defect.source}){': ' if keys else ''}{_some(keys)}")
+    return lines if report is None else lines + _integrity_lines(report)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _integrity_lines(report: Integrity) -> list[str]:
+    lines = [f"identical weights: {', '.join(group)}" for group in report.duplicates]
+    lines += [f"identical files {', '.join(shared.files)}: {', '.join(shared.keys)}" for shared in report.shared]
+    lines += [
+        f"gap{f' in {gap.stage}' if gap.stage else ''}: about {gap.absent} absent between {gap.after} and {gap.before}"
+        for gap in report.gaps
+    ]
+    lines += [report.main] if report.main else []
+    flagged = sum(bool(flags) for flags in report.flags.values())
+    return [*lines, f"{len(report.inspected)} inspected by hash before any download, {flagged} of them flagged"]
+
+
+def _as_json(series: Series, selection: Selection, report: Integrity | None) -> dict[str, Any]:
+    return {
+        "source": series.source,
+        "suite": None if series.suite is None else series.suite.name,
+        "available": len(series.checkpoints),
+        "checkpoints": [
+            dataclasses.asdict(c) | {"path": None if c.path is None else str(c.path)} for c in selection.checkpoints
+        ],
+        "matches": [dataclasses.asdict(match) | {"mismatch": match.mismatch} for match in selection.matches],
+        "unmet": selection.unmet,
+        "excluded": [dataclasses.asdict(item) for item in series.excluded],
+        "notes": list(series.notes),
+        "known": [defect.model_dump(mode="json") for defect in series.known],
+        "integrity": None if report is None else report.as_json(),
+    }

@@ -1,0 +1,67 @@
+"""The table of public suites."""
+
+import pytest
+from pydantic import ValidationError
+
+from gated_lpi.checkpoints import Checkpoint, Suite, suites
+from gated_lpi.checkpoints.suites import suite_named, suite_of
+from hub_server import LISTINGS
+
+
+def test_every_recorded_repository_belongs_to_a_suite():
+    points = {point.repo for suite in suites() for point in suite.points}
+    joined = {repo for suite in suites() for repos in suite.joined.values() for repo in repos}
+    for repo in LISTINGS:
+        assert repo in points | joined or suite_of(repo) is not None, repo
+
+
+def test_suites_are_found_by_name_and_by_repository():
+    assert suite_named("OLMoE-0924").repos == ("allenai/OLMoE-1B-7B-0924",)
+    assert suite_named("nothing") is None
+    assert suite_of("EleutherAI/pythia-160m-deduped").tokens_per_step == 2_097_152
+    assert suite_of("allenai/OLMo-2-1124-7B").name == "olmo-2"
+    assert suite_of("allenai/OLMo-7B").name == "olmo"
+    assert suite_of("someone/model") is None
+
+
+@pytest.mark.parametrize(
+    ("repo", "stage", "step", "words"),
+    [
+        ("allenai/OLMo-2-1124-7B", "stage1", 175_000, ["byte-identical weights"]),
+        ("allenai/OLMo-2-1124-7B", "stage1", 176_000, []),
+        ("allenai/OLMo-2-1124-7B", "stage2", 175_000, []),
+        ("allenai/OLMo-2-1124-13B", "stage1", 175_000, []),
+        ("EleutherAI/pythia-2.8b", "", 31_000, ["final weights"]),
+        ("EleutherAI/pythia-2.8b", "", 55_000, ["final weights"]),
+        ("EleutherAI/pythia-2.8b", "", 57_000, ["serve one file"]),
+        ("EleutherAI/pythia-2.8b", "", 66_000, []),
+        ("EleutherAI/pythia-12b", "", 58_000, ["first shard"]),
+        ("EleutherAI/pythia-410m", "", 2, ["steps 0, 1 and 2"]),
+        ("EleutherAI/pythia-410m", "", 4, []),
+    ],
+)
+def test_known_defects_are_those_of_the_very_checkpoint(repo, stage, step, words):
+    checkpoint = Checkpoint(None, "key", step, None, stage, repo=repo)
+    found = [defect.what for defect in suite_of(repo).defects if defect.afflicts(checkpoint)]
+    assert len(found) == len(words)
+    assert all(word in what for word, what in zip(words, found, strict=True))
+
+
+def test_every_defect_has_a_source():
+    assert all(defect.source.startswith("https://") for suite in suites() for defect in suite.defects)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"name": "x", "scheme": "step"}, "either repos or points"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "point": [{"repo": "a/c-5T"}]}, "either repos or points"),
+        ({"name": "x", "scheme": "epoch", "repos": ["a/b"]}, "no scheme 'epoch'"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "tokens_per_step": 0}, "greater than 0"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "token_per_step": 5}, "not permitted"),
+        ({"name": "x", "scheme": "repository", "point": [{"repo": "a/model"}]}, "tells no tokens"),
+    ],
+)
+def test_a_wrong_row_is_refused(row, words):
+    with pytest.raises(ValidationError, match=words):
+        Suite.model_validate(row)
