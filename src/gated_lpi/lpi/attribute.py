@@ -29,6 +29,7 @@ from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.memory import Pieces, parse_memory, pieces
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
+from gated_lpi.lpi.rounding import full_precision
 from gated_lpi.models import Block, Model, Readout
 from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
@@ -163,7 +164,8 @@ def attribute_encoded(
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
     for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
-        _attribute_batch(model, estimator, encoded, prompts, options, collector, results)
+        with full_precision():
+            _attribute_batch(model, estimator, encoded, prompts, options, collector, results)
         done += len(prompts)
         if progress is not None:
             progress(done, len(encoded))

@@ -148,8 +148,9 @@ def _sum_up(
     outside = rows.error_per_norm[row] * (rows.outside[row] + 1.01 * tilted / total)
     from_p = (outside + 2 * rows.head_error[row]) * torch.exp(2 * rows.error[row])
     rounding = unit_roundoff(dtype) * (8 * moved - 3 * least[row] + 16) + gamma(SUMMED + 4, dtype)
-    bound = torch.where(moved < LARGEST, from_p + rounding, torch.inf)
-    return c * at_target - total.log(), bound
+    scores = c * at_target - total.log()
+    bound = from_p + rounding + unit_roundoff(dtype) * scores.abs()
+    return scores, torch.where(moved < LARGEST, bound, torch.inf)
 
 
 def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers: int) -> tuple[Tensor, Tensor]:
@@ -173,6 +174,7 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
     length = torch.linalg.vector_norm(readout.fold(values.double()), dim=-1)[pairs.units] * readout.longest_row
     terms = readout.weight.shape[1] + readout.vocabulary + 16
     bound = 4 * gamma(terms, torch.float64) * (pairs.c.abs() * length + largest + 1)
+    bound += unit_roundoff(values.dtype) * scores.abs()  # of storing them
     offset = readout.offset()  # kept in the weights' dtype
     return scores, bound if offset is None else bound + 2 * unit_roundoff(offset.dtype) * offset.abs().max()
 

@@ -226,6 +226,5 @@ class _LeftOver:
         score, bound = exact_pairs(
             problem, p, torch.cat(self._values), c, prompts, which, tolerance=tolerance, numbers=numbers
         )
-        bound += unit_roundoff(problem.base.dtype) * score.abs()
         found.scores[prompts, units] = score
         found.error_bound.scatter_reduce_(0, prompts, bound, "amax")
