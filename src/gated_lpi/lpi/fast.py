@@ -6,7 +6,8 @@ Under the frozen norm I = c·(u_target − a) − log E_p[exp(c·(u − a))] (`c
 2. with no token looked at, a unit's whole remainder is bounded by the spread of the unembedding (tier *linear*);
 3. units with a pair whose bound exceeds the tolerance go on to the tokens that matter most, 256 of them, 1,024,
    4,096, … up to all: u over these tokens and its first two moments under p, two matrix products for all prompts
-   (tier *moments*, `moments`). A unit stops as soon as the bounds of all its pairs are met;
+   (tier *moments*, `moments`). A unit stops as soon as the bounds of all its pairs are met, and a sample of units
+   tells which numbers of tokens are worth stopping at (`stages`);
 4. pairs that no set of tokens can settle, those that move the logits far, are summed exactly (`fallback`).
 
 What depends on the checkpoint alone is prepared once: the unembedding's spread, and Σ_j u_j² of every unit. Of a
@@ -17,24 +18,25 @@ A softcap, or a norm that is recomputed, has no such form: there the exact estim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from gated_lpi.lpi import exact
-from gated_lpi.lpi.certificate import Estimate, Pairs, Region, certify
+from gated_lpi.lpi.certificate import Estimate, Pairs, certify
 from gated_lpi.lpi.distribution import Distribution, distribution
 from gated_lpi.lpi.fallback import MAX_DIRECTIONS, exact_pairs
 from gated_lpi.lpi.moments import MomentSums
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Tier
 from gated_lpi.lpi.rounding import full_precision, gamma, unit_roundoff
+from gated_lpi.lpi.stages import Stage, all_stages, worthwhile
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
 MAX_PAIRS = 2**20
-SAMPLE = 16  # one unit in so many is looked at first
+SAMPLE = 16  # one unit in so many is scored first, to see which stages are worth it
 
 
 class FastEstimator:
@@ -96,21 +98,13 @@ class FastEstimator:
         pairs = _pairs(problem, p, self.table, slab, wide, self._squares_of(problem, slab, folded))
         sums = MomentSums(self.table, p, folded, slab.prompts)
         best = _Best(pairs.c, self.tolerance)
-        units = torch.arange(len(folded), device=folded.device)
-        last = len(p.levels) - 1
-        for level, orders in (*((level, 2) for level in range(last + 1)), (last, 4)):
-            if level:
-                sums.extend(level, orders)
-            region = sums.region(level)
-            if region.tail_tokens and _hopeless(pairs, sums, region, self.tolerance):
-                continue
-            estimate = certify(pairs, sums.moments, region, self.tolerance)
-            going_on = best.take(estimate, units, Tier.MOMENTS if level else Tier.LINEAR)
-            chosen = going_on.any(dim=0).nonzero().squeeze(-1)
-            if not len(chosen):
-                break
-            if len(chosen) < len(units):
-                units, pairs, sums = units[chosen], pairs.units(chosen), sums.units(chosen)
+        stages = all_stages(p.levels, pairs.c.shape[0], folded.shape[1])
+        sample = torch.arange(0, len(folded), SAMPLE, device=folded.device)
+        if len(sample) >= SAMPLE:
+            trial = _Best(pairs.c[:, sample], self.tolerance)
+            left_after = _climb(pairs.units(sample), sums.units(sample), trial, stages)
+            stages = worthwhile(stages, p.levels, [count / len(sample) for count in left_after])
+        _climb(pairs, sums, best, stages)
         found.scores[prompts, slab.start : slab.start + len(folded)] = best.score
         settled = torch.where(best.settled, best.bound, 0.0)
         found.error_bound[prompts] = torch.maximum(found.error_bound[prompts], settled.amax(dim=1))
@@ -135,13 +129,22 @@ def _unit_chunks(slab: Slab, max_pairs: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_units))
 
 
-def _hopeless(pairs: Pairs, sums: MomentSums, region: Region, tolerance: float) -> bool:
-    """Whether most units would have to go on to more tokens, by a sample of them: then nothing is worth certifying."""
-    units = torch.arange(0, pairs.c.shape[1], SAMPLE, device=pairs.c.device)
-    if len(units) < SAMPLE:
-        return False
-    bound = certify(pairs.units(units), sums.moments.units(units), region, tolerance).bound
-    return bool((bound > tolerance).any(dim=0).double().mean() > 0.8)
+def _climb(pairs: Pairs, sums: MomentSums, best: _Best, stages: Sequence[Stage]) -> list[int]:
+    """Certify units stage by stage, those that are not settled; returns how many go on after each stage."""
+    units = torch.arange(pairs.c.shape[1], device=pairs.c.device)
+    left_after: list[int] = []
+    for stage in stages:
+        if stage.level:
+            sums.extend(stage.level, stage.orders)
+        estimate = certify(pairs, sums.moments, sums.region(stage.level), best.tolerance)
+        going_on = best.take(estimate, units, Tier.MOMENTS if stage.level else Tier.LINEAR)
+        chosen = going_on.any(dim=0).nonzero().squeeze(-1)
+        left_after.append(len(chosen))
+        if not len(chosen):
+            break
+        if len(chosen) < len(units):
+            units, pairs, sums = units[chosen], pairs.units(chosen), sums.units(chosen)
+    return left_after + [0] * (len(stages) - len(left_after))
 
 
 def _pairs(

@@ -30,6 +30,7 @@ class MomentSums:
         none = nothing.new_zeros(len(p.p) if prompts is None else len(prompts), len(folded))
         self.moments = Moments(none, none, nothing, nothing, nothing)
         self._kept = torch.arange(len(folded), device=folded.device)
+        self._summed = 0
 
     def units(self, chosen: Tensor) -> MomentSums:
         """The same for some of the units it holds."""
@@ -40,13 +41,13 @@ class MomentSums:
         return fewer
 
     def extend(self, level: int, orders: int = 2) -> None:
-        """Add the tokens between the level before and this one; the last level is summed from the start.
+        """Add the tokens up to this level to those that are summed already; the last level is summed from the start.
 
         Args:
             level: which one.
             orders: 2, or 4 at the last level.
         """
-        first, last = self._p.levels[level - 1], self._p.levels[level]
+        first, last = self._summed, self._p.levels[level]
         values = self._folded[self._kept].T
         everything = level + 1 == len(self._p.levels)
         start_over = everything or first == 0
@@ -68,12 +69,13 @@ class MomentSums:
                     squares += power.sum(dim=0)
                 elif order < len(sums):
                     power = power.mul_(u)
-        lower = self._lower_squares(squares, last - first)
+        lower = self._lower_squares(squares, last if everything else last - first)
         if not start_over:
             sums = [sums[0] + before.first, sums[1] + before.second]
             least, largest = torch.minimum(least, before.least), torch.maximum(largest, before.largest)
             lower = lower + before.squares
         self.moments = Moments(sums[0], sums[1], lower, least, largest, *sums[2:])
+        self._summed = last
 
     def _weights(self, tokens: slice, everything: bool) -> Tensor:
         """p of the slab's prompts: columns by rank, or as the vocabulary where everything is summed."""
