@@ -1,7 +1,9 @@
 """Does the certified estimator change any finding? Every metric of a run from `fast` scores beside `exact` ones.
 
-    python benchmarks/agreement.py demo-run          # a run that trained its arms
-    python benchmarks/agreement.py MODEL             # one model folder: top sets and layer profiles only
+    python benchmarks/agreement.py demo-run [TOLERANCE]   # a run that trained its arms
+    python benchmarks/agreement.py MODEL [TOLERANCE]      # one model folder: top sets and layer profiles only
+
+The tolerance is that of the run, or 1e-3, unless one is given.
 
 Prints JSON: the largest difference of any metric, whether top sets are the same, and how many units the error bounds
 leave open. Exit code 1 if a top set differs in units that the bounds do not leave open.
@@ -27,18 +29,22 @@ COMPARED = ("stability", "gain_top_set", "gain_top_by_gain", "importance_share",
 UNITS = ("ffn", "attention")
 
 
-def main(path: Path) -> int:
+def main(path: Path, tolerance: float | None = None) -> int:
     """Compare; returns the exit code."""
-    found = compare_run(path) if (path / "run.json").is_file() else {str(path): compare([str(path)], {}, "first")}
+    if (path / "run.json").is_file():
+        found = compare_run(path, tolerance)
+    else:
+        found = {str(path): compare([str(path)], {"tolerance": tolerance or 1e-3}, "first")}
     print(json.dumps(found, indent=1))
     return int(any(kind["top sets differ"] > kind["left open"] for arm in found.values() for kind in arm.values()))
 
 
-def compare_run(path: Path) -> dict[str, Any]:
+def compare_run(path: Path, tolerance: float | None) -> dict[str, Any]:
     """Every arm that the run trained."""
     run = open_run(path)
     experiment = run.experiment
-    options = {"norm": experiment.attribution.norm, "target": experiment.attribution.target}
+    chosen = experiment.attribution
+    options = {"norm": chosen.norm, "target": chosen.target, "tolerance": tolerance or chosen.tolerance}
     return {
         arm: compare([str(c.path) for c in list_local(run.training_folder(arm))], options, experiment.facts.templates)
         for arm in run.arms
@@ -96,4 +102,4 @@ def compare_kind(series: dict[str, xr.Dataset], kind: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else None))

@@ -110,7 +110,7 @@ def test_the_command_line_reads_it_and_scores_chosen_units(folder, monkeypatch, 
         main()
     assert not stop.value.code, capsys.readouterr().err
     scores = xr.open_zarr(out, consolidated=False, chunks=None)
-    assert dict(scores.sizes) == {"relation": 1, "unit": 64, "head_unit": 8, "block_index": 4, "prompt": 1}
+    assert dict(scores.sizes) == {"relation": 1, "unit": 64, "head_unit": 8, "block_index": 4, "prompt": 1, "tier": 3}
     assert scores.attrs["gguf"] == "tiny.gguf"
     assert set(scores["block"].values) == {"ffn"}
 

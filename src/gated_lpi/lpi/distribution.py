@@ -21,6 +21,7 @@ from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.models import Readout
 
 HEAD = 1024
+HEAD_SHARE = 16  # of a small vocabulary, one token in so many
 LEVELS = (0, 256, 1024, 4096, 16384)
 COLUMNS = 512
 KEPT = 4096  # rows of the unembedding that are kept by rank
@@ -82,9 +83,10 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
     vocabulary = readout.vocabulary
     levels = tuple(sorted({*(n for n in LEVELS if n < vocabulary), vocabulary}))
     order = logits.log_p.amax(dim=0).argsort(descending=True)
-    log_p = _refine_head(readout, base, logits, order[:HEAD])
+    head = order[: min(HEAD, vocabulary // HEAD_SHARE)]
+    log_p = _refine_head(readout, base, logits, head)
     p = log_p.index_select(1, order[: levels[-2]]).exp_()
-    outside_norms = table.raw_norms.index_fill(0, order[:HEAD], 0.0)
+    outside_norms = table.raw_norms.index_fill(0, head, 0.0)
     sums = _sums_over_vocabulary(table, log_p, outside_norms)
     beyond = _largest_beyond(log_p, order[: levels[-2]])
     inside, tail_max, tail_norm = _outside(p, beyond, table.norms[order], levels)
