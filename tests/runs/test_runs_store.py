@@ -70,7 +70,7 @@ def test_unknown_tokens_are_marked(tmp_path):
     assert store.open()["tokens"].values.tolist() == [-1]
 
 
-@pytest.mark.parametrize("fails_after", range(0, 24, 3))
+@pytest.mark.parametrize("fails_after", range(0, 14, 2))
 def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, monkeypatch, fails_after):
     store = filled(tmp_path)
     before = store.open().load()

@@ -34,6 +34,9 @@ def command(
     if json:
         print_json({arm: summary_to_json(summary) for arm, summary in summaries.items()})
         return
+    for arm, summary in summaries.items():
+        for reason in summary.attrs.get("refused_pairs", []):
+            console.print(f"{arm}: refused: {reason}", markup=False)
     table = Table("arm", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel", title="at the last checkpoint")
     for arm, summary in summaries.items():
         for kind in summary["kind"].values.tolist():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gated_lpi.metrics._arrays import FloatArray, IntArray
+from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray
 from gated_lpi.metrics.concentration import entropy, gain_concentration, importance_share
 from gated_lpi.metrics.consolidation import consolidation_step
 from gated_lpi.metrics.hits import hit_at_k, hit_interval
@@ -50,6 +50,8 @@ class Units:
     """[N]"""
     errors: FloatArray
     """[T, N]: no mean score is off by more."""
+    compared: BoolArray
+    """One for each pair: False for pairs of consecutive checkpoints that must not be compared."""
 
 
 def kind_table(
@@ -73,7 +75,9 @@ def kind_table(
         "gini": (("checkpoint",), evenness.gini),
         "consolidation_stability": (
             (),
-            _step_or_nan(consolidation_step(stability, steps[:-1], options.stability_threshold)),
+            _step_or_nan(
+                consolidation_step(stability[units.compared], steps[:-1][units.compared], options.stability_threshold)
+            ),
         ),
         **_shares(units, options),
         **_chance(units.scores, top, options),

@@ -9,6 +9,7 @@
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
+    and, if known, `weights_sha256` (checkpoint)
 
 and returns, with `kind` "ffn" and "attention" kept apart throughout:
 
@@ -36,6 +37,9 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
 pair. A `pair` is two consecutive checkpoints, with coordinates `pair_step` and `pair_next_step`. The profile
 consolidates once its Pearson correlation with the last checkpoint's stays above the threshold; the last
 checkpoint itself does not count.
+
+Consecutive checkpoints with one `weights_sha256` are one set of weights under two names. Everything over such a pair
+is refused: it is NaN, consolidation is judged without it, and the attribute `refused_pairs` says which and why.
 """
 
 import math
@@ -47,7 +51,7 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics._arrays import FloatArray, IntArray, finite, require_finite
+from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
 from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
 
 KINDS = ("ffn", "attention")
@@ -89,7 +93,10 @@ def summarise(
     layer = scores["layer"].to_numpy().astype(np.int64)
     n_layers = int(layer.max()) + 1
     kinds = _kinds(scores)
-    tables = [kind_table(_units(scores, inside, layer), n_layers, steps, rows, options) for inside in kinds.values()]
+    refused = _refused_pairs(scores)
+    tables = [
+        kind_table(_units(scores, inside, layer, ~refused), n_layers, steps, rows, options) for inside in kinds.values()
+    ]
     variables: Table = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables])) for name, (dims, _) in tables[0].items()
     }
@@ -109,7 +116,8 @@ def summarise(
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
-    return xr.Dataset(variables, coords, attrs=asdict(options))
+    summary = xr.Dataset(variables, coords, attrs=asdict(options))
+    return _refuse(summary, refused, scores) if refused.any() else summary
 
 
 def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
@@ -118,6 +126,28 @@ def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
     The layout is that of `xarray.Dataset.to_dict`. JSON has no NaN and no infinity: both become None.
     """
     return {str(key): _plain(value) for key, value in summary.to_dict().items()}
+
+
+def _refused_pairs(scores: xr.Dataset) -> BoolArray:
+    """Which pairs of consecutive checkpoints [T−1] have identical weights."""
+    if "weights_sha256" not in scores.coords:
+        return np.zeros(scores.sizes["checkpoint"] - 1, dtype=np.bool_)
+    digest = scores["weights_sha256"].to_numpy().astype(object).astype(str)
+    return np.asarray((digest[:-1] == digest[1:]) & (digest[:-1] != ""), dtype=np.bool_)
+
+
+def _refuse(summary: xr.Dataset, refused: BoolArray, scores: xr.Dataset) -> xr.Dataset:
+    """Blank every number of the refused pairs, and say so."""
+    wanted = xr.DataArray(~refused, dims="pair")
+    over_pairs = [name for name, variable in summary.data_vars.items() if "pair" in variable.dims]
+    names = scores["checkpoint_key" if "checkpoint_key" in scores.coords else "step"].to_numpy().tolist()
+    digest = scores["weights_sha256"].to_numpy().tolist()
+    reasons = [
+        f"{names[i]} and {names[i + 1]}: the same weights (SHA-256 {str(digest[i])[:12]})"
+        for i in np.flatnonzero(refused).tolist()
+    ]
+    blank = {name: summary[name].where(wanted).transpose(*summary[name].dims) for name in over_pairs}
+    return summary.assign(blank).assign_attrs(refused_pairs=reasons)
 
 
 def _plain(value: Any) -> Any:
@@ -153,16 +183,16 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
     return {kind: np.flatnonzero(block == kind) for kind in KINDS if (block == kind).any()}
 
 
-def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> Units:
+def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> Units:
     """The arrays of one kind of unit, relations first where they were kept."""
     mean = scores["lpi_mean"].transpose("checkpoint", "unit").to_numpy()[:, inside]
     errors = _errors(scores, inside, layer)
     if "lpi" not in scores:
-        return Units(finite("lpi_mean", mean), None, None, layer[inside], errors)
+        return Units(finite("lpi_mean", mean), None, None, layer[inside], errors, compared)
     _require(scores, "lpi", ("checkpoint", "relation", "unit"), ("n_prompts",))
     by_relation = scores["lpi"].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
     require_finite("lpi", by_relation)
-    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors)
+    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors, compared)
 
 
 def _errors(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> FloatArray:

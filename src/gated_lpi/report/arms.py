@@ -41,6 +41,16 @@ class ArmResults:
         return list(self.scores.attrs.get("checkpoints", []))
 
     @property
+    def quarantined(self) -> list[dict[str, Any]]:
+        """The checkpoints that could not be used, and why."""
+        return list(self.scores.attrs.get("quarantined", []))
+
+    @property
+    def refused_pairs(self) -> list[str]:
+        """Pairs of consecutive checkpoints that are not compared, and why."""
+        return list(self.summary.attrs.get("refused_pairs", []))
+
+    @property
     def pairs(self) -> int:
         """How many pairs of consecutive checkpoints there are."""
         return int(self.summary.sizes["pair"])

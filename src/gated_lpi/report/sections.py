@@ -80,6 +80,10 @@ def _head(content: Content) -> Html:
             for text in _missing(results)
         ),
         *([tag("div", tag("p", warning), class_="warning", id="recall-warning", role="note")] if warning else []),
+        *(
+            tag("div", tag("p", tag("strong", "Checkpoints left out. "), text), class_="warning", role="note")
+            for text in (*_holes(results), *_refused(results))
+        ),
         section("found", "What was found here", *_found(content)),
     ]
     return tag("header", *lines)
@@ -120,6 +124,24 @@ def _what_this_is(results: Results) -> str:
 
 def _missing(results: Results) -> list[str]:
     return [f"Arm {name} is left out: {reason}" for name, reason in results.missing.items()]
+
+
+def _holes(results: Results) -> list[str]:
+    return [
+        f"{arm.name}: {listing([str(record.get('key')) for record in arm.quarantined])} could not be used (why: under "
+        "Provenance). J_stab and R_t are those of the neighbours that remain, so there their interval is longer."
+        for arm in results.arms
+        if arm.quarantined
+    ]
+
+
+def _refused(results: Results) -> list[str]:
+    return [
+        f"{arm.name}: consecutive checkpoints hold the same weights under two names, so J_stab and R_t between them "
+        f"are not given: {'; '.join(arm.refused_pairs)}."
+        for arm in results.arms
+        if arm.refused_pairs
+    ]
 
 
 def _stability(content: Content) -> Iterable[str]:
@@ -206,6 +228,8 @@ def _provenance(content: Content) -> Iterable[str]:
     for arm in content.results.arms:
         title = f"{arm.name}: {len(arm.checkpoints)} checkpoints"
         yield folded(title, content.table(f"checkpoints_{arm.name}"))
+    if "quarantined" in content.tables:
+        yield content.table("quarantined")
     yield folded("Every option, version and digest", content.table("options"))
 
 

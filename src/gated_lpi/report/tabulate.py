@@ -27,6 +27,7 @@ def all_tables(run: RunSource, results: Results) -> dict[str, Table]:
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         beside_paper(results),
         *(checkpoints(arm) for arm in results.arms),
+        *([quarantined(results)] if any(arm.quarantined for arm in results.arms) else []),
         options(run, results),
     ]
     return {table.name: table for table in tables}
@@ -256,9 +257,20 @@ def checkpoints(arm: ArmResults) -> Table:
     return Table(f"checkpoints_{arm.name}", caption, columns, rows)
 
 
+def quarantined(results: Results) -> Table:
+    """The checkpoints that could not be used."""
+    columns = (Column("arm"), Column("checkpoint"), Column("step", "count"), Column("error"), Column("why"))
+    rows = tuple(
+        (arm.name, record.get("key"), record.get("step"), record.get("error"), record.get("quarantined"))
+        for arm in results.arms
+        for record in arm.quarantined
+    )
+    return Table("quarantined", "Checkpoints that could not be used, and are in no number here.", columns, rows)
+
+
 def options(run: RunSource, results: Results) -> Table:
     """Every option of the experiment and of the summaries, and what the run notes of itself."""
-    shared = dict(results.arms[0].summary.attrs)
+    shared = {name: v for name, v in results.arms[0].summary.attrs.items() if name != "refused_pairs"}
     rows = [
         *_flat(run.experiment.model_dump(mode="json"), "experiment."),
         *_flat(run.info, "run."),
@@ -271,7 +283,7 @@ def options(run: RunSource, results: Results) -> Table:
 
 
 def _provenance(arm: ArmResults) -> dict[str, Any]:
-    return {str(name): value for name, value in arm.scores.attrs.items() if name != "checkpoints"}
+    return {str(name): value for name, value in arm.scores.attrs.items() if name not in ("checkpoints", "quarantined")}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

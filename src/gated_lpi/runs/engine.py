@@ -1,66 +1,89 @@
-"""Running an experiment in this process: train, attribute every checkpoint, ablate the last, keep the results.
+"""Running an experiment: train, attribute every checkpoint, ablate the last, keep the results.
 
 1. The run's folder is claimed for the experiment; a folder of another run is refused.
-2. Arms that the experiment trains are trained, all on one corpus and with one tokenizer.
-3. Each arm's checkpoints are attributed in order. What is complete in the arm's store is not done again, so an
-   interrupted run goes on at the first checkpoint that is missing.
-4. At each arm's last checkpoint the top heads and units are ablated, beside random ones.
+2. Arms that the experiment trains are trained, all on one corpus and with one tokenizer. The checkpoints of the
+   others are chosen from their series.
+3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
+   other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
+4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
+5. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import xarray as xr
-
-from gated_lpi.checkpoints import Checkpoint, check_weights, list_local, scan_local
+from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local
+from gated_lpi.errors import RunError
 from gated_lpi.facts import FactSet, load_facts
-from gated_lpi.loading import load_model
-from gated_lpi.lpi import attribute
-from gated_lpi.models import Model
-from gated_lpi.runs.experiment import Arm, Experiment
+from gated_lpi.runs.downloads import Ledger
+from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.last_checkpoint import study_last_checkpoint
+from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.run import Run, create_run
+from gated_lpi.runs.series import choose_checkpoints
+from gated_lpi.runs.work import Engine, Job, Outcome, Storage, attribute_checkpoint, with_overall_means
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
 
+__all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
 
-def run_experiment(experiment: Experiment, out: str | Path, progress: Progress | None = None) -> Run:
+
+def run_experiment(
+    experiment: Experiment,
+    out: str | Path,
+    progress: Progress | None = None,
+    *,
+    engine: Engine | None = None,
+    retry_quarantined: bool = False,
+) -> Run:
     """Run an experiment into a folder, or take it up where it was left.
+
+    Args:
+        experiment: what to run.
+        out: the run's folder.
+        progress: shown how far it is.
+        engine: what scores checkpoints; default: what `experiment.engine` names.
+        retry_quarantined: try checkpoints again that an earlier attempt put in quarantine.
+
+    Returns:
+        The run; `run.quarantined(arm)` lists what could not be used.
 
     Raises:
         RunExistsError: the folder holds another run.
-        GatedLPIError: facts, checkpoints or models that cannot be used; what was computed before is kept.
+        GatedLPIError: facts or series that cannot be used; what was computed before is kept.
     """
     progress = Silent() if progress is None else progress
     facts = load_facts(experiment.facts.source)
     run = create_run(out, experiment, facts.sha256)
     for note in facts.notes:
         progress.note(f"facts: {note}")
-    series = {
-        arm.name: _local_series(arm.name, arm.checkpoints, progress)
-        for arm in experiment.arms
-        if arm.checkpoints is not None
-    }
-    series |= _train_arms(run, facts, progress)
-    for arm in experiment.arms:
-        _attribute_series(run, arm, series[arm.name], facts, progress)
-        if run.record(arm.name) is None:
-            study_last_checkpoint(run, arm.name, series[arm.name][-1], facts, progress)
+    storage = storage_of(experiment)
+    trained = _train_arms(run, facts, progress)
+    series = choose_checkpoints(experiment, trained, storage.hub(), progress.note, run.path / "series")
+    engine = make_engine(experiment, run) if engine is None else engine
+    _Attribution(run, experiment, facts, series, storage, progress).carry_out(engine, retry_quarantined)
     return run
 
 
-def _local_series(arm: str, folder: str, progress: Progress) -> list[Checkpoint]:
-    checkpoints = list_local(folder)
-    ignored = scan_local(folder).ignored
-    if ignored:
-        progress.note(f"{arm}: {len(ignored)} folders of {folder} are no checkpoints: {', '.join(ignored)}")
-    return checkpoints
+def storage_of(experiment: Experiment) -> Storage:
+    """Where an experiment's checkpoints come from and are kept."""
+    spec = experiment.storage
+    return Storage(spec.cache_dir, spec.endpoint, spec.offline, not spec.keep_downloads, spec.device)
+
+
+def make_engine(experiment: Experiment, run: Run) -> Engine:
+    """The engine that an experiment names."""
+    if experiment.engine.kind == "ray":
+        from gated_lpi.runs.ray_engine import RayEngine
+
+        engine: Engine = RayEngine(experiment.engine)
+        return engine
+    ledger = Ledger(run.path / "downloads.json")
+    return LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=experiment.storage.disk_budget, ledger=ledger)
 
 
 def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
@@ -80,66 +103,92 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
     return series
 
 
-def _attribute_series(
-    run: Run, arm: Arm, checkpoints: Sequence[Checkpoint], facts: FactSet, progress: Progress
-) -> None:
-    store = run.store(arm.name)
-    complete = set(store.keys())
-    with progress.task(f"attribute {arm.name}") as advance:
-        for done, checkpoint in enumerate(checkpoints):
-            advance(done, len(checkpoints))
-            if checkpoint.key not in complete:
-                scores, record = attribute_checkpoint(run.experiment, checkpoint, facts)
-                store.append(scores, record)
-        advance(len(checkpoints), len(checkpoints))
+@dataclass(frozen=True)
+class _Attribution:
+    """Scoring and studying the checkpoints of all arms."""
+
+    run: Run
+    experiment: Experiment
+    facts: FactSet
+    series: dict[str, list[Checkpoint]]
+    storage: Storage
+    progress: Progress
+
+    def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
+        """Have the missing checkpoints scored; as soon as an arm is complete, study its last one."""
+        waiting = {arm: self._missing(arm, retry_quarantined) for arm in self.series}
+        jobs = [
+            Job(arm, checkpoint, self.experiment, self.facts, self.storage)
+            for arm, checkpoints in waiting.items()
+            for checkpoint in checkpoints
+        ]
+        left = {arm: len(checkpoints) for arm, checkpoints in waiting.items()}
+        with _closed(engine.outcomes(jobs) if jobs else iter(())) as outcomes:
+            for arm, checkpoints in self.series.items():
+                latest: Outcome | None = None
+                with self.progress.task(f"attribute {arm}") as advance:
+                    advance(len(checkpoints) - left[arm], len(checkpoints))
+                    while left[arm]:
+                        outcome = next(outcomes, None)
+                        if outcome is None:
+                            raise RunError(f"the engine gave up {left[arm]} checkpoints of {arm}; run again to go on")
+                        self._keep(outcome)
+                        left[outcome.arm] -= 1
+                        latest = outcome if outcome.arm == arm else latest
+                        advance(len(checkpoints) - left[arm], len(checkpoints))
+                self._study(arm, latest)
+
+    def _missing(self, arm: str, retry_quarantined: bool) -> list[Checkpoint]:
+        done = set(self.run.store(arm).keys())
+        done |= set() if retry_quarantined else self.run.quarantine(arm).keys()
+        return [checkpoint for checkpoint in self.series[arm] if checkpoint.key not in done]
+
+    def _keep(self, outcome: Outcome) -> None:
+        quarantine = self.run.quarantine(outcome.arm)
+        if outcome.scores is None:
+            quarantine.add(outcome.record)
+            self.progress.note(f"{outcome.arm}: {outcome.key} is quarantined: {outcome.record['quarantined']}")
+            return
+        self.run.store(outcome.arm).append(outcome.scores, outcome.record)
+        quarantine.remove(outcome.key)
+
+    def _study(self, arm: str, latest: Outcome | None) -> None:
+        """Ablate and describe the last checkpoint that has scores, unless that was done."""
+        scored = set(self.run.store(arm).keys())
+        last = next((checkpoint for checkpoint in reversed(self.series[arm]) if checkpoint.key in scored), None)
+        if last is None:
+            return
+        record = self.run.record(arm)
+        if record is not None and record.ablation.checkpoint == last.key:
+            return
+        fetched = None if latest is None or latest.key != last.key else latest.fetched
+        with self._here(last if fetched is None else _at(last, fetched)) as local:
+            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, self.storage.device)
+
+    @contextmanager
+    def _here(self, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+        """Bring a checkpoint to this machine for as long as the `with` block runs."""
+        if checkpoint.path is not None:
+            yield checkpoint
+            return
+        fetched = fetch(checkpoint, hub=self.storage.hub())
+        try:
+            yield _at(checkpoint, fetched)
+        finally:
+            if self.storage.evict:
+                evict(fetched, hub=self.storage.hub())
 
 
-def attribute_checkpoint(
-    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet
-) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Check, load and attribute one checkpoint: its scores by relation and overall, and its provenance.
-
-    Raises:
-        WeightsError: its weights are missing, damaged or not finite.
-        ReconstructionError: its units do not account for what it computes.
-    """
-    started = time.monotonic()
-    weights = check_weights(checkpoint.path)
-    model = load_model(str(checkpoint.path))
-    options = experiment.attribution.model_dump()
-    scores = attribute(model, facts, templates=experiment.facts.templates, keep="relations", **options)
-    record = {
-        "key": checkpoint.key,
-        "step": checkpoint.step,
-        "tokens": checkpoint.tokens,
-        "stage": checkpoint.stage,
-        "commit": checkpoint.commit,
-        "weights_sha256": weights.sha256,
-        **_checks(model),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    return with_overall_means(scores), record
+def _at(checkpoint: Checkpoint, fetched: Fetched) -> Checkpoint:
+    return replace(checkpoint, path=fetched.path)
 
 
-def _checks(model: Model) -> dict[str, Any]:
-    assert model.reconstruction is not None
-    reconstruction = dataclasses.asdict(model.reconstruction)
-    return {
-        "coverage": model.coverage,
-        "reconstruction_error": model.reconstruction.worst,
-        "reconstruction": reconstruction,
-        "stored_dtype": model.provenance["stored_dtype"],
-    }
-
-
-def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
-    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one."""
-    weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
-
-    def overall(name: str) -> xr.DataArray:
-        variable = scores[name]
-        mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
-        return mean.assign_attrs(variable.attrs)
-
-    routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
-    return scores.assign({"lpi_mean": overall("lpi")} | {name: overall(name) for name in routing})
+@contextmanager
+def _closed(outcomes: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
+    """Let an engine tidy up however its outcomes end, if it is a generator."""
+    try:
+        yield outcomes
+    finally:
+        close = getattr(outcomes, "close", None)
+        if close is not None:
+            close()

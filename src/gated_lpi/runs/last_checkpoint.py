@@ -36,13 +36,16 @@ class _Intervention(NamedTuple):
     label: Callable[[int], str]
 
 
-def study_last_checkpoint(run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress) -> None:
+def study_last_checkpoint(
+    run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, device: str = "auto"
+) -> None:
     """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
     spec = run.experiment.ablation
-    model = load_model(str(checkpoint.path))
+    model = load_model(str(checkpoint.path), device=device)
     assert model.tokenizer is not None  # load_model always brings one
     encoded = encode(model.tokenizer, facts.prompts(run.experiment.facts.templates))
-    scores = run.scores(arm).isel(checkpoint=-1).load()
+    scores = run.scores(arm)
+    scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()
     with progress.task(f"ablate {arm}") as advance:
         table = _ablate(model, encoded, scores, spec, checkpoint, advance)
     importance = scores["lpi_mean"].to_numpy()

@@ -4,6 +4,9 @@ run/
   run.json              the experiment, the facts' digest and the versions it was started with
   results/ARM.zarr      scores of every checkpoint (`store`)
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
+  results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
+  series/ARM.json       checkpoints that were chosen from a hub, with their commits (`series`)
+  downloads.json        commits whose files the run itself brought to this machine (`downloads`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, figures/ what the report made of it
 """
@@ -19,11 +22,13 @@ from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError, RunError, RunExistsError
 from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.quarantine import Quarantine, write_atomically
 from gated_lpi.runs.records import ArmRecord
 from gated_lpi.runs.store import ResultStore
 from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
+_DRAFT = f".{RUN_FILE}.draft"  # what a run leaves behind that was killed at its very beginning
 
 
 class Run:
@@ -55,13 +60,33 @@ class Run:
 
     def scores(self, arm: str) -> xr.Dataset:
         """An arm's scores over its checkpoints: `lpi (checkpoint, relation, unit)`, `lpi_mean (checkpoint, unit)`
-        and the rest of what `attribute` returns, read lazily.
+        and the rest of what `attribute` returns, read lazily. Attributes: `checkpoints`, the provenance of each;
+        `quarantined`, those that could not be used, if there are any.
 
         Raises:
             OptionError: no arm has this name.
             RunError: none of its checkpoints is complete.
         """
-        return self.store(arm).open()
+        quarantined = self.quarantined(arm)
+        try:
+            scores = self.store(arm).open()
+        except RunError as error:
+            if not quarantined:
+                raise
+            raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
+        return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
+
+    def quarantine(self, arm: str) -> Quarantine:
+        """Where it is kept which checkpoints of an arm could not be used.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return Quarantine(self.path / "results" / f"{self._known(arm)}.quarantine.json")
+
+    def quarantined(self, arm: str) -> list[dict[str, Any]]:
+        """The checkpoints of an arm that could not be used: `key`, `step`, `quarantined` (why), `error` (its class)."""
+        return self.quarantine(arm).records()
 
     def record(self, arm: str) -> ArmRecord | None:
         """Ablations and top units of an arm's last checkpoint; None if it has not come to them."""
@@ -131,18 +156,13 @@ def create_run(path: str | Path, experiment: Experiment, facts_sha256: str) -> R
                 f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
                 "this one if its results are not needed"
             )
+        (folder / "results").mkdir(exist_ok=True)
         return run
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != _DRAFT for path in folder.iterdir())):
         raise RunExistsError(f"{folder} exists and is not a run; give a new or empty folder")
-    (folder / "results").mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
     content = {"experiment": experiment.model_dump(mode="json"), **info}
     write_atomically(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")
+    (folder / "results").mkdir(exist_ok=True)
     return Run(folder, experiment, info)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

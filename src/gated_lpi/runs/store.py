@@ -3,13 +3,17 @@
 1. Every array that differs between checkpoints has `checkpoint` as its first dimension and one chunk per
    checkpoint, so that appending never touches what is there.
 2. The group's attribute `checkpoints` lists what is complete, with each checkpoint's provenance. It is written
-   last, in one atomic write: that write is the commit.
+   last, in one atomic write: that write is the commit. The first checkpoint is written beside and moved in place.
 3. Rows beyond the list are what an interrupted append left behind. Readers do not see them and the next append
    cuts them off first, so a process that is killed, or a disk that fills up, costs one checkpoint at most.
+4. The same write holds the shapes of all arrays (zarr calls that consolidated metadata). An append touches the arrays
+   only, so that xarray and other readers see the complete rows while one is under way, and after it was interrupted.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +22,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.errors import RunError
+from gated_lpi.runs.quarantine import write_atomically
 
 LOG = "checkpoints"
 COORDS = "coords"
+META = "zarr.json"
 DIM = "checkpoint"
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
 
@@ -42,7 +49,7 @@ class ResultStore:
         Raises:
             RunError: the folder is there but is no result store.
         """
-        if not (self.path / "zarr.json").is_file():
+        if not (self.path / META).is_file():
             return []
         try:
             return list(zarr.open_group(self.path, mode="r").attrs[LOG])  # type: ignore[arg-type]
@@ -74,9 +81,9 @@ class ResultStore:
         try:
             if records:
                 self._extend(row, len(records))
+                _commit(self.path, [*records, dict(record)])
             else:
-                self._create(row)
-            zarr.open_group(self.path, mode="r+").attrs[LOG] = [*records, dict(record)]
+                self._create(row, record)
         except OSError as error:
             raise RunError(
                 f"checkpoint {record['key']!r} could not be written to {self.path}: {error}. The "
@@ -85,7 +92,9 @@ class ResultStore:
             ) from error
 
     def open(self) -> xr.Dataset:
-        """The complete checkpoints, lazily, ordered by step; provenance of each in `attrs["checkpoints"]`.
+        """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
+
+        Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown.
 
         Raises:
             RunError: no checkpoint is complete.
@@ -94,14 +103,16 @@ class ResultStore:
         if not records:
             raise RunError(f"{self.path} holds no complete checkpoint yet; run the experiment to add some")
         scores = self._complete_rows(len(records))
-        order = np.argsort([record["step"] for record in records], kind="stable")
-        scores.attrs[LOG] = [records[i] for i in order]
+        order = sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
+        scores.attrs[LOG] = [records[row] for row in order]
+        digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
+        scores = scores.assign_coords(weights_sha256=(DIM, digests))
         ordered: xr.Dataset = scores if (np.diff(order) == 1).all() else scores.isel({DIM: order})
         return ordered
 
     def _complete_rows(self, complete: int) -> xr.Dataset:
         """Open the rows that are listed. An interrupted append may have left arrays of two lengths."""
-        group = zarr.open_group(self.path, mode="r")
+        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
         lengths = {name: array.shape[0] for name, array in _growing(group)}
         parts = []
         for length in sorted(set(lengths.values())):
@@ -113,24 +124,30 @@ class ResultStore:
         merged: xr.Dataset = xr.merge(parts, join="exact", compat="override").assign_attrs(parts[0].attrs)
         return merged
 
-    def _create(self, row: xr.Dataset) -> None:
+    def _create(self, row: xr.Dataset, record: Mapping[str, Any]) -> None:
+        """Write the first checkpoint to a folder beside the store's; moving that to its place is the commit."""
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        for folder in (draft, self.path):
+            if folder.exists():
+                shutil.rmtree(folder)
         encoding = {
             name: {"chunks": (1, *variable.shape[1:])} for name, variable in row.variables.items() if _varies(variable)
         }
         attrs = {LOG: [], COORDS: sorted(map(str, row.coords))}
-        row.assign_attrs(attrs).to_zarr(self.path, mode="w", consolidated=False, encoding=encoding)
+        row.assign_attrs(attrs).to_zarr(draft, mode="w", consolidated=False, encoding=encoding)
+        _commit(draft, [dict(record)])
+        draft.rename(self.path)
 
     def _extend(self, row: xr.Dataset, complete: int) -> None:
-        group = zarr.open_group(self.path, mode="r+")
-        for _, array in _growing(group):
+        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        self._refuse_other_axes(row, complete)
+        for name, array in _growing(group):
             array.resize((complete, *array.shape[1:]))
-        self._refuse_other_axes(row)
-        fixed = [name for name, variable in row.variables.items() if not _varies(variable)]
-        growing = row.drop_vars(fixed).assign_attrs(dict(group.attrs))
-        growing.to_zarr(self.path, append_dim=DIM, consolidated=False)
+            array.resize((complete + 1, *array.shape[1:]))
+            array[complete] = row[name].to_numpy()[0]
 
-    def _refuse_other_axes(self, row: xr.Dataset) -> None:
-        there = xr.open_zarr(self.path, consolidated=False, chunks=None)
+    def _refuse_other_axes(self, row: xr.Dataset, complete: int) -> None:
+        there = self._complete_rows(complete)
         for name, variable in row.variables.items():
             same = name in there.variables and (
                 there[name].sizes.keys() == row[name].sizes.keys()
@@ -144,11 +161,27 @@ class ResultStore:
                 )
 
 
+def _commit(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write what is complete and the shapes that belong to it, in one step.
+
+    The shapes are zarr's consolidated metadata: each array's own metadata, once more, in that of the group.
+    """
+    root = json.loads((path / META).read_text(encoding="utf-8"))
+    root["attributes"][LOG] = records
+    arrays = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob(f"*/{META}"))}
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    write_atomically(path / META, json.dumps(root, indent=2))
+
+
 def _growing(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
     """Arrays with a row for each checkpoint."""
     for name, array in group.arrays():
         if (getattr(array.metadata, "dimension_names", None) or (None,))[0] == DIM:
             yield name, array
+
+
+def _place_in_training(record: Mapping[str, Any]) -> tuple[Any, int]:
+    return stage_order(str(record.get("stage", ""))), int(record["step"])
 
 
 def _varies(variable: xr.Variable) -> bool:

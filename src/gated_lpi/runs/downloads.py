@@ -1,0 +1,87 @@
+"""What a run downloads: how much that will be, and which files are its own even after it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
+from gated_lpi.errors import CheckpointError
+from gated_lpi.runs.quarantine import write_atomically
+from gated_lpi.runs.work import Job
+
+_TEXTS = (".json", ".txt", ".model", ".jinja")
+
+
+def download_bytes(job: Job) -> int:
+    """Bytes that fetching a job's checkpoint brings at most; 0 where nothing can be downloaded (offline)."""
+    hub = job.storage.hub()
+    return 0 if hub.is_offline else listed_bytes(job.checkpoint, hub)
+
+
+def listed_bytes(checkpoint: Checkpoint, hub: Hub) -> int:
+    """Bytes of a checkpoint's weights, config and tokenizer on its hub; 0 for a local one, or if it does not tell."""
+    if checkpoint.path is not None:
+        return 0
+    try:
+        inventory = hub.inventory(checkpoint.repo, checkpoint.commit)
+    except CheckpointError:
+        return 0  # the download will say why
+    beside = sum(file.size for file in inventory.files if file.name.endswith(_TEXTS) and "/" not in file.name)
+    return beside + sum(file.size for file in inventory.weights)
+
+
+class Ledger:
+    """The commits whose files a run brought to a cache that had none of them.
+
+    A commit is written down before its first file is asked for. So when the run is killed and taken up again, it knows
+    that these files are its own and may be deleted. Without a path it knows of this process's downloads only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def announce(self, checkpoint: Checkpoint, hub: Hub) -> bool:
+        """Say that a checkpoint is about to be fetched; whether all of its files are, or will be, the run's own."""
+        if self.path is None:
+            return False
+        storage = f"models--{checkpoint.repo.replace('/', constants.REPO_ID_SEPARATOR)}"
+        snapshot = str(hub.cache / storage / "snapshots" / checkpoint.commit)
+        with self._lock:
+            entries = self._entries()
+            if snapshot in entries:
+                return True
+            if Path(snapshot).exists():
+                return False
+            self._write([*entries, snapshot])
+            return True
+
+    def claim(self, fetched: Fetched) -> Fetched:
+        """Count all files of a checkpoint that was announced among those that were downloaded for it."""
+        files = tuple(sorted(path for path in fetched.path.iterdir() if path.is_file()))
+        return dataclasses.replace(fetched, downloaded_files=files)
+
+    def forget(self, checkpoint: Checkpoint) -> None:
+        """Say that a checkpoint's files were deleted."""
+        with self._lock:
+            entries = self._entries()
+            kept = [entry for entry in entries if Path(entry).name != checkpoint.commit]
+            if len(kept) < len(entries):
+                self._write(kept)
+
+    def _entries(self) -> list[str]:
+        if self.path is None or not self.path.is_file():
+            return []
+        try:
+            return [str(entry) for entry in json.loads(self.path.read_text(encoding="utf-8"))["snapshots"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []  # then nothing is known to be the run's own, and nothing is deleted
+
+    def _write(self, entries: list[str]) -> None:
+        assert self.path is not None
+        write_atomically(self.path, json.dumps({"snapshots": entries}, indent=2) + "\n")

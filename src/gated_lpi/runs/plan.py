@@ -1,0 +1,214 @@
+"""What an experiment would take, from listings alone: downloads, disk, memory, time and money. Nothing is run.
+
+Sizes come from the hub's listing. The rest is an estimate within a factor of a few, made of these parts:
+1. Parameters: bytes of the weights by the size of the dtype that config.json names (2 bytes if it names none).
+2. Operations of one checkpoint: 2 · parameters · tokens for every forward pass over the prompts, of which there is one
+   for attribution and, at the last checkpoint, one for each ablation and random draw; and, in every block, as much as
+   `LENSES` projections of the residual stream through the vocabulary, 2 · width · vocabulary each, for every prompt.
+3. Time: operations by operations per second, plus reading the weights `READS` times; or that of the download, if it
+   is longer, since the next checkpoint is downloaded while one computes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gated_lpi.checkpoints import Checkpoint, Hub
+from gated_lpi.errors import CheckpointError
+from gated_lpi.facts import load_facts
+from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, parse_memory
+from gated_lpi.runs.downloads import listed_bytes
+from gated_lpi.runs.engine import storage_of
+from gated_lpi.runs.experiment import Arm, Experiment
+from gated_lpi.runs.series import choose_checkpoints
+
+FLOPS = 200e9  # float32 matrix products on a few CPU cores
+BANDWIDTH = 100e6  # bytes a second from the hub
+DISK = 1e9  # bytes a second from the disk
+LENSES = 40
+READS = 3  # hash, check, load
+_ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model's shape the estimate needs; known: whether its config.json was to be had."""
+
+    hidden: int = 4096
+    layers: int = 32
+    vocabulary: int = 50_000
+    itemsize: int = 2
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What one arm takes. Bytes, seconds, and money where a price was given.
+
+    checkpoints: keys, in order. disk: most bytes of downloads at a time. memory: weights in float32 and the working
+    set. notes: what was chosen otherwise than asked for, what is wrong with it, and what could not be estimated.
+    """
+
+    arm: str
+    checkpoints: tuple[str, ...]
+    download: int
+    disk: int
+    memory: int
+    seconds: float
+    cost: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment takes, by arm; `assumptions` in words."""
+
+    name: str
+    prompts: int
+    arms: tuple[ArmPlan, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def total(self) -> ArmPlan:
+        """All arms together, one after the other: sums, and the most of disk and memory."""
+        costs = [arm.cost for arm in self.arms if arm.cost is not None]
+        return ArmPlan(
+            arm="total",
+            checkpoints=tuple(f"{arm.arm}:{key}" for arm in self.arms for key in arm.checkpoints),
+            download=sum(arm.download for arm in self.arms),
+            disk=max(arm.disk for arm in self.arms),
+            memory=max(arm.memory for arm in self.arms),
+            seconds=sum(arm.seconds for arm in self.arms),
+            cost=sum(costs) if costs else None,
+            notes=(),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as what JSON can hold."""
+        return asdict(self) | {"total": asdict(self.total)}
+
+
+def plan(
+    experiment: Experiment, *, price_per_hour: float | None = None, flops: float = FLOPS, bandwidth: float = BANDWIDTH
+) -> Plan:
+    """Estimate what running an experiment takes. Lists series and reads config.json files; makes no run.
+
+    Args:
+        experiment: what would be run.
+        price_per_hour: of the machine, in any currency.
+        flops: operations per second that it does on float32 matrices.
+        bandwidth: bytes per second from the hub.
+
+    Raises:
+        FactsError, CheckpointError, OptionError: facts or series that the run could not use either.
+    """
+    hub = storage_of(experiment).hub()
+    facts = load_facts(experiment.facts.source)
+    prompts = len(facts.prompts(experiment.facts.templates))
+    notes: list[str] = []
+    series = choose_checkpoints(experiment, {}, hub, notes.append)
+    arms = []
+    for arm in experiment.arms:
+        own = tuple(note.removeprefix(f"{arm.name}: ") for note in notes if note.startswith(f"{arm.name}: "))
+        rates = (flops, bandwidth, price_per_hour)
+        arms.append(_arm(experiment, arm, series.get(arm.name, []), own, hub, prompts, rates))
+    assumptions = (
+        f"{prompts:,} prompts of {TOKENS_SEEN} tokens; {flops:.3g} operations and {bandwidth:.3g} bytes from the hub "
+        f"per second; every block scored at the price of {LENSES} projections through the vocabulary per prompt",
+        "mixtures of experts are counted with all parameters, an upper bound; times are right within a factor of a few",
+        "nothing is taken to be downloaded already; checkpoints follow each other on one machine",
+    )
+    return Plan(experiment.name, prompts, tuple(arms), assumptions)
+
+
+def _arm(
+    experiment: Experiment,
+    arm: Arm,
+    checkpoints: list[Checkpoint],
+    notes: tuple[str, ...],
+    hub: Hub,
+    prompts: int,
+    rates: tuple[float, float, float | None],
+) -> ArmPlan:
+    if not checkpoints:
+        return ArmPlan(arm.name, (), 0, 0, 0, 0.0, None, (*notes, "trained by the run; not estimated"))
+    flops, bandwidth, price = rates
+    shape = _shape(checkpoints[-1], hub)
+    downloads = [listed_bytes(checkpoint, hub) for checkpoint in checkpoints]
+    weights = [_weights(checkpoint, size) for checkpoint, size in zip(checkpoints, downloads, strict=True)]
+    seconds = 0.0
+    for index, (size, held) in enumerate(zip(downloads, weights, strict=True)):
+        passes = 1 + (_ablation_passes(experiment) if index + 1 == len(checkpoints) else 0)
+        work = prompts * (2 * held / shape.itemsize * TOKENS_SEEN * passes + _scoring(shape))
+        seconds += max(work / flops + READS * held / DISK, size / bandwidth)
+    if not shape.known:
+        notes = (*notes, "no config.json to be had: counted as a model of 32 layers, width 4,096, in bfloat16")
+    if not all(weights):
+        notes = (*notes, "the hub lists no size for some checkpoints; they count as nothing")
+    memory = round(4 * max(weights) / shape.itemsize) + _working_set(experiment, shape)
+    cost = None if price is None else price * seconds / 3600
+    return ArmPlan(
+        arm.name,
+        tuple(checkpoint.key for checkpoint in checkpoints),
+        sum(downloads),
+        _disk(experiment, downloads),
+        memory,
+        seconds,
+        cost,
+        notes,
+    )
+
+
+def _weights(checkpoint: Checkpoint, download: int) -> int:
+    if checkpoint.path is None:
+        return download
+    return sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
+
+
+def _disk(experiment: Experiment, downloads: list[int]) -> int:
+    storage, ahead = experiment.storage, 1 + experiment.engine.prefetch
+    most = max(sum(downloads[i : i + ahead]) for i in range(len(downloads)))
+    if storage.keep_downloads:
+        return sum(downloads)
+    return most if storage.disk_budget is None else min(most, storage.disk_budget)
+
+
+def _ablation_passes(experiment: Experiment) -> int:
+    spec = experiment.ablation
+    return 1 + (len(spec.heads) + len(spec.units)) * (1 + spec.random_draws)
+
+
+def _scoring(shape: Shape) -> float:
+    return 2.0 * LENSES * shape.hidden * shape.vocabulary * 2 * shape.layers
+
+
+def _working_set(experiment: Experiment, shape: Shape) -> int:
+    spec = experiment.attribution
+    if spec.memory is not None:
+        return parse_memory(spec.memory)
+    numbers = 3 * shape.vocabulary + 12 * shape.hidden * shape.layers
+    return FULL_TILES + 4 * spec.batch_size * numbers
+
+
+def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
+    """From config.json: of the folder, or a few kilobytes of the hub."""
+    try:
+        folder = checkpoint.path
+        file = (
+            hub.download(checkpoint.repo, checkpoint.commit, "config.json")
+            if folder is None
+            else folder / "config.json"
+        )
+        config = json.loads(file.read_text(encoding="utf-8"))
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+        return Shape(
+            hidden=int(config.get("hidden_size") or config["n_embd"]),
+            layers=int(config.get("num_hidden_layers") or config["n_layer"]),
+            vocabulary=int(config["vocab_size"]),
+            itemsize=_ITEMSIZES.get(dtype, 2),
+            known=True,
+        )
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+        return Shape()

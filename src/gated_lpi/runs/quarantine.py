@@ -1,0 +1,63 @@
+"""The checkpoints of an arm that could not be used, and why: one small JSON file beside the arm's scores.
+
+What is in it is not tried again until that is asked for. It is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gated_lpi.errors import RunError
+
+Record = dict[str, Any]
+
+
+class Quarantine:
+    """The quarantine of one arm, at a file that need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def records(self) -> list[Record]:
+        """What is quarantined: `key`, `step`, `tokens`, `stage`, `commit`, `quarantined` (why), `error` (its class).
+
+        Raises:
+            RunError: the file is there but cannot be read.
+        """
+        if not self.path.is_file():
+            return []
+        try:
+            return [dict(record) for record in json.loads(self.path.read_text(encoding="utf-8"))["checkpoints"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.path} cannot be read as a list of quarantined checkpoints ({error}); delete it, and those "
+                "checkpoints are tried again"
+            ) from error
+
+    def keys(self) -> set[str]:
+        """The names of the quarantined checkpoints."""
+        return {str(record["key"]) for record in self.records()}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Put a checkpoint in quarantine, in place of what was said of it before."""
+        self._write([*(r for r in self.records() if r["key"] != record["key"]), dict(record)])
+
+    def remove(self, key: str) -> None:
+        """Take a checkpoint out, if it is in."""
+        records = self.records()
+        kept = [record for record in records if record["key"] != key]
+        if len(kept) < len(records):
+            self._write(kept)
+
+    def _write(self, records: list[Record]) -> None:
+        write_atomically(self.path, json.dumps({"checkpoints": records}, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

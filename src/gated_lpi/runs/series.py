@@ -1,0 +1,143 @@
+"""Which checkpoints each arm has: a folder's, what the run trained, or a choice from a suite, repository or folder.
+
+What was chosen from a hub is kept in the run, commits and all, so that a run that is taken up again has the same
+checkpoints whatever was added to or moved in the repository since, and needs no listing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
+from gated_lpi.checkpoints.series import Series
+from gated_lpi.errors import GatedLPIError, OptionError, RunError
+from gated_lpi.runs.experiment import Arm, Experiment
+from gated_lpi.runs.quarantine import write_atomically
+
+Checkpoints = list[Checkpoint]
+Note = Callable[[str], None]
+
+
+def choose_checkpoints(
+    experiment: Experiment, trained: dict[str, Checkpoints], hub: Hub, note: Note, kept: Path | None = None
+) -> dict[str, Checkpoints]:
+    """List the checkpoints of every arm.
+
+    Args:
+        experiment: whose arms.
+        trained: checkpoints of arms that the run trains.
+        hub: how to reach the hub.
+        note: told of mismatches, what is left out and what is known to be wrong.
+        kept: folder of choices that were made before; new ones are added to it. None: choose anew, keep nothing.
+
+    Raises:
+        CheckpointError: a series that is not there. OptionError: a choice that cannot be made from it.
+    """
+    chosen = dict(trained)
+    for arm in sorted(experiment.arms, key=lambda arm: arm.tokens_aligned_with is not None):
+        if arm.checkpoints is not None:
+            chosen[arm.name] = _folder(arm.name, arm.checkpoints, note)
+        elif arm.series is not None:
+            file = None if kept is None else kept / f"{arm.name}.json"
+            before = None if file is None else _read(file)
+            chosen[arm.name] = _from_series(arm, chosen, hub, note) if before is None else before
+            if file is not None and before is None and all(c.path is None for c in chosen[arm.name]):
+                _write(file, chosen[arm.name])
+    return {arm.name: chosen[arm.name] for arm in experiment.arms if arm.name in chosen}
+
+
+def _folder(arm: str, folder: str, note: Note) -> Checkpoints:
+    checkpoints = list_local(folder)
+    ignored = scan_local(folder).ignored
+    if ignored:
+        note(f"{arm}: {len(ignored)} folders of {folder} are no checkpoints: {', '.join(ignored)}")
+    return checkpoints
+
+
+def _from_series(arm: Arm, others: dict[str, Checkpoints], hub: Hub, note: Note) -> Checkpoints:
+    assert arm.series is not None
+    series = list_series(arm.series, hub=hub)
+    try:
+        checkpoints = _selected(arm, series, others, note)
+    except OptionError as error:
+        raise OptionError(f"arm {arm.name!r}: {error}") from error
+    for line in series.notes:
+        note(f"{arm.name}: {line}")
+    for defect in series.known:
+        keys = [c.key for c in checkpoints if defect.afflicts(c)]
+        if keys:
+            note(f"{arm.name}: known of {', '.join(keys)}: {defect.what} ({defect.source})")
+    _note_integrity(arm.name, series, checkpoints, hub, note)
+    return checkpoints
+
+
+def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: Note) -> Checkpoints:
+    if arm.tokens_aligned_with is not None:
+        candidates = select(series, stages=arm.stages)
+        alignment = align(others[arm.tokens_aligned_with], candidates, on="tokens")
+        if not alignment.pairs:
+            raise OptionError(
+                f"no checkpoint of {series.source} is within 10% of the training tokens of any of "
+                f"{arm.tokens_aligned_with!r}. Choose with `tokens` instead."
+            )
+        for pair in alignment.pairs:
+            if pair.difference:
+                note(f"{arm.name}: {pair.b.key} is {pair.difference:+,} tokens from {pair.a.key} ({pair.relative:.1%})")
+        for alone in alignment.unmatched_a:
+            note(f"{arm.name}: no checkpoint is near {alone.key} of {arm.tokens_aligned_with} in tokens")
+        return [pair.b for pair in alignment.pairs]
+    selection = select(
+        series,
+        steps=arm.steps,
+        tokens=arm.tokens,
+        count=arm.count,
+        spacing=arm.spacing,
+        every=arm.every,
+        stages=arm.stages,
+    )
+    for match in selection.mismatches:
+        note(
+            f"{arm.name}: asked for {match.asked:,} {match.axis}, nearest is {match.found:,} ({match.key}, "
+            f"{match.mismatch:+,})"
+        )
+    if selection.unmet:
+        note(f"{arm.name}: {selection.unmet} multiples of {arm.every:,} steps have no checkpoint near them")
+    return list(selection.checkpoints)
+
+
+def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint], hub: Hub, note: Note) -> None:
+    """Say before any download which chosen checkpoints of a hub are duplicates of each other, or incomplete."""
+    if any(c.path is not None for c in checkpoints):
+        return
+    try:
+        report = inspect_series(dataclasses.replace(series, main=None), checkpoints, hub=hub)
+    except GatedLPIError as error:
+        note(f"{arm}: the files could not be compared before download: {error}")
+        return
+    for group in report.duplicates:
+        note(f"{arm}: identical weights: {', '.join(group)}; stability between them is refused")
+    for shared in report.shared:
+        note(f"{arm}: identical files {', '.join(shared.files)} in {', '.join(shared.keys)}")
+    for key, reason in report.unusable.items():
+        note(f"{arm}: {key}: {reason}")
+
+
+def _read(file: Path) -> Checkpoints | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return [Checkpoint(**(entry | {"path": None})) for entry in content["checkpoints"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file} cannot be read as the chosen checkpoints of an arm ({error}); delete it, and they are chosen anew"
+        ) from error
+
+
+def _write(file: Path, checkpoints: Checkpoints) -> None:
+    file.parent.mkdir(exist_ok=True)
+    entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
+    write_atomically(file, json.dumps({"checkpoints": entries}, indent=2) + "\n")

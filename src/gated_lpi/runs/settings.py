@@ -1,0 +1,70 @@
+"""How a run is carried out, which changes none of its results: on what it runs and where its checkpoints are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from gated_lpi.errors import OptionError
+from gated_lpi.lpi.memory import parse_memory
+
+EngineKind = Literal["local", "ray"]
+
+
+def _bytes(given: object) -> object:
+    """Bytes from a number or from text such as "200GB"; anything else is left for pydantic to refuse."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse_memory(given)
+    except OptionError as error:
+        raise ValueError("expected bytes, or an amount such as '200GB' or '64GiB'") from error
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+
+
+class Spec(BaseModel):
+    """A part of an experiment file: plain data that cannot change, and no key that means nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineSpec(Spec):
+    """What computes.
+
+    Attributes:
+        kind: "local", in this process; or "ray", on a Ray cluster (or one started here).
+        num_cpus, num_gpus, memory: what Ray keeps for one checkpoint; memory in bytes or as "64GB".
+        retries: how often Ray tries a checkpoint again whose worker died, before it is quarantined.
+        prefetch: how many checkpoints ahead are downloaded while one computes (local).
+    """
+
+    kind: EngineKind = "local"
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    memory: Bytes | None = None
+    retries: int = Field(default=2, ge=0)
+    prefetch: int = Field(default=1, ge=0)
+
+
+class StorageSpec(Spec):
+    """Where checkpoints of a hub are kept.
+
+    Attributes:
+        cache_dir: folder of downloads; None for huggingface_hub's own cache.
+        disk_budget: the most bytes of its own downloads that a run holds at a time, such as "200GB". None: one
+            checkpoint more than `prefetch`.
+        offline: ask no hub; use what is on this machine.
+        endpoint: the hub's address; None for $HF_ENDPOINT or https://huggingface.co.
+        device: what to compute on, as torch names it; "auto" is CUDA where there is any.
+        keep_downloads: delete nothing.
+    """
+
+    cache_dir: str | None = None
+    disk_budget: Bytes | None = None
+    offline: bool = False
+    endpoint: str | None = None
+    device: str = "auto"
+    keep_downloads: bool = False

@@ -1,0 +1,167 @@
+"""The unit of work of a run: one checkpoint of one arm, from wherever it is to its scores.
+
+A `Job` holds all that scoring needs and an `Outcome` all that comes of it. Both can be pickled, so that an engine may
+score a checkpoint in this process or on another machine. A checkpoint that cannot be used is an outcome too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
+from gated_lpi.errors import CheckpointError, ModelError
+from gated_lpi.facts import FactSet
+from gated_lpi.loading import load_model
+from gated_lpi.lpi import attribute
+from gated_lpi.models import Model
+from gated_lpi.runs.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where checkpoints come from, where they are kept and where they are computed on.
+
+    cache_dir: where downloads are kept (environment variables as $NAME), None for huggingface_hub's own cache.
+    endpoint: address of the hub, None for the usual one. offline: ask no hub. evict: delete what was downloaded for a
+    job once it is scored. device: as `load_model` takes it.
+    """
+
+    cache_dir: str | None = None
+    endpoint: str | None = None
+    offline: bool = False
+    evict: bool = True
+    device: str = "auto"
+
+    def hub(self) -> Hub:
+        """How to reach the hub."""
+        folder = None if self.cache_dir is None else os.path.expandvars(self.cache_dir)
+        return Hub(endpoint=self.endpoint, cache_dir=folder, offline=self.offline)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that scoring one checkpoint needs."""
+
+    arm: str
+    checkpoint: Checkpoint
+    experiment: Experiment
+    facts: FactSet
+    storage: Storage = Storage()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    scores: by relation and overall; None if the checkpoint is quarantined. record: its provenance, or why it is
+    quarantined: the reason as "quarantined", the class of the error as "error". fetched: what was downloaded for it
+    and is still on this machine; None if nothing is.
+    """
+
+    arm: str
+    key: str
+    scores: xr.Dataset | None
+    record: dict[str, Any]
+    fetched: Fetched | None = None
+
+
+class Engine(Protocol):
+    """Scores checkpoints, wherever it likes."""
+
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Yield one outcome for each job; the jobs of one arm in their order, arms in any order."""
+        ...
+
+
+def score_checkpoint(job: Job) -> Outcome:
+    """Fetch, check, load and attribute one checkpoint.
+
+    A checkpoint that cannot be had or used (CheckpointError, ModelError and what derives from them) gives an outcome
+    without scores. With `storage.evict`, what this call downloaded is deleted again in either case.
+    """
+    fetched: Fetched | None = None
+    checkpoint = job.checkpoint
+    try:
+        if checkpoint.path is None:
+            fetched = fetch(checkpoint, hub=job.storage.hub())
+            checkpoint = dataclasses.replace(checkpoint, path=fetched.path)
+        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage.device)
+        outcome = Outcome(job.arm, checkpoint.key, scores, record, fetched)
+    except (CheckpointError, ModelError) as error:
+        outcome = quarantined(job, error, fetched)
+    if fetched is not None and job.storage.evict:
+        evict(fetched, hub=job.storage.hub())
+        outcome = dataclasses.replace(outcome, fetched=None)
+    return outcome
+
+
+def quarantined(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcome:
+    """The outcome of a job whose checkpoint cannot be used, with the error as the reason."""
+    record = {**identity(job.checkpoint), "quarantined": str(error), "error": type(error).__name__}
+    return Outcome(job.arm, job.checkpoint.key, None, record, fetched)
+
+
+def identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What every record says of its checkpoint."""
+    return {
+        "key": checkpoint.key,
+        "step": checkpoint.step,
+        "tokens": checkpoint.tokens,
+        "stage": checkpoint.stage,
+        "commit": checkpoint.commit,
+    }
+
+
+def attribute_checkpoint(
+    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, device: str = "auto"
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Check, load and attribute one checkpoint on this machine: its scores by relation and overall, its provenance.
+
+    Raises:
+        WeightsError: its weights are missing, damaged or not finite.
+        ModelError: it cannot be loaded, or its units do not account for what it computes.
+    """
+    started = time.monotonic()
+    weights = check_weights(checkpoint.path)
+    model = load_model(str(checkpoint.path), device=device)
+    options = experiment.attribution.model_dump()
+    scores = attribute(model, facts, templates=experiment.facts.templates, keep="relations", **options)
+    record = {
+        **identity(checkpoint),
+        "weights_sha256": weights.sha256,
+        **_checks(model),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return with_overall_means(scores), record
+
+
+def _checks(model: Model) -> dict[str, Any]:
+    assert model.reconstruction is not None
+    reconstruction = dataclasses.asdict(model.reconstruction)
+    return {
+        "coverage": model.coverage,
+        "reconstruction_error": model.reconstruction.worst,
+        "reconstruction": reconstruction,
+        "stored_dtype": model.provenance["stored_dtype"],
+    }
+
+
+def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one."""
+    weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
+
+    def overall(name: str) -> xr.DataArray:
+        variable = scores[name]
+        mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
+        return mean.assign_attrs(variable.attrs)
+
+    routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
+    return scores.assign({"lpi_mean": overall("lpi")} | {name: overall(name) for name in routing})

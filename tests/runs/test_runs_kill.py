@@ -1,0 +1,103 @@
+"""A run that is killed at any moment, again and again, ends with the same numbers as one that was left alone.
+
+The run is a child made with `fork`, so that twenty kills cost twenty runs and no start of Python. The child is killed
+with SIGKILL, which it cannot notice, at random moments spread over what a whole run takes.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from test_runs_quarantine import write_facts
+
+from gated_lpi.runs import Experiment, open_run, run_experiment
+from tiny_text import save_checkpoint
+
+KILLS = 24
+STEPS = (0, 10, 20, 30, 40)
+TIMES = {"created", "seconds", "duration", "elapsed"}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kill")
+    for seed, step in enumerate(STEPS):
+        save_checkpoint(folder / "series" / f"step-{step}", "OLMoE", seed)
+    (folder / "series" / "step-20" / "model.safetensors").unlink()
+    return Experiment.model_validate(
+        {
+            "name": "kill",
+            "facts": {"source": str(write_facts(folder / "facts.json")), "templates": "first"},
+            "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+            "arms": [{"name": "a", "series": str(folder / "series")}],
+        }
+    )
+
+
+def in_a_child(experiment, out, seconds):
+    """Run in a forked child, killed after so many seconds (None: never); whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run_experiment(experiment, out)
+            code = 0
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the run failed instead of being killed"
+    return not os.WIFSIGNALED(status)
+
+
+def timeless(value):
+    """Attributes without what differs from one time to the next."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key not in TIMES}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def plain_rows(store):
+    """The steps that plain xarray sees, and those of the provenance."""
+    if not store.path.exists():
+        return [], []
+    seen = xr.open_zarr(store.path, chunks=None)
+    return seen["step"].values.tolist(), [record["step"] for record in seen.attrs["checkpoints"]]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, tmp_path):
+    started = time.monotonic()
+    assert in_a_child(experiment, tmp_path / "whole", None)
+    whole_seconds = time.monotonic() - started
+    whole = open_run(tmp_path / "whole")
+    moments = random.Random(0)
+    kills, finished, rounds = 0, False, 0
+    while kills < KILLS or not finished:
+        out = tmp_path / f"killed-{rounds}"
+        longest = whole_seconds / 2 if kills < KILLS else None
+        finished = in_a_child(experiment, out, None if longest is None else moments.uniform(0.0, longest))
+        kills += not finished
+        if (out / "run.json").exists():
+            rows, logged = plain_rows(open_run(out).store("a"))
+            assert rows == logged  # xarray sees complete rows only, whatever the kill interrupted
+        if finished:
+            again = open_run(out)
+            xr.testing.assert_equal(again.scores("a").load(), whole.scores("a").load())
+            for name, variable in whole.scores("a").variables.items():
+                assert np.array_equal(again.scores("a")[name], variable), name
+                assert again.scores("a")[name].attrs == variable.attrs
+            assert timeless(again.scores("a").attrs) == timeless(whole.scores("a").attrs)
+            assert again.record("a") == whole.record("a")
+            assert [r["key"] for r in again.quarantined("a")] == ["step-20"]
+            assert json.loads((out / "run.json").read_text()) == json.loads((whole.path / "run.json").read_text())
+            rounds += 1
+    assert kills >= 20
+    assert whole.scores("a")["step"].values.tolist() == [0, 10, 30, 40]

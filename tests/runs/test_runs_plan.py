@@ -1,0 +1,128 @@
+"""What an experiment would take, from recorded listings; nothing is downloaded and nothing made."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from gated_lpi.checkpoints import Hub
+from gated_lpi.cli import main
+from gated_lpi.runs import preset
+from gated_lpi.runs.plan import plan
+
+ENDPOINT = "https://hub.test"
+LISTED = {
+    "allenai/OLMoE-1B-7B-0924": (
+        13_838_000_000,
+        ("step10000-tokens41B", "step100000-tokens419B", "step600000-tokens2516B", "step1200000-tokens5033B"),
+    ),
+    "allenai/OLMo-7B-0424-hf": (
+        13_776_000_000,
+        ("step10000-tokens41B", "step100000-tokens419B", "step600000-tokens2515B"),
+    ),
+}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A cache in which the two repositories of the paper's preset were listed once."""
+    root = tmp_path / "cache" / ".gated-lpi" / re.sub(r"\W+", "-", ENDPOINT.split("://")[1])
+    for repo, (size, branches) in LISTED.items():
+        folder = root / repo.replace("/", "--")
+        folder.mkdir(parents=True)
+        commits = {name: f"{number:040x}" for number, name in enumerate(("main", *branches), start=1)}
+        (folder / "branches.json").write_text(json.dumps(commits))
+        for name, commit in commits.items():
+            files = [{"name": "config.json", "size": 700, "sha256": "", "git_oid": "c" * 40}]
+            for half in (1, 2):
+                shard = f"model-0000{half}-of-00002.safetensors"
+                digest = f"{hash_of(repo, name, half):064x}"
+                files.append({"name": shard, "size": size // 2, "sha256": digest, "git_oid": ""})
+            (folder / f"{commit}.json").write_text(json.dumps({"files": files, "shards": None}))
+    return tmp_path / "cache"
+
+
+def hash_of(*parts):
+    return int.from_bytes("/".join(map(str, parts)).encode()[-30:], "big")
+
+
+def paper(cache, **storage):
+    return preset("paper").with_settings(
+        storage={"cache_dir": str(cache), "endpoint": ENDPOINT, "offline": True, **storage}
+    )
+
+
+def test_the_recorded_listings_are_those_that_a_hub_reads(recorded):
+    hub = Hub(endpoint=ENDPOINT, cache_dir=recorded, offline=True)
+    assert len(hub.branches("allenai/OLMoE-1B-7B-0924")) == 5
+
+
+def test_the_papers_preset_is_planned_from_its_listings(recorded):
+    made = plan(paper(recorded), price_per_hour=2.0, flops=20e12)
+    moe, dense = made.arms
+    assert moe.checkpoints == LISTED["allenai/OLMoE-1B-7B-0924"][1]
+    assert dense.checkpoints == LISTED["allenai/OLMo-7B-0424-hf"][1]
+    assert moe.download == pytest.approx(4 * 13.838e9, rel=1e-6)
+    assert moe.disk == pytest.approx(2 * 13.838e9, rel=1e-6)
+    assert 27e9 < moe.memory < 32e9  # 6.9B parameters in float32, and the working set
+    assert made.total.download == moe.download + dense.download
+    assert made.total.cost == pytest.approx(2.0 * made.total.seconds / 3600)
+    assert made.total.seconds > made.total.download / 100e6 * 0.99
+
+
+def test_the_disk_holds_what_the_settings_say(recorded):
+    kept, ahead, none = (
+        plan(spec).arms[0].disk
+        for spec in (
+            paper(recorded, keep_downloads=True),
+            paper(recorded).with_settings(engine={"prefetch": 2}),
+            paper(recorded).with_settings(engine={"prefetch": 0}),
+        )
+    )
+    assert [round(size / 13.838e9) for size in (kept, ahead, none)] == [4, 3, 1]
+    assert plan(paper(recorded, disk_budget="20GB")).arms[0].disk == 20e9
+
+
+def test_the_command_prints_a_plan_and_makes_nothing(recorded, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "experiment.toml"
+    storage = f'[storage]\ncache_dir = "{recorded}"\nendpoint = "{ENDPOINT}"\noffline = true\n'
+    arm = '[[arms]]\nname = "a"\nseries = "allenai/OLMoE-1B-7B-0924"\nsteps = ["90K"]\n'
+    file.write_text(f'name = "x"\n{storage}{arm}')
+    before = sorted(tmp_path.rglob("*"))
+    for extra in ([], ["--json", "--price", "3", "--flops", "20T"]):
+        monkeypatch.setattr(
+            sys, "argv", ["gated-lpi", "run", str(file), "--out", str(tmp_path / "r"), "--plan", *extra]
+        )
+        main_exit()
+        shown = capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    found = json.loads(shown)
+    assert found["total"]["download"] == pytest.approx(13.838e9, rel=1e-6)
+    assert found["arms"][0]["notes"][0].startswith("asked for 90,000 steps, nearest is 100,000")
+    assert found["total"]["cost"] > 0
+
+
+def main_exit():
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "experiment file or --preset"),
+        (["--preset", "demo"], "--out"),
+        (["--preset", "demo", "--out", "s3://bucket/run"], "a folder of this machine only"),
+        (["--preset", "demo", "--out", "x", "--json"], "belong to --plan"),
+        (["--preset", "none", "--out", "x"], "demo, paper, pythia-160m"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gated-lpi", "run", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
