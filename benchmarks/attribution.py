@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,7 +23,8 @@ def in_process(folder: Path, n_prompts: int, memory: str | None = None) -> dict[
     """Run this file as a program; raises `subprocess.CalledProcessError` if it fails."""
     command = [sys.executable, "-m", "benchmarks.attribution", str(folder.resolve()), str(n_prompts)]
     command += [memory] if memory else []
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -60,6 +63,9 @@ def main(folder: str, n_prompts: int, memory: str | None) -> None:
 
 def peak() -> int:
     """Bytes: the most that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count the process that this one was forked from
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -66,7 +66,7 @@ def ratios(found: Results) -> Figure:
     for row, work in enumerate(works):
         ratio = work.published / work.fast
         axes.barh(row, ratio, color=BLUE, height=0.55)
-        axes.text(ratio * 1.05, row, tables.times(ratio), va="center")
+        axes.text(ratio / 1.05, row, tables.times(ratio), va="center", ha="right", color="white")
         if work.goal is not None:
             axes.plot(
                 [work.goal.must] * 2, [row - 0.4, row + 0.4], color=ORANGE, label="must" if row == first else None

@@ -49,8 +49,8 @@ class Plan:
     published_prompts: int
 
 
-CURVE = synthetic.Layer("scaling", d=1024, ffn=4096, attention=1024, vocabulary=16384)
-FULL = Plan("full", (synthetic.OLMO, synthetic.OLMOE), ("middle", "last"), 906, CURVE, 256, 906, 100, 2)
+CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288)
+FULL = Plan("full", (synthetic.OLMOE, synthetic.OLMO), ("middle",), 906, CURVE, 256, 906, 100, 2)
 QUICK = Plan(
     "quick",
     (synthetic.SMALL_DENSE, synthetic.SMALL_MOE),

@@ -63,8 +63,8 @@ class Layer:
 
 OLMO = Layer("OLMo-7B", d=4096, ffn=11008, attention=4096, vocabulary=50304)
 OLMOE = Layer("OLMoE-1B-7B", d=2048, ffn=1024, attention=2048, vocabulary=50304, experts=64, top=8)
-SMALL_DENSE = Layer("OLMo-7B, an eighth", d=512, ffn=1376, attention=512, vocabulary=6288)
-SMALL_MOE = Layer("OLMoE-1B-7B, a quarter", d=512, ffn=256, attention=512, vocabulary=12576, experts=16, top=2)
+SMALL_DENSE = Layer("a small dense model", d=512, ffn=1376, attention=512, vocabulary=6288)
+SMALL_MOE = Layer("a small mixture", d=512, ffn=256, attention=512, vocabulary=12576, experts=16, top=2)
 
 
 def calibration() -> dict[str, Any]:

@@ -145,11 +145,28 @@ def memory(found: Results) -> list[str]:
             f"{(run['peak'] - run['resident_after_loading']) / 1e6:,.0f} MB",
             f"{100 * (run['peak'] / first['peak'] - 1):+.1f}%",
             duration(run["seconds"]),
+            _grown(run, first),
         ]
         for run in found["smollm2"]["memory"]
     ]
-    head = ["prompts", "`memory=`", "model loaded", "peak", "beside the model", "peak against the first row", "time"]
+    head = [
+        "prompts",
+        "`memory=`",
+        "model loaded",
+        "peak",
+        "beside the model",
+        "peak against the first row",
+        "time",
+        "",
+    ]
     return table(head, rows, right=(0, 2, 3, 4, 5, 6))
+
+
+def _grown(run: dict[str, Any], first: dict[str, Any]) -> str:
+    """Whether memory grew with the prompts by no more than it may."""
+    if run["prompts"] == first["prompts"] or run["memory"]:
+        return ""
+    return "must reached" if run["peak"] <= MEMORY_GOAL * first["peak"] else "**missed**"
 
 
 def gradients(found: Results) -> list[str]:
@@ -162,6 +179,16 @@ def gradients(found: Results) -> list[str]:
     rows = [[str(n), f"{1000 * each:.0f} ms", times(each / gradient, 1)] for n, each in points]
     lines = table(["prompts", "certified, a prompt", "over gradients"], rows, right=(0, 1, 2))
     return [f"Activation {TIMES} gradient: {1000 * gradient:.0f} ms a prompt, whatever their number.", "", *lines]
+
+
+def scaling(found: Results) -> list[str]:
+    """What the scaling curves start from."""
+    layer = found["curve_layer"]
+    return [
+        f"One layer with d = {layer['d']}, {layer['ffn']} FFN and {layer['attention']} attention units and "
+        f"{layer['vocabulary']:,} tokens, {layer['depth']}-layer scales, {layer['prompts']} prompts; each size is "
+        "varied alone, everything prepared, medians of five runs."
+    ]
 
 
 def linearity(found: Results) -> list[str]:
@@ -196,6 +223,7 @@ SECTIONS: dict[str, Section] = {
     "tiers": tiers,
     "memory": memory,
     "gradients": gradients,
+    "scaling": scaling,
     "linearity": linearity,
     "concentrations": concentrations,
 }
