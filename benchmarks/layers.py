@@ -1,0 +1,131 @@
+"""One layer: published formula, certified estimator, logit lens, on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import synthetic
+from benchmarks.calibrate import concentration
+from benchmarks.published import published_scores
+from benchmarks.timing import Flops, Timing, timed
+from gated_lpi.lpi.fast import FastEstimator
+from gated_lpi.lpi.problem import BlockProblem, Tier
+from gated_lpi.lpi.unembedding import Unembedding
+
+TOLERANCE = 1e-3
+PUBLISHED_UNITS = 640  # of one prompt and block that the yardstick is timed on
+
+Blocks = Mapping[str, BlockProblem]
+Say = Callable[[str], None]
+
+
+def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, BlockProblem]:
+    """The same problems with nothing kept of what an earlier run found; `readout`: nor of the checkpoint."""
+    if not readout:
+        return {kind: replace(problem) for kind, problem in blocks.items()}
+    bare = replace(next(iter(blocks.values())).readout)
+    return {kind: replace(problem, readout=bare) for kind, problem in blocks.items()}
+
+
+@torch.no_grad()
+def score(estimator: FastEstimator, blocks: Blocks) -> dict[str, list[int]]:
+    """Score all blocks; pairs by tier and kind of block."""
+    return {kind: estimator(problem).tiers.sum(dim=0).tolist() for kind, problem in blocks.items()}
+
+
+@torch.no_grad()
+def lens(blocks: Blocks) -> None:
+    """The logit lens of all blocks, plainly: one product and a log-softmax."""
+    for problem in blocks.values():
+        assert problem.inverse_scale is not None
+        torch.log_softmax(problem.readout.logits(problem.base, problem.inverse_scale), dim=-1)
+
+
+def pairs(problem: BlockProblem) -> int:
+    """Pairs of a prompt and a unit that it uses."""
+    return sum(slab.coefficients.numel() for slab in problem.slabs)
+
+
+class Whole(NamedTuple):
+    """Scoring with everything to prepare: how long, pairs by kind and tier, operations of the matrix products."""
+
+    timing: Timing
+    tiers: dict[str, list[int]]
+    flops: int
+
+
+def whole_run(blocks: Blocks) -> Whole:
+    """Score as if the checkpoint had just been loaded."""
+    tiers: dict[str, list[int]] = {}
+    counted: list[int] = []
+
+    def run() -> None:
+        unprepared = fresh(blocks, readout=True)
+        with Flops() as work:
+            tiers.update(score(FastEstimator(unprepared["ffn"].readout, TOLERANCE), unprepared))
+        counted.append(work.count)
+
+    return Whole(timed(run), tiers, counted[0])
+
+
+@torch.no_grad()
+def prepare(blocks: Blocks) -> None:
+    """What is done once for a checkpoint, alone: the unembedding's spread, and Σu² of every unit."""
+    for number, problem in enumerate(fresh(blocks, readout=True).values()):
+        if number == 0:
+            table = Unembedding(problem.readout)
+            problem.readout.longest_row  # noqa: B018 - computed once and kept
+        for slab in problem.slabs:
+            table.squares(problem.readout.fold(slab.values))
+
+
+def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict[str, float]]]:
+    """Seconds of the published formula on every pair of `blocks`, scaled from `units` units of one prompt each."""
+    total, timings = 0.0, {}
+    for kind, problem in blocks.items():
+        done = published_scores(problem, 0, limit=units)[1]
+        found = timed(lambda problem=problem: published_scores(problem, 0, limit=units))
+        timings[kind] = {"units": done, **found.json()}
+        total += found.seconds / done * pairs(problem)
+    return total, timings
+
+
+def measure(layer: synthetic.Layer, depth: str, n_prompts: int, peak: float, say: Say) -> dict[str, Any]:
+    """Everything about one synthetic layer; seconds are of the whole layer, attention and FFN, all prompts."""
+    say(f"{layer.name}, {depth}: drawing weights")
+    blocks = synthetic.problems(layer, depth, n_prompts)
+    say(f"{layer.name}, {depth}: published formula")
+    published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
+    say(f"{layer.name}, {depth}: logit lens")
+    floor = timed(lambda: lens(blocks))
+    say(f"{layer.name}, {depth}: certified")
+    fast = whole_run(blocks)
+    say(f"{layer.name}, {depth}: what is prepared once, alone")
+    preparation = timed(lambda: prepare(blocks))
+    seconds, prepared = fast.timing.seconds, fast.timing.seconds - preparation.seconds
+    return {
+        "layer": layer.__dict__,
+        "depth": depth,
+        "prompts": n_prompts,
+        "concentration": {kind: concentration(problem.base_logits.log_p) for kind, problem in blocks.items()},
+        "published": {"seconds": published, "runs": published_runs},
+        "lens": floor.json(),
+        "fast": fast.timing.json(),
+        "preparation": preparation.json(),
+        "ratio": published / seconds,
+        "ratio_prepared": published / prepared,
+        "over_lens": seconds / floor.seconds,
+        "over_lens_prepared": prepared / floor.seconds,
+        "tiers": {kind: by_name(counts) for kind, counts in fast.tiers.items()},
+        "flops": fast.flops,
+        "share_of_peak": fast.flops / seconds / peak,
+    }
+
+
+def by_name(counts: list[int]) -> dict[str, int]:
+    """Pairs by the tier's name."""
+    return {tier.name.lower(): count for tier, count in zip(Tier, counts, strict=True)}

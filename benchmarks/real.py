@@ -1,0 +1,100 @@
+"""SmolLM2-135M: all units of all layers, end to end, against the published formula, the lens and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import attribution, layers, smollm
+from benchmarks.gradients import score_all
+from benchmarks.layers import Say
+from benchmarks.published import published_scores
+from benchmarks.timing import timed
+from gated_lpi import load_model
+from gated_lpi.facts import EncodedPrompt
+from gated_lpi.lpi import attribute_encoded
+from gated_lpi.lpi.attribute import Options
+from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.models import Model
+
+KINDS = ("attention", "ffn")
+BATCH = 256  # prompts whose blocks are held for the lens
+GRADIENT_PROMPTS = 32
+
+
+def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say: Say) -> dict[str, Any]:
+    """Everything about SmolLM2; `few` prompts for the smaller memory runs. Seconds are of all `n_prompts`."""
+    say(f"SmolLM2, {n_prompts} prompts: certified, end to end, in a process of its own")
+    whole = attribution.in_process(folder, n_prompts)
+    say(f"SmolLM2, {few} prompts: peak memory")
+    memory = [attribution.in_process(folder, few), whole, attribution.in_process(folder, few, "300MB")]
+    model = load_model(str(folder))
+    prompts = smollm.encoded(model, n_prompts)
+    say(f"SmolLM2: logit lens of every block, {n_prompts} prompts")
+    floor = lens_seconds(model, prompts)
+    say(f"SmolLM2: published formula, {published_prompts} prompts, every layer")
+    published = published_seconds(model, prompts[:: max(1, n_prompts // published_prompts)][:published_prompts])
+    say("SmolLM2: gradients")
+    sample = prompts[:: max(1, n_prompts // GRADIENT_PROMPTS)][:GRADIENT_PROMPTS]
+    score_all(model, sample[:2])
+    gradient = timed(lambda: score_all(model, sample)).seconds / len(sample)
+    curve = break_even(model, prompts, few, say)
+    curve += [{"x": run["prompts"], "per_prompt": run["seconds"] / run["prompts"], "runs": 1} for run in memory[:2]]
+    fast = whole["seconds"]
+    return {
+        "prompts": n_prompts,
+        "units": sum(block.n_units for block in model.blocks),
+        "published": {"seconds": published * n_prompts, "per_prompt": published, "prompts": published_prompts},
+        "lens": floor,
+        "fast": fast,
+        "ratio": published * n_prompts / fast,
+        "over_lens": fast / floor,
+        "tiers": whole["tiers"],
+        "error_bound": whole["error_bound"],
+        "memory": memory,
+        "gradient": {"per_prompt": gradient, "prompts": len(sample), "curve": curve},
+    }
+
+
+def blocks_of(model: Model, prompts: Sequence[EncodedPrompt]) -> list[BlockProblem]:
+    """All blocks on these prompts."""
+    return list(smollm.problems(model, prompts, KINDS))
+
+
+@torch.no_grad()
+def lens_seconds(model: Model, prompts: Sequence[EncodedPrompt]) -> float:
+    """Seconds of the logit lens of every block on all prompts, in batches; the forward passes are not counted."""
+    total = 0.0
+    for start in range(0, len(prompts), BATCH):
+        blocks = blocks_of(model, prompts[start : start + BATCH])
+        named = {problem.key: problem for problem in blocks}
+        total += timed(lambda named=named: layers.lens(named), runs=1).seconds
+    return total
+
+
+def published_seconds(model: Model, prompts: Sequence[EncodedPrompt]) -> float:
+    """Seconds of the published formula for one prompt: every block, every unit; the forward pass is not counted."""
+    blocks = blocks_of(model, prompts)
+    published_scores(blocks[0], 0)
+
+    def run() -> None:
+        for prompt in range(len(prompts)):
+            for problem in blocks:
+                published_scores(problem, prompt)
+
+    return timed(run).seconds / len(prompts)
+
+
+def break_even(model: Model, prompts: Sequence[EncodedPrompt], few: int, say: Say) -> list[dict[str, float]]:
+    """Seconds a prompt of the certified estimator, against how many prompts are scored; preparation counted."""
+    found = []
+    for count in (n for n in (8, 32) if n < few):
+        say(f"SmolLM2: certified, {count} prompts")
+        chosen = prompts[:: max(1, len(prompts) // count)][:count]
+        options = Options(units=KINDS, keep="mean")
+        run = timed(lambda chosen=chosen, options=options: attribute_encoded(model, chosen, options))
+        found.append({"x": count, "per_prompt": run.seconds / count, "runs": run.runs})
+    return found

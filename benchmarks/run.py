@@ -1,0 +1,122 @@
+"""All benchmarks: `python -m benchmarks.run [--quick]`, that is `make bench` and `make bench-quick`.
+
+Writes benchmarks/results/full.json or quick.json; `python -m benchmarks.plots` turns the full one into the figures and
+tables of docs/benchmarks.md. Progress goes to stderr. The quick run is the same code on small sizes: it shows that the
+measurement works, and its numbers are not those of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks import curves, layers, real, smollm, synthetic, tables, timing
+from benchmarks.layers import Say
+from gated_lpi import __version__
+
+RESULTS = Path(__file__).with_name("results")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        name: of the results file.
+        layers: synthetic layers, each at every depth of `depths`.
+        prompts: of these.
+        curve_layer, curve_prompts: where sizes are varied from.
+        real_prompts: on SmolLM2, in all; `real_few` for the runs that need fewer; 0 leaves SmolLM2 out.
+        published_prompts: of them that the published formula is timed on.
+    """
+
+    name: str
+    layers: tuple[synthetic.Layer, ...]
+    depths: tuple[str, ...]
+    prompts: int
+    curve_layer: synthetic.Layer
+    curve_prompts: int
+    real_prompts: int
+    real_few: int
+    published_prompts: int
+
+
+CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288)
+FULL = Plan("full", (synthetic.OLMOE, synthetic.OLMO), ("middle",), 906, CURVE, 256, 906, 100, 2)
+QUICK = Plan(
+    "quick",
+    (synthetic.SMALL_DENSE, synthetic.SMALL_MOE),
+    ("middle", "last"),
+    200,
+    synthetic.Layer("scaling, small", d=256, ffn=512, attention=256, vocabulary=4096),
+    64,
+    0,
+    0,
+    0,
+)
+
+
+def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
+    """Run everything of a plan; SmolLM2 is left out where it is not there, and the result says so."""
+    start = time.perf_counter()
+    say("peak of a matrix product")
+    peak = timing.peak()
+    found: dict[str, Any] = {
+        "plan": plan.name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "tolerance": layers.TOLERANCE,
+        "machine": timing.machine(),
+        "peak_flops": peak,
+        "layers": [
+            layers.measure(layer, depth, plan.prompts, peak, say) for layer in plan.layers for depth in plan.depths
+        ],
+        "curves": curves.all_curves(plan.curve_layer, plan.curve_prompts, say),
+        "curve_layer": {**plan.curve_layer.__dict__, "prompts": plan.curve_prompts, "depth": curves.DEPTH},
+        "linearity": curves.linearity(plan.curve_layer),
+        "smollm2": None,
+    }
+    if plan.real_prompts and folder is not None:
+        found["smollm2"] = real.measure(folder, plan.real_prompts, plan.real_few, plan.published_prompts, say)
+    found["seconds"] = time.perf_counter() - start
+    return found
+
+
+def main() -> None:
+    """Read the command line, measure, write, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, under 2 minutes on two cores")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads; default: all cores")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    console, start = Console(stderr=True), time.perf_counter()
+    plan, folder = QUICK if given.quick else FULL, smollm.folder()
+    if plan.real_prompts and folder is None:
+        console.print("SmolLM2 is not there, so it is left out; `make smollm2` fetches it", style="yellow")
+    with console.status("starting") as status:
+
+        def say(text: str) -> None:
+            status.update(text)
+            console.print(f"{time.perf_counter() - start:7.1f} s  {text}", highlight=False)
+
+        found = measure(plan, folder, say)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{plan.name}.json"
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for work in tables.works(found):
+        ratio, over = tables.times(work.published / work.fast), tables.times(work.fast / work.lens, 1)
+        print(f"{work.name}: {ratio} the published formula's speed, {over} the logit lens's cost")
+    print(f"{file}, {found['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The tables of docs/benchmarks.md, from a results file; each a list of Markdown lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.synthetic import OLMO, OLMOE, calibration
+
+Results = dict[str, Any]
+Section = Callable[[Results], list[str]]
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+class Goal(NamedTuple):
+    """What a ratio must reach, and what is aimed at."""
+
+    must: float
+    aim: float
+
+
+SMOLLM2_GOAL = Goal(150, 300)
+LAYER_GOALS = {OLMO.name: Goal(500, 1000), OLMOE.name: Goal(100, 500)}
+LENS_GOAL = Goal(10, 4)  # at most
+MEMORY_GOAL = 1.10
+
+
+class Work(NamedTuple):
+    """One row of the main tables; seconds are of all pairs, preparation included in `fast`."""
+
+    name: str
+    published: float
+    fast: float
+    prepared: float | None
+    lens: float
+    goal: Goal | None
+    tiers: dict[str, dict[str, int]]
+
+
+def works(found: Results) -> list[Work]:
+    """SmolLM2 first, where it was measured, then the synthetic layers."""
+    rows = []
+    real = found["smollm2"]
+    if real:
+        rows.append(
+            Work(
+                f"SmolLM2-135M, {real['prompts']} prompts, all {real['units']:,} units, forward passes included",
+                real["published"]["seconds"],
+                real["fast"],
+                None,
+                real["lens"],
+                SMOLLM2_GOAL,
+                real["tiers"],
+            )
+        )
+    for row in found["layers"]:
+        rows.append(
+            Work(
+                f"one layer of {row['layer']['name']}'s size, {row['depth']}-layer scales, {row['prompts']} prompts",
+                row["published"]["seconds"],
+                row["fast"]["seconds"],
+                row["fast"]["seconds"] - row["preparation"]["seconds"],
+                row["lens"]["seconds"],
+                LAYER_GOALS.get(row["layer"]["name"]),
+                row["tiers"],
+            )
+        )
+    return rows
+
+
+def machine(found: Results) -> list[str]:
+    """What it ran on."""
+    on = found["machine"]
+    return [
+        f"{on['processor']}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; {on['system']}; "
+        f"Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 matrix product of 2048³ runs at "
+        f"{found['peak_flops'] / 1e9:.0f} GFLOP/s. Made {found['made']} with gated-lpi {found['version']}, tolerance "
+        f"{found['tolerance']:g} nats, in {found['seconds'] / 60:.0f} minutes."
+    ]
+
+
+def ratios(found: Results) -> list[str]:
+    """Published over certified, beside what it must reach."""
+    rows = [
+        [
+            work.name,
+            duration(work.published),
+            duration(work.fast),
+            f"**{times(work.published / work.fast)}**",
+            "" if work.prepared is None else times(work.published / work.prepared),
+            *((times(work.goal.must), times(work.goal.aim)) if work.goal else ("", "")),
+            verdict(work.published / work.fast, work.goal, at_least=True),
+        ]
+        for work in works(found)
+    ]
+    head = ["work", "published (scaled)", "certified", "ratio", "ratio, prepared", "must", "aim", ""]
+    return table(head, rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def lens(found: Results) -> list[str]:
+    """Certified over logit lens."""
+    rows = [
+        [
+            work.name,
+            duration(work.lens),
+            f"**{times(work.fast / work.lens, 1)}**",
+            "" if work.prepared is None else times(work.prepared / work.lens, 1),
+            f"≤ {times(LENS_GOAL.must)}",
+            f"≤ {times(LENS_GOAL.aim)}",
+            verdict(work.fast / work.lens, LENS_GOAL, at_least=False),
+        ]
+        for work in works(found)
+    ]
+    return table(
+        ["work", "lens", "certified / lens", "prepared / lens", "must", "aim", ""], rows, right=(1, 2, 3, 4, 5)
+    )
+
+
+def tiers(found: Results) -> list[str]:
+    """Share of pairs by tier, and how fast the machine's arithmetic was used."""
+    speed = {work.name: "" for work in works(found)}
+    for work, row in zip(works(found)[-len(found["layers"]) :], found["layers"], strict=True):
+        speed[work.name] = f"{row['flops'] / row['fast']['seconds'] / 1e9:.0f} ({row['share_of_peak']:.0%})"
+    rows = []
+    for work in works(found):
+        for kind, counts in work.tiers.items():
+            total = sum(counts.values())
+            shares = [f"{100 * counts[tier] / total:.3g}%" for tier in ("linear", "moments", "exact")]
+            rows.append([work.name, kind, f"{total / 1e6:.1f}M", *shares, speed[work.name]])
+    head = ["work", "units", "pairs", "linear", "moments", "exact", "GFLOP/s (of peak)"]
+    return table(head, rows, right=(2, 3, 4, 5, 6))
+
+
+def memory(found: Results) -> list[str]:
+    """Peak resident memory of `attribute` on SmolLM2."""
+    if not found["smollm2"]:
+        return ["SmolLM2 was not there."]
+    first = found["smollm2"]["memory"][0]
+    rows = [
+        [
+            str(run["prompts"]),
+            run["memory"] or "no cap",
+            f"{run['resident_after_loading'] / 1e6:,.0f} MB",
+            f"{run['peak'] / 1e6:,.0f} MB",
+            f"{(run['peak'] - run['resident_after_loading']) / 1e6:,.0f} MB",
+            f"{100 * (run['peak'] / first['peak'] - 1):+.1f}%",
+            duration(run["seconds"]),
+            _grown(run, first),
+        ]
+        for run in found["smollm2"]["memory"]
+    ]
+    head = [
+        "prompts",
+        "`memory=`",
+        "model loaded",
+        "peak",
+        "beside the model",
+        "peak against the first row",
+        "time",
+        "",
+    ]
+    return table(head, rows, right=(0, 2, 3, 4, 5, 6))
+
+
+def _grown(run: dict[str, Any], first: dict[str, Any]) -> str:
+    """Whether memory grew with the prompts by no more than it may."""
+    if run["prompts"] == first["prompts"] or run["memory"]:
+        return ""
+    return "must reached" if run["peak"] <= MEMORY_GOAL * first["peak"] else "**missed**"
+
+
+def gradients(found: Results) -> list[str]:
+    """Seconds a prompt, against activation × gradient."""
+    if not found["smollm2"]:
+        return ["SmolLM2 was not there."]
+    real = found["smollm2"]
+    gradient = real["gradient"]["per_prompt"]
+    points = [(row["x"], row["per_prompt"]) for row in real["gradient"]["curve"]]
+    rows = [[str(n), f"{1000 * each:.0f} ms", times(each / gradient, 1)] for n, each in points]
+    lines = table(["prompts", "certified, a prompt", "over gradients"], rows, right=(0, 1, 2))
+    return [f"Activation {TIMES} gradient: {1000 * gradient:.0f} ms a prompt, whatever their number.", "", *lines]
+
+
+def scaling(found: Results) -> list[str]:
+    """What the scaling curves start from."""
+    layer = found["curve_layer"]
+    return [
+        f"One layer with d = {layer['d']}, {layer['ffn']} FFN and {layer['attention']} attention units and "
+        f"{layer['vocabulary']:,} tokens, {layer['depth']}-layer scales, {layer['prompts']} prompts; each size is "
+        "varied alone, everything prepared, medians of five runs."
+    ]
+
+
+def linearity(found: Results) -> list[str]:
+    """The published formula on 1, 2, 4 prompts."""
+    rows = found["linearity"]
+    one = rows[0]["seconds"]
+    cells = [[str(r["x"]), f"{r['seconds']:.2f} s", f"{r['seconds'] / (one * r['x']):.2f}"] for r in rows]
+    return table(["prompts", "published formula", "over its share"], cells, right=(0, 1, 2))
+
+
+def concentrations(found: Results) -> list[str]:
+    """p of the synthetic layers beside what was measured."""
+    rows = []
+    measured = calibration()["blocks"]
+    for depth in sorted({row["depth"] for row in found["layers"]}, key=list(measured).index):
+        rows.append(_concentration(f"SmolLM2-135M, {depth} layer, FFN", measured[depth]["ffn"]))
+        for row in found["layers"]:
+            if row["depth"] == depth:
+                rows.append(_concentration(f"{row['layer']['name']}, synthetic", row["concentration"]["ffn"]))
+    return table(["", "entropy", "top 10", "top 100", "top 1000", "likeness"], rows, right=(1, 2, 3, 4, 5))
+
+
+def _concentration(name: str, given: dict[str, Any]) -> list[str]:
+    masses = [f"{mass:.0%}" for mass in given["mass_of_top"][1:4]]
+    return [name, f"{given['entropy']:.1f}", *masses, f"{given['likeness']:.2f}"]
+
+
+SECTIONS: dict[str, Section] = {
+    "machine": machine,
+    "ratios": ratios,
+    "lens": lens,
+    "tiers": tiers,
+    "memory": memory,
+    "gradients": gradients,
+    "scaling": scaling,
+    "linearity": linearity,
+    "concentrations": concentrations,
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """A Markdown table; columns in `right` are aligned to the right."""
+    rule = ["---:" if column in right else "---" for column in range(len(head))]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def verdict(value: float, goal: Goal | None, *, at_least: bool) -> str:
+    """Whether a ratio is where it should be."""
+    if goal is None:
+        return ""
+    reached = [value >= limit if at_least else value <= limit for limit in goal]
+    return "aim reached" if reached[1] else "must reached" if reached[0] else "**missed**"
+
+
+def times(value: float, digits: int = 0) -> str:
+    """A ratio with its sign."""
+    return f"{value:,.{digits}f}{TIMES}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

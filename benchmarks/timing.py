@@ -1,0 +1,110 @@
+"""How long a call takes, how much work it does, and on what machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+SHORT = 5.0  # seconds; what takes longer is not run five times
+RUNS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: the median of `runs` of them, the least and the most."""
+
+    seconds: float
+    runs: int
+    least: float
+    most: float
+
+    def json(self) -> dict[str, float]:
+        """For the results file."""
+        return asdict(self)
+
+
+def timed(call: Callable[[], object], *, runs: int = RUNS) -> Timing:
+    """Time `call`: the median of `runs` where it is short, one run where it is not."""
+    found = [_seconds(call)]
+    if found[0] < SHORT:
+        found += [_seconds(call) for _ in range(runs - 1)]
+    return Timing(statistics.median(found), len(found), min(found), max(found))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+class Flops(TorchFunctionMode):
+    """Counts the floating-point operations of the products of two matrices inside the `with` block, as `count`.
+
+    torch.utils.flop_counter counts the same, but what it does at every operation of every kind would show in the times;
+    tests/benchmarks holds the two against each other.
+    """
+
+    PRODUCTS = (torch.mm, torch.matmul, torch.bmm, Tensor.mm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in self.PRODUCTS and args[1].dim() > 1:
+            self.count += 2 * found.numel() * args[0].shape[-1]
+        return found
+
+
+def peak(size: int = 2048) -> float:
+    """Floating-point operations a second of a large square float32 matrix product, median of seven."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    out = torch.empty(size, size)
+    torch.mm(left, right, out=out)
+    return 2 * size**3 / timed(lambda: torch.mm(left, right, out=out), runs=7).seconds
+
+
+def machine() -> dict[str, Any]:
+    """What the results depend on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "blas": "MKL" if torch.backends.mkl.is_available() else "other",
+        "cuda": torch.cuda.is_available(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, with family and model where the name alone says little."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line
+    )
+    parts = [fields.get("model name", platform.machine())]
+    if "cpu family" in fields and "model" in fields:
+        parts.append(f"(family {fields['cpu family']}, model {fields['model']})")
+    return " ".join(parts)

@@ -1,0 +1,148 @@
+"""The benchmarks measure what they say: the yardstick is the formula, synthetic layers are like what was measured."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import calibrate, gradients, layers, plots, published, run, synthetic, tables, timing
+from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.lpi.fast import FastEstimator
+from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.trace import trace
+from tiny_models import encoded, random_prompts, tiny_model
+
+TINY_DENSE = synthetic.Layer("tiny", d=32, ffn=96, attention=32, vocabulary=700)
+TINY_MOE = synthetic.Layer("tiny experts", d=32, ffn=24, attention=32, vocabulary=700, experts=6, top=2)
+
+
+@pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-NeoX (Pythia)", "Gemma2", "Qwen2-MoE"])
+def test_the_yardstick_gives_the_exact_scores(case):
+    model, prompts = tiny_model(case), random_prompts(3)
+    options = Options(units=("ffn", "attention"), estimator="exact")
+    exact = attribute_encoded(model, encoded(prompts), options)[0].result("lpi")
+    targets = torch.tensor([item.target_id for item in encoded(prompts)])
+    traced = trace(model, prompts)
+    frozen = model.readout.inverse_scale(traced.final_residual)
+    rows = []
+    for prompt in range(len(prompts)):
+        scores = [
+            published.published_scores(
+                BlockProblem(
+                    model.readout, seen.base, frozen, targets, tuple(seen.slabs(block)), block.n_units, block, seen
+                ),
+                prompt,
+                memory=4000,
+            )[0]
+            for block, seen in zip(model.blocks, traced.blocks, strict=True)
+        ]
+        rows.append(torch.cat(scores).numpy())
+    assert np.abs(np.stack(rows) - exact).max() < 1e-4
+    assert np.abs(exact).max() > 1e-3
+
+
+def test_the_yardstick_is_timed_on_as_many_units_as_it_says():
+    for problem in synthetic.problems(TINY_MOE, "middle", 5).values():
+        scores, done = published.published_scores(problem, 2, limit=30)
+        assert done == 30
+        assert int((scores != 0).sum()) <= 30
+        whole, used = published.published_scores(problem, 2)
+        assert used == (48 if problem.n_units == 144 else 32)
+        assert torch.allclose(whole[scores != 0], scores[scores != 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [TINY_DENSE, TINY_MOE], ids=lambda layer: layer.name)
+def test_a_synthetic_layer_is_scored_within_its_bound(layer):
+    blocks = synthetic.problems(layer, "last", 12)
+    estimator = FastEstimator(blocks["ffn"].readout, layers.TOLERANCE)
+    for problem in blocks.values():
+        found = estimator(problem)
+        true = torch.stack([published.published_scores(problem, prompt)[0] for prompt in range(12)])
+        assert float((found.scores - true).abs().max()) < layers.TOLERANCE + 1e-4
+        assert int(found.tiers.sum()) == layers.pairs(problem)
+
+
+def test_a_synthetic_layer_has_the_measured_scales():
+    layer = synthetic.Layer("check", d=256, ffn=800, attention=200, vocabulary=16_384)
+    problem = synthetic.problems(layer, "middle", 150)["ffn"]
+    measured = synthetic.calibration()["blocks"]["middle"]["ffn"]
+    found = calibrate.concentration(problem.base_logits.log_p)
+    assert found["entropy"] == pytest.approx(measured["entropy"], abs=0.5)
+    assert found["likeness"] == pytest.approx(measured["likeness"], abs=0.05)
+    strength = calibrate.measure(problem, FastEstimator(problem.readout, 1e-3).table)["strength"]
+    drawn, true = np.array(strength), np.array(measured["strength"])
+    middle = calibrate.QUANTILES.index(0.5)
+    assert np.allclose(np.log(drawn[:, middle]), np.log(true[:, middle]), atol=0.4)
+    assert np.allclose(np.log(drawn[2:, -8]), np.log(true[2:, -8]), atol=0.4)
+
+
+def test_operations_are_counted_as_torch_counts_them():
+    problem = replace(synthetic.problems(TINY_DENSE, "last", 12)["ffn"])
+    with FlopCounterMode(display=False) as true:
+        FastEstimator(problem.readout, layers.TOLERANCE)(replace(problem))
+    with timing.Flops() as found:
+        FastEstimator(problem.readout, layers.TOLERANCE)(replace(problem))
+    assert found.count == true.get_total_flops() > 0
+
+
+def test_preparation_is_what_the_estimator_keeps():
+    blocks = synthetic.problems(TINY_DENSE, "middle", 12)
+    with timing.Flops() as alone:
+        layers.prepare(blocks)
+    first = layers.whole_run(blocks).flops
+    estimator = FastEstimator(blocks["ffn"].readout, layers.TOLERANCE)
+    layers.score(estimator, layers.fresh(blocks))
+    with timing.Flops() as again:
+        layers.score(estimator, layers.fresh(blocks))
+    assert first == alone.count + again.count
+
+
+def test_gradients_are_those_of_the_target():
+    model, (item,) = tiny_model("Llama", torch.float64), encoded(random_prompts(1))
+    found = gradients.gradient_scores(model, item)
+    assert len(found) == len(model.units)
+    last = model.blocks[-1]  # what it writes goes straight to the readout, so a unit can be taken away by hand
+    traced = trace(model, [item.ids])
+    (slab,) = traced.blocks[-1].slabs(last)
+    unit, small = 3, 1e-6
+    changed = traced.final_residual + torch.tensor([[0.0], [small]]) * slab.coefficients[0, unit] * slab.values[unit]
+    before, after = model.readout.log_probability(changed, item.target_id)
+    assert float(found[-last.n_units + unit]) == pytest.approx(float(after - before) / small, rel=1e-4)
+
+
+def test_results_fill_the_page(tmp_path):
+    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0)
+    said = []
+    found = json.loads(json.dumps(run.measure(plan, None, said.append)))
+    assert len(said) > 10
+    (tmp_path / "full.json").write_text(json.dumps(found), encoding="utf-8")
+    page = Path(plots.DOCS, "benchmarks.md").read_text(encoding="utf-8")
+    (tmp_path / "benchmarks.md").write_text(page, encoding="utf-8")
+    plots.main(tmp_path / "full.json", tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    strip = re.compile(r"(<!-- begin: \w+ -->).*?(<!-- end)", re.DOTALL)
+    assert strip.sub(r"\1\2", text) == strip.sub(r"\1\2", page)
+    assert "one layer of tiny's size, middle-layer scales, 8 prompts" in text
+    assert (tmp_path / "benchmarks" / "scaling.svg").is_file()
+
+
+def test_a_goal_that_is_missed_is_called_missed():
+    goal = tables.Goal(100, 500)
+    assert tables.verdict(99, goal, at_least=True) == "**missed**"
+    assert tables.verdict(100, goal, at_least=True) == "must reached"
+    assert tables.verdict(11, tables.LENS_GOAL, at_least=False) == "**missed**"
+    assert tables.verdict(3, tables.LENS_GOAL, at_least=False) == "aim reached"
+
+
+def test_a_page_without_a_section_is_refused():
+    found = {"linearity": [{"x": 1, "seconds": 1.0}]}
+    text = "<!-- begin: linearity --> old <!-- end: linearity -->"
+    only = {"linearity": tables.linearity}
+    assert "old" not in plots.filled(text, found, only)
+    with pytest.raises(ValueError, match="begin: linearity"):
+        plots.filled("nothing", found, only)
