@@ -94,7 +94,7 @@ def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict
     return total, timings
 
 
-def measure(layer: synthetic.Layer, depth: str, n_prompts: int, peak: float, say: Say) -> dict[str, Any]:
+def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dict[str, Any]:
     """Everything about one synthetic layer; seconds are of the whole layer, attention and FFN, all prompts."""
     say(f"{layer.name}, {depth}: drawing weights")
     blocks = synthetic.problems(layer, depth, n_prompts)
@@ -122,7 +122,6 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, peak: float, say
         "over_lens_prepared": prepared / floor.seconds,
         "tiers": {kind: by_name(counts) for kind, counts in fast.tiers.items()},
         "flops": fast.flops,
-        "share_of_peak": fast.flops / seconds / peak,
     }
 
 

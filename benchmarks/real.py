@@ -21,16 +21,15 @@ from gated_lpi.lpi.problem import BlockProblem
 from gated_lpi.models import Model
 
 KINDS = ("attention", "ffn")
+CAP = "300MB"
 BATCH = 256  # prompts whose blocks are held for the lens
 GRADIENT_PROMPTS = 32
 
 
 def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say: Say) -> dict[str, Any]:
     """Everything about SmolLM2; `few` prompts for the smaller memory runs. Seconds are of all `n_prompts`."""
-    say(f"SmolLM2, {n_prompts} prompts: certified, end to end, in a process of its own")
-    whole = attribution.in_process(folder, n_prompts)
-    say(f"SmolLM2, {few} prompts: peak memory")
-    memory = [attribution.in_process(folder, few), whole, attribution.in_process(folder, few, "300MB")]
+    whole = memory_run(folder, n_prompts, None, say)
+    memory = memory_runs(folder, few, whole, say)
     model = load_model(str(folder))
     prompts = smollm.encoded(model, n_prompts)
     say(f"SmolLM2: logit lens of every block, {n_prompts} prompts")
@@ -57,6 +56,17 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
         "memory": memory,
         "gradient": {"per_prompt": gradient, "prompts": len(sample), "curve": curve},
     }
+
+
+def memory_run(folder: Path, n_prompts: int, memory: str | None, say: Say) -> dict[str, Any]:
+    """`attribute` in a process of its own: time and peak memory."""
+    say(f"SmolLM2, {n_prompts} prompts, memory={memory}: end to end, in a process of its own")
+    return attribution.in_process(folder, n_prompts, memory)
+
+
+def memory_runs(folder: Path, few: int, whole: dict[str, Any], say: Say) -> list[dict[str, Any]]:
+    """Fewer prompts, the run `whole` of all, and fewer prompts under a cap."""
+    return [memory_run(folder, few, None, say), whole, memory_run(folder, few, CAP, say)]
 
 
 def blocks_of(model: Model, prompts: Sequence[EncodedPrompt]) -> list[BlockProblem]:

@@ -36,6 +36,7 @@ class Plan:
         curve_layer, curve_prompts: where sizes are varied from.
         real_prompts: on SmolLM2, in all; `real_few` for the runs that need fewer; 0 leaves SmolLM2 out.
         published_prompts: of them that the published formula is timed on.
+        peak_size: of the matrices whose product's speed is the machine's peak.
     """
 
     name: str
@@ -47,10 +48,11 @@ class Plan:
     real_prompts: int
     real_few: int
     published_prompts: int
+    peak_size: int
 
 
 CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288)
-FULL = Plan("full", (synthetic.OLMOE, synthetic.OLMO), ("middle",), 906, CURVE, 256, 906, 100, 2)
+FULL = Plan("full", (synthetic.OLMOE, synthetic.OLMO), ("middle",), 906, CURVE, 256, 906, 100, 2, 6144)
 QUICK = Plan(
     "quick",
     (synthetic.SMALL_DENSE, synthetic.SMALL_MOE),
@@ -61,6 +63,7 @@ QUICK = Plan(
     0,
     0,
     0,
+    2048,
 )
 
 
@@ -68,17 +71,15 @@ def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
     """Run everything of a plan; SmolLM2 is left out where it is not there, and the result says so."""
     start = time.perf_counter()
     say("peak of a matrix product")
-    peak = timing.peak()
     found: dict[str, Any] = {
         "plan": plan.name,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": now(),
         "version": __version__,
         "tolerance": layers.TOLERANCE,
         "machine": timing.machine(),
-        "peak_flops": peak,
-        "layers": [
-            layers.measure(layer, depth, plan.prompts, peak, say) for layer in plan.layers for depth in plan.depths
-        ],
+        "peak_flops": timing.peak(plan.peak_size),
+        "peak_size": plan.peak_size,
+        "layers": [layers.measure(layer, depth, plan.prompts, say) for layer in plan.layers for depth in plan.depths],
         "curves": curves.all_curves(plan.curve_layer, plan.curve_prompts, say),
         "curve_layer": {**plan.curve_layer.__dict__, "prompts": plan.curve_prompts, "depth": curves.DEPTH},
         "linearity": curves.linearity(plan.curve_layer),
@@ -90,11 +91,24 @@ def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
     return found
 
 
+def measure_memory(plan: Plan, folder: Path, found: dict[str, Any], say: Say) -> None:
+    """Put peak memory on SmolLM2, measured now, into results that are there."""
+    whole = real.memory_run(folder, plan.real_prompts, None, say)
+    found["smollm2"]["memory"] = real.memory_runs(folder, plan.real_few, whole, say)
+    found["smollm2"]["memory_made"] = f"{now()}, {torch.get_num_threads()} threads"
+
+
+def now() -> str:
+    """The time, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def main() -> None:
     """Read the command line, measure, write, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, under 2 minutes on two cores")
     parser.add_argument("--threads", type=int, default=None, help="torch threads; default: all cores")
+    parser.add_argument("--memory", action="store_true", help="only measure memory again, into the full results")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -108,9 +122,15 @@ def main() -> None:
             status.update(text)
             console.print(f"{time.perf_counter() - start:7.1f} s  {text}", highlight=False)
 
-        found = measure(plan, folder, say)
+        file = RESULTS / f"{plan.name}.json"
+        if given.memory:
+            if folder is None or not file.is_file():
+                parser.error(f"--memory needs SmolLM2 and {file}; run `make bench` first")
+            found = json.loads(file.read_text(encoding="utf-8"))
+            measure_memory(plan, folder, found, say)
+        else:
+            found = measure(plan, folder, say)
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{plan.name}.json"
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for work in tables.works(found):
         ratio, over = tables.times(work.published / work.fast), tables.times(work.fast / work.lens, 1)

@@ -68,13 +68,23 @@ def works(found: Results) -> list[Work]:
     return rows
 
 
+def peak(found: Results) -> float:
+    """The fastest float32 matrix products seen in the run: the square one, or those of the published formula."""
+    rates = [found["peak_flops"]]
+    for row in found["layers"]:
+        size = 2 * row["layer"]["d"] * row["layer"]["vocabulary"]
+        rates += [size * run["units"] / run["least"] for run in row["published"]["runs"].values()]
+    return max(rates)
+
+
 def machine(found: Results) -> list[str]:
     """What it ran on."""
     on = found["machine"]
     return [
         f"{on['processor']}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; {on['system']}; "
-        f"Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 matrix product of 2048³ runs at "
-        f"{found['peak_flops'] / 1e9:.0f} GFLOP/s. Made {found['made']} with gated-lpi {found['version']}, tolerance "
+        f"Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square matrices of size "
+        f"{found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products of the run at "
+        f"{peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
         f"{found['tolerance']:g} nats, in {found['seconds'] / 60:.0f} minutes."
     ]
 
@@ -120,7 +130,8 @@ def tiers(found: Results) -> list[str]:
     """Share of pairs by tier, and how fast the machine's arithmetic was used."""
     speed = {work.name: "" for work in works(found)}
     for work, row in zip(works(found)[-len(found["layers"]) :], found["layers"], strict=True):
-        speed[work.name] = f"{row['flops'] / row['fast']['seconds'] / 1e9:.0f} ({row['share_of_peak']:.0%})"
+        rate = row["flops"] / row["fast"]["seconds"]
+        speed[work.name] = f"{rate / 1e9:.0f} ({rate / peak(found):.0%})"
     rows = []
     for work in works(found):
         for kind, counts in work.tiers.items():
@@ -135,6 +146,8 @@ def memory(found: Results) -> list[str]:
     """Peak resident memory of `attribute` on SmolLM2."""
     if not found["smollm2"]:
         return ["SmolLM2 was not there."]
+    if not found["smollm2"]["memory"]:
+        return ["Not measured yet; `python -m benchmarks.run --memory` does it and adds it to the results."]
     first = found["smollm2"]["memory"][0]
     rows = [
         [
@@ -144,22 +157,14 @@ def memory(found: Results) -> list[str]:
             f"{run['peak'] / 1e6:,.0f} MB",
             f"{(run['peak'] - run['resident_after_loading']) / 1e6:,.0f} MB",
             f"{100 * (run['peak'] / first['peak'] - 1):+.1f}%",
-            duration(run["seconds"]),
             _grown(run, first),
         ]
         for run in found["smollm2"]["memory"]
     ]
-    head = [
-        "prompts",
-        "`memory=`",
-        "model loaded",
-        "peak",
-        "beside the model",
-        "peak against the first row",
-        "time",
-        "",
-    ]
-    return table(head, rows, right=(0, 2, 3, 4, 5, 6))
+    head = ["prompts", "`memory=`", "model loaded", "peak", "beside the model", "peak against the first row", ""]
+    made = found["smollm2"].get("memory_made")
+    note = ["", f"Measured by itself, {made}."] if made else []
+    return [*table(head, rows, right=(0, 2, 3, 4, 5)), *note]
 
 
 def _grown(run: dict[str, Any], first: dict[str, Any]) -> str:

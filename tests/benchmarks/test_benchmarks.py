@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +118,7 @@ def test_gradients_are_those_of_the_target():
 
 
 def test_results_fill_the_page(tmp_path):
-    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0)
+    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0, 256)
     said = []
     found = json.loads(json.dumps(run.measure(plan, None, said.append)))
     assert len(said) > 10
@@ -137,6 +139,22 @@ def test_a_goal_that_is_missed_is_called_missed():
     assert tables.verdict(100, goal, at_least=True) == "must reached"
     assert tables.verdict(11, tables.LENS_GOAL, at_least=False) == "**missed**"
     assert tables.verdict(3, tables.LENS_GOAL, at_least=False) == "aim reached"
+
+
+@pytest.mark.parametrize(("peak", "verdict"), [(1.09e9, "must reached"), (1.11e9, "**missed**")])
+def test_memory_that_grows_with_the_prompts_is_called_out(peak, verdict):
+    few = {"prompts": 100, "memory": None, "resident_after_loading": 5e8, "peak": 1e9}
+    lines = tables.memory({"smollm2": {"memory": [few, few | {"prompts": 906, "peak": peak}]}})
+    assert verdict in lines[-1]
+
+
+def test_peak_memory_is_that_of_the_process_itself():
+    ballast = torch.ones(150_000_000)  # 600 MB here, which a new process must not be charged with
+    code = "from benchmarks.attribution import peak; print(peak())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=plots.DOCS.parent, capture_output=True, check=True, text=True
+    )
+    assert int(found.stdout) < ballast.nbytes
 
 
 def test_a_page_without_a_section_is_refused():
