@@ -43,7 +43,15 @@ def ingredients(seed, spread, concentration):
     return p, u, c, int(torch.randint(60, (1,), generator=generator))
 
 
-def split(seed, inside, spread, concentration, four, shift):
+def weights_of(seed, p, fitted):
+    """Weights of an envelope, [60]: 1, or p times something that is not the same for all tokens."""
+    if not fitted:
+        return torch.ones(60, dtype=torch.float64)
+    factor = torch.rand(60, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    return (p.squeeze(0) * (0.5 + factor)).clamp_min(1e-30)
+
+
+def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=False):
     """One prompt and four units over 60 tokens, `inside` of which are looked at: the truth, the certificate's input."""
     p, u, c, target = ingredients(seed, spread, concentration)
     mean = p @ u.T
@@ -53,7 +61,11 @@ def split(seed, inside, spread, concentration, four, shift):
     sums = [seen @ (u_seen**k).T for k in (1, 2, 3, 4)]
     least = u_seen.amin(dim=1) if inside else torch.zeros(4, dtype=torch.float64)
     largest = u_seen.amax(dim=1) if inside else torch.zeros(4, dtype=torch.float64)
-    moments = Moments(sums[0], sums[1], u_seen.square().sum(1), least, largest, *(sums[2:] if four else ()))
+    q = weights_of(seed, p, fitted)
+    moments = Moments(sums[0], sums[1], u_seen.square() @ q[:inside], least, largest, *(sums[2:] if four else ()))
+    if reach and inside < 60:
+        ends = u[:, inside:].amin(dim=1), u[:, inside:].amax(dim=1)
+        moments = moments._replace(outside_least=ends[0], outside_largest=ends[1])
     pairs = Pairs(
         c=c,
         shift=a,
@@ -61,12 +73,13 @@ def split(seed, inside, spread, concentration, four, shift):
         size=c.abs() * u.abs().amax(dim=1),  # as if rows had length 1 and v this one
         shift_error=(c * (mean - a)).abs() * (1 + 1e-9),
         gain_error=torch.zeros_like(c),
-        squares=u.square().sum(dim=1),
+        squares=u.square() @ q,
     )
     nothing = torch.zeros(1, 1, dtype=torch.float64)
     region = Region(
         inside=seen.sum(dim=1, keepdim=True),
-        tail_max=p[:, inside:].amax(dim=1, keepdim=True) if inside < 60 else nothing,
+        tail_scale=(p / q)[:, inside:].amax(dim=1, keepdim=True) if inside < 60 else nothing,
+        tail_weight=q[inside:].sum(),
         tail_norm=torch.tensor(1.0, dtype=torch.float64),
         inside_norm=1.0,
         tail_tokens=60 - inside,
@@ -90,9 +103,11 @@ def split(seed, inside, spread, concentration, four, shift):
     concentration=st.sampled_from([0.0, 1.0, 10.0]),
     four=st.booleans(),
     shift=st.sampled_from([0.0, 1.0]),
+    fitted=st.booleans(),
+    reach=st.booleans(),
 )
-def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, four, shift):
-    true, pairs, moments, region = split(seed, inside, spread, concentration, four, shift)
+def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, four, shift, fitted, reach):
+    true, pairs, moments, region = split(seed, inside, spread, concentration, four, shift, fitted, reach)
     found = certify(pairs, moments, region, TOLERANCE)
     assert ((found.score - true).abs() <= found.bound + 1e-12).all()
 
@@ -103,6 +118,14 @@ def test_four_moments_and_more_tokens_narrow_the_interval():
         _, pairs, moments, region = split(7, inside, 0.3, 1.0, four, 0.0)
         widths[inside, four] = float(certify(pairs, moments, region, TOLERANCE).bound.max())
     assert widths[0, False] > widths[30, False] > widths[60, False] > 10 * widths[60, True] > 0
+
+
+def test_a_better_envelope_and_bounds_on_u_narrow_the_interval():
+    widths = []
+    for fitted, reach in ((False, False), (True, False), (True, True)):
+        _, pairs, moments, region = split(7, 10, 0.3, 1.0, False, 0.0, fitted, reach)
+        widths.append(float(certify(pairs, moments, region, TOLERANCE).bound.max()))
+    assert widths[0] > widths[1] > widths[2] > 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,7 +148,7 @@ def test_a_large_matrix_of_pairs_is_worked_through_in_tiles():
     _, pairs, moments, region = split(3, 30, 0.1, 1.0, True, 0.0)
     n = TILE // 2
     many = Pairs(*(part.repeat(*[1] * (part.dim() - 1), n) for part in pairs))
-    sums = Moments(*(part.repeat(*[1] * (part.dim() - 1), n) for part in moments))
+    sums = Moments(*(None if part is None else part.repeat(*[1] * (part.dim() - 1), n) for part in moments))
     few, all_of_them = certify(pairs, moments, region, TOLERANCE), certify(many, sums, region, TOLERANCE)
     assert torch.equal(all_of_them.bound, few.bound.repeat(1, n))
     assert torch.equal(all_of_them.score, few.score.repeat(1, n))

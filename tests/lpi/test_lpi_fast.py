@@ -1,6 +1,9 @@
 """The certified estimator: no score is off by more than its bound says, and no bound exceeds the tolerance."""
 
+import gc
+import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from gated_lpi.lpi import Options, attribute_encoded, exact
+from gated_lpi.lpi.cascade import first_few
+from gated_lpi.lpi.climb import Part
+from gated_lpi.lpi.distribution import distribution
+from gated_lpi.lpi.envelope import Envelope, fitted, uniform
 from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.problem import BlockProblem, Tier
 from gated_lpi.lpi.unembedding import Unembedding
@@ -110,8 +117,11 @@ def truth(problem):
     duplicates=st.booleans(),
     shift=st.sampled_from([0.0, 3.0]),
     centred=st.booleans(),
+    envelope=st.sampled_from([uniform, fitted]),
 )
-def test_the_bound_holds_for_adversarial_inputs(seed, vocabulary, shape, magnitude, spread, duplicates, shift, centred):
+def test_the_bound_holds_for_adversarial_inputs(
+    seed, vocabulary, shape, magnitude, spread, duplicates, shift, centred, envelope
+):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size):
@@ -134,7 +144,9 @@ def test_the_bound_holds_for_adversarial_inputs(seed, vocabulary, shape, magnitu
     values[2] = 0.0
     targets = torch.randint(vocabulary, (n_prompts,), generator=generator)
     problem = problem_of(weight, base, values, coefficients, targets, centred=centred)
-    found = FastEstimator(problem.readout, TOLERANCE)(problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gated_lpi.lpi.envelope.uniform", envelope)  # what every block starts with
+        found = FastEstimator(problem.readout, TOLERANCE)(problem)
     true = truth(problem)
     moved = coefficients.abs().double() * weight.norm(dim=-1).max() * values.norm(dim=-1)
     size = moved * problem.inverse_scale.unsqueeze(-1)
@@ -188,13 +200,43 @@ def test_more_prompts_cost_no_more_than_in_proportion():
 
 def test_a_checkpoint_is_prepared_once(monkeypatch):
     prepared, squares = [], []
-    start, count = Unembedding.__init__, Unembedding.squares
+    start, count = Unembedding.__init__, Envelope.squares
     monkeypatch.setattr(Unembedding, "__init__", lambda self, readout: prepared.append(1) or start(self, readout))
-    monkeypatch.setattr(Unembedding, "squares", lambda self, values: squares.append(1) or count(self, values))
+    monkeypatch.setattr(
+        Envelope, "squares", lambda self, values: squares.append(self.of_checkpoint) or count(self, values)
+    )
     model = tiny_model("Llama")
-    run(model, random_prompts(8), estimator="fast", batch_size=2)
+    run(model, random_prompts(8), estimator="fast", batch_size=2, tolerance=1.0)  # nothing has to be looked at twice
     assert len(prepared) == 1
-    assert len(squares) == len(model.blocks)
+    assert squares == [True] * len(model.blocks)
+
+
+def test_the_envelope_is_fitted_where_that_pays(monkeypatch):
+    made = []
+    monkeypatch.setattr("gated_lpi.lpi.envelope.fitted", lambda table, p: made.append(1) or fitted(table, p))
+    for strength in (1e-4, 0.1):
+        problem = middle_layer(n_prompts=48, n_units=2000, strength=strength)
+        found, true = FastEstimator(problem.readout, TOLERANCE)(problem), exact.score_block(problem)
+        assert ((found.scores - true.scores).abs() <= found.error_bound.unsqueeze(-1) + 1e-5).all()
+        assert len(made) == (strength == 0.1)  # once for the block, and not where nothing has to be looked at
+
+
+def test_nothing_of_a_block_outlives_it(monkeypatch):
+    seen = []
+
+    def watched(*given):
+        p = distribution(*given)
+        seen.append(weakref.ref(p))
+        return p
+
+    monkeypatch.setattr("gated_lpi.lpi.fast.distribution", watched)
+    problem = middle_layer(strength=0.3)
+    gc.disable()  # what only a collection of cycles would free stays for long, and it is large
+    try:
+        FastEstimator(problem.readout, TOLERANCE)(problem)
+        assert [p() for p in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_tighter_tolerance_is_kept_too():
@@ -213,6 +255,17 @@ def test_chunks_of_units_change_nothing():
     parts = FastEstimator(problem.readout, TOLERANCE, pairs=100, numbers=7000)(problem)
     assert ((whole.scores - parts.scores).abs() <= (whole.error_bound + parts.error_bound).unsqueeze(-1)).all()
     assert (whole.tiers.sum(dim=1) == parts.tiers.sum(dim=1)).all()
+
+
+@pytest.mark.parametrize("sizes", [[3], [4, 2], [2, 2, 2], [1, 5], [2, 1, 1]])
+def test_the_first_few_units_and_the_others(sizes):
+    slab = Slab(0, torch.zeros(sum(sizes), 2), torch.zeros(1, sum(sizes), dtype=torch.float64), None)
+    ends = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    parts = [Part.of(slab, slice(*pair)) for pair in itertools.pairwise(ends)]
+    few, others = first_few(parts, 4)
+    assert all(len(part.units) for part in few + others)
+    assert sum(len(part.units) for part in few) == min(4, sum(sizes))
+    assert torch.cat([part.units for part in few + others]).tolist() == list(range(sum(sizes)))
 
 
 def test_what_is_not_finite_stays_visible():

@@ -9,13 +9,13 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
 1. g(y) = φ(y)·y² with φ(y) = (e^y − 1 − y)/y² increasing, so on S the sum lies between φ(min y) and φ(max y) times
    Σ_S p·y², which the first and second moments give. Where the third and fourth are there too, it also is
    ½Σp·y² + ⅙Σp·y³ plus between ψ(min y) and ψ(max y) times Σp·y⁴, ψ(y) = (e^y − 1 − y − y²/2 − y³/6)/y⁴ increasing.
-2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ (max_T p)·Σ_T u_j² and Σ_T u_j² is known from
-   the unembedding's spread.
+2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² for any weights q of the tokens
+   and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|, or what bounds on u say (`reach`).
 3. What rounding may do to a, to u on S, to the moments and to p itself widens the interval.
 
 4. The score is a guess of what the sums really are, kept so near the interval's middle that its bound, half the
    interval's width plus its distance from the middle, stays within the tolerance. The guess: φ ≈ ½ on S, and p·u² in T
-   as if p were the same for all its tokens. The middle alone would be low by half the tail's bound everywhere.
+   as if p were proportional to q there. The middle alone would be low by half the tail's bound everywhere.
 
 All arithmetic here is in float64, on [P, n] pairs of prompts and units.
 """
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 30.0  # exponents above this are left to the exact sum
-TILE = 2**15  # pairs at a time: their arrays stay in a processor's cache
+TILE = 2**15  # pairs at a time for each thread: their arrays stay in a processor's cache
 SAFETY = 1e-9  # relative, for the float64 arithmetic of the certificate itself
 
 
@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
         gain: [P, n], c·(u_target − a).
         size: [P, n], |c|·‖v‖.
         shift_error, gain_error: [P, n], bounds on |c·(μ − a)| and on the rounding of `gain`.
-        squares: [n], upper bound on Σ_j u_j² over the vocabulary.
+        squares: [n], upper bound on Σ_j q_j·u_j² over the vocabulary, q the weights of an envelope.
     """
 
     c: Tensor
@@ -60,7 +60,8 @@ class Pairs(NamedTuple):
 class Moments(NamedTuple):
     """Sums over the tokens of S, as computed: Σp·u and Σp·u² [P, n], least and largest u [n]; float64.
 
-    `squares` [n] is a lower bound on Σu²; `third` and `fourth`, Σp·u³ and Σp·u⁴, are not always there.
+    `squares` [n] is a lower bound on Σq·u², q the weights of the envelope. Not always there: `third` and `fourth`,
+    Σp·u³ and Σp·u⁴; `outside_least` and `outside_largest` [n], bounds on u over the tokens of T.
     """
 
     first: Tensor
@@ -70,6 +71,8 @@ class Moments(NamedTuple):
     largest: Tensor
     third: Tensor | None = None
     fourth: Tensor | None = None
+    outside_least: Tensor | None = None
+    outside_largest: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
         """The same for some of the units."""
@@ -81,10 +84,10 @@ class Region(NamedTuple):
 
     Attributes:
         inside: [P, 1], mass of S.
-        tail_max: [P, 1], largest probability in T.
+        tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
-        tail_tokens: how many tokens are in T.
+        tail_tokens: how many tokens are in T, and `tail_weight`, Σ q over them.
         outside_head: [P, 1], mass of the tokens whose log p may be off by `error` [P, 1]; the others by `head_error`.
         outside_error: [P, 1], √(Σ p_j·D_j²) over these tokens, D_j ≤ `error` bounding the error of log p_j.
         storage: [P, 1], how far Σ p may be from 1.
@@ -94,8 +97,9 @@ class Region(NamedTuple):
     """
 
     inside: Tensor
-    tail_max: Tensor
+    tail_scale: Tensor
     tail_norm: Tensor
+    tail_weight: Tensor
     inside_norm: float
     tail_tokens: int
     outside_head: Tensor
@@ -118,7 +122,7 @@ class Estimate(NamedTuple):
 def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
     """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
     n_units = pairs.c.shape[1]
-    size = max(1, TILE // max(1, len(pairs.c)))
+    size = max(1, TILE * torch.get_num_threads() // max(1, len(pairs.c)))
     if n_units <= size:
         return _certify(pairs, moments, region, tolerance)
     parts = [
@@ -137,7 +141,7 @@ def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -
     guess = (variance.low + variance.high) / 4
     tail_variance, tail_high, reach = torch.zeros_like(size), torch.zeros_like(size), largest
     if region.tail_tokens:
-        tail_reach = size * region.tail_norm + centre.abs()
+        tail_reach = _tail_reach(pairs, moments, size * region.tail_norm + centre.abs())
         tail_variance, tail_guess = _tail_variance(pairs, moments, region, centre, shift_error)
         tail_high = phi(tail_reach) * tail_variance
         reach = torch.maximum(largest, tail_reach)
@@ -158,6 +162,14 @@ def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -
     room = (tolerance - bound).clamp_min(0.0)
     moved = (torch.log1p(guess.clamp_min(0.0)) - middle).clamp(-room, room)
     return Estimate(pairs.gain - middle - moved, bound + moved.abs())
+
+
+def _tail_reach(pairs: Pairs, moments: Moments, by_norms: Tensor) -> Tensor:
+    """Upper bound on y over T."""
+    if moments.outside_least is None or moments.outside_largest is None:
+        return by_norms
+    one, other = (pairs.c * (end - pairs.shift) for end in (moments.outside_least, moments.outside_largest))
+    return torch.minimum(by_norms, torch.maximum(one, other))
 
 
 class _Interval(NamedTuple):
@@ -231,8 +243,8 @@ def _tail_variance(
     outside = (1.0 - region.inside).clamp_min(0.0) + region.storage
     cross = -2 * centre * (centre - first) + centre.square() * outside
     squares = c.square() * (pairs.squares - moments.squares).clamp_min(0.0)
-    largest = region.tail_max * (1 + 1e-6) * squares + cross + 2 * centre.abs() * first_error
-    guess = outside / region.tail_tokens * squares + cross
+    largest = region.tail_scale * (1 + 1e-6) * squares + cross + 2 * centre.abs() * first_error
+    guess = outside / region.tail_weight * squares + cross
     high = largest.clamp_min(0.0) * (1 + SAFETY)
     return high, torch.minimum(guess.clamp_min(0.0), high)
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,16 +17,14 @@ import torch
 from torch import Tensor
 
 from gated_lpi.lpi.lens import BaseLogits
-from gated_lpi.lpi.rounding import gamma
+from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, sum_in_runs
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.models import Readout
 
 HEAD = 1024
 HEAD_SHARE = 16  # of a small vocabulary, one token in so many
-LEVELS = (0, 256, 1024, 4096, 16384)
-COLUMNS = 512
-KEPT = 4096  # rows of the unembedding that are kept by rank
-SUMMED = 256  # numbers that are added up in one go in the weights' dtype
+LEVELS = (0, 1024, 4096)
+COLUMNS = 2048
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,12 @@ class Distribution:
     _kept: list[Tensor] = field(default_factory=list)
 
     def rows(self, table: Unembedding, ranks: slice) -> Tensor:
-        """w_j − w̄ of the tokens of these ranks; those of the first levels are kept, since every slab asks for them."""
-        if ranks.stop > KEPT:
+        """w_j − w̄ of the tokens of these ranks; those of the levels are kept, since every slab asks for them."""
+        kept = self.levels[-2]
+        if ranks.stop > kept:
             return table.rows(self.order[ranks])
         if not self._kept:
-            self._kept.append(table.rows(self.order[:KEPT]))
+            self._kept.append(table.rows(self.order[:kept]))
         return self._kept[0][ranks]
 
 
@@ -85,10 +85,11 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
     order = logits.log_p.amax(dim=0).argsort(descending=True)
     head = order[: min(HEAD, vocabulary // HEAD_SHARE)]
     log_p = _refine_head(readout, base, logits, head)
-    p = log_p.index_select(1, order[: levels[-2]]).exp_()
+    likeliest = order[: levels[-2]]
+    p = log_p.index_select(1, likeliest).exp_()
     outside_norms = table.raw_norms.index_fill(0, head, 0.0)
     sums = _sums_over_vocabulary(table, log_p, outside_norms)
-    beyond = _largest_beyond(log_p, order[: levels[-2]])
+    beyond = largest_beyond(log_p, likeliest)
     inside, tail_max, tail_norm = _outside(p, beyond, table.norms[order], levels)
     storage = 2 * logits.storage
     offset = storage * torch.linalg.vector_norm(table.mean.double())
@@ -101,7 +102,7 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
         tail_max=tail_max,
         tail_norm=tail_norm,
         mean=sums.row - table.mean,
-        mean_error=gamma(COLUMNS + 4, base.dtype) * sums.norm + offset,
+        mean_error=product_gamma(COLUMNS, base.dtype) * sums.norm + offset,
         error=logits.error + storage,
         error_per_norm=logits.error / readout.longest_row,
         head_error=storage,
@@ -142,16 +143,16 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
     outside = (outside_norms > 0).to(log_p.dtype)
     weights = torch.stack([table.raw_norms, outside, outside_norms.square()], dim=1)
     sums = row.new_zeros(n_prompts, 3)
-    product = torch.empty(row.shape, dtype=log_p.dtype, device=log_p.device)
+    multiply = BlockedProduct(row.shape[0], row.shape[1], log_p)
     for start in range(0, vocabulary, COLUMNS):
         columns = slice(start, start + COLUMNS)
         p = log_p[:, columns].exp()
-        row += torch.mm(p, table.weight[columns], out=product)
+        row += multiply(p, table.weight[columns])
         sums += p @ weights[columns]
     return _Sums(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
 
 
-def _largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:
+def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:
     """The largest probability of each prompt outside of these tokens, [P], float64."""
     hidden = torch.zeros(log_p.shape[1], dtype=log_p.dtype, device=log_p.device)
     hidden[tokens] = -torch.inf
@@ -165,15 +166,13 @@ def _outside(p: Tensor, beyond: Tensor, norms: Tensor, levels: tuple[int, ...]) 
     inside = torch.zeros(len(levels), len(p), dtype=torch.float64, device=p.device)
     largest = torch.zeros_like(inside)
     longest = torch.zeros(len(levels), dtype=torch.float64, device=p.device)
-    for k in range(1, len(levels)):
-        longest[k - 1] = norms[levels[k - 1] : levels[k]].max()
-        if k + 1 == len(levels):
-            inside[k], largest[k - 1] = 1.0, beyond
-            continue
-        band = p[:, levels[k - 1] : levels[k]]
-        parts = band.reshape(len(p), -1, SUMMED).sum(dim=-1)
-        inside[k] = inside[k - 1] + parts.sum(dim=-1, dtype=torch.float64)
-        largest[k - 1] = band.amax(dim=-1)
+    inside[-1], largest[-2] = 1.0, beyond
+    for k, (start, stop) in enumerate(itertools.pairwise(levels)):
+        longest[k] = norms[start:stop].max()
+        if stop < levels[-1]:
+            band = p[:, start:stop]
+            inside[k + 1] = inside[k] + sum_in_runs(band)
+            largest[k] = band.amax(dim=-1)
     return inside, _suffix_maximum(largest), _suffix_maximum(longest)
 
 

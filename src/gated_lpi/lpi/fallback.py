@@ -2,7 +2,7 @@
 
 I = c·u_target − log Σ_j exp(log p_j + c·u_j).
 
-1. u in float64; exponents and log p in the weights' dtype; sums of 256 of them are added up in float64.
+1. u in float64; exponents and log p in the weights' dtype; sums of runs of them are added up in float64.
 2. Where log p is not good enough for that, it is found again for the pair's prompt, from logits in float64.
 3. Where rounding of the exponents alone exceeds the tolerance (a pair that moves the logits by tens), everything is
    done again in float64.
@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.distribution import SUMMED, Distribution
+from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.problem import BlockProblem
-from gated_lpi.lpi.rounding import gamma, unit_roundoff
-from gated_lpi.models.readout import ROWS
+from gated_lpi.lpi.rounding import RUN, gamma, sum_in_runs, unit_roundoff, wide_products
 
 TILE = 2**17
 LARGEST = 60.0  # exponents above this are left to float64
@@ -127,27 +126,24 @@ def _sum_up(
     vocabulary = len(weight)
     wide = problem.readout.fold(values.double())
     at_target = (weight[problem.targets[pairs.prompts]].double() * wide[pairs.units]).sum(dim=-1)
-    u = torch.zeros(len(values), vocabulary, dtype=dtype, device=values.device)
-    for start in range(0, vocabulary, ROWS):
-        u[:, start : start + ROWS] = wide @ weight[start : start + ROWS].double().T
+    u = wide_products(wide, weight).to(dtype)
     total, tilted = torch.empty_like(c), torch.empty_like(c)
     step = max(1, TILE // vocabulary)
-    terms = u.new_zeros(step, -(-vocabulary // SUMMED) * SUMMED)
+    terms = u.new_empty(step, vocabulary)
     row = rows.row_of[pairs.prompts]
     for start in range(0, len(c), step):
         some = slice(start, start + step)
-        tile = terms[: len(c[some])]
-        exponents = tile[:, :vocabulary]
+        exponents = terms[: len(c[some])]
         torch.mul(u[pairs.units[some]], c[some].to(dtype).unsqueeze(-1), out=exponents)
         exponents += rows.log_p[row[some]]
         exponents.exp_()
-        total[some] = tile.view(len(tile), -1, SUMMED).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
+        total[some] = sum_in_runs(exponents)
         tilted[some] = (exponents @ rows.outside_norms).double()
     moved = c.abs() * torch.maximum(u.amax(dim=-1), -u.amin(dim=-1))[pairs.units]
     # Σ_j D_j·(p_j + q_j), q ∝ p·e^{c·u}, bounds what errors D of log p do (docs/method.md).
     outside = rows.error_per_norm[row] * (rows.outside[row] + 1.01 * tilted / total)
     from_p = (outside + 2 * rows.head_error[row]) * torch.exp(2 * rows.error[row])
-    rounding = unit_roundoff(dtype) * (8 * moved - 3 * least[row] + 16) + gamma(SUMMED + 4, dtype)
+    rounding = unit_roundoff(dtype) * (8 * moved - 3 * least[row] + 16) + gamma(RUN + 4, dtype)
     scores = c * at_target - total.log()
     bound = from_p + rounding + unit_roundoff(dtype) * scores.abs()
     return scores, torch.where(moved < LARGEST, bound, torch.inf)
@@ -165,8 +161,7 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
         chosen = ((which >= start) & (which < start + step)).nonzero().squeeze(-1)
         for first in range(0, len(chosen), step):
             some = chosen[first : first + step]
-            folded = readout.fold(values[pairs.units[some]].double())
-            u = torch.cat([folded @ rows.double().T for rows in readout.weight.split(ROWS)], dim=-1)
+            u = wide_products(readout.fold(values[pairs.units[some]].double()), readout.weight)
             u -= u.gather(-1, problem.targets[pairs.prompts[some]].unsqueeze(-1))
             row = which[some] - start
             scores[some] = -torch.logsumexp(log_p[row] + pairs.c[some].unsqueeze(-1) * u, dim=-1)
@@ -183,7 +178,7 @@ def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
     """Logits of the base of some prompts, [m, V]."""
     readout = problem.readout
     hidden = readout.fold(problem.base[prompts].double())
-    logits = torch.cat([hidden @ rows.double().T for rows in readout.weight.split(ROWS)], dim=-1)
+    logits = wide_products(hidden, readout.weight)
     logits *= problem.base_logits.inverse_scale[prompts].double().unsqueeze(-1)
     offset = readout.offset()
     return logits if offset is None else logits + offset

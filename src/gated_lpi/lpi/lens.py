@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import split_gamma, split_matmul, unit_roundoff
+from gated_lpi.lpi.rounding import RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
 from gated_lpi.models import Readout
 
 COLUMNS = 1024
@@ -43,27 +43,31 @@ def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, ta
     hidden = readout.fold(base.double()).to(base.dtype)
     weight, offset = readout.weight, readout.offset()
     logits = torch.empty(len(base), readout.vocabulary, dtype=base.dtype, device=base.device)
+    multiply = BlockedProduct(len(base), COLUMNS, base)
     for start in range(0, readout.vocabulary, COLUMNS):
         columns = slice(start, start + COLUMNS)
-        product = split_matmul(hidden, weight[columns].T).mul_(scale.unsqueeze(-1))
+        product = multiply(hidden, weight[columns].T).mul_(scale.unsqueeze(-1))
         if offset is not None:
             product += offset[columns]
         logits[:, columns] = readout.cap(product)
-    least, largest = logits.aminmax(dim=-1, keepdim=True)
+    # Not aminmax, which is several times slower.
+    least, largest = logits.amin(dim=-1, keepdim=True), logits.amax(dim=-1, keepdim=True)
     log_z = largest.double() + _sum_of_exponentials(logits, largest).log()
     size = (torch.maximum(-least, largest).double() + log_z.abs()).squeeze(-1)
     logits -= log_z.to(logits.dtype)
     target_log_p = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     error = _error(readout, hidden, scale, offset)
-    storage = unit_roundoff(base.dtype) * (4 * size + 8)
+    if offset is not None:
+        size += offset.abs().max()
+    storage = unit_roundoff(base.dtype) * (6 * size + 8) + gamma(RUN, base.dtype)
     return BaseLogits(scale, logits, log_z.squeeze(-1), target_log_p, error, storage)
 
 
 def _sum_of_exponentials(logits: Tensor, largest: Tensor) -> Tensor:
-    """Σ_j exp(logit_j − largest), [P, 1], summed in float64."""
+    """Σ_j exp(logit_j − largest), [P, 1], in float64."""
     total = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
     for start in range(0, logits.shape[1], COLUMNS):
-        total += (logits[:, start : start + COLUMNS] - largest).exp_().sum(dim=-1, dtype=torch.float64)
+        total += sum_in_runs((logits[:, start : start + COLUMNS] - largest).exp_())
     return total.unsqueeze(-1)
 
 
@@ -71,5 +75,5 @@ def _error(readout: Readout, hidden: Tensor, scale: Tensor, offset: Tensor | Non
     """Bound on the rounding of any logit, [P]: γ·‖h‖·‖w_j‖/σ, and that of the offset."""
     longest = readout.longest_row
     error: Tensor = scale.double() * torch.linalg.vector_norm(hidden.double(), dim=-1)
-    error = split_gamma(hidden.dtype) * longest * error
+    error = product_gamma(hidden.shape[1], hidden.dtype) * longest * error
     return error if offset is None else error + 2 * unit_roundoff(hidden.dtype) * offset.abs().max()

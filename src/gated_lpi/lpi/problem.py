@@ -24,6 +24,15 @@ from gated_lpi.models import Block, Readout
 from gated_lpi.trace import BlockTrace, Slab
 
 
+class HasPrompts(Protocol):
+    """Units that some prompts use; None means every prompt."""
+
+    @property
+    def prompts(self) -> Tensor | None:
+        """Indices, [P']."""
+        ...
+
+
 @dataclass(frozen=True)
 class BlockProblem:
     """One block to be scored on P prompts.
@@ -72,8 +81,8 @@ class BlockProblem:
         """Whether a contribution's effect on the logits is one vector times a number: norm held, no softcap."""
         return self.inverse_scale is not None and self.readout.affine
 
-    def prompts(self, slab: Slab) -> Tensor:
-        """Indices of the prompts that use a slab, [P']."""
+    def prompts(self, slab: HasPrompts) -> Tensor:
+        """Indices of the prompts that use a slab, or part of one, [P']."""
         if slab.prompts is not None:
             return slab.prompts
         return torch.arange(len(self.targets), device=self.base.device)

@@ -2,20 +2,25 @@
 
 A sum of n products in a dtype of unit roundoff ε, in whatever order and with or without fused multiply-adds, is off by
 at most γ_n·Σ|a_i·b_i| with γ_n = nε/(1 − nε) (Higham, Accuracy and Stability of Numerical Algorithms, § 3.1). A long
-product in float32 would therefore have a bound too wide to be of use. `split_matmul` cuts the inner dimension into
-pieces of at most `PIECE` terms, each a plain matrix product, and adds these up in float64: n falls to PIECE.
+product in float32 would therefore have a bound too wide to be of use. `BlockedProduct` cuts the inner dimension into
+pieces of at most `PIECE` terms, each a plain matrix product, and adds these up: n falls to PIECE and the number of
+pieces.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-PIECE = 576
+PIECE = 256
+TILE = 512  # columns of a symmetric matrix that are multiplied at a time
+WIDE_ROWS = 512  # that are converted to float64 at a time
+GRAM_ROWS = 288  # terms of a sum in `gram`: what its rounding adds to a form vᵀMv may be the width times as large
+RUN = 128  # terms that are summed in their own dtype
 FLOAT64_TERMS = 2**20  # more additions in float64 than any sum here has
 
 
@@ -30,11 +35,6 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
     return error / (1 - error) if error < 1 else math.inf
 
 
-def split_gamma(dtype: torch.dtype, *, roundings: int = 4) -> float:
-    """The same for `split_matmul`, with a few `roundings` of the operands before it and the float64 sum after it."""
-    return gamma(PIECE + roundings, dtype) + gamma(FLOAT64_TERMS, torch.float64)
-
-
 def pieces(length: int, limit: int = PIECE) -> Iterator[slice]:
     """Cut `length` into the fewest slices of at most `limit`, of nearly the same size."""
     count = max(1, -(-length // limit))
@@ -43,19 +43,100 @@ def pieces(length: int, limit: int = PIECE) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def split_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """`left` [m, k] @ `right` [k, n] → [m, n] in float64, in pieces of at most `PIECE` inner terms.
+def gram(pieces: Iterable[Tensor], width: int, device: torch.device) -> Tensor:
+    """Σ xxᵀ over the rows x of matrices [≤ `GRAM_ROWS`, width] → [width, width], their products added in float64.
 
-    For operands that are float64 already it is one plain product.
+    The result is symmetric, so only the tiles on and under the diagonal are multiplied. An entry is off by at most
+    `gram_gamma` times Σ|x_k·x_l|; matrices of float64 among others are multiplied as such.
     """
-    if left.dtype == torch.float64:
-        return left @ right
-    total = torch.empty(left.shape[0], right.shape[1], dtype=torch.float64, device=left.device)
-    product = left.new_empty(total.shape)
-    for number, piece in enumerate(pieces(left.shape[1])):
-        torch.mm(left[:, piece], right[piece], out=product)
-        total.copy_(product) if number == 0 else total.add_(product)
+    total = torch.zeros(width, width, dtype=torch.float64, device=device)
+    for rows in pieces:
+        if len(rows) > GRAM_ROWS:
+            raise ValueError(f"{len(rows)} rows were given; their products are bounded for {GRAM_ROWS} at most")
+        for tile in _tiles(width):
+            total[tile, : tile.stop] += rows[:, tile].T @ rows[:, : tile.stop]
+    for tile in _tiles(width):
+        total[: tile.start, tile] = total[tile, : tile.start].T
     return total
+
+
+def gram_gamma(dtype: torch.dtype, roundings: int = 4) -> float:
+    """γ of `gram`, with a few `roundings` of the rows before it."""
+    return gamma(GRAM_ROWS + roundings, dtype) + gamma(FLOAT64_TERMS, torch.float64)
+
+
+def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
+    """vᵀMv of every row v of `values` [n, d], `matrix` [d, d] symmetric → [n] in float64.
+
+    Half of the matrix is enough: tiles under the diagonal count twice. Off by at most
+    γ·Σ_kl |v_k·M_kl·v_l| with the γ of `quadratic_gamma`.
+    """
+    total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    for tile in _tiles(values.shape[1]):
+        product = values[:, tile] @ matrix[tile, : tile.stop]
+        product[:, : tile.start] *= 2
+        total += sum_in_runs(product.mul_(values[:, : tile.stop]))
+    return total
+
+
+def quadratic_gamma(dtype: torch.dtype) -> float:
+    """γ of `quadratic_form`: a product of at most `TILE` terms, their factor, a sum in runs."""
+    return gamma(TILE + RUN + 4, dtype) + gamma(FLOAT64_TERMS, torch.float64)
+
+
+def sum_in_runs(terms: Tensor) -> Tensor:
+    """Sum over the last dimension, runs of at most `RUN` terms in their dtype, the runs' sums in float64.
+
+    Off by at most γ_RUN·Σ|terms| and what float64 loses.
+    """
+    length = terms.shape[-1]
+    whole = length - length % RUN
+    total: Tensor = terms[..., :whole].unflatten(-1, (-1, RUN)).sum(dim=-1).sum(dim=-1, dtype=torch.float64)
+    return total if whole == length else total + terms[..., whole:].sum(dim=-1).double()
+
+
+def _tiles(width: int) -> Iterator[slice]:
+    for start in range(0, width, TILE):
+        yield slice(start, min(start + TILE, width))
+
+
+def wide_products(left: Tensor, rows: Tensor) -> Tensor:
+    """`left` [m, k] in float64 @ `rows` [n, k] transposed → [m, n] in float64; rows are converted a few at a time."""
+    found = left.new_empty(len(left), len(rows))
+    wide = left.new_empty(min(WIDE_ROWS, len(rows)), rows.shape[1])
+    for start in range(0, len(rows), WIDE_ROWS):
+        some = rows[start : start + WIDE_ROWS]
+        torch.mm(left, wide[: len(some)].copy_(some).T, out=found[:, start : start + WIDE_ROWS])
+    return found
+
+
+class BlockedProduct:
+    """Matrix products in pieces of at most `PIECE` inner terms, which are added in their dtype.
+
+    A product is overwritten by the next one. An entry is off by at most γ·Σ|a_i·b_i| with the γ of `product_gamma`.
+
+    Args:
+        rows, columns: of the largest product.
+        like: a tensor of the operands' dtype and device.
+    """
+
+    def __init__(self, rows: int, columns: int, like: Tensor) -> None:
+        self._total, self._piece = (like.new_empty(rows * columns) for _ in range(2))
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        """`left` [m, k] @ `right` [k, n] → [m, n]."""
+        shape = len(left), right.shape[1]
+        total, product = (numbers[: shape[0] * shape[1]].view(shape) for numbers in (self._total, self._piece))
+        for number, piece in enumerate(pieces(len(right))):
+            torch.mm(left[:, piece], right[piece], out=product if number else total)
+            if number:
+                total += product
+        return total
+
+
+def product_gamma(length: int, dtype: torch.dtype) -> float:
+    """γ of a `BlockedProduct` of so many terms, with a few roundings of the operands before it."""
+    return gamma(min(length, PIECE) + -(-length // PIECE) + 4, dtype)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def log_mean_exp(c: Tensor, u: Tensor, p: Tensor) -> SeriesResult:
         u: [n, V].
         p: [P, V], rows that sum to 1.
     """
-    low, high = u.aminmax(dim=-1)
+    low, high = u.amin(dim=-1), u.amax(dim=-1)
     middle, radius = (high + low) / 2, (high - low) / 2
     z = (u - middle.unsqueeze(-1)) / radius.clamp_min(torch.finfo(u.dtype).tiny).unsqueeze(-1)
     y = c * radius

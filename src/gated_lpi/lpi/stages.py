@@ -1,8 +1,8 @@
-"""Which sets of tokens the fast estimator stops at: those that a sample of units shows to be worth it.
+"""Which sets of tokens the fast estimator stops at, and under which envelope, as a sample of units shows to pay.
 
 Every stop settles some units and so spares them what follows; but units that go on anyway have been certified for
-nothing, and the last set is summed from its start. With the share of units that are left after each stage known from
-a sample, the cheapest choice of stages is found by going through all of them.
+nothing, and the whole vocabulary is summed from its start. With the share of units that are left after each stop known
+from a sample, the cheapest choice is found by going through all of them. Costs are counted in multiply-adds for a unit.
 """
 
 from __future__ import annotations
@@ -11,46 +11,61 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-CERTIFYING = 300  # what certifying a unit's pairs costs, in tokens that could be summed instead
+CERTIFYING = 1250  # multiply-adds that take as long as certifying one pair
+HOPE = 0.3  # of what uniform stages cost above the least possible, this is expected to remain under a fitted envelope
 
 
-class Stage(NamedTuple):
-    """A set of tokens, as an index into the levels, and how many moments over it."""
+class Costs(NamedTuple):
+    """What a unit costs: `prompts` that use it, `width` of the residual stream, numbers of tokens of the `levels`."""
 
-    level: int
-    orders: int
+    prompts: int
+    width: int
+    levels: Sequence[int]
+
+    def stop(self, tokens: int) -> float:
+        """Look at so many tokens more, and certify."""
+        return tokens * (self.width + 2 * self.prompts) + CERTIFYING * self.prompts
+
+    @property
+    def least_fitted(self) -> float:
+        """Under a fitted envelope, if no token has to be looked at."""
+        return self.quadratic + self.stop(0)
+
+    @property
+    def quadratic(self) -> float:
+        """One quadratic form, of which half is multiplied."""
+        return 0.6 * self.width**2
 
 
-def all_stages(levels: Sequence[int], n_prompts: int, width: int) -> tuple[Stage, ...]:
-    """Every level with two moments, the last with four besides.
+class Choice(NamedTuple):
+    """Levels to stop at before the last one, and what a unit costs then."""
 
-    With few prompts the products that give u cost more than the moments of it; then the last level has four at once.
-    """
-    last = len(levels) - 1
-    many_prompts = 4 * n_prompts > width
-    final = [Stage(last, 2), Stage(last, 4)] if many_prompts else [Stage(last, 4)]
-    return (*(Stage(level, 2) for level in range(last)), *final)
+    levels: tuple[int, ...]
+    cost: float
 
 
-def worthwhile(stages: Sequence[Stage], levels: Sequence[int], left_after: Sequence[float]) -> tuple[Stage, ...]:
-    """The cheapest of the stages, those at the last level always among them.
+def worthwhile(costs: Costs, candidates: Sequence[int], left_after: Sequence[float]) -> Choice:
+    """The cheapest of all choices of stops.
 
     Args:
-        stages: from `all_stages`.
-        levels: numbers of tokens.
-        left_after: share of units that go on after each stage, if none is left out.
+        costs: of a unit.
+        candidates: levels below the last, ascending.
+        left_after: share of units that go on after each of them, if none is left out.
     """
-    last = len(levels) - 1
-    optional = [i for i, stage in enumerate(stages) if stage.level < last]
-    choices = itertools.chain.from_iterable(itertools.combinations(optional, n) for n in range(len(optional) + 1))
-    final = next(levels[stage.level] for stage in stages if stage.level == last)
+    left = dict(zip(candidates, left_after, strict=True))
+    choices = itertools.chain.from_iterable(itertools.combinations(candidates, n) for n in range(len(candidates) + 1))
 
     def cost(chosen: tuple[int, ...]) -> float:
         total, share, summed = 0.0, 1.0, 0
-        for i in chosen:
-            total += share * (levels[stages[i].level] - summed + CERTIFYING)
-            share, summed = left_after[i], levels[stages[i].level]
-        return total + share * (final + CERTIFYING)
+        for level in chosen:
+            total += share * costs.stop(costs.levels[level] - summed)
+            share, summed = left[level], costs.levels[level]
+        return total + share * costs.stop(costs.levels[-1])
 
     best = min(choices, key=cost)
-    return tuple(stage for i, stage in enumerate(stages) if i in best or stage.level == last)
+    return Choice(best, cost(best))
+
+
+def fitting_pays(costs: Costs, uniform: float, units: int, fitting: float) -> bool:
+    """Whether to fit an envelope: `uniform` is what each of `units` costs without, `fitting` what it takes once."""
+    return (1 - HOPE) * (uniform - costs.least_fitted) * units > fitting

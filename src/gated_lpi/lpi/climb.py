@@ -1,0 +1,126 @@
+"""Units of a slab, certified over more and more tokens until all their pairs are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.certificate import Estimate, Pairs, certify
+from gated_lpi.lpi.distribution import Distribution
+from gated_lpi.lpi.moments import MomentSums
+from gated_lpi.lpi.problem import BlockProblem, Tier
+from gated_lpi.lpi.rounding import gamma, unit_roundoff
+from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.trace import Slab
+
+
+class Part(NamedTuple):
+    """Some units of a slab.
+
+    Attributes:
+        units: [n], their indices within the block.
+        values: [n, d], value vectors.
+        coefficients: [P', n], float64.
+        prompts: [P'], as those of the slab.
+    """
+
+    units: Tensor
+    values: Tensor
+    coefficients: Tensor
+    prompts: Tensor | None
+
+    @classmethod
+    def of(cls, slab: Slab, chosen: slice) -> Part:
+        """Of these of a slab's units; nothing is copied."""
+        units = torch.arange(slab.start, slab.start + len(slab.values), device=slab.values.device)[chosen]
+        return cls(units, slab.values[chosen], slab.coefficients[:, chosen], slab.prompts)
+
+    def some(self, chosen: Tensor) -> Part:
+        """Of these of its units."""
+        return Part(self.units[chosen], self.values[chosen], self.coefficients[:, chosen], self.prompts)
+
+
+def pairs_of(
+    problem: BlockProblem, p: Distribution, table: Unembedding, part: Part, folded: Tensor, squares: Tensor
+) -> Pairs:
+    """a, and the linear term, of [P', n] pairs, with their rounding.
+
+    Args:
+        problem: the block.
+        p: of the block.
+        table: of the checkpoint.
+        part: units.
+        folded: [n, d], their value vectors folded in float64.
+        squares: [n], of the units' u under the weights of an envelope (`Pairs`).
+    """
+    prompts = problem.prompts(part)
+    c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
+    mean = p.mean[prompts]
+    target = table.rows(problem.targets[prompts]).double() - mean
+    size = c.abs() * torch.linalg.vector_norm(folded, dim=-1)
+    rounding = gamma(folded.shape[1] + 8, torch.float64) * size * (4 * table.longest)
+    return Pairs(
+        c=c,
+        shift=mean @ folded.T,
+        gain=(target @ folded.T).mul_(c),
+        size=size,
+        shift_error=rounding + size * p.mean_error[prompts].unsqueeze(-1),
+        gain_error=rounding + 2 * unit_roundoff(table.dtype) * size * table.longest,
+        squares=squares,
+    )
+
+
+class Best:
+    """The best certified estimate of each pair of a slab so far: `score`, `bound`, `tier`, `settled`, [P', n]."""
+
+    def __init__(self, c: Tensor, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.score = torch.zeros_like(c)
+        self.bound = torch.full_like(c, torch.inf)
+        self.tier = torch.full(c.shape, Tier.EXACT, dtype=torch.int32, device=c.device)
+
+    @property
+    def settled(self) -> Tensor:
+        """Which pairs are within the tolerance; NaN is not."""
+        return self.bound <= self.tolerance
+
+    def take(self, estimate: Estimate, units: Tensor, tier: Tier) -> Tensor:
+        """Keep an estimate of some units where it is better; returns those that more tokens could settle, as a mask."""
+        whole = len(units) == self.score.shape[1]
+        before = self.bound if whole else self.bound[:, units]
+        better = estimate.bound < before
+        bound = torch.where(better, estimate.bound, before)
+        settled = better & (bound <= self.tolerance)
+        if whole:
+            self.score = torch.where(better, estimate.score, self.score)
+            self.bound = bound
+            self.tier.masked_fill_(settled, int(tier))
+        else:
+            self.score[:, units] = torch.where(better, estimate.score, self.score[:, units])
+            self.bound[:, units] = bound
+            self.tier[:, units] = self.tier[:, units].masked_fill(settled, int(tier))
+        return (bound > self.tolerance).any(dim=0)
+
+
+def climb(pairs: Pairs, sums: MomentSums, best: Best, levels: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Certify units level by level, those that are not settled.
+
+    Returns:
+        The units that are left at the end, and how many were left after each level.
+    """
+    units = torch.arange(pairs.c.shape[1], device=pairs.c.device)
+    left_after: list[int] = []
+    for level in levels:
+        if level:
+            sums.extend(level)
+        estimate = certify(pairs, sums.moments, sums.region(level), best.tolerance)
+        chosen = best.take(estimate, units, Tier.MOMENTS if level else Tier.LINEAR).nonzero().squeeze(-1)
+        left_after.append(len(chosen))
+        if len(chosen) < len(units):
+            units, pairs, sums = units[chosen], pairs.units(chosen), sums.units(chosen)
+        if not len(chosen):
+            break
+    return units, left_after + [0] * (len(levels) - len(left_after))

@@ -1,0 +1,141 @@
+"""Envelopes: one weight for every token that, scaled, p of no prompt exceeds; what bounds the tokens not looked at.
+
+With weights q_j and, for a prompt and a set T of tokens, the scale r = max_T p_j/q_j,
+
+    Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² = r·(vᵀBv − Σ_S q_j·u_j²),    B = Σ_j q_j·(w_j − w̄)(w_j − w̄)ᵀ,
+
+so that the tokens of T cost a unit one product with a [d, d] matrix, whatever their number and that of the prompts.
+Two envelopes are used:
+
+- *uniform*, q = 1: B is the spread of the unembedding, known once for a checkpoint; r is the largest p in T. Good
+  where p is flat.
+- *fitted* to the prompts of a block: q_j is the largest p_j of any prompt, for the tokens of the ranks that are listed,
+  and constant beyond them. Prompts of one block largely agree on which tokens are likely, so it is a few times p and
+  not, as a flat bound, hundreds of times. B has to be summed for the block and its prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.distribution import Distribution, largest_beyond
+from gated_lpi.lpi.rounding import GRAM_ROWS, gamma, gram, gram_gamma, quadratic_form, quadratic_gamma
+from gated_lpi.lpi.unembedding import Unembedding
+
+LISTED = 16384  # tokens that a fitted envelope tells apart
+LEAST = 1e-30  # no weight is smaller: p may have underflowed
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Weights of tokens, and how p of a block's prompts lies under them.
+
+    Attributes:
+        of_checkpoint: whether it is the same for all blocks of a checkpoint.
+        weights: [K], q by rank, of the tokens that `Distribution.p` has; in the weights' dtype.
+        mass: [L], float64, Σ q over the tokens outside of each level; rounded to nearest.
+        scale: [L, P], float64, r of each level; 0 where nothing is outside of it.
+        matrix: B, [d, d], in the weights' dtype.
+        slack: vᵀBv is larger than what the matrix gives by this times ‖v‖² at most.
+    """
+
+    of_checkpoint: bool
+    weights: Tensor
+    mass: Tensor
+    scale: Tensor
+    matrix: Tensor
+    slack: float
+
+    def squares(self, values: Tensor) -> Tensor:
+        """Upper bound on Σ_j q_j·u_j² = vᵀBv, over the vocabulary, of folded value vectors [n, d]; [n] in float64."""
+        return squares(values, self.matrix, self.slack)
+
+
+def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
+    """Upper bound on vᵀBv of value vectors [n, d], [n] in float64."""
+    return (quadratic_form(values, matrix) + slack * values.double().square().sum(dim=-1)).clamp_min_(0.0)
+
+
+def uniform(table: Unembedding, p: Distribution) -> Envelope:
+    """Every token weighs 1."""
+    tokens = torch.tensor(p.levels, dtype=torch.float64, device=p.p.device)
+    return Envelope(
+        of_checkpoint=True,
+        weights=torch.ones(p.p.shape[1], dtype=p.p.dtype, device=p.p.device),
+        mass=tokens[-1] - tokens,
+        scale=p.tail_max,
+        matrix=table.spread,
+        slack=table.slack,
+    )
+
+
+def fitted(table: Unembedding, p: Distribution) -> Envelope:
+    """The largest p of any prompt, for the first `LISTED` ranks; constant elsewhere."""
+    listed = p.order[: _listed(p)]
+    beyond = largest_beyond(p.log_p, listed)
+    least = beyond.max().clamp_min(LEAST).to(p.p.dtype)
+    likely = torch.cat([p.p, p.log_p.index_select(1, listed[p.p.shape[1] :]).exp_()], dim=1)
+    weights = likely.amax(dim=0).clamp_min(least)
+    matrix, slack = _spread(table, p, weights, float(least))
+    return Envelope(
+        of_checkpoint=False,
+        weights=weights,
+        mass=_mass_outside(weights.double(), float(least), p.levels),
+        scale=_scales(likely.div_(weights), beyond / least, p.levels),
+        matrix=matrix,
+        slack=slack,
+    )
+
+
+def fitting_cost(p: Distribution, width: int) -> float:
+    """Multiply-adds of `fitted`."""
+    return 0.6 * _listed(p) * width**2
+
+
+def _listed(p: Distribution) -> int:
+    return max(p.levels[-2], min(LISTED, p.levels[-1] // 2))
+
+
+def _spread(table: Unembedding, p: Distribution, weights: Tensor, beyond: float) -> tuple[Tensor, float]:
+    """B = Σ (q_j − beyond)·(w_j − w̄)(w_j − w̄)ᵀ + beyond·C, C the uniform one, and its slack.
+
+    Rounding of the sum is at most γ·Σ (q_j − beyond)·‖w_j − w̄‖²·‖v‖², as in `Unembedding`. The tokens up to the second
+    level, which may have nearly all the weight, are summed in float64: what is wanted is mostly the sum of the others.
+    """
+    first = p.levels[1]
+    excess = weights - beyond
+    roots = excess.sqrt().unsqueeze(-1)
+
+    def scaled(piece: slice) -> Tensor:
+        rows = p.rows(table, piece) * roots[piece]
+        return rows.double() if piece.stop <= first else rows
+
+    starts = (*range(0, first, GRAM_ROWS), *range(first, len(weights), GRAM_ROWS))
+    ends = (*starts[1:], len(weights))
+    pieces = (scaled(slice(*piece)) for piece in zip(starts, ends, strict=True))
+    total = gram(pieces, table.weight.shape[1], table.weight.device)
+    total += beyond * table.spread.double()
+    trace = excess.double() * table.norms[p.order[: len(weights)]].square()
+    rounding = gram_gamma(table.dtype, roundings=10) * float(trace[first:].sum())
+    rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * float(total.norm())
+    return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01
+
+
+def _mass_outside(weights: Tensor, beyond: float, levels: tuple[int, ...]) -> Tensor:
+    """Σ q over the tokens outside of each level, [L]."""
+    rest = beyond * (levels[-1] - len(weights))
+    return torch.stack([weights[level:].sum() + rest for level in levels[:-1]] + [weights.new_zeros(())])
+
+
+def _scales(ratio: Tensor, beyond: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """r of every level, [L, P], from p/q of the listed ranks, [P, K], and the largest of those beyond, [P]."""
+    scale = beyond.new_zeros(len(levels), len(ratio))
+    bounds = [*levels[:-1], ratio.shape[1]]
+    for k in range(len(levels) - 2, -1, -1):
+        if bounds[k + 1] > bounds[k]:
+            beyond = torch.maximum(beyond, ratio[:, bounds[k] : bounds[k + 1]].amax(dim=-1).double())
+        scale[k] = beyond
+    return scale

@@ -1,0 +1,105 @@
+"""How far a unit moves any token at all: bounds on u from products of 8-bit integers.
+
+With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the product ŵ·v̂ of integers is exact, and
+
+    |w·v − ŵ·v̂| ≤ ‖e‖·‖v‖ + ‖ŵ‖·‖f‖.
+
+That is too coarse for a moment of u, but as a bound on the largest u it is far better than ‖w‖·‖v‖, and where a
+processor has instructions for it (VNNI) such a product is three to four times as fast as one of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gated_lpi.lpi.rounding import gamma, unit_roundoff
+from gated_lpi.lpi.unembedding import Unembedding
+
+TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
+TILE = 2**21  # numbers that stay in a processor's cache
+LARGEST = 127
+ROUNDING = 1e-5  # relative: of scales and their products in float32
+
+
+class Bounds(NamedTuple):
+    """Least and largest u of each unit over some tokens, [n], float64."""
+
+    least: Tensor
+    largest: Tensor
+
+    def split(self, counts: Sequence[int]) -> list[Bounds]:
+        """Those of so many units after each other."""
+        ends = (end.split(list(counts)) for end in self)
+        return [Bounds(*end) for end in zip(*ends, strict=True)]
+
+
+class _Codes(NamedTuple):
+    """x ≈ scale · code, row by row.
+
+    Attributes:
+        codes: [n, d], int8.
+        scale: [n], float32.
+        wrong: [n], float64, upper bound on ‖x − scale · code‖.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    wrong: Tensor
+
+
+@cache
+def supported(device_type: str) -> bool:
+    """Whether products of 8-bit integers are exact and fast here."""
+    has_vnni = getattr(torch.cpu, "_is_vnni_supported", None)
+    return device_type == "cpu" and hasattr(torch, "_int_mm") and has_vnni is not None and bool(has_vnni())
+
+
+class Reach:
+    """The unembedding in 8 bits, a quarter of its size; made once for a checkpoint.
+
+    Args:
+        table: of the checkpoint.
+    """
+
+    def __init__(self, table: Unembedding) -> None:
+        tiles = range(0, len(table.weight), TOKENS)
+        parts = [_encode(table.weight[start : start + TOKENS] - table.mean) for start in tiles]
+        self._rows = _Codes(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        self._wrong = float(self._rows.wrong.max())
+        self._longest = table.longest + self._wrong
+
+    def __call__(self, folded: Tensor, skipped: Tensor) -> Bounds:
+        """Bounds on u over all tokens but those `skipped`, of folded value vectors [n, d].
+
+        0 always lies between them.
+        """
+        units = _encode(folded)
+        scale = self._rows.scale.index_fill(0, skipped, 0.0).unsqueeze(-1)
+        values = units.codes.T
+        least = torch.zeros(len(folded), dtype=torch.float32, device=folded.device)
+        largest = torch.zeros_like(least)
+        tokens = max(LEAST_TOKENS, min(TOKENS, TILE // len(folded)))
+        moved = least.new_empty(tokens, len(folded))
+        for start in range(0, len(scale), tokens):
+            codes = self._rows.codes[start : start + tokens]
+            tile = torch.mul(torch._int_mm(codes, values), scale[start : start + tokens], out=moved[: len(codes)])
+            least, largest = torch.minimum(least, tile.amin(dim=0)), torch.maximum(largest, tile.amax(dim=0))
+        length = torch.linalg.vector_norm(folded.double(), dim=-1)
+        margin = self._wrong * length + self._longest * units.wrong
+        wide = units.scale.double() * (1 + ROUNDING)
+        return Bounds(wide * least.double() - margin, wide * largest.double() + margin)
+
+
+def _encode(rows: Tensor) -> _Codes:
+    scale = (rows.abs().amax(dim=-1) / LARGEST).float()
+    safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
+    rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
+    codes = rounded.to(torch.int8)
+    wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
+    rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()
+    return _Codes(codes, scale, (wrong + rounding) * (1 + gamma(rows.shape[-1] + 8, rows.dtype)))
