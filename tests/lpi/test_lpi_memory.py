@@ -5,7 +5,7 @@ import pytest
 
 from gated_lpi.errors import OptionError
 from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.lpi.memory import fixed_bytes, parse_memory, pieces, prompt_bytes
+from gated_lpi.lpi.memory import fixed_bytes, parse_memory, pieces, prompt_bytes, usual_batch
 from tiny_models import encoded, random_prompts, tiny_model
 
 
@@ -33,6 +33,13 @@ def test_less_memory_means_fewer_prompts_and_smaller_pieces():
     assert large.prompts * prompt_bytes(model) + fixed_bytes(model) < 10**8
     with pytest.raises(OptionError, match="less than one prompt"):
         pieces(model, 64, 1000)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "width", "prompts"), [(49152, 576, 256), (3644, 128, 2048), (50304, 4096, 1024), (16384, 768, 512)]
+)
+def test_small_vocabularies_and_wide_models_take_more_prompts_at_a_time(vocabulary, width, prompts):
+    assert usual_batch(vocabulary, width) == prompts
 
 
 @pytest.mark.parametrize("estimator", ["fast", "exact"])

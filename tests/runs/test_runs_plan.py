@@ -65,7 +65,7 @@ def test_the_papers_preset_is_planned_from_its_listings(recorded):
     assert dense.checkpoints == LISTED["allenai/OLMo-7B-0424-hf"][1]
     assert moe.download == pytest.approx(4 * 13.838e9, rel=1e-6)
     assert moe.disk == pytest.approx(2 * 13.838e9, rel=1e-6)
-    assert 27e9 < moe.memory < 32e9  # 6.9B parameters in float32, and the working set
+    assert 27e9 < moe.memory < 36e9  # 6.9B parameters in float32, and the working set
     assert made.total.download == moe.download + dense.download
     assert made.total.cost == pytest.approx(2.0 * made.total.seconds / 3600)
     assert made.total.seconds > made.total.download / 100e6 * 0.99

@@ -31,7 +31,10 @@ def command(
     positions: Annotated[
         str, typer.Option(help="Attention units summed over source positions, or resolved.")
     ] = "summed",
-    batch_size: Annotated[int, typer.Option(help="Prompts that are worked on together, at most.")] = 256,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Prompts that are worked on together, at most. Default: 256, more for some models."),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")
     ] = None,

@@ -27,7 +27,7 @@ from gated_lpi.lpi.collect import Collector, Floats, Keep
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
 from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
-from gated_lpi.lpi.memory import Pieces, parse_memory, pieces
+from gated_lpi.lpi.memory import Pieces, parse_memory, pieces, usual_batch
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
 from gated_lpi.lpi.rounding import full_precision
 from gated_lpi.models import Block, Model, Readout
@@ -51,7 +51,7 @@ class Options:
     tolerance: float = 1e-3
     units: tuple[str, ...] = ALL_UNITS
     keep: Keep = "prompts"
-    batch_size: int = 256
+    batch_size: int | None = None
     positions: Positions = "summed"
     memory: int | str | None = None
 
@@ -74,7 +74,7 @@ class Options:
             raise OptionError(f"tolerance={self.tolerance} was given; expected nats above 0 and up to 1, such as 1e-3")
         if self.memory is not None:
             parse_memory(self.memory)
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch_size={self.batch_size} was given; expected at least 1")
 
     @property
@@ -95,7 +95,7 @@ def attribute(
     units: Collection[str] = ALL_UNITS,
     keep: Keep = "prompts",
     positions: Positions = "summed",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -120,7 +120,8 @@ def attribute(
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
             kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
-        batch_size: prompts that are run and scored together, at most.
+        batch_size: prompts that are run and scored together, at most. None: 256, or more for a small vocabulary or a
+            wide model.
         memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
             a time. None: as `batch_size` asks.
         progress: called with (prompts done, prompts in all).
@@ -158,7 +159,8 @@ def attribute_encoded(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Collector, PromptResults]:
     """Score prompts that are already token ids; see `attribute`."""
-    sizes = pieces(model, options.batch_size, None if options.memory is None else parse_memory(options.memory))
+    batch = options.batch_size or usual_batch(*model.readout.weight.shape)
+    sizes = pieces(model, batch, None if options.memory is None else parse_memory(options.memory))
     estimator = make_estimator(options, model.readout, sizes)
     collector = Collector(options.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
@@ -195,10 +197,11 @@ def _attribute_batch(
     targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
     if options.target == "top1":
         targets = traced.logits.argmax(dim=-1)
-    log_p = torch.log_softmax(traced.logits, dim=-1).gather(-1, targets.unsqueeze(-1))
+    at_target = traced.logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     results.target_id[prompts] = targets.cpu().numpy()
-    results.target_logprob[prompts] = log_p.squeeze(-1).cpu().numpy()
+    results.target_logprob[prompts] = (at_target - traced.logits.logsumexp(dim=-1)).cpu().numpy()
     results.target_rank[prompts] = target_rank(traced.logits, targets)
+    traced = dataclasses.replace(traced, logits=traced.logits[:0].clone())  # as large as p of a block
 
     parts: dict[str, list[Tensor]] = {}
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):

@@ -66,6 +66,15 @@ def pieces(model: Model, batch_size: int, memory: int | None) -> Pieces:
     return sizes._replace(prompts=min(batch_size, prompts))
 
 
+def usual_batch(vocabulary: int, d: int) -> int:
+    """Prompts that are worked on together where nobody says how many.
+
+    What is done once for a batch should not weigh more than what is done for each prompt: for a small vocabulary that
+    is the number of calls, for a wide residual stream of width `d` the products of [d, d] matrices.
+    """
+    return max(256, min(2048, max(2**23 // vocabulary, d // 4)))
+
+
 def prompt_bytes(model: Model) -> int:
     """Bytes that one prompt of a batch takes: log p and its copies, bases, coefficients, activations."""
     number = 4 if str(model.dtype) == "torch.float32" else 8

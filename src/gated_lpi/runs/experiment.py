@@ -57,7 +57,7 @@ class AttributionSpec(Spec):
     tolerance: float = Field(default=1e-3, gt=0, le=1)
     units: tuple[UnitName, ...] = Field(default=get_args(UnitName), min_length=1)
     positions: Positions = "summed"
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     memory: Annotated[str | None, BeforeValidator(_amount)] = None
 
 
