@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks import smollm
 from gated_lpi import load_model
+from gated_lpi.lpi.envelope import squares
 from gated_lpi.lpi.problem import BlockProblem
 from gated_lpi.lpi.unembedding import Unembedding
 
@@ -65,7 +66,7 @@ def measure(problem: BlockProblem, table: Unembedding) -> dict[str, Any]:
     """The statistics of one block with a single slab."""
     (slab,) = problem.slabs
     assert problem.inverse_scale is not None
-    spread = (table.squares(problem.readout.fold(slab.values)) / problem.readout.vocabulary).sqrt()
+    spread = (squares(problem.readout.fold(slab.values), table.spread, table.slack) / problem.readout.vocabulary).sqrt()
     strength = slab.coefficients.abs() * problem.inverse_scale.double().unsqueeze(-1) * spread
     return {"strength": grouped_quantiles(strength), **concentration(problem.base_logits.log_p)}
 

@@ -59,7 +59,7 @@ def works(found: Results) -> list[Work]:
                 f"one layer of {row['layer']['name']}'s size, {row['depth']}-layer scales, {row['prompts']} prompts",
                 row["published"]["seconds"],
                 row["fast"]["seconds"],
-                row["fast"]["seconds"] - row["preparation"]["seconds"],
+                row["prepared"]["seconds"],
                 row["lens"]["seconds"],
                 LAYER_GOALS.get(row["layer"]["name"]),
                 row["tiers"],
