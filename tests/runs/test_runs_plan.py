@@ -114,7 +114,7 @@ def main_exit():
     [
         ([], "experiment file or --preset"),
         (["--preset", "demo"], "--out"),
-        (["--preset", "demo", "--out", "s3://bucket/run"], "a folder of this machine only"),
+        (["--preset", "demo", "--out", "nowhere://bucket/run"], "Protocol not known"),
         (["--preset", "demo", "--out", "x", "--json"], "belong to --plan"),
         (["--preset", "none", "--out", "x"], "demo, paper, pythia-160m"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,8 +12,8 @@ NAME = "report"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's own.")] = None,
+    run: Annotated[str, typer.Argument(help="Folder or fsspec address of a run.")],
+    out: Annotated[str | None, typer.Option(help="Folder or address for the report; default: the run's own.")] = None,
 ) -> None:
     """Write the report of a run again: one self-contained HTML file, figures as PNG and SVG, a JSON summary.
 

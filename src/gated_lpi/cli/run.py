@@ -21,7 +21,8 @@ QUARANTINED = 3
 def command(
     experiment: Annotated[Path | None, typer.Argument(help="Experiment file (TOML).")] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the run; an unfinished run of the same experiment goes on.")
+        str | None,
+        typer.Option(help="Folder or fsspec address for the run; an unfinished run of the same experiment goes on."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Instead of a file: demo, paper or pythia-160m.")] = None,
     engine: Annotated[str | None, typer.Option(help="local or ray, in place of what the file says.")] = None,
@@ -56,21 +57,11 @@ def command(
         raise OptionError("--price, --flops and --json belong to --plan, which was not given.")
     if out is None:
         raise OptionError("No folder for the run was given; expected --out with a new folder, or that of this run.")
-    if finish(chosen, local_folder(out), retry_quarantined=retry_quarantined):
+    if finish(chosen, out, retry_quarantined=retry_quarantined):
         raise typer.Exit(QUARANTINED)
 
 
-def local_folder(out: str) -> Path:
-    """A run's folder; refuses addresses, to which runs cannot be written."""
-    if "://" in out:
-        raise OptionError(
-            f"--out {out} is an address; a run is written to a folder of this machine only. Give a folder (a mounted "
-            "one will do), and copy it when the run is done: its results are plain files"
-        )
-    return Path(out)
-
-
-def finish(experiment: Experiment, out: Path, *, retry_quarantined: bool = False) -> int:
+def finish(experiment: Experiment, out: str | Path, *, retry_quarantined: bool = False) -> int:
     """Run an experiment with progress bars, write its report, say where it is; how many checkpoints are quarantined."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
 import plotly.offline
 
+from gated_lpi.folders import Folder, as_folder, make, write_atomically
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, heatmaps
 from gated_lpi.report.arms import Results, load_results
@@ -40,17 +40,17 @@ FORMATS = ("png", "svg")
 class ReportFiles:
     """The files that make a report."""
 
-    html: Path
-    figures: tuple[Path, ...]
-    summary: Path
+    html: Folder
+    figures: tuple[Folder, ...]
+    summary: Folder
 
 
-def build_report(run: RunSource, out: str | Path | None = None) -> ReportFiles:
+def build_report(run: RunSource, out: str | Folder | None = None) -> ReportFiles:
     """Write the report of a run: report.html, figures/NAME.png and .svg, summary.json.
 
     Args:
         run: from `open_run`, or anything that satisfies `RunSource`.
-        out: folder to write into, made if it is not there; default: the run's own.
+        out: folder or fsspec address to write into, made if it is not there; default: the run's own.
 
     Returns:
         Where the files are. report.html needs none of the others, and no network.
@@ -59,19 +59,19 @@ def build_report(run: RunSource, out: str | Path | None = None) -> ReportFiles:
         RunError: no arm has a complete checkpoint.
         OptionError: the run's options for metrics do not fit its checkpoints.
     """
-    folder = run.path if out is None else Path(out)
+    folder = run.path if out is None else as_folder(out)
     results = load_results(run)
     shown = all_charts(results)
     tables = all_tables(run, results)
-    (folder / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+    make(folder / FIGURES_FOLDER)
     pictures = []
     for name, chart in shown.items():
         drawn = matplotlib_figure(chart)
         for kind in FORMATS:
             pictures.append(folder / FIGURES_FOLDER / f"{name}.{kind}")
-            _write(pictures[-1], image(drawn, kind))
-    _write(folder / SUMMARY_FILE, _summary(run, results, tables).encode())
-    _write(folder / PAGE_FILE, _page(run, results, shown, tables).encode())
+            write_atomically(pictures[-1], image(drawn, kind))
+    write_atomically(folder / SUMMARY_FILE, _summary(run, results, tables).encode())
+    write_atomically(folder / PAGE_FILE, _page(run, results, shown, tables).encode())
     return ReportFiles(folder / PAGE_FILE, tuple(pictures), folder / SUMMARY_FILE)
 
 
@@ -122,10 +122,3 @@ def _without_template(figure: dict[str, Any]) -> dict[str, Any]:
     """A figure without its colours for one scheme: the page brings both."""
     figure["layout"].pop("template")
     return figure
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)

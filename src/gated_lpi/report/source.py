@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from gated_lpi.folders import Folder
     from gated_lpi.runs.records import ArmRecord
 
 
@@ -54,7 +54,7 @@ class RunSource(Protocol):
     """A run whose results can be read."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Folder:
         """The run's folder."""
 
     @property

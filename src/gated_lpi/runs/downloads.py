@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
 from gated_lpi.errors import CheckpointError
-from gated_lpi.runs.quarantine import write_atomically
+from gated_lpi.folders import write_atomically
 from gated_lpi.runs.work import Job
 
 _TEXTS = (".json", ".txt", ".model", ".jinja")

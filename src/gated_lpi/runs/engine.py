@@ -19,6 +19,7 @@ from pathlib import Path
 from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local
 from gated_lpi.errors import RunError
 from gated_lpi.facts import FactSet, load_facts
+from gated_lpi.folders import Folder, is_remote, make
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.last_checkpoint import study_last_checkpoint
@@ -34,7 +35,7 @@ __all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of"
 
 def run_experiment(
     experiment: Experiment,
-    out: str | Path,
+    out: str | Folder,
     progress: Progress | None = None,
     *,
     engine: Engine | None = None,
@@ -44,7 +45,7 @@ def run_experiment(
 
     Args:
         experiment: what to run.
-        out: the run's folder.
+        out: the run's folder, or its fsspec address such as s3://bucket/run.
         progress: shown how far it is.
         engine: what scores checkpoints; default: what `experiment.engine` names.
         retry_quarantined: try checkpoints again that an earlier attempt put in quarantine.
@@ -82,14 +83,21 @@ def make_engine(experiment: Experiment, run: Run) -> Engine:
 
         engine: Engine = RayEngine(experiment.engine)
         return engine
-    ledger = Ledger(run.path / "downloads.json")
+    ledger = Ledger(_ledger_file(run))
     return LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=experiment.storage.disk_budget, ledger=ledger)
+
+
+def _ledger_file(run: Run) -> Path:
+    make(run.local)
+    return run.local / "downloads.json"
 
 
 def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
     trained = [arm for arm in run.experiment.arms if arm.train is not None]
     if not trained:
         return {}
+    if is_remote(run.path):
+        progress.note(f"trained checkpoints of {run.path} are kept on this machine, in {run.local}")
     corpus: Corpus = build_corpus(facts)
     tokenizer = train_tokenizer(corpus, run.experiment.training.size.vocab_size)
     series = {}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gated_lpi.errors import RunError
+from gated_lpi.folders import Folder, read_text, write_atomically
 
 Record = dict[str, Any]
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 class Quarantine:
     """The quarantine of one arm, at a file that need not exist yet."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         self.path = path
 
     def records(self) -> list[Record]:
@@ -27,10 +27,9 @@ class Quarantine:
         Raises:
             RunError: the file is there but cannot be read.
         """
-        if not self.path.is_file():
-            return []
         try:
-            return [dict(record) for record in json.loads(self.path.read_text(encoding="utf-8"))["checkpoints"]]
+            text = read_text(self.path)
+            return [] if text is None else [dict(record) for record in json.loads(text)["checkpoints"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{self.path} cannot be read as a list of quarantined checkpoints ({error}); delete it, and those "
@@ -54,10 +53,3 @@ class Quarantine:
 
     def _write(self, records: list[Record]) -> None:
         write_atomically(self.path, json.dumps({"checkpoints": records}, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

@@ -9,11 +9,17 @@ run/
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, figures/ what the report made of it
+
+The folder may be an fsspec address ("s3://bucket/run"). downloads.json and training/ are then in a folder of this
+machine, `Run.local`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +27,9 @@ import xarray as xr
 from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError, RunError, RunExistsError
+from gated_lpi.folders import Folder, as_folder, is_remote, make, names, read_text, write_atomically
 from gated_lpi.runs.experiment import Experiment
-from gated_lpi.runs.quarantine import Quarantine, write_atomically
+from gated_lpi.runs.quarantine import Quarantine
 from gated_lpi.runs.records import ArmRecord
 from gated_lpi.runs.store import ResultStore
 from gated_lpi.version import __version__
@@ -35,12 +42,12 @@ class Run:
     """A run folder, opened. Get one from `open_run` or `create_run`.
 
     Attributes:
-        path: the folder.
+        path: the folder, a `Path`, or a `UPath` for one at an address.
         experiment: what is or was run.
         info: the content of run.json beside the experiment: facts digest, versions.
     """
 
-    def __init__(self, path: Path, experiment: Experiment, info: dict[str, Any]) -> None:
+    def __init__(self, path: Folder, experiment: Experiment, info: dict[str, Any]) -> None:
         self.path = path
         self.experiment = experiment
         self.info = info
@@ -49,6 +56,19 @@ class Run:
     def arms(self) -> tuple[str, ...]:
         """Names of the experiment's arms."""
         return tuple(arm.name for arm in self.experiment.arms)
+
+    @property
+    def local(self) -> Path:
+        """Where files are that must be on this machine: the folder itself, or for a run at an address a folder in
+        $GATED_LPI_CACHE (default ~/.cache/gated-lpi), named after the address, the experiment and the facts.
+        """
+        if not is_remote(self.path):
+            return self.path
+        cache = Path(os.environ.get("GATED_LPI_CACHE") or Path.home() / ".cache" / "gated-lpi")
+        address = str(self.path)
+        what = json.dumps([address, self.experiment.model_dump(mode="json"), self.info.get("facts_sha256")])
+        digest = hashlib.sha256(what.encode()).hexdigest()[:16]
+        return cache.expanduser().absolute() / "runs" / f"{re.sub(r'[^A-Za-z0-9]+', '-', address)[-60:]}-{digest}"
 
     def store(self, arm: str) -> ResultStore:
         """Where an arm's scores are.
@@ -90,18 +110,18 @@ class Run:
 
     def record(self, arm: str) -> ArmRecord | None:
         """Ablations and top units of an arm's last checkpoint; None if it has not come to them."""
-        path = self._record_path(arm)
-        return ArmRecord.model_validate_json(path.read_text()) if path.is_file() else None
+        text = read_text(self._record_path(arm))
+        return None if text is None else ArmRecord.model_validate_json(text)
 
     def write_record(self, record: ArmRecord) -> None:
         """Keep an arm's record."""
         write_atomically(self._record_path(record.arm), record.model_dump_json(indent=2) + "\n")
 
     def training_folder(self, arm: str) -> Path:
-        """Where the checkpoints of an arm that the run trains itself are."""
-        return self.path / "training" / self._known(arm)
+        """Where the checkpoints of an arm that the run trains itself are, on this machine."""
+        return self.local / "training" / self._known(arm)
 
-    def _record_path(self, arm: str) -> Path:
+    def _record_path(self, arm: str) -> Folder:
         return self.path / "results" / f"{self._known(arm)}.json"
 
     def _known(self, arm: str) -> str:
@@ -110,26 +130,28 @@ class Run:
         return arm
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Folder) -> Run:
     """Open a run folder to read its results.
 
     Args:
-        path: the folder that `gated-lpi demo` or `gated-lpi run` wrote.
+        path: the folder or fsspec address that `gated-lpi demo` or `gated-lpi run` wrote.
 
     Returns:
         The run; `run.arms` names its arms, `run.scores(arm)` is an `xarray.Dataset` over checkpoints.
 
     Raises:
         RunError: there is no run in this folder, or its description cannot be read.
+        OptionError: an address for which no fsspec package is installed.
     """
-    folder = Path(path)
+    folder = as_folder(path)
     file = folder / RUN_FILE
-    if not file.is_file():
+    text = read_text(file)
+    if text is None:
         raise RunError(
             f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
         )
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(text)
         experiment = Experiment.model_validate(content.pop("experiment"))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise RunError(
@@ -139,14 +161,14 @@ def open_run(path: str | Path) -> Run:
     return Run(folder, experiment, content)
 
 
-def create_run(path: str | Path, experiment: Experiment, facts_sha256: str) -> Run:
+def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
     """Start a run in a new or empty folder, or take up the same experiment's run again.
 
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
     """
-    folder = Path(path)
-    if (folder / RUN_FILE).is_file():
+    folder = as_folder(path)
+    if read_text(folder / RUN_FILE) is not None:
         run = open_run(folder)
         differing = run.experiment.differences(experiment)
         if run.info["facts_sha256"] != facts_sha256:
@@ -156,13 +178,21 @@ def create_run(path: str | Path, experiment: Experiment, facts_sha256: str) -> R
                 f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
                 "this one if its results are not needed"
             )
-        (folder / "results").mkdir(exist_ok=True)
+        make(folder / "results")
         return run
-    if folder.exists() and (not folder.is_dir() or any(path.name != _DRAFT for path in folder.iterdir())):
+    if not _is_free(folder):
         raise RunExistsError(f"{folder} exists and is not a run; give a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
     content = {"experiment": experiment.model_dump(mode="json"), **info}
     write_atomically(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")
-    (folder / "results").mkdir(exist_ok=True)
+    make(folder / "results")
     return Run(folder, experiment, info)
+
+
+def _is_free(folder: Folder) -> bool:
+    """Whether a run may be started there."""
+    try:
+        return all(name == _DRAFT for name in names(folder))
+    except NotADirectoryError:
+        return False

@@ -9,20 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.errors import GatedLPIError, OptionError, RunError
+from gated_lpi.folders import Folder, make, read_text, write_atomically
 from gated_lpi.runs.experiment import Arm, Experiment
-from gated_lpi.runs.quarantine import write_atomically
 
 Checkpoints = list[Checkpoint]
 Note = Callable[[str], None]
 
 
 def choose_checkpoints(
-    experiment: Experiment, trained: dict[str, Checkpoints], hub: Hub, note: Note, kept: Path | None = None
+    experiment: Experiment, trained: dict[str, Checkpoints], hub: Hub, note: Note, kept: Folder | None = None
 ) -> dict[str, Checkpoints]:
     """List the checkpoints of every arm.
 
@@ -125,11 +124,12 @@ def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint],
         note(f"{arm}: {key}: {reason}")
 
 
-def _read(file: Path) -> Checkpoints | None:
-    if not file.is_file():
-        return None
+def _read(file: Folder) -> Checkpoints | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = read_text(file)
+        if text is None:
+            return None
+        content = json.loads(text)
         return [Checkpoint(**(entry | {"path": None})) for entry in content["checkpoints"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
@@ -137,7 +137,7 @@ def _read(file: Path) -> Checkpoints | None:
         ) from error
 
 
-def _write(file: Path, checkpoints: Checkpoints) -> None:
-    file.parent.mkdir(exist_ok=True)
+def _write(file: Folder, checkpoints: Checkpoints) -> None:
+    make(file.parent)
     entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
     write_atomically(file, json.dumps({"checkpoints": entries}, indent=2) + "\n")

@@ -3,7 +3,8 @@
 1. Every array that differs between checkpoints has `checkpoint` as its first dimension and one chunk per
    checkpoint, so that appending never touches what is there.
 2. The group's attribute `checkpoints` lists what is complete, with each checkpoint's provenance. It is written
-   last, in one atomic write: that write is the commit. The first checkpoint is written beside and moved in place.
+   last, in one atomic write: that write is the commit. The first checkpoint is written beside and moved in place;
+   in an object store, where nothing can be moved in one step, it is written in place and committed like the others.
 3. Rows beyond the list are what an interrupted append left behind. Readers do not see them and the next append
    cuts them off first, so a process that is killed, or a disk that fills up, costs one checkpoint at most.
 4. The same write holds the shapes of all arrays (zarr calls that consolidated metadata). An append touches the arrays
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ import zarr
 
 from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.errors import RunError
-from gated_lpi.runs.quarantine import write_atomically
+from gated_lpi.folders import Folder, as_folder, is_remote, read_text, write_atomically, zarr_store
 
 LOG = "checkpoints"
 COORDS = "coords"
@@ -34,14 +34,14 @@ TARGET = "target_id"  # differs between checkpoints where the target is the mode
 
 
 class ResultStore:
-    """Results of one arm, at a folder that zarr can write.
+    """Results of one arm, at a folder or fsspec address that zarr can write.
 
     Args:
         path: the zarr group; it need not exist yet.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Folder) -> None:
+        self.path: Folder = as_folder(path)
 
     def records(self) -> list[dict[str, Any]]:
         """Provenance of the complete checkpoints, in the order in which they were appended.
@@ -49,6 +49,8 @@ class ResultStore:
         Raises:
             RunError: the folder is there but is no result store.
         """
+        if is_remote(self.path):
+            return self._remote_records()
         if not (self.path / META).is_file():
             return []
         try:
@@ -57,6 +59,17 @@ class ResultStore:
             raise RunError(
                 f"{self.path} is not a store of results that can be read ({error}); if a run was interrupted before "
                 "its first checkpoint was complete, delete this folder and run again"
+            ) from error
+
+    def _remote_records(self) -> list[dict[str, Any]]:
+        """As `records`; a group without a list is a first checkpoint that was interrupted, and counts as nothing."""
+        try:
+            text = read_text(self.path / META)
+            return [] if text is None else list(json.loads(text)["attributes"].get(LOG, []))
+        except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{self.path} is not a store of results that can be read ({error}); mend or delete what is there and "
+                "run again"
             ) from error
 
     def keys(self) -> list[str]:
@@ -112,12 +125,13 @@ class ResultStore:
 
     def _complete_rows(self, complete: int) -> xr.Dataset:
         """Open the rows that are listed. An interrupted append may have left arrays of two lengths."""
-        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        place = zarr_store(self.path, read_only=True)
+        group = zarr.open_group(place, mode="r", use_consolidated=False)
         lengths = {name: array.shape[0] for name, array in _growing(group)}
         parts = []
         for length in sorted(set(lengths.values())):
             others = [name for name, other in lengths.items() if other != length]
-            part = xr.open_zarr(self.path, consolidated=False, chunks=None, drop_variables=others)
+            part = xr.open_zarr(place, consolidated=False, chunks=None, drop_variables=others)
             parts.append(part.isel({DIM: slice(0, complete)}))
         coords = set(cast("list[str]", group.attrs[COORDS]))
         parts = [part.set_coords(coords.intersection(part.variables)) for part in parts]
@@ -125,21 +139,29 @@ class ResultStore:
         return merged
 
     def _create(self, row: xr.Dataset, record: Mapping[str, Any]) -> None:
-        """Write the first checkpoint to a folder beside the store's; moving that to its place is the commit."""
-        draft = self.path.with_name(f".{self.path.name}.draft")
-        for folder in (draft, self.path):
-            if folder.exists():
-                shutil.rmtree(folder)
+        """Write the first checkpoint, to a folder beside the store's; moving that to its place is the commit.
+
+        At an address it is written in place of what an interrupted attempt left there, and the log is the commit.
+        """
         encoding = {
             name: {"chunks": (1, *variable.shape[1:])} for name, variable in row.variables.items() if _varies(variable)
         }
         attrs = {LOG: [], COORDS: sorted(map(str, row.coords))}
+        if is_remote(self.path):
+            place = zarr_store(self.path, read_only=False)
+            row.assign_attrs(attrs).to_zarr(place, mode="w", consolidated=False, encoding=encoding)
+            _commit(self.path, [dict(record)])
+            return
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        for folder in (draft, self.path):
+            if folder.exists():
+                shutil.rmtree(folder)
         row.assign_attrs(attrs).to_zarr(draft, mode="w", consolidated=False, encoding=encoding)
         _commit(draft, [dict(record)])
         draft.rename(self.path)
 
     def _extend(self, row: xr.Dataset, complete: int) -> None:
-        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        group = zarr.open_group(zarr_store(self.path, read_only=False), mode="r+", use_consolidated=False)
         self._refuse_other_axes(row, complete)
         for name, array in _growing(group):
             array.resize((complete, *array.shape[1:]))
@@ -161,16 +183,25 @@ class ResultStore:
                 )
 
 
-def _commit(path: Path, records: list[dict[str, Any]]) -> None:
+def _commit(path: Folder, records: list[dict[str, Any]]) -> None:
     """Write what is complete and the shapes that belong to it, in one step.
 
     The shapes are zarr's consolidated metadata: each array's own metadata, once more, in that of the group.
     """
-    root = json.loads((path / META).read_text(encoding="utf-8"))
+    group = zarr.open_group(zarr_store(path, read_only=True), mode="r", use_consolidated=False)
+    root = _metadata(path)
     root["attributes"][LOG] = records
-    arrays = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob(f"*/{META}"))}
+    arrays = {name: _metadata(path / name) for name in sorted(group.array_keys())}
     root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
     write_atomically(path / META, json.dumps(root, indent=2))
+
+
+def _metadata(node: Folder) -> dict[str, Any]:
+    text = read_text(node / META)
+    if text is None:
+        raise FileNotFoundError(str(node / META))
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def _growing(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:

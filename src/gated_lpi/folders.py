@@ -1,0 +1,137 @@
+"""Folders that hold results: on this machine, or in an object store that fsspec can reach.
+
+A folder of this machine is a `pathlib.Path`; an address ("s3://bucket/run") is a `upath.UPath`. Either way a file is
+written whole or not at all: beside its place and moved there, or, in an object store, as one object.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import fsspec
+from fsspec.utils import get_protocol
+
+from gated_lpi.errors import OptionError, RunError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+    from upath import UPath
+
+Folder: TypeAlias = "Path | UPath"
+T = TypeVar("T")
+
+_HERE = ("file", "local")
+
+
+def as_folder(address: str | Path | UPath) -> Folder:
+    """A folder by its name: a `Path` for one of this machine (file:// too), a `UPath` for any other fsspec address.
+
+    Raises:
+        OptionError: fsspec does not know the protocol, or the package that speaks it is not installed.
+    """
+    if isinstance(address, Path):
+        return address
+    text = str(address)
+    if "://" not in text:
+        return Path(text)
+    protocol = get_protocol(text)
+    try:
+        filesystem = fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise OptionError(
+            f"{text} cannot be used as a folder: {error}. Expected a folder of this machine or an address that fsspec "
+            "can open, such as s3://bucket/run (needs the package s3fs) or gs://bucket/run (gcsfs)"
+        ) from error
+    if protocol in _HERE:
+        return Path(filesystem._strip_protocol(text))
+    from upath import UPath
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*default implementation", category=UserWarning)
+        return UPath(text)
+
+
+def is_remote(folder: Folder) -> TypeIs[UPath]:
+    """Whether a folder is at an address rather than on this machine."""
+    return not isinstance(folder, Path)
+
+
+def read_text(file: Folder) -> str | None:
+    """The text of a file, None if there is none. A remote one is asked for anew: no cached listing is believed.
+
+    Raises:
+        RunError: the address cannot be reached.
+    """
+    if not is_remote(file):
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    try:
+        content: bytes = _reach(file, lambda: file.fs.cat_file(file.path))
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    return content.decode("utf-8")
+
+
+def write_atomically(file: Folder, content: str | bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one.
+
+    Raises:
+        OSError: it could not be written. RunError: the address cannot be reached.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    if is_remote(file):
+        _reach(file, lambda: file.fs.pipe_file(file.path, data))
+        return
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_bytes(data)
+    draft.replace(file)
+
+
+def make(folder: Folder) -> None:
+    """Make a folder and those above it, unless they are there. An object store has no folders to make."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def names(folder: Folder) -> list[str]:
+    """Names of what is in a folder, none if it is not there.
+
+    Raises:
+        NotADirectoryError: it is a file. RunError: the address cannot be reached.
+    """
+    if not is_remote(folder):
+        return [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    folder.fs.invalidate_cache()
+    try:
+        found: list[str] = _reach(folder, lambda: folder.fs.ls(folder.path, detail=False))
+    except FileNotFoundError:
+        return []
+    place = folder.path.strip("/")
+    inside = [entry.strip("/") for entry in found]
+    if inside == [place] and folder.fs.isfile(folder.path):
+        raise NotADirectoryError(str(folder))
+    return [entry.rsplit("/", 1)[-1] for entry in inside if entry != place]  # a marker of the folder itself is no file
+
+
+def _reach(place: UPath, action: Callable[[], T]) -> T:
+    """Do something with a remote place; what its client raises beside OSError (no credentials…) is a RunError."""
+    try:
+        return action()
+    except OSError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{place} cannot be reached: {type(error).__name__}: {error}. Check the address, the network and the "
+            "credentials that its fsspec package reads from the environment, and run the same command again"
+        ) from error
+
+
+def zarr_store(folder: Folder, *, read_only: bool) -> Any:
+    """What zarr and xarray open for a group at a folder: the `Path`, or a store for the address."""
+    if not is_remote(folder):
+        return folder
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(str(folder), storage_options=dict(folder.storage_options), read_only=read_only)
