@@ -16,13 +16,14 @@ from torch import Tensor
 from gated_lpi.lpi import envelope as envelopes
 from gated_lpi.lpi import reach
 from gated_lpi.lpi.certificate import certify
-from gated_lpi.lpi.climb import Best, Part, climb, pairs_of
+from gated_lpi.lpi.climb import Best, Part, climb
 from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.envelope import Envelope
 from gated_lpi.lpi.leftover import LeftOver
 from gated_lpi.lpi.moments import MomentSums, Units, everything, region
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Tier
 from gated_lpi.lpi.reach import Bounds, Reach
+from gated_lpi.lpi.rounding import unit_roundoff
 from gated_lpi.lpi.stages import Choice, Costs, fitting_pays, worthwhile
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.trace import Slab
@@ -31,6 +32,7 @@ SAMPLE = 16  # one unit in so many is scored first, to see which stages are wort
 MAX_SAMPLE = 256
 REACH_SAMPLE = 128  # units that show whether bounds on u are worth having
 FEW = 64
+FINE = 1e-4  # nats: a smaller tolerance is not left to certificates in float32
 REACH_WORTH = 0.65  # share of units that may be left after it
 
 
@@ -84,14 +86,16 @@ class Cascade:
     def __init__(self, prepared: Prepared, problem: BlockProblem, p: Distribution) -> None:
         n_prompts, device = len(problem.targets), problem.base.device
         self._prepared, self._problem, self._p, self._table = prepared, problem, p, prepared.table
-        self._tolerance = prepared.tolerance
         self._envelope = envelopes.uniform(self._table, p)
+        fine = problem.base.dtype == torch.float64 or prepared.tolerance < FINE
+        self._dtype = torch.float64 if fine else torch.float32  # of the certificates
+        self._tolerance = prepared.tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
         self._units_to_come = sum(len(slab.values) for slab in problem.slabs)
         self._reach_pays = reach.supported(device.type)
         self._waiting: dict[_Step, list[Part]] = {step: [] for step in _Step}
         self._left = LeftOver()
         self._found = BlockScores(
-            torch.zeros(n_prompts, problem.n_units, dtype=torch.float64, device=device),
+            torch.zeros(n_prompts, problem.n_units, dtype=problem.base.dtype, device=device),
             torch.zeros(n_prompts, dtype=torch.float64, device=device),
             torch.zeros(n_prompts, len(Tier), dtype=torch.long, device=device),
         )
@@ -113,22 +117,20 @@ class Cascade:
         n_prompts, n_units = slab.coefficients.shape
         size = max(1, self._prepared.max_pairs // n_prompts)
         for start in range(0, n_units, size):
-            part = Part.of(slab, slice(start, start + size))
-            wide, folded = self._fold(part)
+            part, folded = self._with_pairs(Part.of(slab, slice(start, start + size)))
             squares = self._prepared.squares(self._problem, part, folded, self._envelope)
-            self._wait(_Step.REACH, [self._climb(part, wide, folded, squares, levels)])
+            self._wait(_Step.REACH, [self._climb(part, folded, squares, levels)])
+
+    def _with_pairs(self, part: Part) -> tuple[Part, Tensor]:
+        """Units with the linear terms of their pairs, and their value vectors folded, in the weights' dtype."""
+        wide = self._problem.readout.fold(part.values.double())
+        return part.with_pairs(self._problem, self._p, self._table, wide, self._dtype), wide.to(part.values.dtype)
 
     def _climb(
-        self,
-        part: Part,
-        wide: Tensor,
-        folded: Tensor,
-        squares: Tensor,
-        levels: Sequence[int],
-        outside: Bounds | None = None,
+        self, part: Part, folded: Tensor, squares: Tensor, levels: Sequence[int], outside: Bounds | None = None
     ) -> Part:
         """Certify units level by level; returns those that are left."""
-        pairs = pairs_of(self._problem, self._p, self._table, part, wide, squares)
+        pairs = part.pairs_under(squares)
         best = Best(pairs.c, self._tolerance)
         sums = MomentSums(self._table, self._p, self._envelope, Units(folded, part.prompts), outside)
         left, _ = climb(pairs, sums, best, levels)
@@ -175,8 +177,8 @@ class Cascade:
 
     def _choice(self, sample: Part, costs: Costs) -> Choice:
         """The cheapest stops for units like those of the sample, under the envelope as it is."""
-        wide, folded = self._fold(sample)
-        pairs = pairs_of(self._problem, self._p, self._table, sample, wide, self._envelope.squares(folded))
+        part, folded = self._with_pairs(sample)
+        pairs = part.pairs_under(self._envelope.squares(folded))
         sums = MomentSums(self._table, self._p, self._envelope, Units(folded, sample.prompts))
         _, left_after = climb(pairs, sums, Best(pairs.c, self._tolerance), self._stops)
         choice = worthwhile(costs, self._stops, [count / len(folded) for count in left_after])
@@ -190,13 +192,12 @@ class Cascade:
             self._take(step)
 
     def _take(self, step: _Step) -> None:
-        """Take a step with the units that wait for it; of few units four moments cost little more than two."""
+        """Take a step with the units that wait for it."""
         parts, self._waiting[step] = self._waiting[step], []
         if parts and step is _Step.REACH:
             self._score_within_reach(parts)
         elif parts:
-            few = step is _Step.FOUR_MOMENTS or _units(parts) <= FEW
-            self._score_everywhere(parts, 4 if few else 2)
+            self._score_everywhere(parts, 4 if step is _Step.FOUR_MOMENTS else self._orders(parts))
 
     def _score_within_reach(self, parts: list[Part]) -> None:
         """Step 3 again, with bounds on u over the other tokens; the first few units show whether it pays."""
@@ -210,21 +211,24 @@ class Cascade:
         folded = [self._fold(part) for part in parts]
         counts = [len(part.units) for part in parts]
         likeliest = self._p.order[: self._p.levels[-2]]
-        bounds = self._prepared.reach(torch.cat([narrow for _, narrow in folded]), likeliest)
+        bounds = self._prepared.reach(torch.cat(folded), likeliest)
         return [
-            self._climb(part, wide, narrow, self._envelope.squares(narrow), self._stops[-1:], outside)
-            for part, (wide, narrow), outside in zip(parts, folded, bounds.split(counts), strict=True)
+            self._climb(part, some, self._envelope.squares(some), self._stops[-1:], outside)
+            for part, some, outside in zip(parts, folded, bounds.split(counts), strict=True)
         ]
+
+    def _orders(self, parts: Sequence[Part]) -> int:
+        """How many moments to take of these units; of few, four cost little more than two."""
+        prompts = sum(part.coefficients.numel() for part in parts) // _units(parts)
+        return 4 if _units(parts) <= FEW else Costs(prompts, parts[0].values.shape[1], self._p.levels).orders
 
     def _score_everywhere(self, parts: Sequence[Part], orders: int) -> None:
         """Step 4: moments over all tokens, two, then four of the few units that are left."""
-        folded = [self._fold(part) for part in parts]
-        units = [Units(narrow, part.prompts) for part, (_, narrow) in zip(parts, folded, strict=True)]
+        units = [Units(self._fold(part), part.prompts) for part in parts]
         found = everything(self._table, self._p, units, orders)
         last = len(self._p.levels) - 1
-        for part, (wide, _), moments in zip(parts, folded, found, strict=True):
-            nothing_outside = torch.zeros(len(wide), dtype=torch.float64, device=wide.device)
-            pairs = pairs_of(self._problem, self._p, self._table, part, wide, nothing_outside)
+        for part, moments in zip(parts, found, strict=True):
+            pairs = part.pairs_under(moments.squares)  # nothing is outside
             whole = region(self._table, self._p, self._envelope, part.prompts, last)
             best = Best(pairs.c, self._tolerance)
             left = best.take(certify(pairs, moments, whole, self._tolerance), part.units, Tier.MOMENTS)
@@ -235,17 +239,16 @@ class Cascade:
                 self._record(part, best, torch.ones_like(left))
                 self._left.add(self._problem, part, best.settled)
 
-    def _fold(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Value vectors folded, in float64 and in the weights' dtype."""
-        wide = self._problem.readout.fold(part.values.double())
-        return wide, wide.to(part.values.dtype)
+    def _fold(self, part: Part) -> Tensor:
+        """Value vectors folded in float64, in the weights' dtype."""
+        return self._problem.readout.fold(part.values.double()).to(part.values.dtype)
 
     def _record(self, part: Part, best: Best, done: Tensor) -> None:
         """Write the scores of the units that are done, [n] as a mask; pairs that are not settled get theirs later."""
         found, prompts = self._found, self._problem.prompts(part)
-        found.scores[prompts.unsqueeze(-1), part.units[done]] = best.score[:, done]
+        found.scores[prompts.unsqueeze(-1), part.units[done]] = best.score[:, done].to(found.scores.dtype)
         settled = torch.where(best.settled & done, best.bound, 0.0)
-        found.error_bound[prompts] = torch.maximum(found.error_bound[prompts], settled.amax(dim=1))
+        found.error_bound[prompts] = torch.maximum(found.error_bound[prompts], settled.amax(dim=1).double())
         found.tiers[prompts] += torch.stack([((best.tier == tier) & done).sum(dim=1) for tier in Tier], dim=1)
 
 

@@ -17,48 +17,56 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
    interval's width plus its distance from the middle, stays within the tolerance. The guess: φ ≈ ½ on S, and p·u² in T
    as if p were proportional to q there. The middle alone would be low by half the tail's bound everywhere.
 
-All arithmetic here is in float64, on [P, n] pairs of prompts and units.
+Arithmetic is in the dtype of the pairs, float64 or float32, on [P, n] pairs of prompts and units; its rounding is part
+of the bound.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gated_lpi.lpi.rounding import unit_roundoff
+
 LARGEST = 30.0  # exponents above this are left to the exact sum
-TILE = 2**15  # pairs at a time for each thread: their arrays stay in a processor's cache
-SAFETY = 1e-9  # relative, for the float64 arithmetic of the certificate itself
+TILE = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
+SAFETY = {torch.float64: 1e-9, torch.float32: 2e-5}  # relative: of the arithmetic on sums of terms of one sign
+ABSOLUTE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of that on scores, over the size of their terms
+UNDERFLOW = 1e-30
 
 
 class Pairs(NamedTuple):
-    """Prompts and units, of which some or all pairs are scored.
+    """Prompts and units, all pairs of which are scored.
 
     Attributes:
         c: [P, n], coefficient over σ.
         shift: [P, n], a.
-        gain: [P, n], c·(u_target − a).
-        size: [P, n], |c|·‖v‖.
-        shift_error, gain_error: [P, n], bounds on |c·(μ − a)| and on the rounding of `gain`.
-        squares: [n], upper bound on Σ_j q_j·u_j² over the vocabulary, q the weights of an envelope.
+        gain: [P, n], c·(u_target − a) for the same a, before it is rounded to the dtype.
+        length: [n], ‖v‖, rounded up.
+        shift_error, gain_error: [P, 1], bounds on |c·(μ − a)| and on the rounding of `gain`, over |c|·‖v‖.
+        squares: [n], float64, upper bound on Σ_j q_j·u_j² over the vocabulary, q the weights of an envelope.
     """
 
     c: Tensor
     shift: Tensor
     gain: Tensor
-    size: Tensor
+    length: Tensor
     shift_error: Tensor
     gain_error: Tensor
     squares: Tensor
 
     def units(self, chosen: Tensor | slice) -> Pairs:
         """The same for some of the units."""
-        return Pairs(*(part[..., chosen] for part in self))
+        c, shift, gain = (part[:, chosen] for part in (self.c, self.shift, self.gain))
+        return self._replace(c=c, shift=shift, gain=gain, length=self.length[chosen], squares=self.squares[chosen])
 
 
 class Moments(NamedTuple):
-    """Sums over the tokens of S, as computed: Σp·u and Σp·u² [P, n], least and largest u [n]; float64.
+    """Sums over the tokens of S, as computed: Σp·u and Σp·u² [P, n], least and largest u [n].
 
     `squares` [n] is a lower bound on Σq·u², q the weights of the envelope. Not always there: `third` and `fourth`,
     Σp·u³ and Σp·u⁴; `outside_least` and `outside_largest` [n], bounds on u over the tokens of T.
@@ -76,18 +84,26 @@ class Moments(NamedTuple):
 
     def units(self, chosen: Tensor | slice) -> Moments:
         """The same for some of the units."""
-        return Moments(*(None if part is None else part[..., chosen] for part in self))  # type: ignore[arg-type]
+        return self._each(lambda part: part[..., chosen])
+
+    def to(self, dtype: torch.dtype) -> Moments:
+        """The same in another dtype, all but `squares`."""
+        return self._each(lambda part: part.to(dtype))._replace(squares=self.squares)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Moments:
+        return Moments(*(None if part is None else change(part) for part in self))  # type: ignore[arg-type]
 
 
 class Region(NamedTuple):
     """What is known of S and T, the same for all units.
 
     Attributes:
-        inside: [P, 1], mass of S.
+        inside, outside: [P, 1], mass of S; mass of T, at most.
         tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
-        tail_tokens: how many tokens are in T, and `tail_weight`, Σ q over them.
+        inside_tokens, tail_tokens: how many tokens are in S and in T.
+        tail_weight: Σ q over T.
         outside_head: [P, 1], mass of the tokens whose log p may be off by `error` [P, 1]; the others by `head_error`.
         outside_error: [P, 1], √(Σ p_j·D_j²) over these tokens, D_j ≤ `error` bounding the error of log p_j.
         storage: [P, 1], how far Σ p may be from 1.
@@ -97,10 +113,12 @@ class Region(NamedTuple):
     """
 
     inside: Tensor
+    outside: Tensor
     tail_scale: Tensor
     tail_norm: Tensor
     tail_weight: Tensor
     inside_norm: float
+    inside_tokens: int
     tail_tokens: int
     outside_head: Tensor
     outside_error: Tensor
@@ -110,6 +128,10 @@ class Region(NamedTuple):
     unit_rounding: float
     sum_rounding: float
     storing: float
+
+    def to(self, dtype: torch.dtype) -> Region:
+        """The same in another dtype."""
+        return Region(*(part.to(dtype) if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 class Estimate(NamedTuple):
@@ -121,8 +143,9 @@ class Estimate(NamedTuple):
 
 def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
     """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
-    n_units = pairs.c.shape[1]
-    size = max(1, TILE * torch.get_num_threads() // max(1, len(pairs.c)))
+    n_prompts, n_units = pairs.c.shape
+    region = region.to(pairs.c.dtype)
+    size = max(1, TILE * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
     if n_units <= size:
         return _certify(pairs, moments, region, tolerance)
     parts = [
@@ -132,44 +155,59 @@ def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) ->
     return Estimate(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
 
 
+class _Given(NamedTuple):
+    """What follows from pairs and region: |c|·‖v‖, c·a, and bounds on |E_p[y]| and on the rounding of y in S."""
+
+    size: Tensor
+    centre: Tensor
+    shift_error: Tensor
+    wrong: Tensor
+
+
+class _Sums(NamedTuple):
+    """Of some tokens: bounds on Σ p·g(y) and a guess of it, upper bounds on Σ p·y² and on y."""
+
+    low: Tensor
+    high: Tensor
+    guess: Tensor
+    variance: Tensor
+    reach: Tensor
+
+    def add(self, other: _Sums) -> _Sums:
+        """Of both sets."""
+        low, high, guess, variance, _ = (one + another for one, another in zip(self, other, strict=True))
+        return _Sums(low, high, guess, variance, torch.maximum(self.reach, other.reach))
+
+
 def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
-    size = pairs.size
-    centre = pairs.c * pairs.shift
-    variance, least, largest = _inside(pairs, moments, region)
-    shift_error = pairs.shift_error + 2 * region.storage * centre.abs()
-    low, high = phi(least) * variance.low, phi(largest) * variance.high
-    guess = (variance.low + variance.high) / 4
-    tail_variance, tail_high, reach = torch.zeros_like(size), torch.zeros_like(size), largest
-    if region.tail_tokens:
-        tail_reach = _tail_reach(pairs, moments, size * region.tail_norm + centre.abs())
-        tail_variance, tail_guess = _tail_variance(pairs, moments, region, centre, shift_error)
-        tail_high = phi(tail_reach) * tail_variance
-        reach = torch.maximum(largest, tail_reach)
-        guess = guess + tail_guess / 2
-    if moments.third is not None and moments.fourth is not None:
-        low, high = _narrowed(low, high, _higher(pairs, moments, region, variance, least, largest))
-        guess = (low + high) / 2
-    widen = 1 + SAFETY + 2 * region.storage
-    above = (high + tail_high) * widen + shift_error
-    below = (low * (2 - widen) - shift_error).clamp_min(-0.5)
+    dtype, gain = pairs.c.dtype, pairs.gain.abs()
+    given = _given(pairs, region)
+    parts = [_tail(pairs, moments, region, given)] if region.tail_tokens else []
+    if region.inside_tokens:
+        parts.append(_inside(pairs, moments.to(dtype), region, given))
+    sums = parts[0] if len(parts) == 1 else parts[0].add(parts[1])
+    widen = 1 + SAFETY[dtype] + 2 * region.storage
+    above = sums.high * widen + given.shift_error
+    below = (sums.low * (2 - widen) - given.shift_error).clamp_min(-0.5)
     top, bottom = torch.log1p(above), torch.log1p(below)
-    bound = (top - bottom) / 2 + pairs.gain_error
-    bound = bound + _probability_error(region, variance.high + tail_variance, above)
-    bound = bound + 2 * region.storing * (pairs.gain.abs() + top) + 1e-12 * (pairs.gain.abs() + size)
-    certain = (reach <= LARGEST) & (shift_error < 0.25)
-    bound = torch.where(certain, bound, torch.inf)
+    bound = (top - bottom) / 2 + pairs.gain_error.to(dtype) * given.size
+    bound = (bound + _probability_error(region, sums.variance, above)) * (1 + SAFETY[dtype])
+    terms = gain + top
+    bound = bound + 2 * region.storing * terms + ABSOLUTE[dtype] * (terms + given.centre.abs() + sums.reach.abs())
+    certain = (sums.reach <= LARGEST) & (given.shift_error < 0.25)
+    bound = torch.where(certain, bound + UNDERFLOW, torch.inf)
     middle = (top + bottom) / 2
     room = (tolerance - bound).clamp_min(0.0)
-    moved = (torch.log1p(guess.clamp_min(0.0)) - middle).clamp(-room, room)
+    moved = (torch.log1p(sums.guess.clamp_min(0.0)) - middle).clamp(-room, room)
     return Estimate(pairs.gain - middle - moved, bound + moved.abs())
 
 
-def _tail_reach(pairs: Pairs, moments: Moments, by_norms: Tensor) -> Tensor:
-    """Upper bound on y over T."""
-    if moments.outside_least is None or moments.outside_largest is None:
-        return by_norms
-    one, other = (pairs.c * (end - pairs.shift) for end in (moments.outside_least, moments.outside_largest))
-    return torch.minimum(by_norms, torch.maximum(one, other))
+def _given(pairs: Pairs, region: Region) -> _Given:
+    rounding = unit_roundoff(pairs.c.dtype)
+    size, centre = pairs.c.abs() * pairs.length, pairs.c * pairs.shift
+    shift_error = size * pairs.shift_error.to(size.dtype) + (2 * region.storage + 16 * rounding) * centre.abs()
+    wrong = (region.unit_rounding + 8 * rounding) * region.inside_norm * size
+    return _Given(size, centre, shift_error * (1 + SAFETY[pairs.c.dtype]), wrong)
 
 
 class _Interval(NamedTuple):
@@ -177,41 +215,59 @@ class _Interval(NamedTuple):
     high: Tensor
 
 
-def _inside(pairs: Pairs, moments: Moments, region: Region) -> tuple[_Interval, Tensor, Tensor]:
-    """Bounds on Σ_S p·y², and on y over S (step 1); rounding included."""
-    c, shift = pairs.c, pairs.shift
-    wrong = region.unit_rounding * pairs.size * region.inside_norm  # of c·u_j
-    root_mass = region.inside.sqrt()
+def _inside(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sums:
+    """Step 1; rounding included."""
+    variance = _variance(pairs, moments, region, given)
+    one, other = pairs.c * (moments.least - pairs.shift), pairs.c * (moments.largest - pairs.shift)
+    least, largest = torch.minimum(one, other) - given.wrong, torch.maximum(one, other) + given.wrong
+    low, high = phi(least) * variance.low, phi(largest) * variance.high
+    guess = (variance.low + variance.high) / 4
+    if moments.third is not None and moments.fourth is not None:
+        other_low, other_high = _higher(pairs, moments, region, given, variance, least, largest)
+        low, high = torch.maximum(low, other_low), torch.minimum(high, other_high)  # both intervals hold
+        guess = (low + high) / 2
+    return _Sums(low, high, guess, variance.high, largest)
+
+
+def _variance(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Interval:
+    """Bounds on Σ_S p·y²."""
+    c, shift, root_mass = pairs.c, pairs.shift, region.inside.sqrt()
     spread = c.square() * (moments.second - 2 * shift * moments.first + shift.square() * region.inside)
     second = moments.second.clamp_min(0.0).sqrt()
-    rounding = (region.sum_rounding + SAFETY) * (c.abs() * (second + shift.abs() * root_mass)).square()
-    high = ((spread + rounding).clamp_min(0.0).sqrt() + wrong * root_mass).square()
-    low = ((spread - rounding).clamp_min(0.0).sqrt() - wrong * root_mass).clamp_min(0.0).square()
-    one, other = c * (moments.least - shift), c * (moments.largest - shift)
-    return _Interval(low, high), torch.minimum(one, other) - wrong, torch.maximum(one, other) + wrong
+    relative = region.sum_rounding + SAFETY[c.dtype]
+    rounding = relative * (c.abs() * (second + shift.abs() * root_mass)).square()
+    wrong = given.wrong * root_mass
+    high = ((spread + rounding).clamp_min(0.0).sqrt() + wrong).square()
+    low = ((spread - rounding).clamp_min(0.0).sqrt() - wrong).clamp_min(0.0).square()
+    return _Interval(low, high)
 
 
 def _higher(
-    pairs: Pairs, moments: Moments, region: Region, variance: _Interval, least: Tensor, largest: Tensor
+    pairs: Pairs,
+    moments: Moments,
+    region: Region,
+    given: _Given,
+    variance: _Interval,
+    least: Tensor,
+    largest: Tensor,
 ) -> _Interval:
-    """Bounds on Σ_S p·g(y) by four moments (step 1); rounding included."""
+    """Bounds on Σ_S p·g(y) by four moments."""
     assert moments.third is not None
     assert moments.fourth is not None
-    c, shift, mass = pairs.c, pairs.shift, region.inside
+    c, shift, mass, wrong = pairs.c, pairs.shift, region.inside, given.wrong
     first, second, third, fourth = moments.first, moments.second, moments.third, moments.fourth
     cube = third - 3 * shift * second + 3 * shift.square() * first - shift**3 * mass
     quad = fourth - 4 * shift * third + 6 * shift.square() * second - 4 * shift**3 * first + shift**4 * mass
     size_1 = (second.clamp_min(0.0) * mass).sqrt()  # bounds on Σp·|u| and Σp·|u|³
     size_3 = (second.clamp_min(0.0) * fourth.clamp_min(0.0)).sqrt()
     a = shift.abs()
-    error = region.sum_rounding + SAFETY
+    error = region.sum_rounding + SAFETY[c.dtype]
     two = c.square() * (second - 2 * shift * first + shift.square() * mass)
     two_error = error * c.square() * (second + 2 * a * size_1 + shift.square() * mass)
     three = c**3 * cube
     three_error = error * c.abs() ** 3 * (size_3 + 3 * a * second + 3 * a.square() * size_1 + a**3 * mass)
     four = c**4 * quad
     four_error = error * c**4 * (fourth + 4 * a * size_3 + 6 * a.square() * second + 4 * a**3 * size_1 + a**4 * mass)
-    wrong = region.unit_rounding * pairs.size * region.inside_norm
     # Sums above are of the computed u. With |y − y'| ≤ w, |g(y) − g(y')| ≤ w·(|e^y − 1| + (e^w − 1)·e^y), and again
     # |e^y − 1| ≤ |y| + g(y).
     sum_of_g = phi(largest) * variance.high
@@ -223,30 +279,32 @@ def _higher(
     return _Interval(low, high)
 
 
-def _narrowed(low: Tensor, high: Tensor, other: _Interval) -> tuple[Tensor, Tensor]:
-    """Both intervals hold, so what they share does."""
-    return torch.maximum(low, other.low), torch.minimum(high, other.high)
-
-
-def _tail_variance(
-    pairs: Pairs, moments: Moments, region: Region, centre: Tensor, shift_error: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Upper bound on Σ_T p·y² (step 2), and a guess of it.
-
-    It is c²·Σ_T p·u² − 2·ca·Σ_T p·cu + (ca)²·p(T), with Σ_T p·u = μ − Σ_S p·u.
-    """
-    c = pairs.c.abs()
-    first = pairs.c * moments.first
-    second = c * moments.second.clamp_min(0.0).sqrt()
-    wrong = region.unit_rounding * pairs.size * region.inside_norm
-    first_error = shift_error + region.sum_rounding * second * region.inside.sqrt() + wrong * region.inside
-    outside = (1.0 - region.inside).clamp_min(0.0) + region.storage
-    cross = -2 * centre * (centre - first) + centre.square() * outside
-    squares = c.square() * (pairs.squares - moments.squares).clamp_min(0.0)
+def _tail(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sums:
+    """Step 2: Σ_T p·y² is c²·Σ_T p·u² − 2·ca·Σ_T p·cu + (ca)²·p(T), with Σ_T p·u = μ − Σ_S p·u."""
+    c, centre = pairs.c, given.centre
+    squares = c.square() * (pairs.squares - moments.squares).clamp_min(0.0).to(c.dtype)
+    rest, first_error = centre, given.shift_error  # c·Σ_T p·u, and how wrong
+    if region.inside_tokens:
+        seen = moments.to(c.dtype)
+        second = c.abs() * seen.second.clamp_min(0.0).sqrt()
+        rest = centre - c * seen.first
+        first_error = first_error + region.sum_rounding * second * region.inside.sqrt() + given.wrong * region.inside
+    cross = centre.square() * region.outside - 2 * centre * rest
     largest = region.tail_scale * (1 + 1e-6) * squares + cross + 2 * centre.abs() * first_error
-    guess = outside / region.tail_weight * squares + cross
-    high = largest.clamp_min(0.0) * (1 + SAFETY)
-    return high, torch.minimum(guess.clamp_min(0.0), high)
+    variance = largest.clamp_min(0.0) * (1 + SAFETY[c.dtype])
+    guess = region.outside / region.tail_weight * squares + cross
+    reach = _tail_reach(pairs, moments, given.size * region.tail_norm + centre.abs())
+    nothing = torch.zeros_like(variance)
+    return _Sums(nothing, phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2, variance, reach)
+
+
+def _tail_reach(pairs: Pairs, moments: Moments, by_norms: Tensor) -> Tensor:
+    """Upper bound on y over T."""
+    if moments.outside_least is None or moments.outside_largest is None:
+        return by_norms
+    ends = (moments.outside_least.to(by_norms.dtype), moments.outside_largest.to(by_norms.dtype))
+    one, other = (pairs.c * (end - pairs.shift) for end in ends)
+    return torch.minimum(by_norms, torch.maximum(one, other))
 
 
 def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tensor:
@@ -263,19 +321,34 @@ def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tenso
 
 def phi(y: Tensor) -> Tensor:
     """(e^y − 1 − y)/y², ½ at 0; increasing on the whole line."""
-    y = y.clamp(-1e6, 2 * LARGEST)
-    small = y.abs() < 1e-2
-    safe = torch.where(small, 1.0, y)
-    series = 0.5 + y * (1 / 6 + y * (1 / 24 + y * (1 / 120 + y / 720)))
-    return torch.where(small, series, (torch.expm1(safe) - safe) / safe.square())
+    return _quotient(y, 2)
 
 
 def psi(y: Tensor) -> Tensor:
     """(e^y − 1 − y − y²/2 − y³/6)/y⁴, 1/24 at 0; increasing on the whole line."""
+    return _quotient(y, 4)
+
+
+# By dtype and order: |y| below which a series of so many terms is used, since the quotient loses digits there.
+SERIES = {
+    (torch.float64, 2): (1e-2, 5),
+    (torch.float64, 4): (0.3, 7),
+    (torch.float32, 2): (0.5, 7),
+    (torch.float32, 4): (2.0, 12),
+}
+
+
+def _quotient(y: Tensor, order: int) -> Tensor:
+    """What is left of e^y after its first terms, over y^order: Σ_k y^k/(k + order)!."""
     y = y.clamp(-1e6, 2 * LARGEST)
-    small = y.abs() < 0.3
+    limit, terms = SERIES[y.dtype, order]
+    small = y.abs() < limit
+    series = torch.zeros_like(y)
+    for k in reversed(range(terms)):
+        series = series.mul_(y).add_(1 / math.factorial(k + order))
     safe = torch.where(small, 1.0, y)
-    series = 1 / 24 + y * (1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y / 3628800)))))
     square = safe.square()
-    direct = (torch.expm1(safe) - safe - square / 2 - square * safe / 6) / square.square()
-    return torch.where(small, series, direct)
+    rest = torch.expm1(safe) - safe
+    if order == 2:
+        return torch.where(small, series, rest / square)
+    return torch.where(small, series, (rest - square / 2 - square * safe / 6) / square.square())

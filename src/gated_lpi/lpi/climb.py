@@ -25,12 +25,15 @@ class Part(NamedTuple):
         values: [n, d], value vectors.
         coefficients: [P', n], float64.
         prompts: [P'], as those of the slab.
+        pairs: of these prompts and units, once they have been looked at; without `squares`, which depends on an
+            envelope.
     """
 
     units: Tensor
     values: Tensor
     coefficients: Tensor
     prompts: Tensor | None
+    pairs: Pairs | None = None
 
     @classmethod
     def of(cls, slab: Slab, chosen: slice) -> Part:
@@ -40,11 +43,28 @@ class Part(NamedTuple):
 
     def some(self, chosen: Tensor) -> Part:
         """Of these of its units."""
-        return Part(self.units[chosen], self.values[chosen], self.coefficients[:, chosen], self.prompts)
+        pairs = None if self.pairs is None else self.pairs.units(chosen)
+        return Part(self.units[chosen], self.values[chosen], self.coefficients[:, chosen], self.prompts, pairs)
+
+    def with_pairs(
+        self, problem: BlockProblem, p: Distribution, table: Unembedding, folded: Tensor, dtype: torch.dtype
+    ) -> Part:
+        """The same units with their `pairs` (`pairs_of`)."""
+        return self._replace(pairs=pairs_of(problem, p, table, self, folded, dtype))
+
+    def pairs_under(self, squares: Tensor) -> Pairs:
+        """The pairs, with their units' `squares` under an envelope."""
+        assert self.pairs is not None
+        return self.pairs._replace(squares=squares)
 
 
 def pairs_of(
-    problem: BlockProblem, p: Distribution, table: Unembedding, part: Part, folded: Tensor, squares: Tensor
+    problem: BlockProblem,
+    p: Distribution,
+    table: Unembedding,
+    part: Part,
+    folded: Tensor,
+    dtype: torch.dtype,
 ) -> Pairs:
     """a, and the linear term, of [P', n] pairs, with their rounding.
 
@@ -54,22 +74,22 @@ def pairs_of(
         table: of the checkpoint.
         part: units.
         folded: [n, d], their value vectors folded in float64.
-        squares: [n], of the units' u under the weights of an envelope (`Pairs`).
+        dtype: of the certificate's arithmetic.
     """
     prompts = problem.prompts(part)
     c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
     mean = p.mean[prompts]
     target = table.rows(problem.targets[prompts]).double() - mean
-    size = c.abs() * torch.linalg.vector_norm(folded, dim=-1)
-    rounding = gamma(folded.shape[1] + 8, torch.float64) * size * (4 * table.longest)
+    rounding = gamma(folded.shape[1] + 8, torch.float64) * (4 * table.longest)
+    error = p.mean_error[prompts].unsqueeze(-1)
     return Pairs(
-        c=c,
-        shift=mean @ folded.T,
-        gain=(target @ folded.T).mul_(c),
-        size=size,
-        shift_error=rounding + size * p.mean_error[prompts].unsqueeze(-1),
-        gain_error=rounding + 2 * unit_roundoff(table.dtype) * size * table.longest,
-        squares=squares,
+        c=c.to(dtype),
+        shift=(mean @ folded.T).to(dtype),
+        gain=(target @ folded.T).mul_(c).to(dtype),
+        length=(torch.linalg.vector_norm(folded, dim=-1) * (1 + 2 * unit_roundoff(dtype))).to(dtype),
+        shift_error=error + rounding,
+        gain_error=torch.full_like(error, rounding + 2 * unit_roundoff(table.dtype) * table.longest),
+        squares=torch.zeros_like(folded[:, 0]),
     )
 
 

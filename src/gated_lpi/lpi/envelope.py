@@ -16,13 +16,14 @@ Two envelopes are used:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gated_lpi.lpi.distribution import Distribution, largest_beyond
-from gated_lpi.lpi.rounding import GRAM_ROWS, gamma, gram, gram_gamma, quadratic_form, quadratic_gamma
+from gated_lpi.lpi.rounding import GRAM_ROWS, frobenius, gamma, gram, gram_gamma, quadratic_form, quadratic_gamma
 from gated_lpi.lpi.unembedding import Unembedding
 
 LISTED = 16384  # tokens that a fitted envelope tells apart
@@ -38,7 +39,7 @@ class Envelope:
         weights: [K], q by rank, of the tokens that `Distribution.p` has; in the weights' dtype.
         mass: [L], float64, Σ q over the tokens outside of each level; rounded to nearest.
         scale: [L, P], float64, r of each level; 0 where nothing is outside of it.
-        matrix: B, [d, d], in the weights' dtype.
+        matrix: B, [d, d], in the weights' dtype, as `gram` leaves it.
         slack: vᵀBv is larger than what the matrix gives by this times ‖v‖² at most.
     """
 
@@ -105,22 +106,22 @@ def _spread(table: Unembedding, p: Distribution, weights: Tensor, beyond: float)
     Rounding of the sum is at most γ·Σ (q_j − beyond)·‖w_j − w̄‖²·‖v‖², as in `Unembedding`. The tokens up to the second
     level, which may have nearly all the weight, are summed in float64: what is wanted is mostly the sum of the others.
     """
-    first = p.levels[1]
+    first = min(p.levels[1], len(weights))
     excess = weights - beyond
     roots = excess.sqrt().unsqueeze(-1)
 
-    def scaled(piece: slice) -> Tensor:
-        rows = p.rows(table, piece) * roots[piece]
-        return rows.double() if piece.stop <= first else rows
+    def scaled(start: int, stop: int) -> Iterator[Tensor]:
+        for one in range(start, stop, GRAM_ROWS):
+            piece = slice(one, min(one + GRAM_ROWS, stop))
+            yield p.rows(table, piece) * roots[piece]
 
-    starts = (*range(0, first, GRAM_ROWS), *range(first, len(weights), GRAM_ROWS))
-    ends = (*starts[1:], len(weights))
-    pieces = (scaled(slice(*piece)) for piece in zip(starts, ends, strict=True))
-    total = gram(pieces, table.weight.shape[1], table.weight.device)
-    total += beyond * table.spread.double()
+    total = table.spread.new_zeros(table.spread.shape, dtype=torch.float64)
+    gram((rows.double() for rows in scaled(0, first)), total)
+    gram(scaled(first, len(weights)), total)
+    total.add_(table.spread, alpha=beyond)
     trace = excess.double() * table.norms[p.order[: len(weights)]].square()
     rounding = gram_gamma(table.dtype, roundings=10) * float(trace[first:].sum())
-    rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * float(total.norm())
+    rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * frobenius(total)
     return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01
 
 

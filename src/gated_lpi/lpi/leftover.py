@@ -41,5 +41,5 @@ class LeftOver:
         score, bound = exact_pairs(
             problem, p, torch.cat(self._values), c, prompts, which, tolerance=tolerance, numbers=numbers
         )
-        found.scores[prompts, units] = score
+        found.scores[prompts, units] = score.to(found.scores.dtype)
         found.error_bound.scatter_reduce_(0, prompts, bound, "amax")

@@ -174,10 +174,12 @@ def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Ten
 
     return Region(
         inside=column(p.inside[level]),
+        outside=column((1.0 - p.inside[level]).clamp_min(0.0) + p.storage),
         tail_scale=column(envelope.scale[level]),
         tail_norm=p.tail_norm[level],
         tail_weight=envelope.mass[level],
         inside_norm=table.longest,
+        inside_tokens=p.levels[level],
         tail_tokens=p.levels[-1] - p.levels[level],
         outside_head=column(p.outside_head),
         outside_error=column(p.error_per_norm * p.outside_norm + p.head_error * p.outside_head.sqrt()),

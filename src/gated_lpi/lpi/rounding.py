@@ -19,7 +19,9 @@ from torch import Tensor
 PIECE = 256
 TILE = 512  # columns of a symmetric matrix that are multiplied at a time
 WIDE_ROWS = 512  # that are converted to float64 at a time
-GRAM_ROWS = 288  # terms of a sum in `gram`: what its rounding adds to a form vᵀMv may be the width times as large
+GRAM_ROWS = (
+    1024  # of which `gram` sums up products in their dtype, in pieces: rounding weighs width times as much there
+)
 RUN = 128  # terms that are summed in their own dtype
 FLOAT64_TERMS = 2**20  # more additions in float64 than any sum here has
 
@@ -43,32 +45,31 @@ def pieces(length: int, limit: int = PIECE) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def gram(pieces: Iterable[Tensor], width: int, device: torch.device) -> Tensor:
-    """Σ xxᵀ over the rows x of matrices [≤ `GRAM_ROWS`, width] → [width, width], their products added in float64.
+def gram(pieces: Iterable[Tensor], total: Tensor) -> Tensor:
+    """Add Σ xxᵀ over the rows x of matrices [≤ `GRAM_ROWS`, width], all of one dtype, to `total` [width, width].
 
-    The result is symmetric, so only the tiles on and under the diagonal are multiplied. An entry is off by at most
-    `gram_gamma` times Σ|x_k·x_l|; matrices of float64 among others are multiplied as such.
+    `total` is float64; as the sum is symmetric, only the tiles on and under the diagonal are added to, which are what
+    `quadratic_form` reads. An entry is off by at most `gram_gamma` times Σ|x_k·x_l|.
     """
-    total = torch.zeros(width, width, dtype=torch.float64, device=device)
+    multiply: BlockedProduct | None = None
     for rows in pieces:
         if len(rows) > GRAM_ROWS:
             raise ValueError(f"{len(rows)} rows were given; their products are bounded for {GRAM_ROWS} at most")
-        for tile in _tiles(width):
-            total[tile, : tile.stop] += rows[:, tile].T @ rows[:, : tile.stop]
-    for tile in _tiles(width):
-        total[: tile.start, tile] = total[tile, : tile.start].T
+        multiply = multiply or BlockedProduct(min(TILE, len(total)), len(total), rows)
+        for tile in _tiles(len(total)):
+            total[tile, : tile.stop] += multiply(rows[:, tile].T, rows[:, : tile.stop])
     return total
 
 
 def gram_gamma(dtype: torch.dtype, roundings: int = 4) -> float:
     """γ of `gram`, with a few `roundings` of the rows before it."""
-    return gamma(GRAM_ROWS + roundings, dtype) + gamma(FLOAT64_TERMS, torch.float64)
+    return product_gamma(GRAM_ROWS, dtype) + gamma(roundings, dtype) + gamma(FLOAT64_TERMS, torch.float64)
 
 
 def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
     """vᵀMv of every row v of `values` [n, d], `matrix` [d, d] symmetric → [n] in float64.
 
-    Half of the matrix is enough: tiles under the diagonal count twice. Off by at most
+    Only the tiles on and under the diagonal are read; those under it count twice. Off by at most
     γ·Σ_kl |v_k·M_kl·v_l| with the γ of `quadratic_gamma`.
     """
     total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
@@ -77,6 +78,11 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
         product[:, : tile.start] *= 2
         total += sum_in_runs(product.mul_(values[:, : tile.stop]))
     return total
+
+
+def frobenius(matrix: Tensor) -> float:
+    """Upper bound on ‖M‖_F of a symmetric M from the tiles on and under the diagonal, those above being 0."""
+    return math.sqrt(2) * float(torch.linalg.vector_norm(matrix))
 
 
 def quadratic_gamma(dtype: torch.dtype) -> float:

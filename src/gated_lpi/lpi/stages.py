@@ -14,6 +14,8 @@ from typing import NamedTuple
 CERTIFYING = 1250  # multiply-adds that take as long as certifying one pair
 HOPE = 0.3  # of what uniform stages cost above the least possible, this is expected to remain under a fitted envelope
 
+LEFT_BY_TWO = 0.25  # share of units that two moments over the whole vocabulary leave to four, about
+
 
 class Costs(NamedTuple):
     """What a unit costs: `prompts` that use it, `width` of the residual stream, numbers of tokens of the `levels`."""
@@ -25,6 +27,12 @@ class Costs(NamedTuple):
     def stop(self, tokens: int) -> float:
         """Look at so many tokens more, and certify."""
         return tokens * (self.width + 2 * self.prompts) + CERTIFYING * self.prompts
+
+    @property
+    def orders(self) -> int:
+        """How many moments over the whole vocabulary to take at first: four, if a second pass would cost more."""
+        two, four = (self.width + orders * self.prompts for orders in (2, 4))
+        return 4 if four < two + LEFT_BY_TWO * four else 2
 
     @property
     def least_fitted(self) -> float:

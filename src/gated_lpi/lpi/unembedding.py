@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import GRAM_ROWS, gamma, gram, gram_gamma, quadratic_gamma
+from gated_lpi.lpi.rounding import GRAM_ROWS, RUN, frobenius, gamma, gram, gram_gamma, quadratic_gamma, sum_in_runs
 from gated_lpi.models import Readout
 
 
@@ -19,9 +19,9 @@ class Unembedding:
 
     Attributes:
         mean: w̄, [d], in the weights' dtype.
-        norms: ‖w_j − w̄‖, [V], float64, and the `longest` of them.
+        norms: ‖w_j − w̄‖, [V], float64, rounded up, and the `longest` of them.
         raw_norms: ‖w_j‖, [V], in the weights' dtype.
-        spread: C, [d, d], in the weights' dtype.
+        spread: C, [d, d], in the weights' dtype, as `gram` leaves it.
         slack: what vᵀCv may be larger by than the computed C and a product with it say, over ‖v‖²: rounding of C is
             at most γ·Σ_j ‖w_j − w̄‖², that of the product γ·‖C‖_F.
     """
@@ -35,14 +35,15 @@ class Unembedding:
         for rows in pieces:
             total += rows.sum(dim=0)
         self.mean = (total / len(weight)).to(weight.dtype)
-        self.norms = torch.cat([torch.linalg.vector_norm(rows.double() - self.mean, dim=-1) for rows in pieces])
+        norms = torch.cat([sum_in_runs((rows - self.mean).square_()).sqrt() for rows in pieces])
+        self.norms = norms * (1 + gamma(RUN + 8, weight.dtype))
         self.raw_norms = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for rows in pieces])
         self.longest = float(self.norms.max())
-        spread = gram((rows - self.mean for rows in pieces), weight.shape[1], weight.device)
+        spread = gram((rows - self.mean for rows in pieces), total.new_zeros(len(total), len(total)))
         self.spread = spread.to(weight.dtype)
         trace = float(self.norms.square().sum())
         rounding = (gram_gamma(self.dtype) + gamma(4, self.dtype)) * trace
-        self.slack = (rounding + quadratic_gamma(self.dtype) * float(spread.norm())) * 1.01
+        self.slack = (rounding + quadratic_gamma(self.dtype) * frobenius(spread)) * 1.01
 
     def rows(self, tokens: Tensor) -> Tensor:
         """w_j − w̄ of these tokens, [n, d]."""
