@@ -25,8 +25,7 @@ class Part(NamedTuple):
         values: [n, d], value vectors.
         coefficients: [P', n], float64.
         prompts: [P'], as those of the slab.
-        pairs: of these prompts and units, once they have been looked at; without `squares`, which depends on an
-            envelope.
+        pairs: of these prompts and units, once they have been looked at.
     """
 
     units: Tensor
@@ -46,13 +45,7 @@ class Part(NamedTuple):
         pairs = None if self.pairs is None else self.pairs.units(chosen)
         return Part(self.units[chosen], self.values[chosen], self.coefficients[:, chosen], self.prompts, pairs)
 
-    def with_pairs(
-        self, problem: BlockProblem, p: Distribution, table: Unembedding, folded: Tensor, dtype: torch.dtype
-    ) -> Part:
-        """The same units with their `pairs` (`pairs_of`)."""
-        return self._replace(pairs=pairs_of(problem, p, table, self, folded, dtype))
-
-    def pairs_under(self, squares: Tensor) -> Pairs:
+    def under(self, squares: Tensor) -> Pairs:
         """The pairs, with their units' `squares` under an envelope."""
         assert self.pairs is not None
         return self.pairs._replace(squares=squares)
@@ -125,22 +118,30 @@ class Best:
         return (bound > self.tolerance).any(dim=0)
 
 
-def climb(pairs: Pairs, sums: MomentSums, best: Best, levels: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Certify units level by level, those that are not settled.
+def climb(
+    pairs: Sequence[Pairs], sums: MomentSums, best: Sequence[Best], levels: Sequence[int]
+) -> tuple[list[Tensor], list[int]]:
+    """Certify the units of some parts level by level, those that are not settled.
 
     Returns:
-        The units that are left at the end, and how many were left after each level.
+        The units of each part that are left at the end, and how many were left of all after each level.
     """
-    units = torch.arange(pairs.c.shape[1], device=pairs.c.device)
+    units = [torch.arange(some.c.shape[1], device=some.c.device) for some in pairs]
     left_after: list[int] = []
     for level in levels:
         if level:
             sums.extend(level)
-        estimate = certify(pairs, sums.moments, sums.region(level), best.tolerance)
-        chosen = best.take(estimate, units, Tier.MOMENTS if level else Tier.LINEAR).nonzero().squeeze(-1)
-        left_after.append(len(chosen))
-        if len(chosen) < len(units):
-            units, pairs, sums = units[chosen], pairs.units(chosen), sums.units(chosen)
-        if not len(chosen):
-            break
-    return units, left_after + [0] * (len(levels) - len(left_after))
+        tier = Tier.MOMENTS if level else Tier.LINEAR
+        chosen: list[Tensor] = []
+        for some, kept, moments, region, found in zip(
+            pairs, units, sums.moments, sums.regions(level), best, strict=True
+        ):
+            estimate = certify(some, moments, region, found.tolerance)
+            chosen.append(found.take(estimate, kept, tier).nonzero().squeeze(-1))
+        left_after.append(sum(len(some) for some in chosen))
+        if not left_after[-1]:
+            return [some[:0] for some in units], left_after + [0] * (len(levels) - len(left_after))
+        units = [some[kept] for some, kept in zip(units, chosen, strict=True)]
+        pairs = [some.units(kept) for some, kept in zip(pairs, chosen, strict=True)]
+        sums = sums.units(chosen)
+    return units, left_after

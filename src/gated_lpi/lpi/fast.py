@@ -23,11 +23,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from gated_lpi.lpi import exact
-from gated_lpi.lpi.cascade import Cascade, Stops
+from gated_lpi.lpi.cascade import Cascade
 from gated_lpi.lpi.climb import Part
 from gated_lpi.lpi.distribution import distribution
 from gated_lpi.lpi.envelope import Envelope
 from gated_lpi.lpi.fallback import MAX_DIRECTIONS
+from gated_lpi.lpi.prepared import Stops
 from gated_lpi.lpi.problem import BlockProblem, BlockScores
 from gated_lpi.lpi.reach import Reach
 from gated_lpi.lpi.rounding import full_precision
@@ -56,7 +57,7 @@ class FastEstimator:
         self._table: Unembedding | None = None
         self._reach: Reach | None = None
         self._squares: dict[tuple[str, int, int], Tensor] = {}
-        self.choices: dict[tuple[str, int, int], Stops] = {}
+        self.choices: dict[tuple[str, int], Stops] = {}
 
     def __call__(self, problem: BlockProblem) -> BlockScores:
         """Score every unit of a block on every prompt, within the tolerance."""

@@ -16,56 +16,72 @@ from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, unit_ro
 from gated_lpi.lpi.unembedding import Unembedding
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are summed in one product of the weights' dtype
-TILE = 2**22  # numbers in a matrix of tokens and units, of a few such
+TILE = 2**23  # numbers in a matrix of powers of u
+
+
+class Units(NamedTuple):
+    """Units that the same prompts use: `folded` value vectors [n, d], `prompts` [P'] or None for all."""
+
+    folded: Tensor
+    prompts: Tensor | None
 
 
 class MomentSums:
-    """Moments of some units over the likeliest tokens; more of them are added step by step.
+    """Moments of units of some parts over the likeliest tokens; more of them are added step by step.
 
     Args:
         table: of the checkpoint.
         p: of the block.
         envelope: what bounds the other tokens.
-        units: which ones.
-        outside: bounds on u over the tokens outside of the largest level below the last, where they are known.
+        parts: which units.
+        outside: of each part, bounds on u over the tokens outside of the largest level below the last, where they are
+            known.
     """
 
     def __init__(
-        self, table: Unembedding, p: Distribution, envelope: Envelope, units: Units, outside: Bounds | None = None
+        self,
+        table: Unembedding,
+        p: Distribution,
+        envelope: Envelope,
+        parts: Sequence[Units],
+        outside: Sequence[Bounds] | None = None,
     ) -> None:
-        self._table, self._p, self._envelope = table, p, envelope
-        self._folded, self._prompts = units
-        nothing = torch.zeros(len(units.folded), dtype=torch.float64, device=units.folded.device)
-        none = nothing.new_zeros(_shape(p, units))
-        ends = {} if outside is None else {"outside_least": outside.least, "outside_largest": outside.largest}
-        self.moments = Moments(none, none, nothing, nothing, nothing, **ends)
-        self._kept = torch.arange(len(units.folded), device=units.folded.device)
+        self._table, self._p, self._envelope, self._parts = table, p, envelope, list(parts)
+        self._outside: list[Bounds | None] = [None] * len(parts) if outside is None else list(outside)
         self._summed = 0
+        self.moments = [self._nothing(part, ends) for part, ends in zip(parts, self._outside, strict=True)]
 
-    def units(self, chosen: Tensor) -> MomentSums:
-        """The same for some of the units it holds."""
+    def _nothing(self, part: Units, outside: Bounds | None) -> Moments:
+        """Moments over no token."""
+        nothing = torch.zeros(len(part.folded), dtype=torch.float64, device=part.folded.device)
+        none = nothing.new_zeros(()).expand(_shape(self._p, part))
+        return _with_ends(Moments(none, none, nothing, nothing, nothing), outside)
+
+    def units(self, chosen: Sequence[Tensor]) -> MomentSums:
+        """The same for some of the units it holds, of each part."""
         fewer = MomentSums.__new__(MomentSums)
         fewer.__dict__.update(self.__dict__)
-        fewer.moments = self.moments.units(chosen)
-        fewer._kept = self._kept[chosen]
+        fewer._parts = [part._replace(folded=part.folded[some]) for part, some in zip(self._parts, chosen, strict=True)]
+        fewer._outside = [ends and ends.units(some) for ends, some in zip(self._outside, chosen, strict=True)]
+        fewer.moments = [moments.units(some) for moments, some in zip(self.moments, chosen, strict=True)]
         return fewer
 
     def extend(self, level: int) -> None:
         """Add the tokens up to this level, not the last one, to those that are summed already."""
         last = self._p.levels[level]
-        folded = self._folded[self._kept]
-        sums = _Sums(self._p, [Units(folded, self._prompts)], 2)
-        multiply = BlockedProduct(min(TOKENS, last - self._summed), len(folded), folded)
+        folded = torch.cat([part.folded for part in self._parts])
+        sums = _Sums(self._p, self._parts, 2)
+        step = min(last - self._summed, _tokens(len(folded), 2))
+        multiply = BlockedProduct(len(folded), step, folded)
         squares = torch.zeros(len(folded), dtype=torch.float64, device=folded.device)
-        for start in range(self._summed, last, TOKENS):
-            tokens = slice(start, min(start + TOKENS, last))
-            square = sums.add(self._p.p[:, tokens], multiply(self._p.rows(self._table, tokens), folded.T))
-            squares += self._envelope.weights[tokens] @ square
-        found = sums.moments(self._lower(squares, folded, level))[0]
+        for start in range(self._summed, last, step):
+            tokens = slice(start, min(start + step, last))
+            square = sums.add(self._p.p[:, tokens], multiply(folded, self._p.rows(self._table, tokens).T))
+            squares += square @ self._envelope.weights[tokens]
+        found = sums.moments(self._lower(squares, folded, level))
         if self._summed:
-            found = _together(self.moments, found)
-        ends = self.moments.outside_least, self.moments.outside_largest
-        self.moments = found._replace(outside_least=ends[0], outside_largest=ends[1])
+            found = [_together(one, other) for one, other in zip(self.moments, found, strict=True)]
+        self.moments = [_with_ends(moments, ends) for moments, ends in zip(found, self._outside, strict=True)]
         self._summed = last
 
     def _lower(self, found: Tensor, folded: Tensor, level: int) -> Tensor:
@@ -76,16 +92,15 @@ class MomentSums:
         root: Tensor = (found * (1 - _of_sum(folded))).sqrt() - wrong * mass.sqrt()
         return root.clamp_min(0.0).square()
 
-    def region(self, level: int) -> Region:
-        """What is known of the tokens inside and outside of a level."""
-        return region(self._table, self._p, self._envelope, self._prompts, level)
+    def regions(self, level: int) -> list[Region]:
+        """What is known of the tokens inside and outside of a level, for the prompts of each part."""
+        return [region(self._table, self._p, self._envelope, part.prompts, level) for part in self._parts]
 
 
-class Units(NamedTuple):
-    """Units that the same prompts use: `folded` value vectors [n, d], `prompts` [P'] or None for all."""
-
-    folded: Tensor
-    prompts: Tensor | None
+def _with_ends(moments: Moments, outside: Bounds | None) -> Moments:
+    if outside is None:
+        return moments
+    return moments._replace(outside_least=outside.least, outside_largest=outside.largest)
 
 
 def everything(table: Unembedding, p: Distribution, parts: Sequence[Units], orders: int) -> list[Moments]:
@@ -94,54 +109,65 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[Units], orde
     Tokens are taken in the order of the vocabulary, and all parts together, so that its rows are read once.
     """
     values = torch.cat([part.folded for part in parts])
-    step = max(LEAST_TOKENS, min(TOKENS, TILE // len(values)))
-    multiply = BlockedProduct(step, len(values), values)
+    step = _tokens(len(values), orders)
+    multiply = BlockedProduct(len(values), step, values)
     rows = values.new_empty(step, values.shape[1])
     sums = _Sums(p, parts, orders)
     for start in range(0, len(table.weight), step):
         tokens = slice(start, start + step)
-        sums.add(p.log_p[:, tokens].exp(), multiply(table.centred(tokens, rows), values.T))
+        sums.add(p.log_p[:, tokens].exp(), multiply(values, table.centred(tokens, rows).T))
     return sums.moments(torch.zeros(len(values), dtype=torch.float64, device=values.device))
 
 
+def _tokens(units: int, orders: int) -> int:
+    """How many tokens to take at a time."""
+    return max(LEAST_TOKENS, min(TOKENS, TILE // (units * orders)))
+
+
 class _Sums:
-    """Σ p·u^k over tiles of tokens, [P', n] of every part, and the least and largest u, [n] of all parts together."""
+    """Σ p·u^k over tiles of tokens, [n, orders, P'] of every part; least and largest u, [n] of all parts together."""
 
     def __init__(self, p: Distribution, parts: Sequence[Units], orders: int) -> None:
         like = parts[0].folded
-        self._parts = parts
+        self._parts, self._orders = parts, orders
         self._counts = [len(part.folded) for part in parts]
         self._totals = [
-            [torch.zeros(_shape(p, part), dtype=torch.float64, device=like.device) for part in parts]
-            for _ in range(orders)
+            torch.zeros(n_units, orders, n_prompts, dtype=torch.float64, device=like.device)
+            for n_prompts, n_units in (_shape(p, part) for part in parts)
         ]
         self._least = like.new_full((sum(self._counts),), torch.inf)
         self._largest = -self._least
-        self._power = like.new_empty(0)
+        self._powers = like.new_empty(0)
 
     def add(self, p: Tensor, u: Tensor) -> Tensor:
-        """Add a tile, `p` [P, tokens] and `u` [tokens, n]; returns u² (u⁴ of four moments), valid until the next."""
-        # Not aminmax, which is ten times slower along columns.
-        self._least = torch.minimum(self._least, u.amin(dim=0))
-        self._largest = torch.maximum(self._largest, u.amax(dim=0))
-        weights = [p if part.prompts is None else p.index_select(0, part.prompts) for part in self._parts]
-        if self._power.shape != u.shape:
-            self._power = torch.empty_like(u)
-        power = u
-        for order, totals in enumerate(self._totals):
-            if order:
-                power = torch.mul(power, u, out=self._power)
-            for weight, some, total in zip(weights, power.split(self._counts, dim=1), totals, strict=True):
-                total += weight @ some
-        return power
+        """Add a tile, `p` [P, tokens] and `u` [n, tokens]; returns u², valid until the next."""
+        # Not aminmax, which is several times slower.
+        self._least = torch.minimum(self._least, u.amin(dim=1))
+        self._largest = torch.maximum(self._largest, u.amax(dim=1))
+        powers = self._room(u)
+        powers[:, 0] = u
+        for order in range(1, self._orders):
+            torch.mul(powers[:, order - 1], u, out=powers[:, order])
+        for part, some, total in zip(self._parts, powers.split(self._counts), self._totals, strict=True):
+            weight = p if part.prompts is None else p.index_select(0, part.prompts)
+            total += (some.flatten(0, 1) @ weight.T).view(total.shape)
+        return powers[:, 1]
+
+    def _room(self, u: Tensor) -> Tensor:
+        """[n, orders, tokens] to be overwritten."""
+        shape = len(u), self._orders, u.shape[1]
+        if self._powers.shape != shape:
+            self._powers = u.new_empty(shape)
+        return self._powers
 
     def moments(self, squares: Tensor) -> list[Moments]:
         """As the certificate reads them, of every part; `squares` [n] is a lower bound on Σ q·u²."""
         ends = (values.split(self._counts) for values in (squares, self._least, self._largest))
-        return [
-            Moments(first, second, *end, *higher)
-            for (first, second, *higher), *end in zip(zip(*self._totals, strict=True), *ends, strict=True)
-        ]
+        found = []
+        for total, *end in zip(self._totals, *ends, strict=True):
+            first, second, *higher = total.permute(1, 2, 0).contiguous()
+            found.append(Moments(first, second, *end, *higher))
+        return found
 
 
 def _shape(p: Distribution, units: Units) -> tuple[int, int]:

@@ -32,6 +32,10 @@ class Bounds(NamedTuple):
     least: Tensor
     largest: Tensor
 
+    def units(self, chosen: Tensor) -> Bounds:
+        """Those of some of the units."""
+        return Bounds(self.least[chosen], self.largest[chosen])
+
     def split(self, counts: Sequence[int]) -> list[Bounds]:
         """Those of so many units after each other."""
         ends = (end.split(list(counts)) for end in self)
