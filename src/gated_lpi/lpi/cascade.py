@@ -99,11 +99,18 @@ class Cascade:
         pairs = [part.pairs for part in parts if part.pairs is not None]
         best = [Best(some.c, self._tolerance) for some in pairs]
         units = [Units(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
-        left, _ = climb(pairs, MomentSums(self._table, self._p, self._envelope, units, outside), best, levels)
+        seen = [part.moments for part in parts if part.moments is not None]
+        before = self._levels[-1] if seen else 0
+        sums = MomentSums(self._table, self._p, self._envelope, units, outside, seen or None, before)
+        left, sums, _ = climb(pairs, sums, best, levels)
         for part, found, kept in zip(parts, best, left, strict=True):
             done = torch.ones(len(part.units), dtype=torch.bool, device=kept.device).index_fill_(0, kept, value=False)
             self._record(part, found, done)
-        return [part.some(kept) for part, kept in zip(parts, left, strict=True)]
+        further = any(levels) and outside is None  # whether tokens are added to these moments later
+        return [
+            part.some(kept)._replace(moments=moments if further else None)
+            for part, kept, moments in zip(parts, left, sums.moments, strict=True)
+        ]
 
     def _wait(self, step: _Step, parts: Sequence[Part]) -> None:
         """Keep units for a step, and take it when there are enough."""

@@ -61,7 +61,7 @@ def _cheapest(
         under = sample.under(envelope.squares(units.folded))
         best = Best(under.c, prepared.tolerance)
         sums = MomentSums(prepared.table, p, envelope, [units])
-        _, left_after = climb([under], sums, [best], stops)
+        *_, left_after = climb([under], sums, [best], stops)
         found = worthwhile(costs, stops, [count / len(units.folded) for count in left_after])
         return found._replace(cost=found.cost + (0.0 if envelope.of_checkpoint else costs.quadratic))
 

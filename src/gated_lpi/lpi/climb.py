@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.certificate import Estimate, Pairs, certify
+from gated_lpi.lpi.certificate import Estimate, Moments, Pairs, certify
 from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.moments import MomentSums
 from gated_lpi.lpi.problem import BlockProblem, Tier
@@ -26,6 +26,7 @@ class Part(NamedTuple):
         coefficients: [P', n], float64.
         prompts: [P'], as those of the slab.
         pairs: of these prompts and units, once they have been looked at.
+        moments: likewise, over the tokens of the last level that they stopped at.
     """
 
     units: Tensor
@@ -33,6 +34,7 @@ class Part(NamedTuple):
     coefficients: Tensor
     prompts: Tensor | None
     pairs: Pairs | None = None
+    moments: Moments | None = None
 
     @classmethod
     def of(cls, slab: Slab, chosen: slice) -> Part:
@@ -42,8 +44,14 @@ class Part(NamedTuple):
 
     def some(self, chosen: Tensor) -> Part:
         """Of these of its units."""
-        pairs = None if self.pairs is None else self.pairs.units(chosen)
-        return Part(self.units[chosen], self.values[chosen], self.coefficients[:, chosen], self.prompts, pairs)
+        return Part(
+            self.units[chosen],
+            self.values[chosen],
+            self.coefficients[:, chosen],
+            self.prompts,
+            self.pairs and self.pairs.units(chosen),
+            self.moments and self.moments.units(chosen),
+        )
 
     def under(self, squares: Tensor) -> Pairs:
         """The pairs, with their units' `squares` under an envelope."""
@@ -120,11 +128,11 @@ class Best:
 
 def climb(
     pairs: Sequence[Pairs], sums: MomentSums, best: Sequence[Best], levels: Sequence[int]
-) -> tuple[list[Tensor], list[int]]:
+) -> tuple[list[Tensor], MomentSums, list[int]]:
     """Certify the units of some parts level by level, those that are not settled.
 
     Returns:
-        The units of each part that are left at the end, and how many were left of all after each level.
+        The units of each part that are left at the end, their moments, and how many were left of all after each level.
     """
     units = [torch.arange(some.c.shape[1], device=some.c.device) for some in pairs]
     left_after: list[int] = []
@@ -139,9 +147,9 @@ def climb(
             estimate = certify(some, moments, region, found.tolerance)
             chosen.append(found.take(estimate, kept, tier).nonzero().squeeze(-1))
         left_after.append(sum(len(some) for some in chosen))
-        if not left_after[-1]:
-            return [some[:0] for some in units], left_after + [0] * (len(levels) - len(left_after))
         units = [some[kept] for some, kept in zip(units, chosen, strict=True)]
         pairs = [some.units(kept) for some, kept in zip(pairs, chosen, strict=True)]
         sums = sums.units(chosen)
-    return units, left_after
+        if not left_after[-1]:
+            break
+    return units, sums, left_after + [0] * (len(levels) - len(left_after))

@@ -57,7 +57,9 @@ class Envelope:
 
 def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
     """Upper bound on vᵀBv of value vectors [n, d], [n] in float64."""
-    return (quadratic_form(values, matrix) + slack * values.double().square().sum(dim=-1)).clamp_min_(0.0)
+    lengths = torch.linalg.vector_norm(values, dim=-1).double() * (1 + gamma(values.shape[1] + 4, values.dtype))
+    found: Tensor = quadratic_form(values, matrix) + slack * lengths.square()
+    return found.clamp_min_(0.0)
 
 
 def uniform(table: Unembedding, p: Distribution) -> Envelope:

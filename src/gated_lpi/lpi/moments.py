@@ -36,6 +36,8 @@ class MomentSums:
         parts: which units.
         outside: of each part, bounds on u over the tokens outside of the largest level below the last, where they are
             known.
+        seen: of each part, its moments over the tokens of a level, where they are known.
+        level: that level.
     """
 
     def __init__(
@@ -45,17 +47,20 @@ class MomentSums:
         envelope: Envelope,
         parts: Sequence[Units],
         outside: Sequence[Bounds] | None = None,
+        seen: Sequence[Moments] | None = None,
+        level: int = 0,
     ) -> None:
         self._table, self._p, self._envelope, self._parts = table, p, envelope, list(parts)
         self._outside: list[Bounds | None] = [None] * len(parts) if outside is None else list(outside)
-        self._summed = 0
-        self.moments = [self._nothing(part, ends) for part, ends in zip(parts, self._outside, strict=True)]
+        self._summed = p.levels[level]
+        seen = [self._nothing(part) for part in parts] if seen is None else seen
+        self.moments = [_with_ends(moments, ends) for moments, ends in zip(seen, self._outside, strict=True)]
 
-    def _nothing(self, part: Units, outside: Bounds | None) -> Moments:
+    def _nothing(self, part: Units) -> Moments:
         """Moments over no token."""
         nothing = torch.zeros(len(part.folded), dtype=torch.float64, device=part.folded.device)
         none = nothing.new_zeros(()).expand(_shape(self._p, part))
-        return _with_ends(Moments(none, none, nothing, nothing, nothing), outside)
+        return Moments(none, none, nothing, nothing, nothing)
 
     def units(self, chosen: Sequence[Tensor]) -> MomentSums:
         """The same for some of the units it holds, of each part."""
@@ -69,6 +74,8 @@ class MomentSums:
     def extend(self, level: int) -> None:
         """Add the tokens up to this level, not the last one, to those that are summed already."""
         last = self._p.levels[level]
+        if last == self._summed:
+            return
         folded = torch.cat([part.folded for part in self._parts])
         sums = _Sums(self._p, self._parts, 2)
         step = min(last - self._summed, _tokens(len(folded), 2))

@@ -21,6 +21,7 @@ from gated_lpi.lpi.rounding import gamma, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
+ENCODED = 2**19  # numbers that are rounded at a time
 TILE = 2**21  # numbers that stay in a processor's cache
 LARGEST = 127
 ROUNDING = 1e-5  # relative: of scales and their products in float32
@@ -71,9 +72,7 @@ class Reach:
     """
 
     def __init__(self, table: Unembedding) -> None:
-        tiles = range(0, len(table.weight), TOKENS)
-        parts = [_encode(table.weight[start : start + TOKENS] - table.mean) for start in tiles]
-        self._rows = _Codes(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        self._rows = _encode(table.weight, table.mean)
         self._wrong = float(self._rows.wrong.max())
         self._longest = table.longest + self._wrong
 
@@ -99,8 +98,25 @@ class Reach:
         return Bounds(wide * least.double() - margin, wide * largest.double() + margin)
 
 
-def _encode(rows: Tensor) -> _Codes:
-    scale = (rows.abs().amax(dim=-1) / LARGEST).float()
+def _encode(rows: Tensor, shift: Tensor | None = None) -> _Codes:
+    """8 bits of each row, less `shift` [d]; a few rows at a time."""
+    length, width = rows.shape
+    found = _Codes(
+        torch.empty(length, width, dtype=torch.int8, device=rows.device),
+        torch.empty(length, dtype=torch.float32, device=rows.device),
+        torch.empty(length, dtype=torch.float64, device=rows.device),
+    )
+    step = max(1, ENCODED // width)
+    for start in range(0, length, step):
+        some = rows[start : start + step]
+        tile = _encode_tile(some if shift is None else some - shift)
+        for whole, part in zip(found, tile, strict=True):
+            whole[start : start + step] = part
+    return found
+
+
+def _encode_tile(rows: Tensor) -> _Codes:
+    scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
     codes = rounded.to(torch.int8)

@@ -73,10 +73,12 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
     γ·Σ_kl |v_k·M_kl·v_l| with the γ of `quadratic_gamma`.
     """
     total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    room = torch.empty_like(values).flatten()
     for tile in _tiles(values.shape[1]):
-        product = values[:, tile] @ matrix[tile, : tile.stop]
+        width = min(tile.stop, values.shape[1])
+        product = torch.mm(values[:, tile], matrix[tile, :width], out=room[: len(values) * width].view(-1, width))
         product[:, : tile.start] *= 2
-        total += sum_in_runs(product.mul_(values[:, : tile.stop]))
+        total += sum_in_runs(product.mul_(values[:, :width]))
     return total
 
 
