@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -26,6 +26,8 @@ from torch.utils.hooks import RemovableHandle
 from gated_lpi.attention import listening
 from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model, Writer
+
+AT_ONCE = 64  # prompts in a forward pass: what it leaves behind in memory grows with them
 
 
 class Slab(NamedTuple):
@@ -180,7 +182,7 @@ def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.devi
 
 @torch.no_grad()
 def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool = False) -> Trace:
-    """Run the model once over token ids and record its blocks at each prompt's last position.
+    """Run the model over token ids, a few prompts at a time, and record its blocks at each prompt's last position.
 
     Args:
         model: the model.
@@ -188,25 +190,52 @@ def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool =
         by_position: also record what each source position adds to the coefficients of attention units; attention is
             then computed eagerly.
     """
+    parts = [_forward(model, prompts[i : i + AT_ONCE], by_position) for i in range(0, max(1, len(prompts)), AT_ONCE)]
+    # Block by block, and each part's own copy is dropped at once.
+    blocks = tuple(_join([part.blocks.pop(0) for part in parts]) for _ in model.blocks)
+    final = _join([part.final for part in parts])
+    logits = final.new_empty(len(final), model.readout.vocabulary)
+    for some, hidden in zip(logits.split(AT_ONCE), final.split(AT_ONCE), strict=True):
+        some[:] = model.readout.logits(hidden)
+    return Trace(blocks, _join([part.embedding for part in parts]), final, logits)
+
+
+class _Seen(NamedTuple):
+    """What `Trace` has of some prompts."""
+
+    blocks: list[BlockTrace]
+    embedding: Tensor
+    final: Tensor
+
+
+def _forward(model: Model, prompts: Sequence[Sequence[int]], by_position: bool) -> _Seen:
     batch = pad(prompts, pad_id=pad_id(model), device=model.device)
     with record(model, batch.last) as recording, ExitStack() as stack:
         if by_position:
             stack.enter_context(listening(model.module, recording.hear_attention))
         model.module.base_model(**batch.arguments())
-    final = recording.inputs["final"]
-    return Trace(
-        blocks=tuple(_block_traces(model, recording)),
-        embedding=recording.inputs["layer 0"],
-        final_residual=final,
-        logits=model.readout.logits(final),
-    )
+    return _Seen(list(_block_traces(model, recording)), recording.inputs["layer 0"], recording.inputs["final"])
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """Tensors of some prompts after each other, and whatever is made of such; source positions are filled up with 0."""
+    first = parts[0]
+    if len(parts) == 1 or first is None:
+        return first
+    if isinstance(first, Tensor):
+        if first.dim() < 3 or len({part.shape[1:] for part in parts}) == 1:
+            return torch.cat(list(parts))
+        longest = max(part.shape[1] for part in parts)
+        return torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+    if isinstance(first, tuple):
+        return tuple(_join(some) for some in zip(*parts, strict=True))
+    return type(first)(**{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
 def similar_lengths(prompts: Sequence[Sequence[int]], size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield indices of at most `size` prompts of similar length together, so that little is padded."""
+    """Yield indices of at most `size` prompts of similar length together, so that little is padded; evenly many."""
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    yield from np.array_split(order, max(1, -(-len(order) // size)))
 
 
 def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:

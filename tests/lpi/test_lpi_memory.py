@@ -36,7 +36,7 @@ def test_less_memory_means_fewer_prompts_and_smaller_pieces():
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "width", "prompts"), [(49152, 576, 256), (3644, 128, 2048), (50304, 4096, 1024), (16384, 768, 512)]
+    ("vocabulary", "width", "prompts"), [(49152, 576, 192), (3644, 128, 2048), (50304, 4096, 1024), (16384, 768, 512)]
 )
 def test_small_vocabularies_and_wide_models_take_more_prompts_at_a_time(vocabulary, width, prompts):
     assert usual_batch(vocabulary, width) == prompts

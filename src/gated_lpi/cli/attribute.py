@@ -33,7 +33,7 @@ def command(
     ] = "summed",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Prompts that are worked on together, at most. Default: 256, more for some models."),
+        typer.Option(help="Prompts that are worked on together, at most. Default: 192, more for some models."),
     ] = None,
     memory: Annotated[
         str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from gated_lpi.lpi.dataset import PromptResults, build_dataset
 from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.memory import Pieces, parse_memory, pieces, usual_batch
-from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
+from gated_lpi.lpi.problem import BlockProblem, Estimator
 from gated_lpi.lpi.rounding import full_precision
 from gated_lpi.models import Block, Model, Readout
-from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
+from gated_lpi.trace import AT_ONCE, BlockTrace, Trace, similar_lengths, target_rank, trace
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
@@ -120,7 +120,7 @@ def attribute(
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
             kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
-        batch_size: prompts that are run and scored together, at most. None: 256, or more for a small vocabulary or a
+        batch_size: prompts that are run and scored together, at most. None: 192, or more for a small vocabulary or a
             wide model.
         memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
             a time. None: as `batch_size` asks.
@@ -191,32 +191,37 @@ def _attribute_batch(
     collector: Collector,
     results: PromptResults,
 ) -> None:
-    """Trace and score the prompts of one batch; adds to `collector` and `results`."""
+    """Trace and score the prompts of one batch, block by block; adds to `collector` and `results`."""
     resolved = options.positions == "resolved" and "attention" in options.units
     traced = trace(model, [encoded[i].ids for i in prompts], by_position=resolved)
     targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
     if options.target == "top1":
         targets = traced.logits.argmax(dim=-1)
-    at_target = traced.logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     results.target_id[prompts] = targets.cpu().numpy()
-    results.target_logprob[prompts] = (at_target - traced.logits.logsumexp(dim=-1)).cpu().numpy()
-    results.target_rank[prompts] = target_rank(traced.logits, targets)
-    traced = dataclasses.replace(traced, logits=traced.logits[:0].clone())  # as large as p of a block
+    for some in np.array_split(np.arange(len(prompts)), -(-len(prompts) // AT_ONCE)):
+        logits, wanted = traced.logits[some], targets[some]
+        at_target = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        results.target_logprob[prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
+        results.target_rank[prompts[some]] = target_rank(logits, wanted)
+    blocks = list(traced.blocks)  # each is forgotten when it is scored, and the logits, as large as p of a block, now
+    traced = dataclasses.replace(traced, blocks=(), logits=traced.logits[:0].clone())
 
-    parts: dict[str, list[Tensor]] = {}
-    for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
-        problem = _problem(model, block, seen, traced, targets, options.norm)
+    positions: list[Tensor] = []
+    for index, block in enumerate(model.blocks):
+        problem = _problem(model, block, blocks.pop(0), traced, targets, options.norm)
         results.base_logprob[prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
-        units = _score_units(problem, estimator, options, parts)
+        units = _score_units(problem, estimator, options)
+        found = _score_groups(problem, options)
         if units is not None:
             results.error_bound[prompts, index] = units.error_bound.cpu().numpy()
             results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
-        _score_groups(problem, options, parts)
-    positions = parts.pop("position_lpi", None)
-    if positions is not None and options.keep == "prompts":
+            found["lpi"] = units.scores
+        if units is not None and units.by_position is not None:
+            positions.append(units.by_position)
+        for name, scores in found.items():
+            collector.add(name, index, prompts, _array(name, scores))
+    if positions and options.keep == "prompts":
         results.add_positions(prompts, torch.cat(positions, dim=2).cpu().numpy())
-    for name, tensors in parts.items():
-        collector.add(name, prompts, _array(name, tensors))
 
 
 def _problem(model: Model, block: Block, seen: BlockTrace, traced: Trace, targets: Tensor, norm: Norm) -> BlockProblem:
@@ -234,38 +239,39 @@ def _problem(model: Model, block: Block, seen: BlockTrace, traced: Trace, target
     )
 
 
-def _score_units(
-    problem: BlockProblem, estimator: Estimator, options: Options, parts: dict[str, list[Tensor]]
-) -> BlockScores | None:
-    """Score the units of one block into `parts`, where the options ask for them."""
+class _UnitScores(NamedTuple):
+    """As `BlockScores`, scores in the weights' dtype; `by_position` [P, S, n_units] where positions are resolved."""
+
+    scores: Tensor
+    error_bound: Tensor
+    tiers: Tensor
+    by_position: Tensor | None
+
+
+def _score_units(problem: BlockProblem, estimator: Estimator, options: Options) -> _UnitScores | None:
+    """Score the units of one block, where the options ask for them."""
     if problem.block.kind not in options.units:
         return None
     resolved = options.positions == "resolved" and problem.block.kind == "attention"
     found = estimator(_by_position(problem) if resolved else problem)
     scores, bound = found.scores.to(problem.base.dtype), found.error_bound.double()
-    if resolved:
-        by_position = scores.view(len(scores), -1, problem.n_units)
-        parts.setdefault("position_lpi", []).append(by_position)
-        scores, bound = by_position.sum(dim=1), bound * by_position.shape[1]
-    parts.setdefault("lpi", []).append(scores)
-    return BlockScores(scores, bound, found.tiers)
+    if not resolved:
+        return _UnitScores(scores, bound, found.tiers, None)
+    by_position = scores.view(len(scores), -1, problem.n_units)
+    return _UnitScores(by_position.sum(dim=1), bound * by_position.shape[1], found.tiers, by_position)
 
 
-def _score_groups(problem: BlockProblem, options: Options, parts: dict[str, list[Tensor]]) -> None:
-    """Score heads, experts and block, and read the routing, into `parts`, where the options ask for them."""
+def _score_groups(problem: BlockProblem, options: Options) -> dict[str, Tensor]:
+    """Scores of heads, experts and block, and the routing, [P, n] by name, where the options ask for them."""
+    found: dict[str, Tensor | None] = {}
     if not {"heads", "experts", "blocks"}.isdisjoint(options.units):
         groups = score_groups(problem)
-        for unit, name, values in (
-            ("heads", "head_lpi", groups.heads),
-            ("experts", "expert_lpi", groups.experts),
-            ("blocks", "block_lpi", groups.block.unsqueeze(-1)),
-        ):
-            if unit in options.units and values is not None:
-                parts.setdefault(name, []).append(values)
+        named = {"heads": groups.heads, "experts": groups.experts, "blocks": groups.block.unsqueeze(-1)}
+        found = {f"{unit[:-1]}_lpi": values for unit, values in named.items() if unit in options.units}
     routed = routing(problem) if "experts" in options.units else None
     if routed is not None:
-        parts.setdefault("expert_utilisation", []).append(routed.routed)
-        parts.setdefault("expert_gate", []).append(routed.gates)
+        found |= {"expert_utilisation": routed.routed, "expert_gate": routed.gates}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def _by_position(problem: BlockProblem) -> BlockProblem:
@@ -274,8 +280,8 @@ def _by_position(problem: BlockProblem) -> BlockProblem:
     return dataclasses.replace(problem, slabs=slabs, n_units=len(slabs) * problem.n_units, by_position=True)
 
 
-def _array(name: str, tensors: list[Tensor]) -> Floats:
-    values: Floats = torch.cat(tensors, dim=1).cpu().numpy()
+def _array(name: str, scores: Tensor) -> Floats:
+    values: Floats = scores.cpu().numpy()
     if not np.isfinite(values).all():
         raise ModelError(
             f"{int((~np.isfinite(values)).sum())} of {values.size} values of {name} are not finite; the model's "

@@ -17,7 +17,8 @@ Floats = NDArray[np.floating]
 class Collector:
     """Collects per-prompt arrays as prompts, as means over each relation, or as the mean over all prompts.
 
-    Means are accumulated in float64 and handed out in the dtype that came in.
+    Arrays come in pieces, block by block, which `result` lays out one after the other. Means are accumulated in float64
+    and handed out in the dtype that came in.
 
     Args:
         keep: "prompts", "relations" or "mean".
@@ -32,7 +33,7 @@ class Collector:
         column = {name: i for i, name in enumerate(self.names)}
         self._relation = np.array([column[name] for name in relations])
         self.counts = np.bincount(self._relation, minlength=len(self.names))
-        self._sums: dict[str, Floats] = {}
+        self._sums: dict[str, dict[int, Floats]] = {}
         self._dtypes: dict[str, np.dtype[np.floating]] = {}
 
     @property
@@ -45,14 +46,15 @@ class Collector:
         """Names that something was added under."""
         return tuple(self._sums)
 
-    def add(self, name: str, prompts: NDArray[np.int64], values: Floats) -> None:
-        """Take `values` [P', N] of the prompts with these indices; each prompt comes once for a name."""
-        if name not in self._sums:
+    def add(self, name: str, piece: int, prompts: NDArray[np.int64], values: Floats) -> None:
+        """Take `values` [P', N] of the prompts with these indices; each prompt comes once for a name and piece."""
+        pieces = self._sums.setdefault(name, {})
+        if piece not in pieces:
             rows = {"prompts": len(self._relation), "relations": len(self.names), "mean": 1}[self.keep]
             dtype = values.dtype if self.keep == "prompts" else np.dtype(np.float64)
-            self._sums[name] = np.zeros((rows, values.shape[1]), dtype)
+            pieces[piece] = np.zeros((rows, values.shape[1]), dtype)
             self._dtypes[name] = values.dtype
-        total = self._sums[name]
+        total = pieces[piece]
         if self.keep == "prompts":
             total[prompts] = values
         elif self.keep == "mean":
@@ -62,10 +64,17 @@ class Collector:
                 total[relation] += values[self._relation[prompts] == relation].sum(axis=0, dtype=np.float64)
 
     def result(self, name: str) -> Floats:
-        """The collected array: [P, N], [R, N] or [N]."""
-        total = self._sums[name]
+        """The collected array, [P, N], [R, N] or [N], pieces in ascending order; handed out once, then forgotten."""
+        pieces = self._sums.pop(name)
+        widths = [pieces[piece].shape[1] for piece in sorted(pieces)]
+        found = np.empty((len(next(iter(pieces.values()))), sum(widths)), self._dtypes[name])
+        start = 0
+        for piece, width in zip(sorted(pieces), widths, strict=True):
+            found[:, start : start + width] = self._mean(pieces.pop(piece))
+            start += width
+        return found[0] if self.keep == "mean" else found
+
+    def _mean(self, total: Floats) -> Floats:
         if self.keep == "relations":
-            total = total / self.counts[:, None]
-        elif self.keep == "mean":
-            total = total[0] / self.counts.sum()
-        return total.astype(self._dtypes[name])
+            return total / self.counts[:, None]
+        return total / self.counts.sum() if self.keep == "mean" else total

@@ -72,7 +72,7 @@ def usual_batch(vocabulary: int, d: int) -> int:
     What is done once for a batch should not weigh more than what is done for each prompt: for a small vocabulary that
     is the number of calls, for a wide residual stream of width `d` the products of [d, d] matrices.
     """
-    return max(256, min(2048, max(2**23 // vocabulary, d // 4)))
+    return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
 
 
 def prompt_bytes(model: Model) -> int:
