@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -55,3 +57,27 @@ def test_routed_experts_are_those_of_the_router():
 def test_nothing_to_run_is_an_error(prompts):
     with pytest.raises(OptionError, match="at least one prompt"):
         pad(prompts)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("case", ["OLMoE", "GPT-2", "Qwen2-MoE"], ids=str)
+def test_forward_passes_of_a_few_prompts_at_a_time_are_joined(case, by_position, monkeypatch):
+    model, prompts = tiny_model(case, torch.float64), random_prompts(7)
+    whole = trace(model, prompts, by_position=by_position)
+    monkeypatch.setattr("gated_lpi.trace.AT_ONCE", 3)
+    joined = trace(model, prompts, by_position=by_position)
+    for one, other in zip(tensors(whole), tensors(joined), strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one.double(), other.double(), atol=1e-12)
+
+
+def tensors(traced):
+    """All tensors of a trace, in order; what padding left at positions that a prompt does not have is 0."""
+    if isinstance(traced, torch.Tensor):
+        yield traced
+    elif isinstance(traced, tuple):
+        for part in traced:
+            yield from tensors(part)
+    elif traced is not None:
+        for field in dataclasses.fields(traced):
+            yield from tensors(getattr(traced, field.name))

@@ -19,9 +19,7 @@ from torch import Tensor
 PIECE = 256
 TILE = 512  # columns of a symmetric matrix that are multiplied at a time
 WIDE_ROWS = 512  # that are converted to float64 at a time
-GRAM_ROWS = (
-    1024  # of which `gram` sums up products in their dtype, in pieces: rounding weighs width times as much there
-)
+GRAM_ROWS = 1024  # whose products `gram` sums up in their dtype, in pieces
 RUN = 128  # terms that are summed in their own dtype
 FLOAT64_TERMS = 2**20  # more additions in float64 than any sum here has
 
