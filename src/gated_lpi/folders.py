@@ -82,7 +82,10 @@ def write_atomically(file: Folder, content: str | bytes) -> None:
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     if is_remote(file):
-        _reach(file, lambda: file.fs.pipe_file(file.path, data))
+        try:
+            _reach(file, lambda: file.fs.pipe_file(file.path, data))
+        except FileNotFoundError as error:
+            raise RunError(f"{file} cannot be written: {error}. Is there such a bucket? It is not made here") from error
         return
     draft = file.with_name(f".{file.name}.draft")
     draft.write_bytes(data)
