@@ -1,5 +1,6 @@
 """A run in an S3 bucket: the real client (s3fs) against a server on loopback (moto), through the command line."""
 
+import gc
 import json
 import socket
 import tomllib
@@ -16,6 +17,9 @@ from tiny_text import CAPITALS, save_checkpoint
 
 s3fs = pytest.importorskip("s3fs", reason="the S3 test needs s3fs")
 moto_server = pytest.importorskip("moto.server", reason="the S3 test needs moto[server]")
+
+# Slow, and zarr's own client of the bucket leaves a session open that Python complains of when it is collected.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 EXPERIMENT = """
 name = "bucket"
@@ -72,6 +76,7 @@ def bucket(monkeypatch, tmp_path):
         if system._s3 is not None:
             system.close_session(system.loop, system._s3)
     s3fs.S3FileSystem.clear_instance_cache()
+    gc.collect()
     server.stop()
 
 
