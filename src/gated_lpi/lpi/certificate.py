@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
     Attributes:
         c: [P, n], coefficient over σ.
         shift: [P, n], a.
-        gain: [P, n], c·(u_target − a) for the same a, before it is rounded to the dtype.
+        gain: [P, n], c·(u_target − a) for the same a, found in float64.
         length: [n], ‖v‖, rounded up.
         shift_error, gain_error: [P, 1], bounds on |c·(μ − a)| and on the rounding of `gain`, over |c|·‖v‖.
         squares: [n], float64, upper bound on Σ_j q_j·u_j² over the vocabulary, q the weights of an envelope.

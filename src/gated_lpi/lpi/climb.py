@@ -12,7 +12,7 @@ from gated_lpi.lpi.certificate import Estimate, Moments, Pairs, certify
 from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.moments import MomentSums
 from gated_lpi.lpi.problem import BlockProblem, Tier
-from gated_lpi.lpi.rounding import gamma, unit_roundoff
+from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.trace import Slab
 
@@ -79,14 +79,16 @@ def pairs_of(
     """
     prompts = problem.prompts(part)
     c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
-    mean = p.mean[prompts]
-    target = table.rows(problem.targets[prompts]).double() - mean
-    rounding = gamma(folded.shape[1] + 8, torch.float64) * (4 * table.longest)
-    error = p.mean_error[prompts].unsqueeze(-1)
+    mean, width = p.mean[prompts], folded.shape[1]
+    shift = BlockedProduct(len(mean), len(folded), mean.to(dtype))(mean.to(dtype), folded.to(dtype).T)
+    target = table.rows(problem.targets[prompts]).double()
+    rounding = gamma(width + 8, torch.float64) * (4 * table.longest)
+    error = p.mean_error[prompts] + product_gamma(width, dtype) * torch.linalg.vector_norm(mean, dim=-1)
+    error = error.unsqueeze(-1)
     return Pairs(
         c=c.to(dtype),
-        shift=(mean @ folded.T).to(dtype),
-        gain=(target @ folded.T).mul_(c).to(dtype),
+        shift=shift,
+        gain=(target @ folded.T).sub_(shift).mul_(c).to(dtype),
         length=(torch.linalg.vector_norm(folded, dim=-1) * (1 + 2 * unit_roundoff(dtype))).to(dtype),
         shift_error=error + rounding,
         gain_error=torch.full_like(error, rounding + 2 * unit_roundoff(table.dtype) * table.longest),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 PIECE = 256
 TILE = 512  # columns of a symmetric matrix that are multiplied at a time
+ACROSS = 1024  # by so many, where one is summed: the sum of the pieces stays in a processor's cache
 WIDE_ROWS = 512  # that are converted to float64 at a time
 GRAM_ROWS = 1024  # whose products `gram` sums up in their dtype, in pieces
 RUN = 128  # terms that are summed in their own dtype
@@ -53,9 +54,10 @@ def gram(pieces: Iterable[Tensor], total: Tensor) -> Tensor:
     for rows in pieces:
         if len(rows) > GRAM_ROWS:
             raise ValueError(f"{len(rows)} rows were given; their products are bounded for {GRAM_ROWS} at most")
-        multiply = multiply or BlockedProduct(min(TILE, len(total)), len(total), rows)
-        for tile in _tiles(len(total)):
-            total[tile, : tile.stop] += multiply(rows[:, tile].T, rows[:, : tile.stop])
+        multiply = multiply or BlockedProduct(min(TILE, len(total)), min(ACROSS, len(total)), rows)
+        for tile in _slices(len(total), TILE):
+            for across in _slices(tile.stop, ACROSS):
+                total[tile, across] += multiply(rows[:, tile].T, rows[:, across])
     return total
 
 
@@ -72,8 +74,8 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
     """
     total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     room = torch.empty_like(values).flatten()
-    for tile in _tiles(values.shape[1]):
-        width = min(tile.stop, values.shape[1])
+    for tile in _slices(values.shape[1], TILE):
+        width = tile.stop
         product = torch.mm(values[:, tile], matrix[tile, :width], out=room[: len(values) * width].view(-1, width))
         product[:, : tile.start] *= 2
         total += sum_in_runs(product.mul_(values[:, :width]))
@@ -101,9 +103,9 @@ def sum_in_runs(terms: Tensor) -> Tensor:
     return total if whole == length else total + terms[..., whole:].sum(dim=-1).double()
 
 
-def _tiles(width: int) -> Iterator[slice]:
-    for start in range(0, width, TILE):
-        yield slice(start, min(start + TILE, width))
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
 
 
 def wide_products(left: Tensor, rows: Tensor) -> Tensor:
