@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
 LARGE = (".safetensors", ".bin", ".pt")
+PIECES = 20  # that a trickling answer comes in
 
 # Names of branches as the suites have them (a few of each), and what is to come of them.
 LISTINGS: dict[str, tuple[str, ...]] = {
@@ -126,7 +127,7 @@ class HubServer:
         self._server.server_close()
 
     def fault(self, kind: str, pattern: str, times: int = 1, **options: Any) -> None:
-        """Add a fault: "status" (code, headers), "cut" (after), "wrong" (bytes) or "slow" (seconds)."""
+        """Add a fault: "status" (code, headers), "cut" (after), "wrong" (bytes), "slow" or "trickle" (seconds)."""
         self.faults.append(Fault(kind, pattern, times, options))
 
     def commit(self, repo: str, branch: str) -> str:
@@ -194,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
         fault = self.hub.due(f"{self.command} {path}")
         self.cut = fault.options["after"] if fault is not None and fault.kind == "cut" else None
+        self.trickle = fault.options["seconds"] if fault is not None and fault.kind == "trickle" else 0.0
         if fault is not None and fault.kind == "slow":
             time.sleep(fault.options["seconds"])
         if fault is not None and fault.kind == "status":
@@ -263,7 +265,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body if self.cut is None else body[: self.cut])
+            body = body if self.cut is None else body[: self.cut]
+            pieces = PIECES if self.trickle else 1
+            for piece in range(pieces):
+                self.wfile.write(body[len(body) * piece // pieces : len(body) * (piece + 1) // pieces])
+                time.sleep(self.trickle / pieces)
         if self.cut is not None:
             self.wfile.flush()
             self.close_connection = True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gated_lpi.errors import (
         CheckpointError,
         FactsError,
+        FetchError,
         GatedLPIError,
         ModelError,
         OptionError,
@@ -40,6 +41,7 @@ _HOMES = {
     "Experiment": "runs",
     "FactSet": "facts",
     "FactsError": "errors",
+    "FetchError": "errors",
     "GatedLPIError": "errors",
     "Model": "models",
     "ModelError": "errors",
@@ -68,6 +70,7 @@ __all__ = [
     "Experiment",
     "FactSet",
     "FactsError",
+    "FetchError",
     "GatedLPIError",
     "Model",
     "ModelError",

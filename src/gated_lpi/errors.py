@@ -7,6 +7,7 @@
     │   ├── UnknownFamilyError
     │   └── ReconstructionError
     ├── CheckpointError      a checkpoint that cannot be found or trusted
+    │   ├── FetchError
     │   └── WeightsError
     └── RunError             a run folder that cannot be used
         └── RunExistsError
@@ -41,6 +42,10 @@ class ReconstructionError(ModelError):
 
 class CheckpointError(GatedLPIError):
     """A checkpoint or a series of checkpoints cannot be found or trusted."""
+
+
+class FetchError(CheckpointError):
+    """A checkpoint could not be brought here, and may be as good as any: the hub failed, or the disk is full."""
 
 
 class WeightsError(CheckpointError):

@@ -291,7 +291,7 @@ def test_the_hub_says_how_long_to_wait(hub_of):
         ({"code": 500}, "did not answer for the branches of a/b \\(asked 3 times; Server error '500", 3),
         ({"code": 429}, r"refuses further requests for now \(429, asked 3 times.*hf auth login", 3),
         ({"code": 429, "headers": {"Retry-After": "3600"}}, r"429, asked 1 times", 1),
-        ({"code": 403}, "did not answer for the branches of a/b \\(asked 1 times", 1),
+        ({"code": 403}, "refused the branches of a/b \\(403 Forbidden", 1),
     ],
 )
 def test_patience_ends(hub_of, options, words, requests):

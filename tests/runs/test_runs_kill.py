@@ -4,6 +4,7 @@ The run is a child made with `fork`, so that twenty kills cost twenty runs and n
 with SIGKILL, which it cannot notice, at random moments spread over what a whole run takes.
 """
 
+import functools
 import json
 import os
 import random
@@ -13,9 +14,11 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
+from huggingface_hub import constants
 from test_runs_quarantine import write_facts
 
 from gated_lpi.runs import Experiment, open_run, run_experiment
+from hub_server import HubServer, files_in
 from tiny_text import save_checkpoint
 
 KILLS = 24
@@ -39,8 +42,8 @@ def experiment(tmp_path_factory):
     )
 
 
-def in_a_child(experiment, out, seconds):
-    """Run in a forked child, killed after so many seconds (None: never); whether it came to its end."""
+def in_a_child(experiment, out, wait):
+    """Run in a forked child, killed when `wait` returns (None: never); whether it came to its end."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -49,8 +52,8 @@ def in_a_child(experiment, out, seconds):
             code = 0
         finally:
             os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
+    if wait is not None:
+        wait()
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the run failed instead of being killed"
@@ -82,8 +85,8 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, t
     kills, finished, rounds = 0, False, 0
     while kills < KILLS or not finished:
         out = tmp_path / f"killed-{rounds}"
-        longest = whole_seconds / 2 if kills < KILLS else None
-        finished = in_a_child(experiment, out, None if longest is None else moments.uniform(0.0, longest))
+        moment = functools.partial(time.sleep, moments.uniform(0.0, whole_seconds / 2))
+        finished = in_a_child(experiment, out, moment if kills < KILLS else None)
         kills += not finished
         if (out / "run.json").exists():
             rows, logged = plain_rows(open_run(out).store("a"))
@@ -101,3 +104,51 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, t
             rounds += 1
     assert kills >= 20
     assert whole.scores("a")["step"].values.tolist() == [0, 10, 30, 40]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_killed_in_the_middle_of_downloads_a_run_goes_on_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16_384)  # of ten megabytes these files have none
+    names = [f"step{step}-tokens{step}B" for step in STEPS[:3]]
+    for seed, name in enumerate(names):
+        save_checkpoint(tmp_path / "series" / name, "OLMoE", seed)
+    series = {"main": {}, **{name: files_in(tmp_path / "series" / name) for name in names}}
+    cache = tmp_path / "cache"
+    with HubServer({"org/tiny": series}) as server:
+        settings = {
+            "name": "kill",
+            "facts": {"source": str(write_facts(tmp_path / "facts.json")), "templates": "first"},
+            "storage": {"endpoint": server.url, "cache_dir": str(cache)},
+            "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+        }
+        local = {"arms": [{"name": "a", "series": str(tmp_path / "series")}]}
+        whole = run_experiment(Experiment.model_validate(settings | local), tmp_path / "whole")
+        experiment = Experiment.model_validate(settings | {"arms": [{"name": "a", "series": "org/tiny"}]})
+        server.fault("trickle", "GET .*safetensors$", times=99, seconds=1.0)
+        for name in names:
+            commit = server.commit("org/tiny", name)
+            asked = functools.partial(server.asked, f"GET .*{commit}.*safetensors$")
+            in_a_child(experiment, tmp_path / "run", functools.partial(wait_for_half_a_file, asked, cache))
+            assert half_files(cache)
+        server.faults.clear()
+        assert in_a_child(experiment, tmp_path / "run", None)
+    run = open_run(tmp_path / "run")
+    xr.testing.assert_equal(run.scores("a").load(), whole.scores("a").load())
+    assert run.record("a") == whole.record("a")
+    assert run.quarantined("a") == []
+    assert not list(cache.rglob("*.safetensors"))
+    assert half_files(cache) == []
+
+
+def wait_for_half_a_file(asked, cache):
+    """Until the file is on its way and some of it, not all, is on disk."""
+    deadline = time.monotonic() + 60
+    while not (asked() and half_files(cache)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def half_files(cache):
+    """Downloads that were begun and not ended."""
+    return [path for path in cache.rglob("*.incomplete") if path.stat().st_size]

@@ -148,3 +148,21 @@ def test_what_must_be_local_is_kept_apart_for_each_run(experiment, address, tmp_
     assert run.training_folder("moe").is_relative_to(tmp_path / "cache")
     assert open_run(address).local == run.local
     assert run_experiment(experiment, f"{address}-2").local != run.local
+
+
+def test_a_remote_run_trains_on_this_machine(address, tmp_path):
+    size = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "experts": 4, "expert_width": 8, "vocab_size": 400}
+    settings = {
+        "name": "trained",
+        "training": {"size": size, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoints": 2},
+        "arms": [{"name": "moe", "train": "moe"}],
+        "metrics": {"draws": 3},
+        "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+    }
+    trained = Experiment.model_validate(settings)
+    run = run_experiment(trained, address)
+    xr.testing.assert_equal(run.scores("moe").load(), run_experiment(trained, tmp_path / "run").scores("moe").load())
+    assert run.training_folder("moe").is_relative_to(tmp_path / "cache")
+    assert not fsspec.filesystem("memory").glob(f"{address}/**/*.safetensors")
+    done = run.store("moe").records()
+    assert run_experiment(trained, address).store("moe").records() == done

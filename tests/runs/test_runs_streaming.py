@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from test_runs_quarantine import QUICK, write_facts
 
 from gated_lpi.checkpoints import fetch, list_series
-from gated_lpi.errors import OptionError
-from gated_lpi.runs import Experiment, LocalEngine, run_experiment
+from gated_lpi.errors import OptionError, RunError
+from gated_lpi.runs import Experiment, LocalEngine, open_run, run_experiment
 from gated_lpi.runs import local_engine as module
 from gated_lpi.runs.downloads import Ledger, listed_bytes
 from gated_lpi.runs.engine import storage_of
@@ -170,6 +170,43 @@ def test_a_checkpoint_that_cannot_be_fetched_is_quarantined(server, tmp_path):
     assert "pickled weights only" in pickled["quarantined"]
     assert "SHA-256" in wrong["quarantined"]
     assert wrong["commit"] == server.commit(REPO, "step20-tokens20B")
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Waiting for the hub takes no time."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+
+
+def fail_weights(server, *steps):
+    for step in steps:
+        commit = server.commit(REPO, f"step{step}-tokens{step}B")
+        server.fault("status", rf"\w+ .*{commit}.*safetensors", times=9999, code=503)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_one_checkpoint_that_the_hub_does_not_give_is_quarantined(server, tmp_path):
+    fail_weights(server, 10, 30)
+    run = run_experiment(experiment(server, tmp_path), tmp_path / "run")
+    assert run.scores("a")["step"].values.tolist() == [0, 20]
+    assert [(record["step"], record["error"]) for record in run.quarantined("a")] == [
+        (10, "FetchError"),
+        (30, "FetchError"),
+    ]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_an_outage_ends_the_run_and_puts_nothing_in_quarantine(server, tmp_path):
+    fail_weights(server, 10, 20, 30)
+    both = r"step10\S* of a and step20\S* of a could not be fetched.*503 Service Unavailable.*run again"
+    with pytest.raises(RunError, match=both):
+        run_experiment(experiment(server, tmp_path), tmp_path / "run")
+    assert open_run(tmp_path / "run").scores("a")["step"].values.tolist() == [0]
+    assert open_run(tmp_path / "run").quarantined("a") == []
+    server.faults.clear()
+    run = run_experiment(experiment(server, tmp_path), tmp_path / "run")
+    assert run.scores("a")["step"].values.tolist() == list(STEPS)
 
 
 def test_a_run_keeps_to_the_commits_that_it_began_with(server, contents, tmp_path):

@@ -1,6 +1,6 @@
 """Series of checkpoints: where they are, their steps and tokens, and whether their weights can be trusted."""
 
-from gated_lpi.checkpoints.download import Fetched, evict, fetch
+from gated_lpi.checkpoints.download import Fetched, evict, fetch, sweep
 from gated_lpi.checkpoints.hub import Hub
 from gated_lpi.checkpoints.integrity import Gap, Integrity, Shared, find_gaps, inspect_series
 from gated_lpi.checkpoints.local import list_local, scan_local
@@ -43,4 +43,5 @@ __all__ = [
     "scan_local",
     "select",
     "suites",
+    "sweep",
 ]

@@ -2,7 +2,9 @@
 
 1. The commit's files are listed (`Hub.inventory`); shards that the index names and the listing lacks end it here.
 2. Weights as safetensors, the config and the tokenizer are downloaded into huggingface_hub's cache, at that commit.
-   Pickles never are. A connection that breaks within a file is resumed by huggingface_hub where it broke.
+   Pickles never are. A connection that breaks within a file is resumed by huggingface_hub where it broke. A process
+   that is killed leaves the file that was on its way as a half one, which huggingface_hub neither goes on with nor
+   deletes: `sweep` does that.
 3. Each weight file is read and its hash compared with the listing. One that differs is removed and named.
 """
 
@@ -10,10 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
 
@@ -116,6 +120,23 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
     strategy = cache.delete_files(*doomed)
     strategy.execute()
     return strategy.expected_freed_size
+
+
+def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
+    """Delete the half files that interrupted downloads of a checkpoint left in the cache; the bytes that this frees.
+
+    A file that another process is downloading right now, and so holds the lock of, is left alone.
+    """
+    storage, freed = _storage(checkpoint.repo, hub), 0
+    for file in _wanted(hub.inventory(checkpoint.repo, checkpoint.commit), remote_code=True):
+        halves = list((storage / "blobs").glob(f"{file.digest}.*.incomplete")) if file.digest else []
+        if not halves:
+            continue
+        with suppress(Timeout), FileLock(hub.cache / ".locks" / storage.name / f"{file.digest}.lock", timeout=0):
+            for half in halves:
+                freed += half.stat().st_size
+                half.unlink()
+    return freed
 
 
 def _listing(checkpoint: Checkpoint, hub: Hub) -> Inventory:

@@ -42,7 +42,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not declared
 
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, shards_of
-from gated_lpi.errors import CheckpointError
+from gated_lpi.errors import CheckpointError, FetchError
 
 # The client's own base class of errors: timeouts and broken connections derive from it as HfHubHTTPError does.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
@@ -170,7 +170,8 @@ class Hub:
     def patiently(self, what: str, ask: Callable[[], T]) -> T:
         """Ask until the hub answers.
 
-        Raises CheckpointError when it refuses (RepositoryMissingError where that is why), or after the last attempt.
+        Raises CheckpointError when it refuses (RepositoryMissingError where that is why), FetchError after the last
+        attempt or where what it said cannot be kept.
         """
         for attempt in range(1, self.attempts + 1):
             try:
@@ -248,16 +249,19 @@ class Hub:
         if isinstance(error, HFValidationError):
             return CheckpointError(f"{what}: {error}. Expected a repository as owner/name.")
         if _status(error) == 429:
-            return CheckpointError(
+            return FetchError(
                 f"{hub} refuses further requests for now (429, asked {attempts} times for {what}). Wait some minutes, "
                 "or log in with `hf auth login`, which allows more requests; what was listed is kept."
             )
         if isinstance(error, OSError) and error.errno is not None:
-            return CheckpointError(
+            return FetchError(
                 f"{what} could not be written below {self.cache}: {error}. Free space, or give another cache folder."
             )
-        short = str(error).strip().split("\n")[0] or type(error).__name__
-        return CheckpointError(
+        said = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        short = str(said).strip().split("\n")[0].rstrip(".") or type(said).__name__
+        if not is_transient(error):
+            return CheckpointError(f"{hub} refused {what} ({short}). Check its name, and that you may read it.")
+        return FetchError(
             f"{hub} did not answer for {what} (asked {attempts} times; {short}). Check the connection and try again, "
             "or work offline with what is on this machine."
         )

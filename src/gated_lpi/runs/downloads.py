@@ -46,12 +46,15 @@ class Ledger:
         self.path = path
         self._lock = threading.Lock()
 
+    def announced(self, checkpoint: Checkpoint, hub: Hub) -> bool:
+        """Whether a checkpoint was about to be fetched before, and was not deleted since."""
+        return _snapshot(checkpoint, hub) in self._entries()
+
     def announce(self, checkpoint: Checkpoint, hub: Hub) -> bool:
         """Say that a checkpoint is about to be fetched; whether all of its files are, or will be, the run's own."""
         if self.path is None:
             return False
-        storage = f"models--{checkpoint.repo.replace('/', constants.REPO_ID_SEPARATOR)}"
-        snapshot = str(hub.cache / storage / "snapshots" / checkpoint.commit)
+        snapshot = _snapshot(checkpoint, hub)
         with self._lock:
             entries = self._entries()
             if snapshot in entries:
@@ -85,3 +88,8 @@ class Ledger:
     def _write(self, entries: list[str]) -> None:
         assert self.path is not None
         write_atomically(self.path, json.dumps({"snapshots": entries}, indent=2) + "\n")
+
+
+def _snapshot(checkpoint: Checkpoint, hub: Hub) -> str:
+    storage = f"models--{checkpoint.repo.replace('/', constants.REPO_ID_SEPARATOR)}"
+    return str(hub.cache / storage / "snapshots" / checkpoint.commit)

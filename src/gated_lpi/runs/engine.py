@@ -6,6 +6,7 @@
 3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
    other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
 4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
+   Two in a row that could not be fetched are no fault of theirs but an outage: neither is put there, and the run ends.
 5. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local
-from gated_lpi.errors import RunError
+from gated_lpi.errors import FetchError, RunError
 from gated_lpi.facts import FactSet, load_facts
 from gated_lpi.folders import Folder, is_remote, make
 from gated_lpi.runs.downloads import Ledger
@@ -55,7 +56,7 @@ def run_experiment(
 
     Raises:
         RunExistsError: the folder holds another run.
-        GatedLPIError: facts or series that cannot be used; what was computed before is kept.
+        GatedLPIError: facts or series that cannot be used, or a hub that fails; what was computed before is kept.
     """
     progress = Silent() if progress is None else progress
     facts = load_facts(experiment.facts.source)
@@ -131,6 +132,7 @@ class _Attribution:
             for checkpoint in checkpoints
         ]
         left = {arm: len(checkpoints) for arm, checkpoints in waiting.items()}
+        unfetched: Outcome | None = None  # the last outcome, if its checkpoint could not be fetched
         with _closed(engine.outcomes(jobs) if jobs else iter(())) as outcomes:
             for arm, checkpoints in self.series.items():
                 latest: Outcome | None = None
@@ -140,6 +142,7 @@ class _Attribution:
                         outcome = next(outcomes, None)
                         if outcome is None:
                             raise RunError(f"the engine gave up {left[arm]} checkpoints of {arm}; run again to go on")
+                        unfetched = self._refuse_outage(unfetched, outcome)
                         self._keep(outcome)
                         left[outcome.arm] -= 1
                         latest = outcome if outcome.arm == arm else latest
@@ -150,6 +153,19 @@ class _Attribution:
         done = set(self.run.store(arm).keys())
         done |= set() if retry_quarantined else self.run.quarantine(arm).keys()
         return [checkpoint for checkpoint in self.series[arm] if checkpoint.key not in done]
+
+    def _refuse_outage(self, before: Outcome | None, outcome: Outcome) -> Outcome | None:
+        """`outcome`, if its checkpoint could not be fetched; if that of the one `before` could not either, an error."""
+        if outcome.record.get("error") != FetchError.__name__:
+            return None
+        if before is None:
+            return outcome
+        self.run.quarantine(before.arm).remove(before.key)
+        raise RunError(
+            f"{before.key} of {before.arm} and {outcome.key} of {outcome.arm} could not be fetched, one after the "
+            f"other ({outcome.record['quarantined']}). They are not quarantined for that, and the run ends "
+            "here; what was appended is kept: run again to go on"
+        )
 
     def _keep(self, outcome: Outcome) -> None:
         quarantine = self.run.quarantine(outcome.arm)

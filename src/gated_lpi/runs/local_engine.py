@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from gated_lpi.checkpoints import Fetched, evict, fetch
+from gated_lpi.checkpoints import Fetched, evict, fetch, sweep
 from gated_lpi.errors import CheckpointError, OptionError
 from gated_lpi.runs.downloads import Ledger, download_bytes
 from gated_lpi.runs.work import Job, Outcome, quarantined, score_checkpoint
@@ -175,10 +175,12 @@ class _Downloads:
                 download.result.set_exception(error)
 
     def _fetch(self, download: _Download) -> Fetched:
-        hub = download.job.storage.hub()
-        mine = self._options.ledger.announce(download.job.checkpoint, hub)
-        fetched = fetch(download.job.checkpoint, hub=hub)
+        checkpoint, hub, ledger = download.job.checkpoint, download.job.storage.hub(), self._options.ledger
+        if ledger.announced(checkpoint, hub) and not hub.is_offline:
+            sweep(checkpoint, hub)
+        mine = ledger.announce(checkpoint, hub)
+        fetched = fetch(checkpoint, hub=hub)
         if mine:
-            return self._options.ledger.claim(fetched)
+            return ledger.claim(fetched)
         download.size = min(download.size, fetched.bytes)  # the rest was there before, and stays
         return fetched
