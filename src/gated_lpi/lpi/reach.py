@@ -67,13 +67,19 @@ def supported(device_type: str) -> bool:
 class Reach:
     """The unembedding in 8 bits, a quarter of its size; made once for a checkpoint.
 
+    Rows are kept in the order of their scales. Those that are multiplied together then have nearly the same one, and
+    extremes are taken of the integers: all of a tile count with its largest scale.
+
     Args:
         table: of the checkpoint.
     """
 
     def __init__(self, table: Unembedding) -> None:
-        self._rows = _encode(table.weight, table.mean)
-        self._wrong = float(self._rows.wrong.max())
+        rows = _encode(table.weight, table.mean)
+        self._scale, order = rows.scale.sort()
+        self._codes = rows.codes[order]
+        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        self._wrong = float(rows.wrong.max())
         self._longest = table.longest + self._wrong
 
     def __call__(self, folded: Tensor, skipped: Tensor) -> Bounds:
@@ -82,16 +88,18 @@ class Reach:
         0 always lies between them.
         """
         units = _encode(folded)
-        scale = self._rows.scale.index_fill(0, skipped, 0.0).unsqueeze(-1)
-        values = units.codes.T
         least = torch.zeros(len(folded), dtype=torch.float32, device=folded.device)
         largest = torch.zeros_like(least)
         tokens = max(LEAST_TOKENS, min(TOKENS, TILE // len(folded)))
-        moved = least.new_empty(tokens, len(folded))
-        for start in range(0, len(scale), tokens):
-            codes = self._rows.codes[start : start + tokens]
-            tile = torch.mul(torch._int_mm(codes, values), scale[start : start + tokens], out=moved[: len(codes)])
-            least, largest = torch.minimum(least, tile.amin(dim=0)), torch.maximum(largest, tile.amax(dim=0))
+        starts = range(0, len(self._codes), tokens)
+        hidden = self._place[skipped].sort().values
+        bounds = torch.searchsorted(hidden, torch.tensor([*starts, len(self._codes)], device=hidden.device)).tolist()
+        for start, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
+            tile = torch._int_mm(units.codes, self._codes[start : start + tokens].T)
+            tile.index_fill_(1, hidden[first:last] - start, 0)
+            scale = self._scale[start : start + tokens].amax()
+            least = torch.minimum(least, tile.amin(dim=1) * scale)
+            largest = torch.maximum(largest, tile.amax(dim=1) * scale)
         length = torch.linalg.vector_norm(folded.double(), dim=-1)
         margin = self._wrong * length + self._longest * units.wrong
         wide = units.scale.double() * (1 + ROUNDING)
