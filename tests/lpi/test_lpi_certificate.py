@@ -99,6 +99,10 @@ def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=
         sum_rounding=0.0,
         storing=0.0,
     )
+    if reach:
+        cuts = region.tail_scale * torch.tensor([0.5, 0.1]).double().view(2, 1, 1)
+        excess = (p - cuts * q)[..., inside:].clamp_min(0).sum(dim=-1, keepdim=True)
+        region = region._replace(cuts=cuts, excess=excess)
     return true, pairs, moments, region
 
 

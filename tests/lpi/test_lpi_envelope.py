@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gated_lpi.lpi import reach
 from gated_lpi.lpi.distribution import distribution
 from gated_lpi.lpi.envelope import fitted, fitting_cost, uniform
+from gated_lpi.lpi.excess import with_excess
 from gated_lpi.lpi.lens import base_logits
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.models import Readout
@@ -49,6 +50,37 @@ def test_the_tail_is_bounded_under_every_envelope(seed, vocabulary, sharpness, k
     assert (envelope.scale[-1] == 0).all()
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    vocabulary=st.sampled_from([60, 1025, 3000, 9000]),
+    sharpness=st.sampled_from([0.0, 1.0, 10.0, 100.0]),
+    kind=st.sampled_from([uniform, fitted]),
+)
+def test_the_tail_is_bounded_where_p_is_cut(seed, vocabulary, sharpness, kind):
+    _, table, p, values = a_block(vocabulary, sharpness=sharpness, seed=seed)
+    envelope = with_excess(kind(table, p), p)
+    outside = p.order[p.levels[-2] :]
+    probability, u = p.log_p[:, outside].double().exp(), table.rows(outside).double() @ values.double().T
+    weights = torch.full_like(u[:, 0], envelope.beyond)
+    listed = envelope.weights[p.levels[-2] :].double()
+    weights[: len(listed)] = listed
+    for cut, excess in zip(envelope.cuts, envelope.excess, strict=True):
+        assert (excess >= (probability - cut.unsqueeze(-1) * weights).clamp_min(0).sum(dim=1)).all()
+        bound = cut.unsqueeze(-1) * (weights @ u.square()) + excess.unsqueeze(-1) * u.abs().amax(dim=0).square()
+        assert (probability @ u.square() <= bound * (1 + 1e-6)).all()
+
+
+def test_a_cut_bounds_a_peaked_tail_better_than_its_largest_probability():
+    _, table, p, values = a_block(9000, sharpness=3.0)
+    envelope = with_excess(uniform(table, p), p)
+    u = table.rows(p.order[p.levels[-2] :]).double() @ values.double().T
+    whole = envelope.scale[-2].unsqueeze(-1) * u.square().sum(dim=0)
+    cut = envelope.cuts.unsqueeze(-1) * u.square().sum(dim=0)
+    cut += envelope.excess.unsqueeze(-1) * u.abs().amax(dim=0).square()
+    assert float((cut.amin(dim=0) / whole).median()) < 0.6
+
+
 def test_a_fitted_envelope_is_much_the_tighter_where_prompts_agree():
     _, table, p, values = a_block(9000, sharpness=3.0)
     flat, close = uniform(table, p), fitted(table, p)
@@ -75,7 +107,7 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero):
     values[2] *= 0 if zero else 1
     table = Unembedding(readout)
     skipped = p.order[: p.levels[-2]]
-    found = reach.Reach(table)(values, skipped)
+    (found,) = reach.Reach(table)([values], skipped)
     u = (readout.weight.double() - table.mean.double()) @ values.double().T
     u[skipped] = 0.0
     assert (found.least <= u.amin(dim=0)).all()
@@ -85,13 +117,15 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero):
 @vnni
 def test_bounds_from_8_bits_are_far_tighter_than_norms():
     _, table, p, values = a_block(6000, width=512)
-    found = reach.Reach(table)(values, p.order[:1])
+    (found,) = reach.Reach(table)([values], p.order[:1])
     assert (found.largest < 0.4 * table.longest * torch.linalg.vector_norm(values, dim=-1)).all()
 
 
 @vnni
-def test_bounds_are_split_among_parts():
-    bounds = reach.Bounds(torch.arange(5.0), torch.arange(5.0) + 1)
-    one, other = bounds.split([2, 3])
-    assert one.least.tolist() == [0, 1]
-    assert other.largest.tolist() == [3, 4, 5]
+def test_bounds_of_parts_are_those_of_their_units():
+    _, table, p, values = a_block(6000)
+    find = reach.Reach(table)
+    (together,) = find([values], p.order[:1])
+    one, other = find([values[:4], values[4:]], p.order[:1])
+    assert torch.equal(torch.cat([one.least, other.least]), together.least)
+    assert torch.equal(torch.cat([one.largest, other.largest]), together.largest)

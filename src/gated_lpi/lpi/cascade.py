@@ -15,8 +15,10 @@ from torch import Tensor
 from gated_lpi.lpi import reach
 from gated_lpi.lpi.certificate import certify
 from gated_lpi.lpi.choosing import choose
-from gated_lpi.lpi.climb import Best, Part, climb, pairs_of
+from gated_lpi.lpi.climb import Best, Part, climb, fold, pairs_of
 from gated_lpi.lpi.distribution import Distribution
+from gated_lpi.lpi.envelope import Envelope
+from gated_lpi.lpi.excess import with_excess
 from gated_lpi.lpi.leftover import LeftOver
 from gated_lpi.lpi.moments import MomentSums, Units, everything, region
 from gated_lpi.lpi.prepared import Prepared
@@ -57,6 +59,7 @@ class Cascade:
         self._tolerance = prepared.tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
         self._levels, self._envelope = choose(prepared, problem, p, self._dtype)
         self._reach_pays = reach.supported(device.type)
+        self._cut: Envelope | None = None  # the envelope, once it is known what of p lies above it scaled down
         self._waiting: dict[_Step, list[Part]] = {step: [] for step in _Step}
         self._left = LeftOver()
         self._found = BlockScores(
@@ -81,18 +84,17 @@ class Cascade:
         size = max(1, self._prepared.max_pairs // n_prompts)
         for start in range(0, n_units, size):
             part = Part.of(slab, slice(start, start + size))
-            wide = self._problem.readout.fold(part.values.double())
-            folded = wide.to(part.values.dtype)
-            pairs = pairs_of(self._problem, self._p, self._table, part, wide, self._dtype)
+            pairs, folded = pairs_of(self._problem, self._p, self._table, part, self._dtype)
             squares = self._prepared.squares(self._problem, part, folded, self._envelope)
             part = part._replace(pairs=pairs._replace(squares=squares))
-            self._wait(_Step.REACH, self._climb([part], [folded], self._levels))
+            self._wait(_Step.REACH, self._climb([part], [folded], self._levels, self._envelope))
 
     def _climb(
         self,
         parts: Sequence[Part],
         folded: Sequence[Tensor],
         levels: Sequence[int],
+        envelope: Envelope,
         outside: Sequence[Bounds] | None = None,
     ) -> list[Part]:
         """Certify units level by level; returns those that are left."""
@@ -101,7 +103,7 @@ class Cascade:
         units = [Units(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
         seen = [part.moments for part in parts if part.moments is not None]
         before = self._levels[-1] if seen else 0
-        sums = MomentSums(self._table, self._p, self._envelope, units, outside, seen or None, before)
+        sums = MomentSums(self._table, self._p, envelope, units, outside, seen or None, before)
         left, sums, _ = climb(pairs, sums, best, levels)
         for part, found, kept in zip(parts, best, left, strict=True):
             done = torch.ones(len(part.units), dtype=torch.bool, device=kept.device).index_fill_(0, kept, value=False)
@@ -136,11 +138,10 @@ class Cascade:
 
     def _certify_within_reach(self, parts: Sequence[Part]) -> list[Part]:
         """At the largest level below the last; returns the units that are left."""
-        folded = [self._fold(part) for part in parts]
-        likeliest = self._p.order[: self._p.levels[-2]]
-        bounds = self._prepared.reach(torch.cat(folded), likeliest)
-        last = len(self._p.levels) - 2
-        return self._climb(parts, folded, [last], bounds.split([len(some) for some in folded]))
+        folded = fold(self._problem.readout, parts)
+        bounds = self._prepared.reach(folded, self._p.order[: self._p.levels[-2]])
+        self._cut = self._cut or with_excess(self._envelope, self._p)
+        return self._climb(parts, folded, [len(self._p.levels) - 2], self._cut, bounds)
 
     def _orders(self, parts: Sequence[Part]) -> int:
         """How many moments to take of these units; of few, four cost little more than two."""
@@ -149,7 +150,8 @@ class Cascade:
 
     def _score_everywhere(self, parts: Sequence[Part], orders: int) -> None:
         """Step 4: moments over all tokens, two, then four of the few units that are left."""
-        units = [Units(self._fold(part), part.prompts) for part in parts]
+        folded = fold(self._problem.readout, parts)
+        units = [Units(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
         found = everything(self._table, self._p, units, orders)
         last = len(self._p.levels) - 1
         for part, moments in zip(parts, found, strict=True):
@@ -163,10 +165,6 @@ class Cascade:
             else:
                 self._record(part, best, torch.ones_like(left))
                 self._left.add(self._problem, part, best.settled)
-
-    def _fold(self, part: Part) -> Tensor:
-        """Value vectors folded in float64, in the weights' dtype."""
-        return self._problem.readout.fold(part.values.double()).to(part.values.dtype)
 
     def _record(self, part: Part, best: Best, done: Tensor) -> None:
         """Write the scores of the units that are done, [n] as a mask; pairs that are not settled get theirs later."""

@@ -100,6 +100,7 @@ class Region(NamedTuple):
     Attributes:
         inside, outside: [P, 1], mass of S; mass of T, at most.
         tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
+        cuts: [C, P, 1], other scales s, and `excess` [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
         inside_tokens, tail_tokens: how many tokens are in S and in T.
@@ -128,6 +129,8 @@ class Region(NamedTuple):
     unit_rounding: float
     sum_rounding: float
     storing: float
+    cuts: Tensor | None = None
+    excess: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Region:
         """The same in another dtype."""
@@ -282,7 +285,7 @@ def _higher(
 def _tail(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sums:
     """Step 2: Σ_T p·y² is c²·Σ_T p·u² − 2·ca·Σ_T p·cu + (ca)²·p(T), with Σ_T p·u = μ − Σ_S p·u."""
     c, centre = pairs.c, given.centre
-    squares = c.square() * (pairs.squares - moments.squares).clamp_min(0.0).to(c.dtype)
+    weighted = (pairs.squares - moments.squares).clamp_min(0.0).to(c.dtype)  # at least Σ_T q·u²
     rest, first_error = centre, given.shift_error  # c·Σ_T p·u, and how wrong
     if region.inside_tokens:
         seen = moments.to(c.dtype)
@@ -290,12 +293,25 @@ def _tail(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sum
         rest = centre - c * seen.first
         first_error = first_error + region.sum_rounding * second * region.inside.sqrt() + given.wrong * region.inside
     cross = centre.square() * region.outside - 2 * centre * rest
-    largest = region.tail_scale * (1 + 1e-6) * squares + cross + 2 * centre.abs() * first_error
+    square = c.square()
+    largest = square * _tail_squares(moments, region, weighted) + cross + 2 * centre.abs() * first_error
     variance = largest.clamp_min(0.0) * (1 + SAFETY[c.dtype])
-    guess = region.outside / region.tail_weight * squares + cross
+    guess = region.outside / region.tail_weight * (square * weighted) + cross
     reach = _tail_reach(pairs, moments, given.size * region.tail_norm + centre.abs())
     nothing = torch.zeros_like(variance)
     return _Sums(nothing, phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2, variance, reach)
+
+
+def _tail_squares(moments: Moments, region: Region, weighted: Tensor) -> Tensor:
+    """Upper bound on Σ_T p·u², from Σ_T q·u² [n] and, where u is bounded, what of p lies above s·q; [P, n]."""
+    rounded = weighted * (1 + 1e-6)
+    found = region.tail_scale * rounded
+    least, largest = moments.outside_least, moments.outside_largest
+    if region.cuts is not None and region.excess is not None and least is not None and largest is not None:
+        most = torch.maximum(least.abs(), largest.abs()).to(weighted.dtype).square() * (1 + 1e-6)
+        for cut, excess in zip(region.cuts, region.excess, strict=True):
+            found = torch.minimum(found, cut * rounded + excess * most)
+    return found
 
 
 def _tail_reach(pairs: Pairs, moments: Moments, by_norms: Tensor) -> Tensor:
@@ -333,7 +349,7 @@ def psi(y: Tensor) -> Tensor:
 SERIES = {
     (torch.float64, 2): (1e-2, 5),
     (torch.float64, 4): (0.3, 7),
-    (torch.float32, 2): (0.5, 7),
+    (torch.float32, 2): (0.1, 4),
     (torch.float32, 4): (2.0, 12),
 }
 

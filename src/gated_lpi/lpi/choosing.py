@@ -53,9 +53,9 @@ def _cheapest(
         return stops, uniform
     costs = Costs(n_prompts, slab.values.shape[1], p.levels)
     sample = Part.of(slab, slice(0, n_units, step))
-    wide = problem.readout.fold(sample.values.double())
-    sample = sample._replace(pairs=pairs_of(problem, p, prepared.table, sample, wide, dtype))
-    units = Units(wide.to(sample.values.dtype), sample.prompts)
+    pairs, folded = pairs_of(problem, p, prepared.table, sample, dtype)
+    sample = sample._replace(pairs=pairs)
+    units = Units(folded, sample.prompts)
 
     def choice(envelope: Envelope) -> Choice:
         under = sample.under(envelope.squares(units.folded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,10 @@ from gated_lpi.lpi.moments import MomentSums
 from gated_lpi.lpi.problem import BlockProblem, Tier
 from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
+
+FOLDED = 128  # value vectors that are held in float64
 
 
 class Part(NamedTuple):
@@ -64,36 +67,57 @@ def pairs_of(
     p: Distribution,
     table: Unembedding,
     part: Part,
-    folded: Tensor,
     dtype: torch.dtype,
-) -> Pairs:
-    """a, and the linear term, of [P', n] pairs, with their rounding.
+) -> tuple[Pairs, Tensor]:
+    """a, and the linear term, of [P', n] pairs, with their rounding; and the units' folded value vectors, [n, d].
 
     Args:
         problem: the block.
         p: of the block.
         table: of the checkpoint.
         part: units.
-        folded: [n, d], their value vectors folded in float64.
         dtype: of the certificate's arithmetic.
     """
     prompts = problem.prompts(part)
     c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
-    mean, width = p.mean[prompts], folded.shape[1]
-    shift = BlockedProduct(len(mean), len(folded), mean.to(dtype))(mean.to(dtype), folded.to(dtype).T)
+    mean, width = p.mean[prompts], part.values.shape[1]
     target = table.rows(problem.targets[prompts]).double()
+    folded, gain, length = torch.empty_like(part.values), torch.empty_like(c), c.new_empty(len(part.values))
+    for some, wide in _folded(problem.readout, part.values):
+        folded[some] = wide
+        torch.linalg.vector_norm(wide, dim=-1, out=length[some])
+        gain[:, some] = target @ wide.T
+    shift = BlockedProduct(len(mean), len(folded), mean.to(dtype))(mean.to(dtype), folded.to(dtype).T)
     rounding = gamma(width + 8, torch.float64) * (4 * table.longest)
     error = p.mean_error[prompts] + product_gamma(width, dtype) * torch.linalg.vector_norm(mean, dim=-1)
     error = error.unsqueeze(-1)
-    return Pairs(
+    pairs = Pairs(
         c=c.to(dtype),
         shift=shift,
-        gain=(target @ folded.T).sub_(shift).mul_(c).to(dtype),
-        length=(torch.linalg.vector_norm(folded, dim=-1) * (1 + 2 * unit_roundoff(dtype))).to(dtype),
+        gain=gain.sub_(shift).mul_(c).to(dtype),
+        length=(length * (1 + 2 * unit_roundoff(dtype))).to(dtype),
         shift_error=error + rounding,
         gain_error=torch.full_like(error, rounding + 2 * unit_roundoff(table.dtype) * table.longest),
-        squares=torch.zeros_like(folded[:, 0]),
+        squares=torch.zeros_like(length),
     )
+    return pairs, folded
+
+
+def fold(readout: Readout, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+    """Value vectors of each part, [n, d], as they are multiplied by W_U: folded in float64, rounded to their dtype."""
+    counts = [len(part.values) for part in parts]
+    folded: tuple[Tensor, ...] = parts[0].values.new_empty(sum(counts), parts[0].values.shape[1]).split(counts)
+    for part, rows in zip(parts, folded, strict=True):
+        for some, wide in _folded(readout, part.values):
+            rows[some] = wide
+    return folded
+
+
+def _folded(readout: Readout, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The same in float64, so few at a time that they stay in a processor's cache."""
+    for start in range(0, len(values), FOLDED):
+        some = slice(start, min(start + FOLDED, len(values)))
+        yield some, readout.fold(values[some].double())
 
 
 class Best:

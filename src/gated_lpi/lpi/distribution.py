@@ -24,7 +24,7 @@ from gated_lpi.models import Readout
 HEAD = 1024
 HEAD_SHARE = 16  # of a small vocabulary, one token in so many
 LEVELS = (0, 1024, 4096)
-COLUMNS = 2048
+COLUMNS = 4096
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Distribution:
         head_error: [P], float64, none of the first `HEAD` is off by more than this.
         outside_head: [P], float64, mass outside of the first `HEAD`.
         outside_norm: [P], float64, √(Σ p_j·‖w_j‖²) over the tokens outside of them.
-        raw_norms: [V], ‖w_j‖ by rank.
+        outside_norms: [V], ‖w_j‖ of the tokens outside of them, 0 for these.
         storage: [P], float64, how far Σ_j exp(log_p) may be from 1.
     """
 
@@ -81,7 +81,7 @@ class Distribution:
 def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: BaseLogits) -> Distribution:
     """Lay out p of `base` [P, d], whose logit lens is `logits`; `logits.log_p` itself is refined."""
     vocabulary = readout.vocabulary
-    levels = tuple(sorted({*(n for n in LEVELS if n < vocabulary), vocabulary}))
+    levels = (*(n for n in LEVELS if n < vocabulary), vocabulary)
     order = logits.log_p.amax(dim=0).argsort(descending=True)
     head = order[: min(HEAD, vocabulary // HEAD_SHARE)]
     log_p = _refine_head(readout, base, logits, head)

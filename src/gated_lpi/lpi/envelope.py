@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 
 from gated_lpi.lpi.distribution import Distribution, largest_beyond
-from gated_lpi.lpi.rounding import GRAM_ROWS, frobenius, gamma, gram, gram_gamma, quadratic_form, quadratic_gamma
+from gated_lpi.lpi.rounding import (
+    GRAM_ROWS,
+    frobenius,
+    gamma,
+    gram,
+    gram_gamma,
+    lengths,
+    quadratic_form,
+    quadratic_gamma,
+)
 from gated_lpi.lpi.unembedding import Unembedding
 
 LISTED = 16384  # tokens that a fitted envelope tells apart
@@ -36,19 +45,26 @@ class Envelope:
 
     Attributes:
         of_checkpoint: whether it is the same for all blocks of a checkpoint.
-        weights: [K], q by rank, of the tokens that `Distribution.p` has; in the weights' dtype.
+        weights: [K], q by rank, at least of the tokens that `Distribution.p` has; in the weights' dtype.
+        beyond: q of the tokens that come after these.
         mass: [L], float64, Σ q over the tokens outside of each level; rounded to nearest.
         scale: [L, P], float64, r of each level; 0 where nothing is outside of it.
         matrix: B, [d, d], in the weights' dtype, as `gram` leaves it.
         slack: vᵀBv is larger than what the matrix gives by this times ‖v‖² at most.
+        cuts: [C, P], float64, other scales s; none until `with_excess` finds them.
+        excess: [C, P], float64, upper bounds on Σ max(p_j − s·q_j, 0) over the tokens outside of the largest level but
+            the last; likewise.
     """
 
     of_checkpoint: bool
     weights: Tensor
+    beyond: float
     mass: Tensor
     scale: Tensor
     matrix: Tensor
     slack: float
+    cuts: Tensor | None = None
+    excess: Tensor | None = None
 
     def squares(self, values: Tensor) -> Tensor:
         """Upper bound on Σ_j q_j·u_j² = vᵀBv, over the vocabulary, of folded value vectors [n, d]; [n] in float64."""
@@ -57,8 +73,7 @@ class Envelope:
 
 def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
     """Upper bound on vᵀBv of value vectors [n, d], [n] in float64."""
-    lengths = torch.linalg.vector_norm(values, dim=-1).double() * (1 + gamma(values.shape[1] + 4, values.dtype))
-    found: Tensor = quadratic_form(values, matrix) + slack * lengths.square()
+    found: Tensor = quadratic_form(values, matrix) + slack * lengths(values).square()
     return found.clamp_min_(0.0)
 
 
@@ -68,6 +83,7 @@ def uniform(table: Unembedding, p: Distribution) -> Envelope:
     return Envelope(
         of_checkpoint=True,
         weights=torch.ones(p.p.shape[1], dtype=p.p.dtype, device=p.p.device),
+        beyond=1.0,
         mass=tokens[-1] - tokens,
         scale=p.tail_max,
         matrix=table.spread,
@@ -80,14 +96,15 @@ def fitted(table: Unembedding, p: Distribution) -> Envelope:
     listed = p.order[: _listed(p)]
     beyond = largest_beyond(p.log_p, listed)
     least = beyond.max().clamp_min(LEAST).to(p.p.dtype)
-    likely = torch.cat([p.p, p.log_p.index_select(1, listed[p.p.shape[1] :]).exp_()], dim=1)
+    likely = _likely(p, len(listed))
     weights = likely.amax(dim=0).clamp_min(least)
     matrix, slack = _spread(table, p, weights, float(least))
     return Envelope(
         of_checkpoint=False,
         weights=weights,
+        beyond=float(least),
         mass=_mass_outside(weights.double(), float(least), p.levels),
-        scale=_scales(likely.div_(weights), beyond / least, p.levels),
+        scale=_scales(beyond / least, len(listed), p.levels),
         matrix=matrix,
         slack=slack,
     )
@@ -120,7 +137,8 @@ def _spread(table: Unembedding, p: Distribution, weights: Tensor, beyond: float)
     total = table.spread.new_zeros(table.spread.shape, dtype=torch.float64)
     gram((rows.double() for rows in scaled(0, first)), total)
     gram(scaled(first, len(weights)), total)
-    total.add_(table.spread, alpha=beyond)
+    for some, uniform_part in zip(total.split(GRAM_ROWS), table.spread.split(GRAM_ROWS), strict=True):
+        some.add_(uniform_part, alpha=beyond)
     trace = excess.double() * table.norms[p.order[: len(weights)]].square()
     rounding = gram_gamma(table.dtype, roundings=10) * float(trace[first:].sum())
     rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * frobenius(total)
@@ -133,12 +151,15 @@ def _mass_outside(weights: Tensor, beyond: float, levels: tuple[int, ...]) -> Te
     return torch.stack([weights[level:].sum() + rest for level in levels[:-1]] + [weights.new_zeros(())])
 
 
-def _scales(ratio: Tensor, beyond: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """r of every level, [L, P], from p/q of the listed ranks, [P, K], and the largest of those beyond, [P]."""
-    scale = beyond.new_zeros(len(levels), len(ratio))
-    bounds = [*levels[:-1], ratio.shape[1]]
-    for k in range(len(levels) - 2, -1, -1):
-        if bounds[k + 1] > bounds[k]:
-            beyond = torch.maximum(beyond, ratio[:, bounds[k] : bounds[k + 1]].amax(dim=-1).double())
-        scale[k] = beyond
-    return scale
+def _scales(beyond: Tensor, listed: int, levels: tuple[int, ...]) -> Tensor:
+    """r of every level, [L, P]: 1 where some of the `listed` ranks are outside, else the largest p/q `beyond` them."""
+    ones, nothing = torch.ones_like(beyond), torch.zeros_like(beyond)
+    return torch.stack([*(beyond if level >= listed else ones for level in levels[:-1]), nothing])
+
+
+def _likely(p: Distribution, listed: int) -> Tensor:
+    """p of the first ranks, [P, listed]."""
+    known = p.p.shape[1]
+    if listed == known:
+        return p.p
+    return torch.cat([p.p, p.log_p.index_select(1, p.order[known:listed]).exp_()], dim=1)

@@ -203,7 +203,7 @@ def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Ten
     """What is known of the tokens inside and outside of a level."""
 
     def column(values: Tensor) -> Tensor:
-        return (values if prompts is None else values[prompts]).unsqueeze(-1)
+        return (values if prompts is None else values[..., prompts]).unsqueeze(-1)
 
     return Region(
         inside=column(p.inside[level]),
@@ -222,4 +222,6 @@ def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Ten
         unit_rounding=_of_product(table.weight),
         sum_rounding=_of_sum(table.weight),
         storing=unit_roundoff(table.dtype),
+        cuts=None if envelope.cuts is None else column(envelope.cuts),
+        excess=None if envelope.excess is None else column(envelope.excess),
     )

@@ -10,14 +10,14 @@ processor has instructions for it (VNNI) such a product is three to four times a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import gamma, unit_roundoff
+from gated_lpi.lpi.rounding import gamma, lengths, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
@@ -36,11 +36,6 @@ class Bounds(NamedTuple):
     def units(self, chosen: Tensor) -> Bounds:
         """Those of some of the units."""
         return Bounds(self.least[chosen], self.largest[chosen])
-
-    def split(self, counts: Sequence[int]) -> list[Bounds]:
-        """Those of so many units after each other."""
-        ends = (end.split(list(counts)) for end in self)
-        return [Bounds(*end) for end in zip(*ends, strict=True)]
 
 
 class _Codes(NamedTuple):
@@ -75,22 +70,23 @@ class Reach:
     """
 
     def __init__(self, table: Unembedding) -> None:
-        rows = _encode(table.weight, table.mean)
-        self._scale, order = rows.scale.sort()
-        self._codes = rows.codes[order]
-        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        self._wrong = float(rows.wrong.max())
+        length, width = table.weight.shape
+        order = torch.cat([_scale(table.weight[some] - table.mean) for some in _tiles(length, width)]).argsort()
+        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(length, device=order.device))
+        self._codes, self._scale, wrong = _encode(length, width, lambda some: table.rows(order[some]), order.device)
+        self._wrong = float(wrong.max())
         self._longest = table.longest + self._wrong
 
-    def __call__(self, folded: Tensor, skipped: Tensor) -> Bounds:
-        """Bounds on u over all tokens but those `skipped`, of folded value vectors [n, d].
+    def __call__(self, parts: Sequence[Tensor], skipped: Tensor) -> list[Bounds]:
+        """Bounds on u over all tokens but those `skipped`, of folded value vectors [n, d] of some parts.
 
         0 always lies between them.
         """
-        units = _encode(folded)
-        least = torch.zeros(len(folded), dtype=torch.float32, device=folded.device)
+        codes = [_encode(len(part), part.shape[1], part.__getitem__, part.device) for part in parts]
+        units = _Codes(*map(torch.cat, zip(*codes, strict=True)))
+        least = torch.zeros_like(units.scale)
         largest = torch.zeros_like(least)
-        tokens = max(LEAST_TOKENS, min(TOKENS, TILE // len(folded)))
+        tokens = max(LEAST_TOKENS, min(TOKENS, TILE // len(least)))
         starts = range(0, len(self._codes), tokens)
         hidden = self._place[skipped].sort().values
         bounds = torch.searchsorted(hidden, torch.tensor([*starts, len(self._codes)], device=hidden.device)).tolist()
@@ -100,34 +96,41 @@ class Reach:
             scale = self._scale[start : start + tokens].amax()
             least = torch.minimum(least, tile.amin(dim=1) * scale)
             largest = torch.maximum(largest, tile.amax(dim=1) * scale)
-        length = torch.linalg.vector_norm(folded.double(), dim=-1)
+        length = torch.cat([lengths(part) for part in parts])
         margin = self._wrong * length + self._longest * units.wrong
         wide = units.scale.double() * (1 + ROUNDING)
-        return Bounds(wide * least.double() - margin, wide * largest.double() + margin)
+        ends = wide * least.double() - margin, wide * largest.double() + margin
+        split = (end.split([len(part) for part in parts]) for end in ends)
+        return [Bounds(*end) for end in zip(*split, strict=True)]
 
 
-def _encode(rows: Tensor, shift: Tensor | None = None) -> _Codes:
-    """8 bits of each row, less `shift` [d]; a few rows at a time."""
-    length, width = rows.shape
-    found = _Codes(
-        torch.empty(length, width, dtype=torch.int8, device=rows.device),
-        torch.empty(length, dtype=torch.float32, device=rows.device),
-        torch.empty(length, dtype=torch.float64, device=rows.device),
-    )
+def _tiles(length: int, width: int) -> Iterator[slice]:
     step = max(1, ENCODED // width)
-    for start in range(0, length, step):
-        some = rows[start : start + step]
-        tile = _encode_tile(some if shift is None else some - shift)
-        for whole, part in zip(found, tile, strict=True):
-            whole[start : start + step] = part
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device) -> _Codes:
+    """8 bits of each of so many rows, which are asked for a few at a time."""
+    found = _Codes(
+        torch.empty(length, width, dtype=torch.int8, device=device),
+        torch.empty(length, dtype=torch.float32, device=device),
+        torch.empty(length, dtype=torch.float64, device=device),
+    )
+    for some in _tiles(length, width):
+        for whole, part in zip(found, _encode_tile(rows(some)), strict=True):
+            whole[some] = part
     return found
 
 
 def _encode_tile(rows: Tensor) -> _Codes:
-    scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()
+    scale = _scale(rows)
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
     codes = rounded.to(torch.int8)
     wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
     rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()
     return _Codes(codes, scale, (wrong + rounding) * (1 + gamma(rows.shape[-1] + 8, rows.dtype)))
+
+
+def _scale(rows: Tensor) -> Tensor:
+    return (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()

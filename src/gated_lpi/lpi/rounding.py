@@ -92,6 +92,12 @@ def quadratic_gamma(dtype: torch.dtype) -> float:
     return gamma(TILE + RUN + 4, dtype) + gamma(FLOAT64_TERMS, torch.float64)
 
 
+def lengths(rows: Tensor) -> Tensor:
+    """Upper bounds on ‖x‖ of rows x [n, d], [n] in float64."""
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1).double()
+    return found * (1 + gamma(rows.shape[-1] + 4, rows.dtype))
+
+
 def sum_in_runs(terms: Tensor) -> Tensor:
     """Sum over the last dimension, runs of at most `RUN` terms in their dtype, the runs' sums in float64.
 

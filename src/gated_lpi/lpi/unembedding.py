@@ -47,7 +47,7 @@ class Unembedding:
 
     def rows(self, tokens: Tensor) -> Tensor:
         """w_j − w̄ of these tokens, [n, d]."""
-        return self.weight[tokens] - self.mean
+        return self.weight.index_select(0, tokens).sub_(self.mean)
 
     def centred(self, tokens: slice, out: Tensor) -> Tensor:
         """The same for a range of tokens, in the first rows of `out`."""
