@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 SHORT = 5.0  # seconds; what takes longer is not run five times
 RUNS = 5
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,25 @@ def timed(call: Callable[[], object], *, runs: int = RUNS) -> Timing:
     found = [_seconds(call)]
     if found[0] < SHORT:
         found += [_seconds(call) for _ in range(runs - 1)]
-    return Timing(statistics.median(found), len(found), min(found), max(found))
+    return _summary(found)
+
+
+def in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS) -> dict[str, Timing]:
+    """Time calls that are to be compared, in rounds: all of them meet the machine in the states it goes through.
+
+    A call that is short runs twice in each round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(_seconds(call))
+            if found[name][-1] < SHORT:
+                found[name].append(_seconds(call))
+    return {name: _summary(seconds) for name, seconds in found.items()}
+
+
+def _summary(seconds: Sequence[float]) -> Timing:
+    return Timing(statistics.median(seconds), len(seconds), min(seconds), max(seconds))
 
 
 def _seconds(call: Callable[[], object]) -> float:
