@@ -26,13 +26,17 @@ MEMORY_GOAL = 1.10
 
 
 class Work(NamedTuple):
-    """One row of the main tables; seconds are of all pairs, preparation included in `fast`."""
+    """One row of the main tables; seconds are of all pairs, preparation included in `fast`.
+
+    `fastest` is the fastest certified run over the fastest lens, where there were several.
+    """
 
     name: str
     published: float
     fast: float
     prepared: float | None
     lens: float
+    fastest: float | None
     goal: Goal | None
     tiers: dict[str, dict[str, int]]
 
@@ -49,6 +53,7 @@ def works(found: Results) -> list[Work]:
                 real["fast"],
                 None,
                 real["lens"],
+                None,
                 SMOLLM2_GOAL,
                 real["tiers"],
             )
@@ -61,6 +66,7 @@ def works(found: Results) -> list[Work]:
                 row["fast"]["seconds"],
                 row["prepared"]["seconds"],
                 row["lens"]["seconds"],
+                row["fast"]["least"] / row["lens"]["least"],
                 LAYER_GOALS.get(row["layer"]["name"]),
                 row["tiers"],
             )
@@ -114,6 +120,7 @@ def lens(found: Results) -> list[str]:
             work.name,
             duration(work.lens),
             f"**{times(work.fast / work.lens, 1)}**",
+            "" if work.fastest is None else times(work.fastest, 1),
             "" if work.prepared is None else times(work.prepared / work.lens, 1),
             f"≤ {times(LENS_GOAL.must)}",
             f"≤ {times(LENS_GOAL.aim)}",
@@ -121,9 +128,8 @@ def lens(found: Results) -> list[str]:
         ]
         for work in works(found)
     ]
-    return table(
-        ["work", "lens", "certified / lens", "prepared / lens", "must", "aim", ""], rows, right=(1, 2, 3, 4, 5)
-    )
+    head = ["work", "lens", "certified / lens", "fastest runs of both", "prepared / lens", "must", "aim", ""]
+    return table(head, rows, right=(1, 2, 3, 4, 5, 6))
 
 
 def tiers(found: Results) -> list[str]:
