@@ -1,5 +1,7 @@
 """Tiny facts and a word-level tokenizer that covers them, for tests that go from text to scores."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +44,17 @@ def save_checkpoint(folder: Path, case: Case | str = "Qwen3-MoE", seed: int = 0,
     """Save a tiny random model and its tokenizer as an ordinary checkpoint folder."""
     tiny_module(case, seed=seed, **options).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_facts(folder: Path, relations: Iterable[Relation] = (CAPITALS, COLOURS)) -> Path:
+    """Save relations as a folder of JSON files, one for each."""
+    folder.mkdir()
+    for relation in relations:
+        content = {
+            "name": relation.name,
+            "prompt_templates": list(relation.prompt_templates),
+            "samples": [{"subject": s.subject, "object": s.object} for s in relation.samples],
+        }
+        (folder / f"{relation.name}.json").write_text(json.dumps(content))
     return folder

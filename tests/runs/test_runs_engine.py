@@ -1,7 +1,5 @@
 """Experiments from checkpoints or training to a run folder; refusal, resumption, damaged checkpoints."""
 
-import json
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,7 +10,7 @@ from gated_lpi.runs import Experiment, run_experiment
 from gated_lpi.runs.last_checkpoint import active_parameters
 from gated_lpi.training import ModelSize, TrainingSpec
 from tiny_models import tiny_model
-from tiny_text import CAPITALS, COLOURS, save_checkpoint
+from tiny_text import save_checkpoint, save_facts
 
 QUICK = {"metrics": {"draws": 5}, "ablation": {"random_draws": 3, "top_units": 3}}
 
@@ -21,14 +19,7 @@ QUICK = {"metrics": {"draws": 5}, "ablation": {"random_draws": 3, "top_units": 3
 def source(tmp_path_factory):
     """Facts and two series of three checkpoints."""
     folder = tmp_path_factory.mktemp("source")
-    (folder / "facts").mkdir()
-    for relation in (CAPITALS, COLOURS):
-        content = {
-            "name": relation.name,
-            "prompt_templates": list(relation.prompt_templates),
-            "samples": [{"subject": s.subject, "object": s.object} for s in relation.samples],
-        }
-        (folder / "facts" / f"{relation.name}.json").write_text(json.dumps(content))
+    save_facts(folder / "facts")
     for arm, case in (("moe", "Qwen3-MoE"), ("dense", "Qwen3")):
         for seed, step in enumerate((0, 10, 100)):
             save_checkpoint(folder / arm / f"step-{step}", case, seed)

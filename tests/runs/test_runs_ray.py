@@ -1,7 +1,6 @@
 """Scoring on a local Ray of two workers: the numbers of this process, whatever happens to the workers."""
 
 import importlib
-import json
 import re
 import shutil
 import sys
@@ -26,7 +25,7 @@ from gated_lpi.runs.ray_engine import RayEngine, score_on_node
 from gated_lpi.runs.settings import EngineSpec
 from gated_lpi.runs.work import Job, Storage
 from hub_server import HubServer, files_in
-from tiny_text import CAPITALS, COLOURS, save_checkpoint
+from tiny_text import save_checkpoint, save_facts
 
 STEPS = (0, 10, 100, 1000)
 CLUSTER = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
@@ -45,14 +44,7 @@ def _one_thread():
 def source(tmp_path_factory):
     """Facts and two series; the second checkpoint of the dense one is damaged."""
     folder = tmp_path_factory.mktemp("source")
-    (folder / "facts").mkdir()
-    for relation in (CAPITALS, COLOURS):
-        content = {
-            "name": relation.name,
-            "prompt_templates": list(relation.prompt_templates),
-            "samples": [{"subject": s.subject, "object": s.object} for s in relation.samples],
-        }
-        (folder / "facts" / f"{relation.name}.json").write_text(json.dumps(content))
+    save_facts(folder / "facts")
     for arm, case in (("moe", "Qwen3-MoE"), ("dense", "Qwen3")):
         for seed, step in enumerate(STEPS):
             save_checkpoint(folder / arm / f"step-{step}", case, seed)

@@ -16,20 +16,13 @@ from gated_lpi.errors import OptionError, RunError, RunExistsError
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, run_experiment
 from gated_lpi.runs.store import ResultStore
-from tiny_text import CAPITALS, COLOURS, save_checkpoint
+from tiny_text import save_checkpoint, save_facts
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
-    (folder / "facts").mkdir()
-    for relation in (CAPITALS, COLOURS):
-        content = {
-            "name": relation.name,
-            "prompt_templates": list(relation.prompt_templates),
-            "samples": [{"subject": s.subject, "object": s.object} for s in relation.samples],
-        }
-        (folder / "facts" / f"{relation.name}.json").write_text(json.dumps(content))
+    save_facts(folder / "facts")
     for seed, step in enumerate((0, 10)):
         save_checkpoint(folder / "moe" / f"step-{step}", "Qwen3-MoE", seed)
     return Experiment.model_validate(

@@ -1,7 +1,6 @@
 """A run in an S3 bucket: the real client (s3fs) against a server on loopback (moto), through the command line."""
 
 import gc
-import json
 import socket
 import tomllib
 import uuid
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 from gated_lpi import open_run
 from gated_lpi.cli import app
 from gated_lpi.errors import RunError
-from tiny_text import CAPITALS, save_checkpoint
+from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 s3fs = pytest.importorskip("s3fs", reason="the S3 test needs s3fs")
 moto_server = pytest.importorskip("moto.server", reason="the S3 test needs moto[server]")
@@ -39,10 +38,7 @@ draws = 5
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
-    (folder / "facts").mkdir()
-    samples = [{"subject": s.subject, "object": s.object} for s in CAPITALS.samples]
-    content = {"name": "capital", "prompt_templates": list(CAPITALS.prompt_templates), "samples": samples}
-    (folder / "facts" / "capital.json").write_text(json.dumps(content))
+    save_facts(folder / "facts", [CAPITALS])
     for seed, step in enumerate((0, 10)):
         save_checkpoint(folder / "moe" / f"step-{step}", "Qwen3-MoE", seed)
     path = folder / "experiment.toml"
