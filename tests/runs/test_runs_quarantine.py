@@ -10,7 +10,7 @@ import pytest
 from gated_lpi.cli import main
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, open_run, run_experiment
-from tiny_text import CAPITALS, save_checkpoint
+from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 QUICK = {"metrics": {"draws": 3}, "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]}}
 
@@ -36,13 +36,6 @@ SPOILS = {
 }
 
 
-def write_facts(path):
-    samples = [{"subject": s.subject, "object": s.object} for s in CAPITALS.samples]
-    content = {"name": CAPITALS.name, "prompt_templates": list(CAPITALS.prompt_templates), "samples": samples}
-    path.write_text(json.dumps(content))
-    return path
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
@@ -57,7 +50,7 @@ def series(good, tmp_path):
 
 
 def experiment(series, tmp_path, **changes):
-    facts = write_facts(tmp_path / "facts.json")
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
     content = {"name": "test", "facts": {"source": str(facts), "templates": "first"}, **QUICK, **changes}
     return Experiment.model_validate({"arms": [{"name": "a", "series": str(series)}], **content})
 
@@ -120,7 +113,7 @@ def test_duplicates_have_one_digest_and_are_not_compared(series, tmp_path):
 def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, capsys):
     SPOILS["without weights"][0](series / "step-0")
     file = tmp_path / "experiment.toml"
-    facts = write_facts(tmp_path / "facts.json")
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
     file.write_text(
         f"""name = "test"
 facts = {{source = "{facts}", templates = "first"}}
