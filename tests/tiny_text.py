@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, case: Case | str = "Qwen3-MoE", seed: int = 0,
 
 def save_facts(folder: Path, relations: Iterable[Relation] = (CAPITALS, COLOURS)) -> Path:
     """Save relations as a folder of JSON files, one for each."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for relation in relations:
         content = {
             "name": relation.name,

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from huggingface_hub import constants
-from test_runs_quarantine import write_facts
 
 from gated_lpi.runs import Experiment, open_run, run_experiment
 from hub_server import HubServer, files_in
-from tiny_text import save_checkpoint
+from tiny_runs import QUICK
+from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 KILLS = 24
 STEPS = (0, 10, 20, 30, 40)
@@ -35,8 +35,8 @@ def experiment(tmp_path_factory):
     return Experiment.model_validate(
         {
             "name": "kill",
-            "facts": {"source": str(write_facts(folder / "facts.json")), "templates": "first"},
-            "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+            "facts": {"source": str(save_facts(folder / "facts", [CAPITALS])), "templates": "first"},
+            **QUICK,
             "arms": [{"name": "a", "series": str(folder / "series")}],
         }
     )
@@ -118,9 +118,9 @@ def test_killed_in_the_middle_of_downloads_a_run_goes_on_and_leaves_nothing(tmp_
     with HubServer({"org/tiny": series}) as server:
         settings = {
             "name": "kill",
-            "facts": {"source": str(write_facts(tmp_path / "facts.json")), "templates": "first"},
+            "facts": {"source": str(save_facts(tmp_path / "facts", [CAPITALS])), "templates": "first"},
             "storage": {"endpoint": server.url, "cache_dir": str(cache)},
-            "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+            **QUICK,
         }
         local = {"arms": [{"name": "a", "series": str(tmp_path / "series")}]}
         whole = run_experiment(Experiment.model_validate(settings | local), tmp_path / "whole")

@@ -10,9 +10,8 @@ import pytest
 from gated_lpi.cli import main
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, open_run, run_experiment
+from tiny_runs import QUICK
 from tiny_text import CAPITALS, save_checkpoint, save_facts
-
-QUICK = {"metrics": {"draws": 3}, "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]}}
 
 
 def spoil_values(folder):

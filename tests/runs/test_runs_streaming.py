@@ -7,7 +7,6 @@ import time
 import pytest
 import xarray as xr
 from huggingface_hub import constants
-from test_runs_quarantine import QUICK, write_facts
 
 from gated_lpi.checkpoints import fetch, list_series
 from gated_lpi.errors import OptionError, RunError
@@ -18,7 +17,8 @@ from gated_lpi.runs.engine import storage_of
 from gated_lpi.runs.progress import Silent
 from gated_lpi.runs.work import Job
 from hub_server import HubServer, files_in
-from tiny_text import FACTS, save_checkpoint
+from tiny_runs import QUICK
+from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts
 
 REPO = "org/tiny"
 STEPS = (0, 10, 20, 30)
@@ -45,7 +45,7 @@ def experiment(server, tmp_path, arm=None, **storage):
     return Experiment.model_validate(
         {
             "name": "streamed",
-            "facts": {"source": str(write_facts(tmp_path / "facts.json")), "templates": "first"},
+            "facts": {"source": str(save_facts(tmp_path / "facts", [CAPITALS])), "templates": "first"},
             "storage": {"endpoint": server.url, "cache_dir": str(tmp_path / "cache"), **storage},
             "arms": [{"name": "a", "series": REPO, **(arm or {})}],
             **QUICK,
