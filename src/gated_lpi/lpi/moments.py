@@ -12,7 +12,7 @@ from gated_lpi.lpi.certificate import Moments, Region
 from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.envelope import Envelope
 from gated_lpi.lpi.reach import Bounds
-from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
+from gated_lpi.lpi.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
 from gated_lpi.lpi.unembedding import Unembedding
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are summed in one product of the weights' dtype
@@ -95,7 +95,7 @@ class MomentSums:
         """Lower bound on Σ q_j·u_j² of the tokens that were added, from the computed sum."""
         before = self._p.levels.index(self._summed)
         mass = (self._envelope.mass[before] - self._envelope.mass[level]).clamp_min(0.0) * (1 + 1e-6)
-        wrong = _of_product(folded) * torch.linalg.vector_norm(folded.double(), dim=-1) * self._table.longest
+        wrong = _of_product(folded) * lengths(folded) * self._table.longest
         root: Tensor = (found * (1 - _of_sum(folded))).sqrt() - wrong * mass.sqrt()
         return root.clamp_min(0.0).square()
 
