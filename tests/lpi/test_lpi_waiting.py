@@ -10,8 +10,7 @@ from gated_lpi.lpi.lens import base_logits
 from gated_lpi.lpi.moments import MomentSums, Units, everything
 from gated_lpi.lpi.unembedding import Unembedding
 from gated_lpi.models import Readout
-
-READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal"}
+from other_device import READS
 
 
 class Operations(TorchDispatchMode):

@@ -42,7 +42,7 @@ def score_block(problem: BlockProblem) -> BlockScores:
         inverse_scale = None if problem.inverse_scale is None else problem.inverse_scale[prompt].double()
         for unit, contribution in _contributions(problem, prompt):
             scores[prompt, unit] = unit_lpi(base, contribution, target, readout, inverse_scale)
-    return all_exact(problem, scores)
+    return all_exact(problem, scores.to(problem.base.device))
 
 
 def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
@@ -55,7 +55,7 @@ def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor
     for (writer, start), seen in zip(block.offsets(), traced.writers, strict=True):
         routed = [0] if seen.experts is None else seen.experts[prompt].tolist()
         for slot, expert in enumerate(routed):
-            values = block.values(writer, expert).double()
+            values = block.values(writer, expert).to(problem.base.device).double()
             gate, m = 1.0, seen.coefficients[prompt]
             if seen.gates is not None:
                 gate = float(seen.gates[prompt] if seen.experts is None else seen.gates[prompt, slot])
@@ -72,7 +72,7 @@ def _position_contributions(problem: BlockProblem, prompt: int) -> list[tuple[in
     (writer,), (seen,) = problem.block.writers, problem.traced.writers
     assert seen.by_position is not None  # the trace was asked for it
     scale = 1.0 if problem.traced.scale is None else float(problem.traced.scale[prompt])
-    values = problem.block.values(writer).double()
+    values = problem.block.values(writer).to(problem.base.device).double()
     return [
         (position * writer.width + neuron, scale * float(m[neuron]) * values[neuron])
         for position, m in enumerate(seen.by_position[prompt])

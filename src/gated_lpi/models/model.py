@@ -213,6 +213,7 @@ def _post_norm(family: Family, layer: nn.Module, path: str | None) -> PostNorm |
 
 
 def _readout(module: PreTrainedModel, family: Family) -> Readout:
+    """All of it where W_U is: of a model spread over devices the final norm may be on another one."""
     norm = _part(module, family.final_norm, family)
     head = _part(module, family.head, family)
     weight = cast(Tensor, head.weight).detach()
@@ -228,7 +229,7 @@ def _readout(module: PreTrainedModel, family: Family) -> Readout:
         eps=_norm_eps(norm),
         divisor=float(_config(module, family.logit_divisor_attribute, 1.0)),
         softcap=None if softcap is None else float(softcap),
-    )
+    ).to(weight.device)
 
 
 def _coverage(module: PreTrainedModel, family: Family, blocks: list[Block]) -> float:
