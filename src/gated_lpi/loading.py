@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from gated_lpi.errors import OptionError, ReconstructionError
 from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
 from gated_lpi.trace import pad, trace
 
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PROBE_PROMPTS, PROBE_TOKENS = 4, 12
 
@@ -40,8 +41,8 @@ def load_model(
         revision: branch, tag or commit of a hub repository.
         dtype: "float32", or "float64" for checks.
         device: where to compute, as torch names it; "auto" is CUDA where there is any, else the CPU.
-        device_map: spread the model over devices, as accelerate takes it ("auto", "balanced", or module → device);
-            `device` is then not used. For models larger than one device.
+        device_map: spread the model over devices, as accelerate takes it: "auto", "balanced", "balanced_low_0",
+            "sequential", or module → device. For models larger than one device; leaves no choice of `device`.
         trust_remote_code: run model code that comes with the weights. Off, as it lets the source execute anything.
         gguf: name of a GGUF file in the source, to take weights, config and tokenizer from. Its weights are unpacked;
             needs the extra `gated-lpi[gguf]`.
@@ -51,8 +52,9 @@ def load_model(
         ReconstructionError: its units do not account for what it computes.
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
-        OptionError: an unknown dtype or device.
+        OptionError: an unknown dtype, device or device map, or a device beside a device map.
     """
+    refuse_two_places(device, device_map)
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
     loaded = load_weights(
@@ -72,6 +74,24 @@ def load_model(
         "gguf": gguf or "",
     }
     return wrap_model(loaded.module, loaded.tokenizer, provenance=provenance)
+
+
+def refuse_two_places(device: str, device_map: str | Mapping[str, Any] | None) -> None:
+    """Refuse a device map that is none, or that is given beside a device.
+
+    Raises:
+        OptionError: says what was given and what is allowed.
+    """
+    if isinstance(device_map, str) and device_map not in get_args(DeviceMap):
+        raise OptionError(
+            f"device_map {device_map!r} was given; expected one of {', '.join(get_args(DeviceMap))} (or, in Python, "
+            "module → device). For one device give `device`"
+        )
+    if device_map is not None and device != "auto":
+        raise OptionError(
+            f"device {device!r} and device_map {device_map!r} were given, but a model is put on one device or spread "
+            "over those that the map chooses; leave one of them out"
+        )
 
 
 def resolve_device(device: str) -> torch.device:

@@ -165,6 +165,13 @@ def test_weights_that_were_offloaded_are_refused(tmp_path):
         load_model(str(folder), device_map=places)
 
 
+def test_a_device_map_that_is_none_or_beside_a_device_is_an_error():
+    with pytest.raises(OptionError, match="'cuda:0' was given; expected one of auto, balanced"):
+        load_model("anything", device_map="cuda:0")
+    with pytest.raises(OptionError, match=r"device 'cpu' and device_map 'auto'.*leave one"):
+        load_model("anything", device="cpu", device_map="auto")
+
+
 def test_a_device_that_is_not_there_is_an_error():
     with pytest.raises(OptionError, match="device 'warp' was given"):
         load_model("anything", device="warp")

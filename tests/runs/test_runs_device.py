@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from gated_lpi.runs import Experiment, run_experiment
 from other_device import OTHER, OtherDevice
@@ -15,23 +16,25 @@ def test_a_run_on_another_device_gives_what_the_cpu_gives(tmp_path, case):
     for seed, step in enumerate((0, 10, 20)):
         save_checkpoint(tmp_path / "series" / f"step-{step}", case, seed)
 
-    def run(device):
+    def run(**where):
         content = {
             "name": "devices",
             "facts": {"source": facts, "templates": "first"},
             "arms": [{"name": "a", "series": str(tmp_path / "series")}],
-            "storage": {"device": device},
+            "storage": where,
             **QUICK,
         }
-        return run_experiment(Experiment.model_validate(content), tmp_path / device)
+        return run_experiment(Experiment.model_validate(content), tmp_path / "-".join(where.values()))
 
-    here = run("cpu")
+    here = run(device="cpu")
     with OtherDevice() as device:
-        there = run(OTHER)
+        there = run(device=OTHER)
         assert device.reads > 0
     hits = [[(row.name, row.hit) for row in run.record("a").ablation.rows] for run in (here, there)]
     assert hits[0] == hits[1]
     assert len(hits[0]) > 1
+    by_map = run(device_map="auto")  # the CPU, if there is no other
+    xr.testing.assert_equal(here.scores("a").load(), by_map.scores("a").load())
     one, other = here.scores("a").load(), there.scores("a").load()
     assert set(one.data_vars) == set(other.data_vars)
     for name in ("lpi", "lpi_mean", "head_lpi", "block_lpi", "target_logprob"):

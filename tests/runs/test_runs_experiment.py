@@ -59,6 +59,8 @@ def test_settings_change_no_results(tmp_path):
         ('name = "x"\n[engine]\nkind = "rai"\n' + ARM, r"engine.kind: .*'local' or 'ray'.*given: 'rai'.*mean ray\?"),
         ('name = "x"\n[engine]\nretries = -1\n' + ARM, r"engine.retries: .*greater than or equal to 0.*given: -1"),
         ('name = "x"\n[storage]\ndisk_budget = "lots"\n' + ARM, r"storage.disk_budget: .*'200GB'.*given: 'lots'"),
+        ('name = "x"\n[storage]\ndevice_map = "atuo"\n' + ARM, r"storage.device_map: .*'auto', .*mean auto\?"),
+        ('name = "x"\n[storage]\ndevice = "cpu"\ndevice_map = "auto"\n' + ARM, r"storage: .*leave one of them out"),
         ('name = "x"\n[storage]\ndisk_budge = 1\n' + ARM, r"storage.disk_budge: .*did you mean disk_budget\?"),
         ('name = "x"\n[attribution]\nunits = ["ffm"]\n' + ARM, r"attribution.units.0: .*mean ffn\?"),
         ('name = "x"\n[attribution]\nmemory = "1XB"\n' + ARM, r"attribution.memory: .*'512MB'"),

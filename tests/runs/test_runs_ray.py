@@ -158,9 +158,9 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
 def test_a_request_that_ray_cannot_meet_is_refused(source):
     with pytest.raises(OptionError, match=r"num_gpus = 1\.5.*Give 2"):
         RayEngine(EngineSpec(kind="ray", num_gpus=1.5))
-    on_cuda = jobs_of(source, "moe", Storage(device="cuda"))
-    with pytest.raises(OptionError, match="Ray hides GPUs"):
-        next(RayEngine(EngineSpec(kind="ray")).outcomes(on_cuda))
+    for storage, need in ((Storage(device="cuda"), 1), (Storage(device_map="auto"), 2)):
+        with pytest.raises(OptionError, match=f"Ray hides GPUs.*num_gpus = {need}"):
+            next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe", storage)))
 
 
 def test_an_address_where_no_ray_is_is_an_error(source, monkeypatch):

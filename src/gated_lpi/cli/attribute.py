@@ -39,6 +39,9 @@ def command(
         str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
@@ -60,7 +63,14 @@ def command(
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
         progress.note(f"facts: {note}")
-    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code, gguf=gguf)
+    loaded = load_model(
+        model,
+        revision=revision,
+        device=device,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        gguf=gguf,
+    )
     with progress.task("attribute") as advance:
         scores = attribute(
             loaded,

@@ -22,6 +22,9 @@ def command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     prompts: Annotated[int, typer.Option(help="Number of prompts to estimate time and memory for.", min=1)] = 1000,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
@@ -37,7 +40,14 @@ def command(
     from gated_lpi.checkup import examine
     from gated_lpi.loading import load_model
 
-    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code, gguf=gguf)
+    loaded = load_model(
+        model,
+        revision=revision,
+        device=device,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        gguf=gguf,
+    )
     found = examine(loaded, prompts)
     if json:
         print_json(dataclasses.asdict(found))

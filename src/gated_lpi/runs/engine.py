@@ -74,7 +74,7 @@ def run_experiment(
 def storage_of(experiment: Experiment) -> Storage:
     """Where an experiment's checkpoints come from and are kept."""
     spec = experiment.storage
-    return Storage(spec.cache_dir, spec.endpoint, spec.offline, not spec.keep_downloads, spec.device)
+    return Storage(spec.cache_dir, spec.endpoint, spec.offline, not spec.keep_downloads, spec.device, spec.device_map)
 
 
 def make_engine(experiment: Experiment, run: Run) -> Engine:
@@ -187,7 +187,7 @@ class _Attribution:
             return
         fetched = None if latest is None or latest.key != last.key else latest.fetched
         with self._here(last if fetched is None else _at(last, fetched)) as local:
-            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, self.storage.device)
+            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, self.storage)
 
     @contextmanager
     def _here(self, checkpoint: Checkpoint) -> Iterator[Checkpoint]:

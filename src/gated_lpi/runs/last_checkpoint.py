@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from gated_lpi.ablation import compare_with_random, head_units, target_ranks
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.facts import EncodedPrompt, FactSet, encode
-from gated_lpi.loading import load_model
 from gated_lpi.metrics import hit_at_k, top_set
 from gated_lpi.models import Model
 from gated_lpi.runs.experiment import AblationSpec
@@ -21,6 +20,7 @@ from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.runs.run import Run
 from gated_lpi.runs.top_units import describe_top_units, unit_label
+from gated_lpi.runs.work import Storage
 
 Indices = NDArray[np.int64]
 
@@ -37,11 +37,11 @@ class _Intervention(NamedTuple):
 
 
 def study_last_checkpoint(
-    run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, device: str = "auto"
+    run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, storage: Storage
 ) -> None:
     """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
     spec = run.experiment.ablation
-    model = load_model(str(checkpoint.path), device=device)
+    model = storage.load(checkpoint)
     assert model.tokenizer is not None  # load_model always brings one
     encoded = encode(model.tokenizer, facts.prompts(run.experiment.facts.templates))
     scores = run.scores(arm)

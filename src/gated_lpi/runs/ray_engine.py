@@ -100,12 +100,12 @@ class RayEngine:
                 tasks.cancel()
 
     def _refuse_hidden_gpus(self, jobs: Sequence[Job]) -> None:
-        devices = {job.storage.device for job in jobs}
-        cuda = sorted(device for device in devices if device.startswith("cuda"))
-        if cuda and not self.spec.num_gpus:
+        cuda = {f"device = {job.storage.device!r}" for job in jobs if job.storage.device.startswith("cuda")}
+        spread = {f"device_map = {job.storage.device_map!r}" for job in jobs if job.storage.device_map}
+        if (cuda or spread) and not self.spec.num_gpus:
             raise OptionError(
-                f"storage.device = {cuda[0]!r} with engine.num_gpus = 0: Ray hides GPUs from tasks that ask for none. "
-                "Give num_gpus = 1"
+                f"storage.{min(cuda | spread)} with engine.num_gpus = 0: Ray hides GPUs from tasks that ask for none. "
+                f"Give num_gpus = {2 if spread else 1}"
             )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gated_lpi.errors import OptionError
+from gated_lpi.loading import DeviceMap, refuse_two_places
 from gated_lpi.lpi.memory import parse_memory
 
 EngineKind = Literal["local", "ray"]
@@ -59,6 +60,7 @@ class StorageSpec(Spec):
         offline: ask no hub; use what is on this machine.
         endpoint: the hub's address; None for $HF_ENDPOINT or https://huggingface.co.
         device: what to compute on, as torch names it; "auto" is CUDA where there is any.
+        device_map: spread each model over several devices, as accelerate does it; instead of `device`.
         keep_downloads: delete nothing.
     """
 
@@ -67,4 +69,13 @@ class StorageSpec(Spec):
     offline: bool = False
     endpoint: str | None = None
     device: str = "auto"
+    device_map: DeviceMap | None = None
     keep_downloads: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StorageSpec:
+        try:
+            refuse_two_places(self.device, self.device_map)
+        except OptionError as error:
+            raise ValueError(str(error)) from error
+        return self

@@ -31,7 +31,7 @@ class Storage:
 
     cache_dir: where downloads are kept (environment variables as $NAME), None for huggingface_hub's own cache.
     endpoint: address of the hub, None for the usual one. offline: ask no hub. evict: delete what was downloaded for a
-    job once it is scored. device: as `load_model` takes it.
+    job once it is scored. device, device_map: as `load_model` takes them.
     """
 
     cache_dir: str | None = None
@@ -39,11 +39,16 @@ class Storage:
     offline: bool = False
     evict: bool = True
     device: str = "auto"
+    device_map: str | None = None
 
     def hub(self) -> Hub:
         """How to reach the hub."""
         folder = None if self.cache_dir is None else os.path.expandvars(self.cache_dir)
         return Hub(endpoint=self.endpoint, cache_dir=folder, offline=self.offline)
+
+    def load(self, checkpoint: Checkpoint) -> Model:
+        """Load a checkpoint that is on this machine to where it is computed on."""
+        return load_model(str(checkpoint.path), device=self.device, device_map=self.device_map)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def score_checkpoint(job: Job) -> Outcome:
         if checkpoint.path is None:
             fetched = fetch(checkpoint, hub=job.storage.hub())
             checkpoint = dataclasses.replace(checkpoint, path=fetched.path)
-        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage.device)
+        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage)
         outcome = Outcome(job.arm, checkpoint.key, scores, record, fetched)
     except (CheckpointError, ModelError) as error:
         outcome = quarantined(job, error, fetched)
@@ -121,7 +126,7 @@ def identity(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def attribute_checkpoint(
-    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, device: str = "auto"
+    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, storage: Storage = Storage()
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Check, load and attribute one checkpoint on this machine: its scores by relation and overall, its provenance.
 
@@ -131,7 +136,7 @@ def attribute_checkpoint(
     """
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
-    model = load_model(str(checkpoint.path), device=device)
+    model = storage.load(checkpoint)
     options = experiment.attribution.model_dump()
     scores = attribute(model, facts, templates=experiment.facts.templates, keep="relations", **options)
     record = {
