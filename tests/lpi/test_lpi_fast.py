@@ -107,6 +107,23 @@ def truth(problem):
     return scores
 
 
+def test_a_large_offset_of_the_logits_does_not_widen_exact_bounds():
+    torch.manual_seed(2)
+    weight, base, values = 300 * torch.randn(50, 16), torch.randn(6, 16), torch.randn(4, 16)
+    beta, bias = 30 * torch.randn(16), 100 * torch.randn(50)
+    readout = Readout(weight, bias, torch.ones(16), beta, centred=False, eps=1e-6)
+    slab = Slab(0, values, (torch.randn(6, 4) * torch.tensor([1e-6, 1e-3, 0.01, 0.1])).double(), None)
+    targets = torch.arange(6)
+    problem = BlockProblem(
+        readout, base, readout.inverse_scale(base), targets, (slab,), len(values), block=None, traced=None
+    )
+    found = FastEstimator(readout, 1e-4)(problem)
+    assert readout.offset().abs().max() * torch.finfo(torch.float32).eps > 1e-3
+    assert found.tiers[:, Tier.EXACT].sum() > 0
+    assert (found.error_bound <= 1e-4).all()
+    assert ((found.scores - truth(problem)).abs() <= found.error_bound.unsqueeze(-1)).all()
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 2**31),

@@ -18,6 +18,7 @@ from torch import Tensor
 from gated_lpi.lpi.distribution import Distribution
 from gated_lpi.lpi.problem import BlockProblem
 from gated_lpi.lpi.rounding import RUN, gamma, sum_in_runs, unit_roundoff, wide_products
+from gated_lpi.models import Readout
 
 TILE = 2**17
 LARGEST = 60.0  # exponents above this are left to float64
@@ -168,10 +169,10 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
             largest[some] = logits[row].abs().amax(dim=-1)
     length = torch.linalg.vector_norm(readout.fold(values.double()), dim=-1)[pairs.units] * readout.longest_row
     terms = readout.weight.shape[1] + readout.vocabulary + 16
-    bound = 4 * gamma(terms, torch.float64) * (pairs.c.abs() * length + largest + 1)
+    size = pairs.c.abs() * length + largest + _size_of_offset(readout) + 1
+    bound = 4 * gamma(terms, torch.float64) * size
     bound += unit_roundoff(values.dtype) * scores.abs()  # of storing them
-    offset = readout.offset()  # kept in the weights' dtype
-    return scores, bound if offset is None else bound + 2 * unit_roundoff(offset.dtype) * offset.abs().max()
+    return scores, bound
 
 
 def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
@@ -180,5 +181,11 @@ def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
     hidden = readout.fold(problem.base[prompts].double())
     logits = wide_products(hidden, readout.weight)
     logits *= problem.base_logits.inverse_scale[prompts].double().unsqueeze(-1)
-    offset = readout.offset()
-    return logits if offset is None else logits + offset
+    return logits if readout.wide_offset is None else logits + readout.wide_offset
+
+
+def _size_of_offset(readout: Readout) -> float | Tensor:
+    """What the rounding of the offset is counted from: Σ of the sizes of its terms, at most."""
+    beta = 0.0 if readout.beta is None else torch.linalg.vector_norm(readout.beta.double()) * readout.longest_row
+    bias = 0.0 if readout.bias is None else readout.bias.abs().max().double()
+    return (beta + bias) / readout.divisor

@@ -88,11 +88,16 @@ class Readout:
 
     @cached_property
     def _offset(self) -> Tensor | None:
+        return None if self.wide_offset is None else self.wide_offset.to(self.weight.dtype)
+
+    @cached_property
+    def wide_offset(self) -> Tensor | None:
+        """The offset in float64."""
         parts = [] if self.bias is None else [self.bias.double()]
         if self.beta is not None:
             products = [rows.double() @ self.beta.double() for rows in self.weight.split(ROWS)]
             parts.append(torch.cat(products))
-        return (sum(parts[1:], parts[0]) / self.divisor).to(self.weight.dtype) if parts else None
+        return sum(parts[1:], parts[0]) / self.divisor if parts else None
 
     @cached_property
     def longest_row(self) -> float:
