@@ -28,6 +28,8 @@ B, T = 10**9, 10**12
         ("step2627139-tokens15T", "step-tokens", "", 2_627_139, 15 * T),
         ("checkpoint-400000", "step", "", 400_000, None),  # Stanford's GPT-2, Trainer
         ("step_100", "step", "", 100, None),
+        ("global_step500", "step", "", 500, None),
+        ("iter_0000500", "step", "", 500, None),
         ("step10-tokens1.5T", "step-tokens", "", 10, 3 * T // 2),
     ],
 )

@@ -104,13 +104,14 @@ def test_duplicates_have_one_digest_and_are_not_compared(series, tmp_path):
     run = run_experiment(experiment(series, tmp_path), tmp_path / "run")
     scores = run.scores("a")
     assert scores["weights_sha256"][1] == scores["weights_sha256"][2]
+    assert run.duplicates("a") == [("step-10", "step-20")]
     stability = summarise(scores, draws=3)["stability"]
     assert np.isnan(stability).values[:, 1].all()
     assert not np.isnan(stability).values[:, [0, 2]].any()
 
 
-def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, capsys):
-    SPOILS["without weights"][0](series / "step-0")
+def command(series, tmp_path, monkeypatch, choice):
+    """`gated-lpi run` of an experiment file on the series, to be called."""
     file = tmp_path / "experiment.toml"
     facts = save_facts(tmp_path / "facts", [CAPITALS])
     file.write_text(
@@ -121,16 +122,37 @@ ablation = {{random_draws = 1, top_units = 1, heads = [1], units = [0.1]}}
 [[arms]]
 name = "a"
 series = "{series}"
-count = 2
+{choice}
 """
     )
     monkeypatch.setattr(sys, "argv", ["gated-lpi", "run", str(file), "--out", str(tmp_path / "run")])
+    return main
+
+
+def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, capsys):
+    SPOILS["without weights"][0](series / "step-0")
+    run = command(series, tmp_path, monkeypatch, "count = 2")
     for _ in range(2):  # a run that is taken up again says it again
         with pytest.raises(SystemExit) as stop:
-            main()
+            run()
         assert stop.value.code == 3
         assert "quarantined: a step-0 (WeightsError)" in capsys.readouterr().out
     assert open_run(tmp_path / "run").scores("a")["step"].values.tolist() == [30]
+
+
+def test_the_command_says_what_is_a_duplicate_and_what_is_left_out(series, tmp_path, monkeypatch, capsys):
+    shutil.copytree(series / "step-10", series / "step-15")
+    shutil.copytree(series / "step-10", series / "best-model")
+    run = command(series, tmp_path, monkeypatch, "steps = [10, 15]")
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            run()
+        assert not stop.value.code
+        out, err = capsys.readouterr()
+        assert "a: left out: best-model: names no step" in err
+        assert "a: identical weights: step-10, step-15; J_stab and R_t between them are refused" in out.replace(
+            "\n", " "
+        )
 
 
 def test_an_arm_without_any_usable_checkpoint_says_why(series, tmp_path):

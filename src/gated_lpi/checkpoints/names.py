@@ -16,7 +16,7 @@ from gated_lpi.errors import OptionError
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 ACCEPTED = "step-100, step_100, step100, checkpoint-100, step100-tokens5B or stage1-step100-tokens5B"
 
-_STEP = r"(?:step|checkpoint)[-_]?(?P<step>\d+)"
+_STEP = r"(?:step|checkpoint|global[-_]?step|iter)[-_]?(?P<step>\d+)"
 _TOKENS = r"[-_]tokens?[-_]?(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[KMBT]?)"
 _STAGE = r"(?P<stage>stage[-_]?\d+(?:[-_]ingredient[-_]?\d+)?)[-_]"
 _LONG = r"(?P<stage>lc(?:[-_][a-z0-9]+)*?)[-_]"
@@ -41,7 +41,7 @@ SCHEMES = (
     Scheme("stage-step-tokens", _STAGE + _STEP + _TOKENS, "stage1-step1000-tokens5B", "OLMo 2, OLMoE-0125"),
     Scheme("stage-step", _STAGE + _STEP, "stage1-step1000", "Olmo 3, SmolLM3"),
     Scheme("long-context-step", _LONG + _STEP, "lc-4k-to-32k-step-4000", "SmolLM3, long-context extension"),
-    Scheme("step", _STEP, "step143000", "Pythia, Stanford's GPT-2, transformers.Trainer"),
+    Scheme("step", _STEP, "step143000", "Pythia, Stanford's GPT-2, transformers.Trainer; GPT-NeoX, Megatron"),
     Scheme("index", r"ckpt[-_]?(?P<index>\d+)", "ckpt_358", "Amber"),
 )
 # The end of a repository's name. "-7B" alone is a number of parameters; "-8b-400B" is one and then tokens.

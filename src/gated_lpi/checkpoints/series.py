@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from gated_lpi.checkpoints.types import BILLION_TOKENS, INDEX, STEPS, Checkpoint
 from gated_lpi.errors import CheckpointError
 
 MAIN = "main"
+SHOWN = 12  # names that a line has room for
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,6 +51,14 @@ class Series:
         return tuple(dict.fromkeys(checkpoint.stage for checkpoint in self.checkpoints))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is excluded, a line for each reason."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for item in self.excluded:
+            reasons[item.reason].append(item.name)
+        return tuple(f"left out: {shortened(names)}: {reason}" for reason, names in reasons.items())
+
+    @property
     def step_unit(self) -> str:
         """What the steps of this series count."""
         return self.checkpoints[0].step_unit
@@ -59,6 +69,11 @@ class Series:
         repos = {checkpoint.repo for checkpoint in self.checkpoints}
         defects = () if self.suite is None else self.suite.defects
         return tuple(defect for defect in defects if any(defect.concerns(repo) for repo in repos))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names, the first `SHOWN` of them, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def list_series(source: str | Path | Sequence[str], *, offline: bool = False, hub: Hub | None = None) -> Series:

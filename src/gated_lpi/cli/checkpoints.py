@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from gated_lpi.checkpoints import Checkpoint, Integrity, Selection, Series
 
 NAME = "checkpoints"
-_SHOWN = 12  # names of one reason, or mismatches; --json prints all
 
 
 def command(
@@ -126,29 +124,22 @@ def _tokens(checkpoint: Checkpoint) -> str:
 
 
 def _lines(series: Series, selection: Selection, report: Integrity | None) -> list[str]:
+    from gated_lpi.checkpoints.series import SHOWN, shortened
+
     lines = [f"note: {note}" for note in series.notes]
     mismatches = selection.mismatches
     lines += [
-        f"asked for {m.asked:,} {m.axis}: nearest is {m.found:,} ({m.key}, {m.mismatch:+,})"
-        for m in mismatches[:_SHOWN]
+        f"asked for {m.asked:,} {m.axis}: nearest is {m.found:,} ({m.key}, {m.mismatch:+,})" for m in mismatches[:SHOWN]
     ]
-    if len(mismatches) > _SHOWN:
-        lines.append(f"and {len(mismatches) - _SHOWN} more that are not exact; --json lists them")
+    if len(mismatches) > SHOWN:
+        lines.append(f"and {len(mismatches) - SHOWN} more that are not exact; --json lists them")
     if selection.unmet:
         lines.append(f"{selection.unmet} multiples of the asked-for distance have no checkpoint near them")
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for item in series.excluded:
-        reasons[item.reason].append(item.name)
-    for reason, names in reasons.items():
-        lines.append(f"left out: {_some(names)}: {reason}")
+    lines += series.left_out
     for defect in series.known:
         keys = [c.key for c in selection.checkpoints if defect.afflicts(c)]
-        lines.append(f"known of this suite: {defect.what} ({defect.source}){': ' if keys else ''}{_some(keys)}")
+        lines.append(f"known of this suite: {defect.what} ({defect.source}){': ' if keys else ''}{shortened(keys)}")
     return lines if report is None else lines + _integrity_lines(report)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _integrity_lines(report: Integrity) -> list[str]:

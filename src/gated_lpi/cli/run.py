@@ -79,6 +79,12 @@ def finish(experiment: Experiment, out: str | Path, *, retry_quarantined: bool =
     count = sum(map(len, quarantined.values()))
     if count:
         console.print(f"{count} checkpoints are quarantined; --retry-quarantined tries them again", markup=False)
+    for arm in run.arms:
+        for same in run.duplicates(arm):
+            console.print(
+                f"warning: {arm}: identical weights: {', '.join(same)}; J_stab and R_t between them are refused",
+                markup=False,
+            )
     with progress.task("report") as advance:
         files = build_report(run)
         advance(1, 1)

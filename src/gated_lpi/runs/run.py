@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,14 @@ class Run:
     def quarantined(self, arm: str) -> list[dict[str, Any]]:
         """The checkpoints of an arm that could not be used: `key`, `step`, `quarantined` (why), `error` (its class)."""
         return self.quarantine(arm).records()
+
+    def duplicates(self, arm: str) -> list[tuple[str, ...]]:
+        """Checkpoints of an arm that have the same weights under different names, by their hashes after download."""
+        keys: dict[str, list[str]] = defaultdict(list)
+        for record in self.store(arm).records():
+            if record.get("weights_sha256"):
+                keys[record["weights_sha256"]].append(record["key"])
+        return [tuple(same) for same in keys.values() if len(same) > 1]
 
     def record(self, arm: str) -> ArmRecord | None:
         """Ablations and top units of an arm's last checkpoint; None if it has not come to them."""

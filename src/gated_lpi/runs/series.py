@@ -63,7 +63,7 @@ def _from_series(arm: Arm, others: dict[str, Checkpoints], hub: Hub, note: Note)
         checkpoints = _selected(arm, series, others, note)
     except OptionError as error:
         raise OptionError(f"arm {arm.name!r}: {error}") from error
-    for line in series.notes:
+    for line in (*series.notes, *series.left_out):
         note(f"{arm.name}: {line}")
     for defect in series.known:
         keys = [c.key for c in checkpoints if defect.afflicts(c)]
