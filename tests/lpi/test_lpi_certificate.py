@@ -9,7 +9,25 @@ from hypothesis import strategies as st
 from gated_lpi.lpi.certificate import SAFETY, TILE, Moments, Pairs, Region, certify, phi, psi
 
 TOLERANCE = 1e-3
-EXACT = [-1000.0, -37.5, -5.0, -2.01, -1.99, -0.51, -0.49, -0.31, -0.29, -0.011, -0.009, -1e-5, 0.0]
+EXACT = [
+    -1e12,
+    -1e9,
+    -3e6,
+    -1e6,
+    -1000.0,
+    -37.5,
+    -5.0,
+    -2.01,
+    -1.99,
+    -0.51,
+    -0.49,
+    -0.31,
+    -0.29,
+    -0.011,
+    -0.009,
+    -1e-5,
+    0.0,
+]
 EXACT += [1e-9, 0.009, 0.011, 0.29, 0.31, 0.49, 0.51, 1.0, 1.99, 2.01, 5.0, 29.0]
 
 
@@ -26,7 +44,7 @@ def test_phi_and_psi_to_the_last_digits(function, order, dtype, wrong):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@given(st.lists(st.floats(-60, 29), min_size=2, max_size=30))
+@given(st.lists(st.floats(-60, 29) | st.floats(-1e15, -60), min_size=2, max_size=30))
 def test_phi_and_psi_increase(dtype, points):
     y = torch.tensor(sorted(points), dtype=dtype)
     for function in (phi, psi):

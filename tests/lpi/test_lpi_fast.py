@@ -1,5 +1,6 @@
 """The certified estimator: no score is off by more than its bound says, and no bound exceeds the tolerance."""
 
+import dataclasses
 import gc
 import itertools
 import math
@@ -105,6 +106,21 @@ def truth(problem):
         changed = problem.base.double() + slab.coefficients[:, unit : unit + 1].double() * value
         scores[:, unit] = readout.logits(changed, scale).log_softmax(-1)[rows, problem.targets] - before
     return scores
+
+
+@pytest.mark.parametrize("gap", [12, 13, 14])
+def test_units_that_move_unlikely_tokens_by_millions_are_within_their_bounds(gap):
+    """With p nearly one token, the others are many nats of E_p[y] and next to nothing of log E_p[e^y]."""
+    torch.manual_seed(gap)
+    weight = torch.randn(60, 16, dtype=torch.float64)
+    base = weight[7:8] / weight[7].norm()
+    values = base + 0.1 * torch.randn(400, 16, dtype=torch.float64)  # they raise the likeliest token most
+    coefficients = torch.logspace(2, 8, 400, dtype=torch.float64).unsqueeze(0)
+    problem = problem_of(weight, base, values, coefficients, torch.tensor([11]))
+    logits = problem.readout.logits(base, problem.inverse_scale)[0].sort().values
+    problem = dataclasses.replace(problem, inverse_scale=problem.inverse_scale * gap / (logits[-1] - logits[-2]))
+    found = FastEstimator(problem.readout, TOLERANCE)(problem)
+    assert ((found.scores - truth(problem)).abs() <= found.error_bound.unsqueeze(-1)).all()
 
 
 def test_a_large_offset_of_the_logits_does_not_widen_exact_bounds():

@@ -197,7 +197,7 @@ def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -
     bound = (bound + _probability_error(region, sums.variance, above)) * (1 + SAFETY[dtype])
     terms = gain + top
     bound = bound + 2 * region.storing * terms + ABSOLUTE[dtype] * (terms + given.centre.abs() + sums.reach.abs())
-    certain = (sums.reach <= LARGEST) & (given.shift_error < 0.25)
+    certain = (sums.reach <= LARGEST) & (given.shift_error < 0.25) & (bottom <= top)
     bound = torch.where(certain, bound + UNDERFLOW, torch.inf)
     middle = (top + bottom) / 2
     room = (tolerance - bound).clamp_min(0.0)
@@ -355,16 +355,18 @@ SERIES = {
 
 
 def _quotient(y: Tensor, order: int) -> Tensor:
-    """What is left of e^y after its first terms, over y^order: Σ_k y^k/(k + order)!."""
-    y = y.clamp(-1e6, 2 * LARGEST)
+    """What is left of e^y after its first terms, over y^order: Σ_k y^k/(k + order)!.
+
+    Never of another y below: one nearer to 0 would make of a lower bound none.
+    """
+    y = y.clamp(max=2 * LARGEST)
     limit, terms = SERIES[y.dtype, order]
     small = y.abs() < limit
     series = torch.zeros_like(y)
     for k in reversed(range(terms)):
         series = series.mul_(y).add_(1 / math.factorial(k + order))
     safe = torch.where(small, 1.0, y)
-    square = safe.square()
-    rest = torch.expm1(safe) - safe
-    if order == 2:
-        return torch.where(small, series, rest / square)
-    return torch.where(small, series, (rest - square / 2 - square * safe / 6) / square.square())
+    rest = (torch.expm1(safe) - safe) / safe.square()
+    for k in range(2, order):
+        rest = (rest - 1 / math.factorial(k)) / safe
+    return torch.where(small, series, rest)
