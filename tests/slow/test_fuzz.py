@@ -128,12 +128,14 @@ def fuzzed(seed: int) -> Fuzzed:
 
 
 def truth(problem: BlockProblem) -> tuple[Tensor, Tensor]:
-    """Scores from the equation in float64, and how far logits of base and units go: what float64 rounds; [P, n]."""
+    """Scores from the equation, and how large the terms of all logits are, of which float64 has so many digits; [P, n]."""
     readout, scale = problem.readout.to(dtype=torch.float64), problem.inverse_scale.double()
     logits = readout.logits(problem.base.double(), scale)
     before = logits.log_softmax(dim=-1)
     scores = torch.zeros(len(scale), problem.n_units, dtype=torch.float64)
     size = logits.abs().amax(dim=-1, keepdim=True).expand(scores.shape).clone()
+    if readout.beta is not None:
+        size += readout.beta.norm() * readout.longest_row
     for slab in problem.slabs:
         directions = readout.directions(slab.values.double())
         lengths = readout.fold(slab.values.double()).norm(dim=-1) * readout.longest_row
