@@ -128,7 +128,7 @@ def fuzzed(seed: int) -> Fuzzed:
 
 
 def truth(problem: BlockProblem) -> tuple[Tensor, Tensor]:
-    """Scores from the equation, and how large the terms of all logits are, of which float64 has so many digits; [P, n]."""
+    """Scores from the equation, and how large the terms of the logits are, which float64 rounds; [P, n]."""
     readout, scale = problem.readout.to(dtype=torch.float64), problem.inverse_scale.double()
     logits = readout.logits(problem.base.double(), scale)
     before = logits.log_softmax(dim=-1)
