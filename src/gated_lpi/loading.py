@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
-from gated_lpi.errors import OptionError, ReconstructionError
+from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
 from gated_lpi.trace import pad, trace
 
@@ -72,8 +73,10 @@ def load_model(
         "commit": loaded.commit,
         "stored_dtype": loaded.stored_dtype,
         "gguf": gguf or "",
+        "tokenizer_sha256": loaded.tokenizer.sha256,
     }
-    return wrap_model(loaded.module, loaded.tokenizer, provenance=provenance)
+    model = wrap_model(loaded.module, loaded.tokenizer.tokenizer, provenance=provenance)
+    return replace(model, notes=(*loaded.notes, *loaded.tokenizer.notes))
 
 
 def refuse_two_places(device: str, device_map: str | Mapping[str, Any] | None) -> None:
@@ -122,24 +125,44 @@ def wrap_model(
     Raises:
         UnknownFamilyError: the model's family has no row in the table.
         ReconstructionError: its units do not account for what it computes.
+        ModelError: it has packed weights, or its forward pass fails.
     """
     refuse_packed(type(module).__name__, module)
-    model = build_model(module, tokenizer)
+    with _as_model_errors(type(module).__name__):
+        model = build_model(module, tokenizer)
     details = {
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "experts_implementation": str(getattr(module.config, "_experts_implementation", None) or ""),
         "attention_implementation": str(getattr(module.config, "_attn_implementation", None) or ""),
         "transformers": transformers_version,
         "torch": torch.__version__,
+        "tokenizer": "" if tokenizer is None else type(tokenizer).__name__,
     }
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
-    return replace(model, reconstruction=verify(model))
+    with _as_model_errors(type(module).__name__):
+        return replace(model, reconstruction=verify(model))
+
+
+@contextmanager
+def _as_model_errors(name: str) -> Iterator[None]:
+    """Tell of what a model's own code raises as of a model that cannot be attributed."""
+    try:
+        yield
+    except (GatedLPIError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{name} was built, but a forward pass of it ends in {type(error).__name__}: "
+            f"{(str(error) or 'no reason given').splitlines()[0]}. Its config and its weights contradict each other, "
+            "or the installed transformers does not support this model; nothing was attributed"
+        ) from error
 
 
 def probe_prompts(model: Model) -> list[list[int]]:
     """Token ids for a check that needs no text: fixed pseudo-random prompts of different lengths."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.readout.vocabulary, (PROBE_PROMPTS, PROBE_TOKENS), generator=generator)
+    known = min(model.readout.vocabulary, model.n_embeddings)
+    ids = torch.randint(known, (PROBE_PROMPTS, PROBE_TOKENS), generator=generator)
     return [row[: PROBE_TOKENS - 2 * i].tolist() for i, row in enumerate(ids)]
 
 

@@ -258,8 +258,9 @@ def last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def pad_id(model: Model) -> int:
-    """The token that fills up batches; which one it is changes no score."""
-    return getattr(model.tokenizer, "pad_token_id", None) or 0
+    """The token that fills up batches; which one it is changes no score, and one without an embedding is not taken."""
+    given = getattr(model.tokenizer, "pad_token_id", None)
+    return given if isinstance(given, int) and 0 <= given < model.n_embeddings else 0
 
 
 class Recording:

@@ -4,8 +4,9 @@ from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.families import FAMILIES, Family, find_family
 from gated_lpi.models.model import Model, Reconstruction, build_model
 from gated_lpi.models.readout import Readout
+from gated_lpi.models.tokenizer import LoadedTokenizer, adds_bos, load_tokenizer
 from gated_lpi.models.units import GroupTable, UnitTable
-from gated_lpi.models.weights import Loaded, load_tokenizer, load_weights, refuse_packed
+from gated_lpi.models.weights import Loaded, load_weights, refuse_packed
 
 __all__ = [
     "FAMILIES",
@@ -13,12 +14,14 @@ __all__ = [
     "Family",
     "GroupTable",
     "Loaded",
+    "LoadedTokenizer",
     "Model",
     "PostNorm",
     "Readout",
     "Reconstruction",
     "UnitTable",
     "Writer",
+    "adds_bos",
     "build_model",
     "find_family",
     "load_tokenizer",

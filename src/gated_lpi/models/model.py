@@ -61,6 +61,7 @@ class Model:
         parallel: True where the FFN reads the layer's input beside attention.
         provenance: source, revision, commit, dtypes and the like, as strings and numbers.
         reconstruction: the check made at load; None before it was made.
+        notes: what was replaced, left aside or chosen in loading, one line each.
     """
 
     module: PreTrainedModel
@@ -75,6 +76,7 @@ class Model:
     parallel: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reconstruction: Reconstruction | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_layers(self) -> int:
@@ -85,6 +87,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         """The dtype that the model computes in."""
         return self.readout.weight.dtype
+
+    @property
+    def n_embeddings(self) -> int:
+        """How many token ids the model can be given."""
+        return int(self.module.get_input_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,39 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file, is_gguf_available
 from transformers.utils.hub import extract_commit_hash
 
-from gated_lpi.errors import ModelError, OptionError, WeightsError
+from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models.families import find_family
+from gated_lpi.models.stored import Stored, main_dtype, refuse_dtypes, refuse_unused, set_aside, stored_tensors
+from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_tokenizer
 from gated_lpi.quiet import quiet_transformers
 
 MAX_NAMED = 3
-LOAD_ERRORS = (OSError, ValueError)
-GGUF_ERRORS = (*LOAD_ERRORS, KeyError, IndexError, struct.error)  # what a damaged file makes its reader raise
+PASSED_ON = (GatedLPIError, MemoryError, torch.OutOfMemoryError)  # what is no fault of the checkpoint
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A transformers model, its tokenizer, and the dtype that its weights have on disk."""
+    """A transformers model and its tokenizer.
+
+    Attributes:
+        module: the model.
+        tokenizer: its tokenizer, checked against its file.
+        stored_dtype: the dtype of most of the weights on disk; "gguf" for those of a GGUF file.
+        commit: of a hub repository; "" for a folder.
+        notes: what was left aside or chosen in loading, one line each.
+    """
 
     module: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: LoadedTokenizer
     stored_dtype: str
     commit: str
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -62,26 +69,50 @@ def load_weights(
         WeightsError: the weights are missing, cut short, incomplete for this architecture, or not finite.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    unpacked: dict[str, Any] = {}
     path = None if gguf is None else _find_gguf(source, gguf, revision)
     if path is not None:
         source, options = str(path.parent), {"gguf_file": str(path)}
-        unpacked = {"quantization_config": GgufConfig(dequantize=True)}
-    # The grouped matrix product that transformers prefers for experts has no float64 version.
-    experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
-    foreseen: tuple[type[Exception], ...] = LOAD_ERRORS if path is None else GGUF_ERRORS
+    here = path is None and Path(source).is_dir()
+    tensors = _stored(Path(source)) if here else {}
+    refuse_dtypes(source, tensors)
+    config, notes = _supported_config(source, options)
+    module, report = _construct(source, config, options, dtype, device_map)
+    if path is None and not here:  # of a hub, in whose cache the files are now
+        tensors = _stored(_snapshot(source, revision))
+        refuse_dtypes(source, tensors)
+    _refuse_incomplete(source, report)
+    refuse_unused(source, map(str, report.get("unexpected_keys") or ()))
+    _refuse_offloaded(source, module)
+    refuse_packed(source, module)
+    _refuse_not_finite(source, module)
+    return Loaded(
+        module=module if device_map is not None else module.to(device),
+        tokenizer=load_tokenizer(source, **options),
+        stored_dtype="gguf" if path is not None else main_dtype(tensors),
+        commit=_commit(module) if path is None else str(extract_commit_hash(str(path), None) or ""),
+        notes=(*notes, *_remarks(module, tensors)),
+    )
+
+
+def _construct(
+    source: str, config: Any, options: dict[str, Any], dtype: torch.dtype, device_map: str | Mapping[str, Any] | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with its weights, and transformers' report on loading them."""
+    gguf = "gguf_file" in options
+    settings: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+    if dtype == torch.float64:  # the grouped matrix product that transformers prefers for experts has no such version
+        settings["experts_implementation"] = "eager"
     try:
-        stored = _supported_config(source, options).dtype
-        with quiet_transformers():  # what its report would say is checked below
-            module, report = AutoModelForCausalLM.from_pretrained(
+        with quiet_transformers():  # what its report would say is checked by the caller
+            return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
                 source,
+                config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 device_map=device_map,
-                **experts,
-                **unpacked,
+                **settings,
                 **options,
             )
     except SafetensorError as error:
@@ -89,23 +120,51 @@ def load_weights(
             f"the safetensors of {source!r} cannot be read ({error}): the file is cut short or damaged; "
             "download or save it again"
         ) from error
-    except foreseen as error:
-        raise _not_loadable(source, error) if path is None else _bad_gguf(path, error) from error
-    _refuse_incomplete(source, report)
-    _refuse_offloaded(source, module)
-    refuse_packed(source, module)
-    _refuse_not_finite(source, module)
-    return Loaded(
-        module=module if device_map is not None else module.to(device),
-        tokenizer=load_tokenizer(source, **options),
-        stored_dtype="gguf" if path is not None else str(stored or "unknown").removeprefix("torch."),
-        commit=_commit(module) if path is None else str(extract_commit_hash(str(path), None) or ""),
-    )
+    except PASSED_ON:
+        raise
+    except Exception as error:  # whatever a config that contradicts itself makes a model's constructor raise
+        raise _bad_gguf(Path(options["gguf_file"]), error) if gguf else _not_loadable(source, error) from error
 
 
-def _supported_config(source: str, options: dict[str, Any]) -> Any:
-    """The model's config; refused before any weight is read if the model cannot be attributed."""
-    config = AutoConfig.from_pretrained(source, **options)
+def _stored(folder: Path) -> dict[str, Stored]:
+    """What the weight files of a folder hold; nothing where there are none, which transformers then says."""
+    return stored_tensors(sorted(folder.glob("*.safetensors")))
+
+
+def _snapshot(source: str, revision: str | None) -> Path:
+    """The folder of the hub's cache that a repository was loaded from."""
+    return Path(cached_file(source, "config.json", revision=revision, local_files_only=True)).parent
+
+
+def _remarks(module: PreTrainedModel, tensors: Mapping[str, Stored]) -> Iterator[str]:
+    """What of the files is used otherwise than they suggest, or not at all; rotary buffers and masks are not named."""
+    head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()
+    tied = head is not None and head.weight.data_ptr() == embeddings.weight.data_ptr()
+    if not tied and getattr(module.config, "tie_word_embeddings", False):
+        yield (
+            "the file has an unembedding of its own that differs from the embeddings, though its config says "
+            "tie_word_embeddings = true; the file's unembedding is used"
+        )
+    patterns = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
+    aside = set_aside(tensors, patterns, module.state_dict())
+    if aside:
+        yield (
+            f"{len(aside)} tensors (first: {aside[0]}) belong to parts that {type(module).__name__} leaves out, such "
+            "as layers for predicting several tokens; they play no part in its logits and are not attributed"
+        )
+
+
+def _supported_config(source: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The model's config, and what was changed in it; refused before any weight is read if it cannot be attributed."""
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source, **options)
+    except PASSED_ON:
+        raise
+    except Exception as error:  # whatever a damaged config.json makes transformers raise
+        if "gguf_file" in options:
+            raise _bad_gguf(Path(options["gguf_file"]), error) from error
+        raise _not_loadable(source, error) from error
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{source!r} is an encoder-decoder ({config.model_type}): there is no single residual stream from the "
@@ -114,7 +173,11 @@ def _supported_config(source: str, options: dict[str, Any]) -> Any:
         )
     find_family(config.model_type)
     _refuse_quantised(source, config)
-    return config
+    pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
+        config.pad_token_id = None
+        return config, [f"pad_token_id = {pad} of its config is no row of its {size} embeddings; padding needs none"]
+    return config, []
 
 
 def _commit(module: PreTrainedModel) -> str:
@@ -143,7 +206,7 @@ def _find_gguf(source: str, name: str, revision: str | None) -> Path:
 
 def _bad_gguf(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
-        f"{path} cannot be read as GGUF ({_first_line(error)}): the file is cut short or damaged, or transformers "
+        f"{path} cannot be read as GGUF ({first_line(error)}): the file is cut short or damaged, or transformers "
         "does not know its architecture; download it again, or convert the model to safetensors"
     )
 
@@ -193,26 +256,6 @@ def _refuse_offloaded(source: str, module: PreTrainedModel) -> None:
         )
 
 
-def load_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or hub repository.
-
-    Raises:
-        ModelError: there is none that transformers can load.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _no_tokenizer(source, _first_line(error)) from error
-    # Without tokenizer files some model types get a tokenizer that knows its special tokens and nothing else.
-    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) == 0:
-        raise _no_tokenizer(source, "it has no vocabulary")
-    return tokenizer
-
-
-def _no_tokenizer(source: str, reason: str) -> ModelError:
-    return ModelError(f"no tokenizer could be loaded from {source!r} ({reason}); put tokenizer.json beside the weights")
-
-
 def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:
     folder = Path(source)
     if folder.is_dir():
@@ -233,11 +276,10 @@ def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:
             )
     elif not folder.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         return ModelError(f"no folder {source!r}; give a folder saved by transformers or a hub repository name")
-    return ModelError(f"transformers could not load {source!r}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]
+    return ModelError(
+        f"transformers could not load {source!r} ({type(error).__name__}: {first_line(error)}); its config.json or "
+        "weights are damaged, or contradict each other. Save or download the model again"
+    )
 
 
 def _refuse_incomplete(source: str, report: dict[str, Any]) -> None:

@@ -1,0 +1,114 @@
+"""What the weight files of a checkpoint hold, and whether the model uses all of it.
+
+A tensor that no part of the model takes is the sign of a config that belongs to another model: a layer too many, a
+bias whose flag is off, the scale of packed weights. transformers loads such a checkpoint without a word, every score
+would be finite, and the check of `loading.verify` passes, since it compares the model with itself. Refused are
+therefore tensors that the model has no place for, but for those of `HARMLESS`, and dtypes that are not plain
+floating-point numbers, as they stand in the file (loading casts them to such).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from gated_lpi.errors import ModelError, WeightsError
+
+MAX_NAMED = 4
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+HARMLESS = (
+    r"rotary_emb\.inv_freq",  # rotary frequencies, which the model computes from its config
+    r"(?:^|\.)(?:attn|attention)\.(?:masked_)?bias",  # the causal mask of GPT-2 and GPT-NeoX, and its value
+)
+
+
+class Stored(NamedTuple):
+    """A tensor in a file: its dtype as safetensors names it, such as "BF16", and its number of values."""
+
+    dtype: str
+    size: int
+
+
+def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
+    """Names, dtypes and sizes of the tensors in safetensors files, from their headers alone.
+
+    Raises:
+        WeightsError: a file is cut short or damaged, or two files hold one name.
+    """
+    found: dict[str, Stored] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.offset_keys():
+                    if name in found:
+                        raise WeightsError(
+                            f"tensor {name!r} is in {path.name} and in another file of {path.parent}; which one is "
+                            "meant? Download the checkpoint again"
+                        )
+                    part = file.get_slice(name)
+                    found[name] = Stored(part.get_dtype(), prod(part.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{path} cannot be read as safetensors ({error}): the file is cut short or damaged; download or save "
+                "it again"
+            ) from error
+    return found
+
+
+def main_dtype(tensors: Mapping[str, Stored]) -> str:
+    """The dtype of most values, as torch names it."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
+    return DTYPES.get(main := max(sizes, key=sizes.__getitem__, default=""), main)
+
+
+def refuse_dtypes(source: str, tensors: Mapping[str, Stored]) -> None:
+    """Refuse weights that are stored as anything but plain floating-point numbers.
+
+    Raises:
+        ModelError: names the tensors and their dtypes.
+    """
+    packed = [f"{name} ({t.dtype})" for name, t in tensors.items() if t.dtype not in DTYPES and not harmless(name)]
+    if packed:
+        raise ModelError(
+            f"{len(packed)} of {len(tensors)} tensors of {source!r} are stored packed or quantised (first: "
+            f"{', '.join(packed[:MAX_NAMED])}); expected {', '.join(DTYPES.values())}, which value vectors are read "
+            "from. Loading would cast them without their scales. Save a dequantised copy and give that folder"
+        )
+
+
+def refuse_unused(source: str, unused: Iterable[str]) -> None:
+    """Refuse a checkpoint with tensors that the model has no place for.
+
+    Raises:
+        WeightsError: names them.
+    """
+    names = sorted(name for name in unused if not harmless(name))
+    if names:
+        raise WeightsError(
+            f"{source!r} holds {len(names)} tensors that the model does not use (first: "
+            f"{', '.join(names[:MAX_NAMED])}); expected a model that uses all of them, or its scores are those of "
+            "another one. config.json belongs to another model, or a setting of it is wrong (number of layers, "
+            "biases, quantisation): mend it, or save the model again"
+        )
+
+
+def set_aside(tensors: Iterable[str], patterns: Iterable[str], used: Iterable[str]) -> list[str]:
+    """Names that the model's own class leaves out by `patterns`, such as layers for predicting several tokens."""
+    patterns, used = list(patterns), set(used)
+    return [
+        name
+        for name in tensors
+        if name not in used and not harmless(name) and any(re.search(pattern, name) for pattern in patterns)
+    ]
+
+
+def harmless(name: str) -> bool:
+    """Whether a tensor's name is one of those that models compute themselves."""
+    return any(re.search(rf"{pattern}$", name) for pattern in HARMLESS)
