@@ -28,6 +28,7 @@ from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model, Writer
 
 AT_ONCE = 64  # prompts in a forward pass: what it leaves behind in memory grows with them
+TOKENS_AT_ONCE = 4096  # in a forward pass, padding included, for the same reason; one prompt may have more
 
 
 class Slab(NamedTuple):
@@ -168,20 +169,44 @@ def pad(prompts: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.devi
     Raises:
         OptionError: there is no prompt, or one has no token.
     """
+    _refuse_empty(prompts)
     lengths = [len(ids) for ids in prompts]
-    if not lengths or min(lengths) == 0:
-        raise OptionError(
-            f"{len(lengths)} prompts were given, {lengths.count(0)} of them without a token; at least one prompt, "
-            "and one token in each, is needed"
-        )
     width = max(lengths)
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in prompts], device=device)
     last = torch.tensor(lengths, device=device) - 1
     return Batch(ids, last)
 
 
+def _refuse_empty(prompts: Sequence[Sequence[int]]) -> None:
+    without = sum(len(ids) == 0 for ids in prompts)
+    if without or not len(prompts):
+        raise OptionError(
+            f"{len(prompts)} prompts were given, {without} of them without a token; at least one prompt, and one token "
+            "in each, is needed"
+        )
+
+
+def forward_passes(prompts: Sequence[Sequence[int]], tokens: int = TOKENS_AT_ONCE) -> Iterator[slice]:
+    """Cut prompts into runs for one forward pass each: `AT_ONCE` of them, and `tokens` padded tokens, at most."""
+    start = width = 0
+    for index, ids in enumerate(prompts):
+        longer = max(width, len(ids))
+        if index > start and (index - start >= AT_ONCE or longer * (index - start + 1) > tokens):
+            yield slice(start, index)
+            start, longer = index, len(ids)
+        width = longer
+    yield slice(start, len(prompts))
+
+
 @torch.no_grad()
-def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool = False) -> Trace:
+def trace(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    by_position: bool = False,
+    tokens: int = TOKENS_AT_ONCE,
+    logits_at_once: int = AT_ONCE,
+) -> Trace:
     """Run the model over token ids, a few prompts at a time, and record its blocks at each prompt's last position.
 
     Args:
@@ -189,13 +214,19 @@ def trace(model: Model, prompts: Sequence[Sequence[int]], *, by_position: bool =
         prompts: token ids.
         by_position: also record what each source position adds to the coefficients of attention units; attention is
             then computed eagerly.
+        tokens: in a forward pass, padding included, unless one prompt alone has more.
+        logits_at_once: prompts whose logits are computed together.
+
+    Raises:
+        OptionError: there is no prompt, or one has no token.
     """
-    parts = [_forward(model, prompts[i : i + AT_ONCE], by_position) for i in range(0, max(1, len(prompts)), AT_ONCE)]
+    _refuse_empty(prompts)
+    parts = [_forward(model, prompts[some], by_position) for some in forward_passes(prompts, tokens)]
     # Block by block, and each part's own copy is dropped at once.
     blocks = tuple(_join([part.blocks.pop(0) for part in parts]) for _ in model.blocks)
     final = _join([part.final for part in parts])
     logits = final.new_empty(len(final), model.readout.vocabulary)
-    for some, hidden in zip(logits.split(AT_ONCE), final.split(AT_ONCE), strict=True):
+    for some, hidden in zip(logits.split(logits_at_once), final.split(logits_at_once), strict=True):
         some[:] = model.readout.logits(hidden)
     return Trace(blocks, _join([part.embedding for part in parts]), final, logits)
 
@@ -247,6 +278,10 @@ def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:
 @torch.no_grad()
 def last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     """The model's logits at each prompt's last position, [P, V]; nothing else is recorded."""
+    return torch.cat([_last_logits(model, prompts[some]) for some in forward_passes(prompts)])
+
+
+def _last_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     batch = pad(prompts, pad_id=pad_id(model), device=model.device)
     recording = Recording(batch.last, model.readout.weight.device)
     handle = _on_input(model.module.get_submodule(model.family.final_norm), recording, "final")

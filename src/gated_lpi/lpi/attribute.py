@@ -9,8 +9,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -29,9 +31,9 @@ from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
 from gated_lpi.lpi.memory import Pieces, parse_memory, pieces, usual_batch
 from gated_lpi.lpi.problem import BlockProblem, Estimator
-from gated_lpi.lpi.rounding import full_precision
+from gated_lpi.lpi.rounding import full_precision, unit_roundoff
 from gated_lpi.models import Block, Model, Readout
-from gated_lpi.trace import AT_ONCE, BlockTrace, Trace, similar_lengths, target_rank, trace
+from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
@@ -54,6 +56,7 @@ class Options:
     batch_size: int | None = None
     positions: Positions = "summed"
     memory: int | str | None = None
+    readout_eps: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -76,11 +79,16 @@ class Options:
             parse_memory(self.memory)
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch_size={self.batch_size} was given; expected at least 1")
+        if self.readout_eps is not None and not 0 <= self.readout_eps < math.inf:
+            raise OptionError(
+                f"readout_eps={self.readout_eps} was given; expected the epsilon of the readout's norm, 0 or more, or "
+                "None for the model's own"
+            )
 
     @property
-    def unit_blocks(self) -> tuple[str, ...]:
-        """Kinds of blocks whose units are scored: "ffn", "attention" or both."""
-        return tuple(unit for unit in self.units if unit in ("ffn", "attention"))
+    def by_position(self) -> bool:
+        """Whether attention units are scored at every source position."""
+        return self.positions == "resolved" and "attention" in self.units
 
 
 def attribute(
@@ -160,14 +168,18 @@ def attribute_encoded(
 ) -> tuple[Collector, PromptResults]:
     """Score prompts that are already token ids; see `attribute`."""
     batch = options.batch_size or usual_batch(*model.readout.weight.shape)
-    sizes = pieces(model, batch, None if options.memory is None else parse_memory(options.memory))
+    memory = None if options.memory is None else parse_memory(options.memory)
+    longest = max((len(item.ids) for item in encoded), default=1)
+    sizes = pieces(model, batch, memory, longest, by_position=options.by_position)
+    if options.readout_eps is not None:
+        model = dataclasses.replace(model, readout=dataclasses.replace(model.readout, eps=options.readout_eps))
     estimator = make_estimator(options, model.readout, sizes)
     collector = Collector(options.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
     for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
         with full_precision():
-            _attribute_batch(model, estimator, encoded, prompts, options, collector, results)
+            _attribute_batch(model, estimator, encoded, prompts, options, sizes, collector, results)
         done += len(prompts)
         if progress is not None:
             progress(done, len(encoded))
@@ -178,7 +190,9 @@ def make_estimator(options: Options, readout: Readout, sizes: Pieces) -> Estimat
     """The estimator that the options name, for one checkpoint."""
     if options.estimator == "fast":
         return FastEstimator(readout, options.tolerance, pairs=sizes.pairs, numbers=sizes.numbers)
-    return exact.score_block if options.estimator == "exact" else reference.score_block
+    if options.estimator == "exact":
+        return partial(exact.score_block, numbers=sizes.numbers)
+    return reference.score_block
 
 
 @torch.no_grad()
@@ -188,17 +202,18 @@ def _attribute_batch(
     encoded: Sequence[EncodedPrompt],
     prompts: NDArray[np.int64],
     options: Options,
+    sizes: Pieces,
     collector: Collector,
     results: PromptResults,
 ) -> None:
     """Trace and score the prompts of one batch, block by block; adds to `collector` and `results`."""
-    resolved = options.positions == "resolved" and "attention" in options.units
-    traced = trace(model, [encoded[i].ids for i in prompts], by_position=resolved)
+    ids = [encoded[i].ids for i in prompts]
+    traced = trace(model, ids, by_position=options.by_position, tokens=sizes.tokens, logits_at_once=sizes.logits)
     targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
     if options.target == "top1":
         targets = traced.logits.argmax(dim=-1)
     results.target_id[prompts] = targets.cpu().numpy()
-    for some in np.array_split(np.arange(len(prompts)), -(-len(prompts) // AT_ONCE)):
+    for some in np.array_split(np.arange(len(prompts)), -(-len(prompts) // sizes.logits)):
         logits, wanted = traced.logits[some], targets[some]
         at_target = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
         results.target_logprob[prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
@@ -211,7 +226,7 @@ def _attribute_batch(
         problem = _problem(model, block, blocks.pop(0), traced, targets, options.norm)
         results.base_logprob[prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
         units = _score_units(problem, estimator, options)
-        found = _score_groups(problem, options)
+        found = _score_groups(problem, options, sizes.numbers)
         if units is not None:
             results.error_bound[prompts, index] = units.error_bound.cpu().numpy()
             results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
@@ -252,20 +267,25 @@ def _score_units(problem: BlockProblem, estimator: Estimator, options: Options) 
     """Score the units of one block, where the options ask for them."""
     if problem.block.kind not in options.units:
         return None
-    resolved = options.positions == "resolved" and problem.block.kind == "attention"
-    found = estimator(_by_position(problem) if resolved else problem)
-    scores, bound = found.scores.to(problem.base.dtype), found.error_bound.double()
-    if not resolved:
-        return _UnitScores(scores, bound, found.tiers, None)
-    by_position = scores.view(len(scores), -1, problem.n_units)
-    return _UnitScores(by_position.sum(dim=1), bound * by_position.shape[1], found.tiers, by_position)
+    dtype = problem.base.dtype
+    if not (options.positions == "resolved" and problem.block.kind == "attention"):
+        found = estimator(problem)
+        return _UnitScores(found.scores.to(dtype), found.error_bound.double(), found.tiers, None)
+    apart = _by_position(problem)
+    found = estimator(apart)
+    by_position = found.scores.to(dtype).view(len(found.scores), -1, problem.n_units)
+    total = by_position.sum(dim=1, dtype=torch.float64)
+    bound = found.error_bound.double() * apart.positions
+    if options.estimator == "fast":
+        bound += unit_roundoff(dtype) * total.abs().amax(dim=-1)  # of storing the sum
+    return _UnitScores(total.to(dtype), bound, found.tiers, by_position)
 
 
-def _score_groups(problem: BlockProblem, options: Options) -> dict[str, Tensor]:
+def _score_groups(problem: BlockProblem, options: Options, numbers: int) -> dict[str, Tensor]:
     """Scores of heads, experts and block, and the routing, [P, n] by name, where the options ask for them."""
     found: dict[str, Tensor | None] = {}
     if not {"heads", "experts", "blocks"}.isdisjoint(options.units):
-        groups = score_groups(problem)
+        groups = score_groups(problem, numbers)
         named = {"heads": groups.heads, "experts": groups.experts, "blocks": groups.block.unsqueeze(-1)}
         found = {f"{unit[:-1]}_lpi": values for unit, values in named.items() if unit in options.units}
     routed = routing(problem) if "experts" in options.units else None

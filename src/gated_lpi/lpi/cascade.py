@@ -54,9 +54,10 @@ class Cascade:
     def __init__(self, prepared: Prepared, problem: BlockProblem, p: Distribution) -> None:
         n_prompts, device = len(problem.targets), problem.base.device
         self._prepared, self._problem, self._p, self._table = prepared, problem, p, prepared.table
-        fine = problem.base.dtype == torch.float64 or prepared.tolerance < FINE
+        tolerance = prepared.tolerance / problem.positions
+        fine = problem.base.dtype == torch.float64 or tolerance < FINE
         self._dtype = torch.float64 if fine else torch.float32  # of the certificates
-        self._tolerance = prepared.tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
+        self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
         self._levels, self._envelope = choose(prepared, problem, p, self._dtype)
         self._reach_pays = reach.supported(device.type)
         self._cut: Envelope | None = None  # the envelope, once it is known what of p lies above it scaled down

@@ -33,13 +33,18 @@ FEW = 16  # prompts below which the series costs more than summing all terms: it
 MANY = 0.3  # share of pairs left by the series from which on it is quicker to sum all terms of all pairs
 
 
-def score_block(problem: BlockProblem) -> BlockScores:
-    """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`."""
+def score_block(problem: BlockProblem, numbers: int = MAX_DIRECTIONS) -> BlockScores:
+    """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`.
+
+    Args:
+        problem: the block.
+        numbers: numbers in a matrix of units and tokens, at most.
+    """
     scores = torch.zeros(len(problem.targets), problem.n_units, dtype=problem.base.dtype, device=problem.base.device)
     p = problem.base_logits.log_p.exp()
     for slab in problem.slabs:
         prompts = problem.prompts(slab)
-        for start, stop in _unit_chunks(slab, problem.readout.vocabulary):
+        for start, stop in _unit_chunks(slab, problem.readout.vocabulary, min(numbers, MAX_DIRECTIONS)):
             coefficients = slab.coefficients[:, start:stop].to(slab.values.dtype)
             chunk = Slab(slab.start + start, slab.values[start:stop], coefficients, prompts)
             directions = problem.readout.directions(chunk.values)
@@ -51,10 +56,10 @@ def score_block(problem: BlockProblem) -> BlockScores:
     return all_exact(problem, scores)
 
 
-def _unit_chunks(slab: Slab, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """Ranges of units whose directions [n, V] stay below `MAX_DIRECTIONS` numbers."""
+def _unit_chunks(slab: Slab, vocabulary: int, numbers: int) -> Iterator[tuple[int, int]]:
+    """Ranges of units whose directions [n, V] stay below `numbers` numbers."""
     n_units = slab.values.shape[0]
-    size = max(1, MAX_DIRECTIONS // vocabulary)
+    size = max(1, numbers // vocabulary)
     for start in range(0, n_units, size):
         yield start, min(start + size, n_units)
 

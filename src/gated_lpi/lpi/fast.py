@@ -43,7 +43,8 @@ class FastEstimator:
 
     Args:
         readout: the model's; what is prepared of it is kept.
-        tolerance: largest error of a score, in nats.
+        tolerance: largest error of a score, in nats; of the sum of a unit's scores where each source position is
+            scored by itself.
         pairs: pairs of prompt and unit that are worked on at a time.
         numbers: numbers in a matrix of units and tokens, likewise.
     """
@@ -62,7 +63,7 @@ class FastEstimator:
     def __call__(self, problem: BlockProblem) -> BlockScores:
         """Score every unit of a block on every prompt, within the tolerance."""
         if not problem.frozen:
-            return exact.score_block(problem)
+            return exact.score_block(problem, self.max_numbers)
         with full_precision():
             p = distribution(self._readout, self.table, problem.base, problem.base_logits)
             return Cascade(self, problem, p).score()

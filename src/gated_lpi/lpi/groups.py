@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gated_lpi.lpi.problem import BlockProblem
 
-MAX_LOGITS = 2**23
+MAX_NUMBERS = 2**23
 
 
 class GroupScores(NamedTuple):
@@ -38,11 +38,16 @@ class Routing(NamedTuple):
     gates: Tensor
 
 
-def score_groups(problem: BlockProblem) -> GroupScores:
-    """Score the heads or experts of a block, and the block, on every prompt."""
+def score_groups(problem: BlockProblem, numbers: int = MAX_NUMBERS) -> GroupScores:
+    """Score the heads or experts of a block, and the block, on every prompt.
+
+    Args:
+        problem: the block.
+        numbers: numbers in a matrix of contributions and tokens, at most.
+    """
     attention = problem.block.kind == "attention"
     parts = _head_contributions(problem) if attention else _expert_contributions(problem)
-    scores = _score(problem, torch.cat([parts, parts.sum(dim=1, keepdim=True)], dim=1))
+    scores = _score(problem, torch.cat([parts, parts.sum(dim=1, keepdim=True)], dim=1), min(numbers, MAX_NUMBERS))
     inner, block = scores[:, :-1], scores[:, -1]
     has_experts = any(writer.kind == "routed" for writer in problem.block.writers)
     return GroupScores(block, inner if attention else None, inner if has_experts else None)
@@ -88,13 +93,13 @@ def _expert_contributions(problem: BlockProblem) -> Tensor:
     return contributions
 
 
-def _score(problem: BlockProblem, contributions: Tensor) -> Tensor:
+def _score(problem: BlockProblem, contributions: Tensor, numbers: int) -> Tensor:
     """I of `contributions` [P, G, d] → [P, G], a chunk of prompts at a time; 0 where nothing is contributed."""
     n_prompts, n_groups, _ = contributions.shape
     before = problem.base_logits.target_log_p
     scores = torch.zeros(n_prompts, n_groups, dtype=contributions.dtype, device=contributions.device)
     row, group = contributions.abs().amax(dim=-1).nonzero(as_tuple=True)
-    size = max(1, MAX_LOGITS // problem.readout.vocabulary)
+    size = max(1, numbers // problem.readout.vocabulary)
     for start in range(0, len(row), size):
         prompts, groups = row[start : start + size], group[start : start + size]
         scale = None if problem.inverse_scale is None else problem.inverse_scale[prompts]

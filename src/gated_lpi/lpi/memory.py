@@ -1,20 +1,26 @@
-"""How many prompts are worked on at a time, and in how large pieces, so that the working set stays below a cap.
+"""How much is worked on at a time, so that the working set stays below a cap, whatever the prompts' length.
 
-The working set is what attribution holds beside the model and the result: recorded activations, log p and the tiles
-of the estimators.
+The working set is what attribution holds beside the model and the result. It has three parts: what is prepared of the
+checkpoint (`fixed_bytes`); what is kept of each prompt of a batch (`prompt_bytes`); and, one after the other and in the
+same half of the cap, the activations of a forward pass (`token_bytes` for each token of it) and the tiles of the
+estimators. A forward pass holds one prompt at least, and a batch too: a cap below that is refused.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
-from gated_lpi.models import Model
+from gated_lpi.models import Block, Model
+from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-TOKENS_SEEN = 24  # positions of a prompt that the forward pass holds activations of, at most a few layers at a time
+MOST = 2**60  # bytes: more is no machine's memory, but a slip of the pen
+TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
+PAIR_BYTES, NUMBER_BYTES = 512, 32  # of the arrays of one pair, and of the copies of one number of [units, V]
 
 
 class Pieces(NamedTuple):
@@ -22,11 +28,15 @@ class Pieces(NamedTuple):
 
     Attributes:
         prompts: prompts in a batch.
+        tokens: tokens in a forward pass, padding included; a single prompt may have more.
+        logits: prompts whose logits are worked on together.
         pairs: pairs of prompt and unit whose float64 arrays are held.
         numbers: numbers in one [units, V] matrix.
     """
 
     prompts: int
+    tokens: int
+    logits: int
     pairs: int
     numbers: int
 
@@ -37,33 +47,44 @@ def parse_memory(given: int | str) -> int:
     Raises:
         OptionError: it says no amount of memory.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)?\s*", str(given), re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?B)?\s*", str(given), re.IGNORECASE)
     unit = (match[2] or "").upper() if match else None
-    if match is None or unit not in UNITS:
-        raise OptionError(f"memory={given!r} was given; expected bytes, or an amount such as '512MB' or '2GiB'")
-    return int(float(match[1]) * UNITS[unit])
+    amount = float(match[1]) * UNITS[unit] if match and unit in UNITS else math.inf
+    if not 1 <= amount <= MOST:
+        shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:37] + "..."
+        raise OptionError(f"memory={shown} was given; expected bytes, or an amount such as '512MB' or '2GiB'")
+    return int(amount)
 
 
-def pieces(model: Model, batch_size: int, memory: int | None) -> Pieces:
+def pieces(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Pieces:
     """Split the work so that it fits into `memory` bytes; None takes `batch_size` prompts at a time.
 
+    Args:
+        model: the model.
+        batch_size: prompts in a batch, at most.
+        memory: the cap.
+        longest: tokens of the longest prompt.
+        by_position: whether attention units are scored at every source position.
+
     Raises:
-        OptionError: less than one prompt fits.
+        OptionError: less than one prompt fits; says how much is needed.
     """
     tiles = FULL_TILES if memory is None else min(FULL_TILES, memory // 2)
-    sizes = Pieces(batch_size, max(1, tiles // 512), max(1, tiles // 32))
+    numbers = max(1, tiles // NUMBER_BYTES)
+    logits = max(1, min(AT_ONCE, numbers // model.readout.vocabulary))
+    sizes = Pieces(batch_size, TOKENS_AT_ONCE, logits, max(1, tiles // PAIR_BYTES), numbers)
     if memory is None:
         return sizes
-    fixed = tiles + fixed_bytes(model)
-    each = prompt_bytes(model)
-    prompts = (memory - fixed) // each
-    if prompts < 1:
-        least = 2 * (fixed_bytes(model) + each)
+    fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
+    each = prompt_bytes(model, longest if by_position else 0)
+    least = 2 * max(fixed + each, longest * token, NUMBER_BYTES * model.readout.vocabulary)
+    if memory < least:
         raise OptionError(
-            f"memory={memory} bytes hold less than one prompt of this model's working set; give at least "
-            f"{least / 1e6:.0f}MB"
+            f"memory={memory} bytes hold less than the working set of one prompt of {longest} tokens with this model; "
+            f"give at least {math.ceil(least / 1e6)}MB, or shorter prompts"
         )
-    return sizes._replace(prompts=min(batch_size, prompts))
+    prompts = (memory - tiles - fixed) // each
+    return sizes._replace(prompts=min(batch_size, prompts), tokens=max(longest, min(TOKENS_AT_ONCE, tiles // token)))
 
 
 def usual_batch(vocabulary: int, d: int) -> int:
@@ -75,17 +96,43 @@ def usual_batch(vocabulary: int, d: int) -> int:
     return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
 
 
-def prompt_bytes(model: Model) -> int:
-    """Bytes that one prompt of a batch takes: log p and its copies, bases, coefficients, activations."""
-    number = 4 if str(model.dtype) == "torch.float32" else 8
+def prompt_bytes(model: Model, positions: int = 0) -> int:
+    """Bytes that are kept of one prompt of a batch: log p and its copies, bases, coefficients.
+
+    `positions` counts the source positions at which attention units are scored one by one.
+    """
+    d, n = model.readout.weight.shape[1], _number(model)
+    widths = sum(_active_width(model, block) for block in model.blocks)
+    kept = n * (5 * model.readout.vocabulary + 3 * d * len(model.blocks) + 2 * widths)
+    attention = [block.n_units for block in model.blocks if block.kind == "attention"]
+    return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention))
+
+
+def token_bytes(model: Model, longest: int, *, by_position: bool = False) -> int:
+    """Bytes that a forward pass holds of one token of prompts of `longest` tokens: the activations of one layer."""
     d = model.readout.weight.shape[1]
-    vocabulary = model.readout.vocabulary
-    widths = sum(writer.width * (8 if writer.kind == "routed" else 1) for b in model.blocks for writer in b.writers)
-    widest = max(writer.width for b in model.blocks for writer in b.writers)
-    return number * (3 * vocabulary + 2 * d * len(model.blocks) + widths + 8 * TOKENS_SEEN * (d + widest))
+    attention = max(block.n_units for block in model.blocks if block.kind == "attention")
+    ffn = max(_active_width(model, block) for block in model.blocks if block.kind == "ffn")
+    routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
+    experts = 3 * d * model.module.config.num_experts_per_tok if routed else 0
+    eager = by_position or model.module.config._attn_implementation == "eager"
+    weights = 4 * model.module.config.num_attention_heads * longest if eager else 0
+    return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
 
 
 def fixed_bytes(model: Model) -> int:
     """Bytes that are held whatever the number of prompts: what is prepared, and rows of the unembedding by rank."""
     d = model.readout.weight.shape[1]
     return 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
+
+
+def _number(model: Model) -> int:
+    return 4 if str(model.dtype) == "torch.float32" else 8
+
+
+def _active_width(model: Model, block: Block) -> int:
+    """Units of a block that one token uses."""
+    return sum(
+        writer.width * (model.module.config.num_experts_per_tok if writer.kind == "routed" else writer.n_experts)
+        for writer in block.writers
+    )

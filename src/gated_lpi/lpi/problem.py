@@ -74,7 +74,12 @@ class BlockProblem:
     @property
     def units_of_block(self) -> int:
         """How many units the block has, each counted once."""
-        return self.n_units // len(self.slabs) if self.by_position else self.n_units
+        return self.n_units // self.positions
+
+    @property
+    def positions(self) -> int:
+        """How many scores add up to one unit's: source positions where they are counted one by one, else 1."""
+        return len(self.slabs) if self.by_position else 1
 
     @property
     def frozen(self) -> bool:

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-ROWS = 4096  # of W_U that are taken to float64 at a time
+ROWS = 4096  # of W_U that are multiplied or taken to float64 at a time: a product packs a copy of what it is given
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,13 @@ class Readout:
 
     def directions(self, vectors: Tensor) -> Tensor:
         """W_U·(γ ⊙ C·v)/divisor of `vectors` [..., d] → [..., V]: what v does to the logits, before 1/σ."""
-        return self.fold(vectors) @ self.weight.T
+        folded = self.fold(vectors)
+        if self.vocabulary <= ROWS:
+            return folded @ self.weight.T
+        products = folded.new_empty(*folded.shape[:-1], self.vocabulary)
+        for rows, some in zip(self.weight.split(ROWS), products.split(ROWS, dim=-1), strict=True):
+            some.copy_(folded @ rows.T)
+        return products
 
     def offset(self) -> Tensor | None:
         """(W_U·β + b)/divisor → [V]: the part of the logits that no residual stream changes; None if there is none."""
