@@ -20,14 +20,11 @@ def test_what_json_writes_comes_back(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
 
 
-@given(PLAIN, st.text(), st.booleans())
-def test_the_place_of_a_repeated_key_is_where_it_stands(value: object, key: str, spaced: bool) -> None:
-    first, again = f'{{"": {json.dumps(value)}, "b{json.dumps(key)[1:]}:1,\n', f" {json.dumps('b' + key)}: [{{}}]}}"
-    with pytest.raises(ForeignTextError, match=r"again at line \d+, column 2;"):
-        parse_json(f"[{first}{again}, 1{' ' * spaced}")
-    line = first.count("\n") + 1
-    with pytest.raises(ForeignTextError, match=f"again at line {line}, "):
-        parse_json(first + again)
+@given(PLAIN, st.text().filter(lambda key: key != "other"))
+def test_the_place_of_a_repeated_key_is_where_it_stands(value: object, key: str) -> None:
+    before = f'{{{json.dumps(key)}: {json.dumps(value)}, "other": [{{}}],\n'
+    with pytest.raises(ForeignTextError, match="again at line 3, column 3;"):
+        parse_json(f"[\n{before}  {json.dumps(key)}: 1}}]")
 
 
 @pytest.mark.parametrize(
