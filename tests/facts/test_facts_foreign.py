@@ -61,7 +61,7 @@ def test_a_key_given_twice_in_a_line_is_refused_with_file_line_and_key(tmp_path:
 HOSTILE = [
     ("[" * 100_000, "nested too deeply"),
     ('{"a":' * 100_000, "nested too deeply"),
-    (nested(900), "expected a JSON object"),
+    (nested(700), "expected a JSON object"),
     (HUGE, "4300 digits"),
     ("", "not JSON"),
     ("\u0000", "not JSON"),
@@ -69,7 +69,7 @@ HOSTILE = [
     ('{"\\ud800": 1}', r"'a key' is str '\\ud800', with half of a surrogate pair"),
     ('{"x": {"\\udfff": 1}}', "'a key' is .* half of a surrogate pair"),
     ('{"x": ["\\ud800"]}', "'x' is .* half of a surrogate pair"),
-    (f'{{"x": {nested(900)}}}', f"'x' holds lists or objects more than {MAX_DEPTH} levels deep"),
+    (f'{{"x": {nested(700)}}}', f"'x' holds lists or objects more than {MAX_DEPTH} levels deep"),
     (f'{{"x": {nested(MAX_DEPTH)}}}', f"'x' holds lists or objects more than {MAX_DEPTH} levels deep"),
     (f'{{"x": {nested(MAX_DEPTH - 1)}}}', "no key"),
 ]
@@ -89,9 +89,9 @@ def test_hostile_json_is_an_error_that_names_the_file(tmp_path: Path, text: str,
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (f'"properties": {{"x": {nested(900)}}}', "'x' holds lists or objects more than 64"),
+        (f'"properties": {{"x": {nested(700)}}}', "'x' holds lists or objects more than 64"),
         ('"properties": {"x": {"\\ud800": 1}}', "'a key' is .* surrogate"),
-        ('"samples": [{"subject": "a", "object": "b", "more": ' + nested(900) + "}]", "sample 0: 'more' holds"),
+        ('"samples": [{"subject": "a", "object": "b", "more": ' + nested(700) + "}]", "sample 0: 'more' holds"),
         ('"samples": [{"subject": "a", "object": "b", "\\ud800": 1}]', "sample 0: 'a key' is .* surrogate"),
         ('"samples": [{"subject": "a", "object": ' + "1" * 4000 + "}]", "sample 0: 'object' is int 1"),
         ('"prompt_templates": ["{} \\ud800"]', "'prompt_templates' is .* surrogate"),
@@ -286,8 +286,8 @@ NO_PAIRS: list[Any] = [
     ([("a", 10**5000)], "pair 0: 'target' is int of too many digits"),
     ([(10**5000,)], r"pair 0: .* is not a pair"),
     ([("a", "\ud800")], "pair 0: 'target' is .* surrogate"),
-    ([json.loads(nested(900))], r"pair 0: \[\[\[\[...\]\]\]\] is not a pair"),
-    ([("a", json.loads(nested(900)))], "pair 0: 'target' is list"),
+    ([json.loads(nested(700))], r"pair 0: \[\[\[\[...\]\]\]\] is not a pair"),
+    ([("a", json.loads(nested(700)))], "pair 0: 'target' is list"),
     ([("a", "x" * 10**6, "c")], r"pair 0: \('a', 'xxx.*xxx', 'c'\) is not a pair"),
     (load_facts(PAIRS), "facts cannot be read from FactSet"),
 ]
