@@ -20,10 +20,22 @@ def test_what_json_writes_comes_back(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
 
 
+@given(PLAIN, st.text().filter(lambda key: key != "other"))
+def test_the_place_of_a_repeated_key_is_where_it_stands(value: object, key: str) -> None:
+    before = f'{{{json.dumps(key)}: {json.dumps(value)}, "other": [{{}}],\n'
+    with pytest.raises(ForeignTextError, match="again at line 3, column 3;"):
+        parse_json(f"[\n{before}  {json.dumps(key)}: 1}}]")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is given twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is given twice in one object, again at line 1, column 24"),
+        (
+            '[{"a": "}{"},\n {"x\\"": [{}],\n  "x\\u0022" : 2}, oops',
+            "twice in one object, again at line 3, column 3",
+        ),
+        ('{"a": 1, "a": {"b": 1, "b": 2}}', "key 'b' is given twice in one object, again at line 1, column 24"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "9" * 5000 + "]", "4300 digits"),
         ('{"a": ', "not JSON: Expecting value at line 1, column 7"),

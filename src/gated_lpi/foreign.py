@@ -7,7 +7,10 @@ integers of more than 4,300 digits in ways of its own. Here each of these is one
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+_MARKS = re.compile(r'"(?P<text>[^"\\]*(?:\\.[^"\\]*)*)"(?P<is_key>\s*:)?|[{}\[\]]', re.DOTALL)
 
 
 class ForeignTextError(ValueError):
@@ -27,8 +30,10 @@ def parse_json(text: str) -> Any:
         raise ForeignTextError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ForeignTextError("not usable JSON: lists or objects nested too deeply") from None
-    except ForeignTextError:
-        raise
+    except _RepeatedKeyError as error:
+        key, place = error.args[0], _place_of_repeat(text)
+        reason = f"key {key!r} is given twice in one object, again at {place}; which value is meant? Leave one out"
+        raise ForeignTextError(reason) from None
     except ValueError as error:  # an integer of over 4,300 digits
         raise ForeignTextError(f"not usable JSON: {error}") from None
 
@@ -38,10 +43,34 @@ def has_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+class _RepeatedKeyError(ValueError):
+    """The key that an object has twice."""
+
+
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise ForeignTextError(f"key {key!r} is given twice in one object; which value is meant? Leave one out")
+            raise _RepeatedKeyError(key)
         content[key] = value
     return content
+
+
+def _place_of_repeat(text: str) -> str:
+    """Line and column where a key comes again, in the first object to close that has one; sound JSON up to there."""
+    inside: list[tuple[set[str], list[int]]] = []  # per open list or object: its keys, where one came again
+    for mark in _MARKS.finditer(text):
+        if mark["is_key"]:
+            keys, repeats = inside[-1]
+            key = json.loads(f'"{mark["text"]}"')
+            if key in keys:
+                repeats.append(mark.start())
+            keys.add(key)
+        elif mark[0] in ("{", "["):
+            inside.append((set(), []))
+        elif mark[0] in ("}", "]"):
+            _, repeats = inside.pop()
+            if repeats:
+                line_start = text.rfind("\n", 0, repeats[0])
+                return f"line {text.count(chr(10), 0, repeats[0]) + 1}, column {repeats[0] - line_start}"
+    raise AssertionError("no object has a key twice")

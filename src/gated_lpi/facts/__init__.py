@@ -2,19 +2,35 @@
 
 from gated_lpi.facts.checks import check_facts
 from gated_lpi.facts.loaders import load_facts
-from gated_lpi.facts.targets import Collision, EncodedPrompt, encode, first_token_collisions
-from gated_lpi.facts.types import FactSet, Prompt, Relation, Sample, join
+from gated_lpi.facts.targets import (
+    Collision,
+    Encoded,
+    EncodedPrompt,
+    Vocabulary,
+    collision_notes,
+    encode,
+    encode_or_skip,
+    first_token_collisions,
+)
+from gated_lpi.facts.types import FactSet, OnError, Prompt, Relation, Sample, Skipped, join, separator_option
 
 __all__ = [
     "Collision",
+    "Encoded",
     "EncodedPrompt",
     "FactSet",
+    "OnError",
     "Prompt",
     "Relation",
     "Sample",
+    "Skipped",
+    "Vocabulary",
     "check_facts",
+    "collision_notes",
     "encode",
+    "encode_or_skip",
     "first_token_collisions",
     "join",
     "load_facts",
+    "separator_option",
 ]

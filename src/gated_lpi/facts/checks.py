@@ -1,4 +1,4 @@
-"""What can be wrong with facts that are well formed: repeats, contradictions, stray characters, imbalance.
+"""What can be wrong with well-formed facts: repeats, near repeats, contradictions, stray characters, imbalance.
 
 `oddities` looks at one relation's texts; the loaders put what it finds into a fact set's notes. `check_facts`
 adds what matters when facts are used to train and test models: enough templates to hold one out, no answer
@@ -6,14 +6,15 @@ that is right most of the time, no relation that outweighs the rest.
 """
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
-from gated_lpi.facts.types import FactSet, Relation
+from gated_lpi.facts.messages import listed, plain
+from gated_lpi.facts.types import FactSet, Relation, Sample
 
 MAX_OBJECT_SHARE = 0.5
 MAX_SIZE_RATIO = 8.0
-SHOWN = 4
 
 _ODD_TEXT = {
     "whitespace at an end": re.compile(r"^\s|\s$"),
@@ -27,9 +28,9 @@ _ODD_TEXT = {
 def check_facts(facts: FactSet, *, min_templates: int = 2) -> list[str]:
     """List the problems of a fact set, one line each; an empty list means none was found.
 
-    Found are: repeated facts, subjects with two objects, subjects that are their own object, odd characters,
-    fewer than `min_templates` templates, one object in more than half of a relation of several objects,
-    relations of very different sizes.
+    Found are: repeated facts, subjects with two objects, subjects that are their own object, texts that differ only
+    in case, spaces or Unicode form, odd characters, fewer than `min_templates` templates, one object in more than
+    half of a relation of several objects, relations of very different sizes.
     """
     problems = [
         f"relation {relation.name!r}: {problem}"
@@ -47,20 +48,26 @@ def check_facts(facts: FactSet, *, min_templates: int = 2) -> list[str]:
 
 
 def oddities(relation: Relation) -> Iterator[str]:
-    """Yield what looks like an accident in the relation's samples and templates, one line each."""
+    """Yield what looks like an accident in the relation's name, samples and templates, one line each."""
     counts = Counter(relation.samples)
-    repeated = [f"{s.subject} → {s.object}" for s, n in counts.items() if n > 1]
+    repeated = [fact_of(s) for s, n in counts.items() if n > 1]
     if repeated:
         yield f"repeated facts: {listed(repeated)}"
 
     answers: dict[str, dict[str, None]] = {}
     for sample in relation.samples:
         answers.setdefault(sample.subject, {})[sample.object] = None
-    torn = [f"{subject} → {' | '.join(objects)}" for subject, objects in answers.items() if len(objects) > 1]
+    torn = [
+        f"{plain(subject)} → {' | '.join(map(plain, objects))}"
+        for subject, objects in answers.items()
+        if len(objects) > 1
+    ]
     if torn:
         yield f"{len(torn)} subjects with several objects: {listed(torn)}"
 
-    texts = [text for s in relation.samples for text in (s.subject, s.object)]
+    yield from _lookalikes(relation)
+
+    texts = [relation.name, *(text for s in relation.samples for text in (s.subject, s.object))]
     texts += [*relation.prompt_templates, *relation.prompt_templates_zs]
     for what, pattern in _ODD_TEXT.items():
         odd = [repr(text) for text in dict.fromkeys(texts) if pattern.search(text)]
@@ -68,11 +75,39 @@ def oddities(relation: Relation) -> Iterator[str]:
             yield f"{what}: {listed(odd)}"
 
 
-def listed(items: Iterable[str]) -> str:
-    """The first few items, and how many more there are."""
-    every = list(items)
-    rest = len(every) - SHOWN
-    return ", ".join(every[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def fact_of(sample: Sample) -> str:
+    """A fact in a note."""
+    return f"{plain(sample.subject)} → {plain(sample.object)}"
+
+
+def _lookalikes(relation: Relation) -> Iterator[str]:
+    """Yield texts that a reader would take for one, and a tokenizer does not."""
+    kinds: dict[str, Iterable[tuple[str, ...]]] = {
+        "subjects": ((s.subject,) for s in relation.samples),
+        "objects": ((s.object,) for s in relation.samples),
+        "facts": ((s.subject, s.object) for s in relation.samples),
+        "templates": ((template,) for template in relation.prompt_templates),
+    }
+    for kind, items in kinds.items():
+        groups: dict[Hashable, list[tuple[str, ...]]] = {}
+        for item in dict.fromkeys(items):
+            groups.setdefault(tuple(_likeness(text) for text in item), []).append(item)
+        alike = [
+            " | ".join(" → ".join(map(_exactly, item)) for item in group) for group in groups.values() if group[1:]
+        ]
+        if alike:
+            yield f"{kind} that differ only in case, spaces or Unicode form: {listed(alike)}"
+
+
+def _likeness(text: str) -> str:
+    """What texts share that differ only in case, spaces or Unicode form (canonical caseless matching)."""
+    folded = unicodedata.normalize("NFD", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())
+
+
+def _exactly(text: str) -> str:
+    """A quoted text, with code points where its form is not the usual one (NFC) and would not be seen."""
+    return repr(text) if unicodedata.is_normalized("NFC", text) else ascii(text)
 
 
 def _unfit(relation: Relation, min_templates: int) -> Iterator[str]:
@@ -81,7 +116,7 @@ def _unfit(relation: Relation, min_templates: int) -> Iterator[str]:
         yield f"{n_templates} different templates, fewer than {min_templates}"
     own = [s.subject for s in relation.samples if s.subject.casefold() == s.object.casefold()]
     if own:
-        yield f"subject and object are the same: {listed(own)}"
+        yield f"subject and object are the same: {listed(map(plain, own))}"
     answer, count = Counter(s.object for s in relation.samples).most_common(1)[0]
     n = len(relation.samples)
     if n > 1 and count > MAX_OBJECT_SHARE * n:

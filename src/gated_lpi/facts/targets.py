@@ -3,7 +3,8 @@
 The object's tokens depend on what stands before it, so prompt and object are tokenised together, with the
 tokenizer's default special tokens, and the joint sequence is cut in two:
 
-1. The joint text is `join(text, target)`; the object begins at its first visible character, at s.
+1. The joint text is `prompt.joined`; the object begins at its first visible character, at s. What the separator
+   brings, visible or not, is the prompt's.
 2. The target token is the first token that covers a visible character at or after s. Whitespace decides
    nothing: a token " Paris" may begin before s by whitespace only, and a token that is whitespace alone
    (a lone "▁" before a word) stays on the prompt's side.
@@ -12,14 +13,19 @@ tokenizer's default special tokens, and the joint sequence is cut in two:
 
 With a fast tokenizer, offsets say what a token covers. Without offsets, the tokens of the bare prompt must be
 a prefix of the joint ones, and the target is the first token after them that is not whitespace alone.
+
+Prompts of which no target can be told, or that the model has no ids for, are refused all at once, or skipped and kept
+account of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import takewhile
+from typing import Any, NamedTuple, Protocol
 
 from gated_lpi.errors import FactsError
-from gated_lpi.facts.types import Prompt, join
+from gated_lpi.facts.messages import SHOWN, listed, plain
+from gated_lpi.facts.types import OnError, Prompt, Skipped, check_on_error, check_separator, check_text
 
 
 class Tokenizer(Protocol):
@@ -57,15 +63,54 @@ class Collision:
     objects: tuple[str, ...]
 
 
-def encode(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
+class Vocabulary(NamedTuple):
+    """How many token ids a model can take (rows of its embedding) and predict (its logits)."""
+
+    n_embeddings: int
+    n_logits: int
+
+
+class Encoded(NamedTuple):
+    """The prompts that can be used, in their order, and those that cannot, with their reasons."""
+
+    prompts: list[EncodedPrompt]
+    skipped: tuple[Skipped, ...]
+
+
+def encode(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], vocabulary: Vocabulary | None = None
+) -> list[EncodedPrompt]:
     """Cut each prompt, tokenised with its answer, into input ids and the target token.
 
-    Raises `FactsError`, naming the fact and its template, when the answer is blank, when it has no token or
-    only an unknown or other special one, when one token covers both the prompt's end and the answer's start,
-    and when no token is left before the target.
+    Raises `FactsError`, naming the facts and their templates, if there are prompts whose answer is blank, has no
+    token or only an unknown or other special one; whose end and the answer's start are covered by one token; that
+    have no token before the target; or, if the model's `vocabulary` is given, that have ids beyond it.
     """
+    return encode_or_skip(tokenizer, prompts, "raise", vocabulary).prompts
+
+
+def encode_or_skip(
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    on_error: OnError = "skip",
+    vocabulary: Vocabulary | None = None,
+) -> Encoded:
+    """`encode`, but with on_error="skip" a prompt that it refuses is left out and listed.
+
+    Raises `FactsError` for refused prompts if on_error is "raise", and if every prompt is refused; `OptionError` for
+    another value of on_error.
+    """
+    check_on_error(on_error)
     special = frozenset(tokenizer.all_special_ids)
-    return [_encode_one(tokenizer, prompt, special) for prompt in prompts]
+    encoded, skipped = [], []
+    for prompt in prompts:
+        try:
+            encoded.append(_encode_one(tokenizer, prompt, special, vocabulary))
+        except FactsError as refused:
+            skipped.append(Skipped(_named(prompt), str(refused), prompt))
+    if skipped and (on_error == "raise" or not encoded):
+        raise _all_refused(skipped, len(prompts))
+    return Encoded(encoded, tuple(skipped))
 
 
 def first_token_collisions(encoded: Sequence[EncodedPrompt]) -> list[Collision]:
@@ -83,63 +128,105 @@ def first_token_collisions(encoded: Sequence[EncodedPrompt]) -> list[Collision]:
     ]
 
 
-def _encode_one(tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int]) -> EncodedPrompt:
+def collision_notes(collisions: Iterable[Collision]) -> list[str]:
+    """Say in one line for each relation which of its objects a score cannot tell apart."""
+    by_relation: dict[str, list[Collision]] = {}
+    for collision in collisions:
+        by_relation.setdefault(collision.relation, []).append(collision)
+    notes = []
+    for relation, shared in by_relation.items():
+        count = sum(len(collision.objects) for collision in shared)
+        groups = (f"{c.token!r} ({listed(map(plain, c.objects))})" for c in shared)
+        notes.append(
+            f"relation {relation!r}: {count} objects share their first token with another, "
+            f"so their targets are the same: {listed(groups)}"
+        )
+    return notes
+
+
+def _encode_one(
+    tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int], vocabulary: Vocabulary | None
+) -> EncodedPrompt:
+    for key in ("text", "target"):
+        check_text(getattr(prompt, key), key)
+    check_separator(prompt.separator)
     if not prompt.target.strip():
-        raise _refused(prompt, "the answer is blank; give it at least one visible character")
+        raise FactsError("the answer is blank; give it at least one visible character")
     cut = _cut_by_offsets if tokenizer.is_fast else _cut_by_prefix
     ids, position = cut(tokenizer, prompt, special)
     if position == 0:
-        raise _refused(prompt, "no token comes before the answer's first; put words before the answer")
+        raise FactsError("no token comes before the answer's first; put words before the answer")
     target_id = ids[position]
     token = tokenizer.convert_ids_to_tokens(target_id)
     if target_id in special:
-        raise _refused(prompt, f"the answer's first token is {token!r}, a special or unknown token; reword it")
+        raise FactsError(f"the answer's first token is {token!r}, a special or unknown token; reword it")
+    if vocabulary is not None:
+        _check_ids(tokenizer, ids[: position + 1], vocabulary)
     return EncodedPrompt(tuple(ids[:position]), target_id, token, prompt)
+
+
+def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], vocabulary: Vocabulary) -> None:
+    """Refuse ids that the model has no embedding for, and a target (the last one) that has no logit."""
+    limits = [*((token, vocabulary.n_embeddings, "input embeddings") for token in ids[:-1])]
+    limits.append((ids[-1], vocabulary.n_logits, "logits"))
+    for token, count, what in limits:
+        if token >= count:
+            spelt = tokenizer.convert_ids_to_tokens(token)
+            raise FactsError(
+                f"token {spelt!r} has id {token}, but the model has {count} {what}; "
+                "use the tokenizer that belongs to the model, or leave the fact out"
+            )
 
 
 def _cut_by_offsets(tokenizer: Tokenizer, prompt: Prompt, _: frozenset[int]) -> tuple[list[int], int]:
     """The joint ids and the target's position among them, from the characters that each token covers."""
-    text = join(prompt.text, prompt.target)
-    begin = len(text) - len(prompt.target.lstrip())
+    text, begin = prompt.joined, prompt.answer_start
     encoding = tokenizer(text, return_offsets_mapping=True)
     ids: list[int] = encoding["input_ids"]
     for position, (start, end) in enumerate(encoding["offset_mapping"]):
         if text[max(start, begin) : end].strip():
             if text[start:begin].strip():
-                raise _fused(prompt, tokenizer.convert_ids_to_tokens(ids[position]))
+                raise _fused(tokenizer.convert_ids_to_tokens(ids[position]))
             return ids, position
-    raise _without_token(prompt)
+    raise _without_token()
 
 
 def _cut_by_prefix(tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int]) -> tuple[list[int], int]:
     """The joint ids and the target's position among them, from how far prompt and whole agree."""
-    ids: list[int] = tokenizer(join(prompt.text, prompt.target))["input_ids"]
-    head: list[int] = tokenizer(prompt.text.rstrip())["input_ids"]
+    ids: list[int] = tokenizer(prompt.joined)["input_ids"]
+    head: list[int] = tokenizer(prompt.joined[: prompt.answer_start].rstrip())["input_ids"]
     while ids[: len(head)] != head and head[-1] in special:
         head = head[:-1]
     if ids[: len(head)] != head:
-        agreed = [a == b for a, b in zip(ids, head, strict=False)]
-        raise _fused(prompt, tokenizer.convert_ids_to_tokens(ids[agreed.index(False)]))
+        agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, head, strict=False)))
+        raise _fused(tokenizer.convert_ids_to_tokens(ids[agreed])) if agreed < len(ids) else _without_token()
     for position in range(len(head), len(ids)):
         if tokenizer.decode([ids[position]]).strip():
             return ids, position
-    raise _without_token(prompt)
+    raise _without_token()
 
 
-def _fused(prompt: Prompt, token: str) -> FactsError:
-    return _refused(
-        prompt,
-        f"token {token!r} covers both the prompt's end and the answer's start, so nothing can be predicted "
-        "at their boundary; end the template in a whole word",
-    )
-
-
-def _without_token(prompt: Prompt) -> FactsError:
-    return _refused(prompt, "the tokenizer gives the answer no token; reword it or use another tokenizer")
-
-
-def _refused(prompt: Prompt, reason: str) -> FactsError:
-    answer, wording = prompt.object or prompt.target, prompt.template or prompt.text
+def _fused(token: str) -> FactsError:
     return FactsError(
-        f"relation {prompt.relation!r}, subject {prompt.subject!r}, object {answer!r}, template {wording!r}: {reason}"
+        f"token {token!r} covers both the prompt's end and the answer's start, so nothing can be predicted "
+        "at their boundary; end the template in a whole word, or join by another separator",
     )
+
+
+def _without_token() -> FactsError:
+    return FactsError("the tokenizer gives the answer no token; reword it or use another tokenizer")
+
+
+def _named(prompt: Prompt) -> str:
+    answer, wording = prompt.object or prompt.target, prompt.template or prompt.text
+    return f"relation {prompt.relation!r}, subject {prompt.subject!r}, object {answer!r}, template {wording!r}"
+
+
+def _all_refused(refused: Sequence[Skipped], count: int) -> FactsError:
+    """One error for all prompts that cannot be used."""
+    if count == 1:
+        return FactsError(str(refused[0]))
+    lines = "".join(f"\n- {skipped}" for skipped in refused[:SHOWN])
+    rest = f"\n- and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    advice = "" if len(refused) == count else '\nMend them, or leave them out with on_error="skip".'
+    return FactsError(f"{len(refused)} of {count} prompts cannot be used:{lines}{rest}{advice}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from gated_lpi.errors import FactsError
-from gated_lpi.facts import FactSet, join
+from gated_lpi.facts import FactSet
 
 Loss = Literal["answers", "all"]
 IGNORED = -100  # the label that `transformers` leaves out of the loss
@@ -49,8 +49,8 @@ def build_corpus(facts: FactSet, extra: Sequence[str | Path] = ()) -> Corpus:
     Raises FactsError if a file cannot be read, or if there is nothing to train on.
     """
     prompts = facts.training_prompts()
-    sentences = [f"{join(prompt.text, prompt.target)}." for prompt in prompts]
-    starts = [len(prompt.text.rstrip()) for prompt in prompts]
+    sentences = [f"{prompt.joined}." for prompt in prompts]
+    starts = [len(prompt.joined[: prompt.answer_start].rstrip()) for prompt in prompts]
     lines = [line for file in extra for line in _lines(Path(file))]
     if not sentences and not lines:
         raise FactsError(
