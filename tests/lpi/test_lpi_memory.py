@@ -1,11 +1,19 @@
 """The cap on the working set: how it is read, and what it changes."""
 
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from gated_lpi.errors import OptionError
 from gated_lpi.lpi import Options, attribute_encoded
 from gated_lpi.lpi.memory import fixed_bytes, parse_memory, pieces, prompt_bytes, usual_batch
+from gated_lpi.trace import forward_passes, trace
 from tiny_models import encoded, random_prompts, tiny_model
 
 
@@ -17,7 +25,9 @@ def test_amounts_of_memory(given, expected):
     assert parse_memory(given) == expected
 
 
-@pytest.mark.parametrize("given", ["", "much", "2XB", "-1GB", "GB"])
+@pytest.mark.parametrize(
+    "given", ["", "much", "2XB", "-1GB", "GB", "0", 0, -5, "9" * 400, 10**400, "٢GB", "1e9", "0.1"]
+)
 def test_what_is_no_amount_is_refused(given):
     with pytest.raises(OptionError, match="512MB"):
         parse_memory(given)
@@ -25,14 +35,14 @@ def test_what_is_no_amount_is_refused(given):
 
 def test_less_memory_means_fewer_prompts_and_smaller_pieces():
     model = tiny_model("OLMoE")
-    assert pieces(model, 64, None).prompts == 64
-    small, large = (pieces(model, 10**6, n) for n in (10**7, 10**8))
+    assert pieces(model, 64, None, 12).prompts == 64
+    small, large = (pieces(model, 10**6, n, 12) for n in (10**7, 10**8))
     assert 0 < small.prompts < large.prompts
     assert small.pairs < large.pairs
     assert small.numbers < large.numbers
     assert large.prompts * prompt_bytes(model) + fixed_bytes(model) < 10**8
-    with pytest.raises(OptionError, match="less than one prompt"):
-        pieces(model, 64, 1000)
+    with pytest.raises(OptionError, match="less than the working set of one prompt of 12 tokens"):
+        pieces(model, 64, 1000, 12)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +62,102 @@ def test_a_cap_changes_no_score(estimator):
         found.append((collector.result("lpi"), results.error_bound.max()))
     (whole, one), (parts, two) = found
     assert np.abs(whole - parts).max() <= one + two + 1e-5
+
+
+def lengths(*counts):
+    return [[0] * count for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens", "cuts"),
+    [
+        (lengths(1, 2, 3), 100, [(0, 3)]),
+        (lengths(5, 5, 5), 10, [(0, 2), (2, 3)]),
+        (lengths(1, 1, 8), 10, [(0, 2), (2, 3)]),  # three padded rows of 8 would be 24
+        (lengths(8, 1, 1), 10, [(0, 1), (1, 3)]),
+        (lengths(50, 3), 10, [(0, 1), (1, 2)]),  # one prompt may have more
+        (lengths(*[1] * 130), 10**9, [(0, 64), (64, 128), (128, 130)]),
+    ],
+)
+def test_forward_passes_are_made_of_tokens(prompts, tokens, cuts):
+    assert [(some.start, some.stop) for some in forward_passes(prompts, tokens)] == cuts
+
+
+def test_the_cut_into_forward_passes_changes_no_trace():
+    model, prompts = tiny_model("OLMoE"), random_prompts(9)
+    whole, parts = trace(model, prompts), trace(model, prompts, tokens=7)
+    assert np.allclose(whole.logits, parts.logits, atol=1e-5)
+    assert np.allclose(whole.final_residual, parts.final_residual, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["summed", "resolved"])
+@pytest.mark.parametrize("long", [12, 48])
+def test_a_cap_that_is_too_low_names_the_least_that_works(long, positions):
+    model = tiny_model("Llama", max_position_embeddings=64)
+    prompts = encoded([[1] * long, [2, 3]])
+    options = {"units": ("ffn", "attention"), "positions": positions, "keep": "mean"}
+    with pytest.raises(OptionError, match=rf"one prompt of {long} tokens.*give at least \d+MB") as told:
+        attribute_encoded(model, prompts, Options(memory=1000, **options))
+    least = re.search(r"at least (\d+MB)", str(told.value))[1]
+    collector, _ = attribute_encoded(model, prompts, Options(memory=least, **options))
+    assert np.isfinite(collector.result("lpi")).all()
+
+
+# In a process of its own, whose peak is that of the attribution: what it held before is taken off.
+MEASURE = """
+import ctypes, gc, json, sys
+import torch
+from gated_lpi.errors import OptionError
+from gated_lpi.lpi import Options, attribute_encoded
+from tiny_models import encoded, tiny_model
+
+def held(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+
+sizes = dict(vocab_size=16000, hidden_size=128, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=8)
+sizes |= dict(max_position_embeddings=4096)
+found = []
+for family, estimator, positions, count, length, caps in json.loads(sys.argv[1]):
+    model = tiny_model(family, **sizes, intermediate_size=64 if family == "OLMoE" else 512)
+    generator = torch.Generator().manual_seed(0)
+    prompts = encoded(torch.randint(16000, (count, length), generator=generator).tolist())
+    options = dict(keep="mean", estimator=estimator, positions=positions)
+    attribute_encoded(model, prompts[:1], Options(batch_size=1, **options | {"positions": "summed"}))
+    for cap in caps:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        before = held("VmRSS")
+        open("/proc/self/clear_refs", "w").write("5")
+        attribute_encoded(model, prompts, Options(memory=cap, **options))
+        found.append((family, estimator, positions, length, cap, held("VmHWM") - before))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
+def test_the_cap_holds_for_prompts_of_any_length():
+    cases = [
+        ("Llama", "fast", "summed", 6, 800),
+        ("Llama", "exact", "summed", 6, 800),
+        ("OLMoE", "fast", "summed", 6, 800),
+        ("Llama", "fast", "summed", 300, 6),
+        ("Gemma2", "exact", "summed", 3, 300),  # eager attention, softcap
+        ("Llama", "exact", "resolved", 2, 60),
+    ]
+    plans = [(*case, [f"{math.ceil(factor * least(*case))}MB" for factor in (1, 2)]) for case in cases]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", MEASURE, json.dumps(plans)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    for family, estimator, positions, length, cap, peak in json.loads(done.stdout.splitlines()[-1]):
+        assert peak <= parse_memory(cap), f"{family} {estimator} {positions} {length}: {peak:,} bytes above {cap}"
+
+
+def least(family, _, positions, count, length):
+    """What the refusal of a cap of one kilobyte names, in MB."""
+    width = {"intermediate_size": 64 if family == "OLMoE" else 512}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    model = tiny_model(family, vocab_size=16000, hidden_size=128, num_hidden_layers=2, **heads, **width)
+    with pytest.raises(OptionError) as told:
+        pieces(model, count, 1000, length, by_position=positions == "resolved")
+    return int(re.search(r"at least (\d+)MB", str(told.value))[1])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from gated_lpi import attribute
-from gated_lpi.lpi import exact, reference
+from gated_lpi.lpi import Options, attribute_encoded, exact, reference
 from gated_lpi.lpi.attribute import _by_position
 from gated_lpi.lpi.problem import BlockProblem
 from gated_lpi.trace import trace
-from tiny_models import CASES, random_prompts, tiny_model
+from tiny_models import CASES, encoded, random_prompts, tiny_model
 from tiny_text import FACTS, speaking_model
 
 
@@ -85,3 +85,20 @@ def test_a_prompt_of_one_token_has_one_position():
 def test_means_do_not_keep_positions():
     found = attribute(speaking_model("Llama"), FACTS, positions="resolved", keep="mean")
     assert "position_lpi" not in found
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in ("Gemma2", "Granite-MoE")], ids=str)
+def test_the_bound_of_a_sum_over_positions_is_within_the_tolerance(case, tolerance):
+    # Every source position is certified by itself: their errors add up, so each may take its part of the tolerance.
+    model, prompts = tiny_model(case), encoded(random_prompts(5, seed=3))
+    options = {"units": ("attention",), "positions": "resolved"}
+    fast, found = attribute_encoded(model, prompts, Options(tolerance=tolerance, **options))
+    exact_in_float64, _ = attribute_encoded(
+        tiny_model(case, torch.float64), prompts, Options(estimator="exact", **options)
+    )
+    bound = found.error_bound[:, ::2]
+    assert bound.max() <= tolerance
+    wrong = np.abs(fast.result("lpi") - exact_in_float64.result("lpi"))
+    # The two models differ in the dtype of the forward pass too, which is not the estimator's doing.
+    assert (wrong.reshape(len(prompts), bound.shape[1], -1).max(axis=2) <= bound + 5e-5).all()

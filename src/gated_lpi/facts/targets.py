@@ -10,6 +10,7 @@ tokenizer's default special tokens, and the joint sequence is cut in two:
    (a lone "▁" before a word) stays on the prompt's side.
 3. Everything before the target token is the prompt's input, so that ids + target is always a prefix of the
    joint tokenisation: what a model would have met in training.
+4. Whether a BOS token comes first is the tokenizer's own doing, unless it is asked for or refused (`bos`).
 
 With a fast tokenizer, offsets say what a token covers. Without offsets, the tokens of the bare prompt must be
 a prefix of the joint ones, and the target is the first token after them that is not whitespace alone.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
-from gated_lpi.errors import FactsError
+from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts.messages import SHOWN, listed, plain
 from gated_lpi.facts.types import OnError, Prompt, Skipped, check_on_error, check_separator, check_text
 
@@ -33,6 +34,7 @@ class Tokenizer(Protocol):
 
     is_fast: bool
     all_special_ids: list[int]
+    bos_token_id: int | None
 
     def __call__(self, text: str, *, return_offsets_mapping: bool = False) -> Any:
         """Encode a text, with special tokens."""
@@ -78,15 +80,22 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    tokenizer: Tokenizer, prompts: Sequence[Prompt], vocabulary: Vocabulary | None = None
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    vocabulary: Vocabulary | None = None,
+    *,
+    bos: bool | None = None,
 ) -> list[EncodedPrompt]:
     """Cut each prompt, tokenised with its answer, into input ids and the target token.
 
+    `bos` puts a BOS token first (True) or takes it away (False); None leaves it to the tokenizer.
+
     Raises `FactsError`, naming the facts and their templates, if there are prompts whose answer is blank, has no
     token or only an unknown or other special one; whose end and the answer's start are covered by one token; that
-    have no token before the target; or, if the model's `vocabulary` is given, that have ids beyond it.
+    have no token before the target; or, if the model's `vocabulary` is given, that have ids beyond it. `OptionError` if
+    a BOS token is asked for and the tokenizer has none.
     """
-    return encode_or_skip(tokenizer, prompts, "raise", vocabulary).prompts
+    return encode_or_skip(tokenizer, prompts, "raise", vocabulary, bos=bos).prompts
 
 
 def encode_or_skip(
@@ -94,18 +103,22 @@ def encode_or_skip(
     prompts: Sequence[Prompt],
     on_error: OnError = "skip",
     vocabulary: Vocabulary | None = None,
+    *,
+    bos: bool | None = None,
 ) -> Encoded:
     """`encode`, but with on_error="skip" a prompt that it refuses is left out and listed.
 
     Raises `FactsError` for refused prompts if on_error is "raise", and if every prompt is refused; `OptionError` for
-    another value of on_error.
+    another value of on_error, or as `encode` does.
     """
     check_on_error(on_error)
+    if bos and tokenizer.bos_token_id is None:
+        raise OptionError("bos=True was given, but the tokenizer names no BOS token; leave it out")
     special = frozenset(tokenizer.all_special_ids)
     encoded, skipped = [], []
     for prompt in prompts:
         try:
-            encoded.append(_encode_one(tokenizer, prompt, special, vocabulary))
+            encoded.append(_encode_one(tokenizer, prompt, special, vocabulary, bos))
         except FactsError as refused:
             skipped.append(Skipped(_named(prompt), str(refused), prompt))
     if skipped and (on_error == "raise" or not encoded):
@@ -145,7 +158,7 @@ def collision_notes(collisions: Iterable[Collision]) -> list[str]:
 
 
 def _encode_one(
-    tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int], vocabulary: Vocabulary | None
+    tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int], vocabulary: Vocabulary | None, bos: bool | None
 ) -> EncodedPrompt:
     for key in ("text", "target"):
         check_text(getattr(prompt, key), key)
@@ -154,6 +167,9 @@ def _encode_one(
         raise FactsError("the answer is blank; give it at least one visible character")
     cut = _cut_by_offsets if tokenizer.is_fast else _cut_by_prefix
     ids, position = cut(tokenizer, prompt, special)
+    first = tokenizer.bos_token_id
+    if bos is not None and first is not None and bos != (ids[:1] == [first]):
+        ids, position = ([first, *ids], position + 1) if bos else (ids[1:], position - 1)
     if position == 0:
         raise FactsError("no token comes before the answer's first; put words before the answer")
     target_id = ids[position]

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi.errors import ModelError, OptionError
-from gated_lpi.facts import EncodedPrompt, FactSet, encode, load_facts
+from gated_lpi.facts import EncodedPrompt, FactSet, OnError, collision_notes, first_token_collisions, load_facts
+from gated_lpi.facts.types import Templates
 from gated_lpi.lpi import exact, reference
 from gated_lpi.lpi.collect import Collector, Floats, Keep
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
@@ -33,11 +34,11 @@ from gated_lpi.lpi.memory import Pieces, parse_memory, pieces, usual_batch
 from gated_lpi.lpi.problem import BlockProblem, Estimator
 from gated_lpi.lpi.rounding import full_precision, unit_roundoff
 from gated_lpi.models import Block, Model, Readout
+from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
-Templates = Literal["first", "all", "held_out"]
 Positions = Literal["summed", "resolved"]
 ESTIMATORS = ("fast", "exact", "reference")
 ALL_UNITS = ("ffn", "attention", "heads", "experts", "blocks")
@@ -96,6 +97,9 @@ def attribute(
     facts: FactSet | str | Path | Sequence[tuple[str, str]],
     *,
     templates: Templates = "first",
+    separator: str | None = None,
+    bos: bool | None = None,
+    on_error: OnError = "raise",
     norm: Norm = "frozen",
     target: Target = "object",
     estimator: str = "fast",
@@ -105,6 +109,7 @@ def attribute(
     positions: Positions = "summed",
     batch_size: int | None = None,
     memory: int | str | None = None,
+    readout_eps: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Score how much each unit raises the log-probability of each fact's target (Gated-LPI).
@@ -116,6 +121,10 @@ def attribute(
         model: from `load_model` or `wrap_model`.
         facts: a `FactSet`, anything that `load_facts` takes, or a list of (prompt, target) pairs.
         templates: "first" of each relation, "all", or the "held_out" one of each fact.
+        separator: what stands between a prompt and its answer, for all facts: "auto" (one space where there is no
+            whitespace) or any text, "" too. None: as the facts say, "auto" where they say nothing.
+        bos: put a BOS token before every prompt (True) or take it away (False). None: as the tokenizer does it.
+        on_error: "raise" at facts that cannot be used, or "skip" them: they are counted and listed in the attributes.
         norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed"
             applies the norm afresh before and after.
         target: "object", or "top1", the model's own prediction.
@@ -131,7 +140,10 @@ def attribute(
         batch_size: prompts that are run and scored together, at most. None: 192, or more for a small vocabulary or a
             wide model.
         memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
-            a time. None: as `batch_size` asks.
+            a time. It holds for prompts of any length; a cap below one prompt's needs is refused with the least that
+            works. None: as `batch_size` asks.
+        readout_eps: epsilon of the readout's norm in place of the model's own, as in the publication's code, which
+            fixes it (docs/method.md).
         progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -139,24 +151,35 @@ def attribute(
         `expert_gate (prompt, expert_unit)` and `block_lpi (prompt, block_index)`, whose `prompt` dimension is
         `relation` or absent as `keep` says, and always by prompt: `base_logprob`, `error_bound
         (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 = likeliest). All in nats but
-        ranks, gates and utilisation. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score
-        was found from means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in
-        `attrs`.
+        ranks, gates and utilisation. The coordinate `text (prompt)` is what was tokenised, prompt and answer joined.
+        `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score was found from means
+        (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in `attrs`, with `bos_added`,
+        the facts that were `skipped`, `collisions` of targets within a relation, and `notes` on the model.
 
     Raises:
         OptionError: an option outside what it may be.
-        FactsError: the facts cannot be read, or a target has no token of its own.
+        FactsError: the facts cannot be read; or some cannot be used with this model, such as a target without a token
+            of its own or an id beyond its embeddings, and on_error is "raise".
         ModelError: the model came without a tokenizer, or a block's scores are not finite.
     """
-    options = Options(norm, target, estimator, tolerance, tuple(units), keep, batch_size, positions, memory)
+    options = Options(
+        norm, target, estimator, tolerance, tuple(units), keep, batch_size, positions, memory, readout_eps
+    )
+    how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
-        facts = load_facts(facts)
-    if model.tokenizer is None:
-        raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
-    _one_of("templates", templates, get_args(Templates))
-    encoded = encode(model.tokenizer, facts.prompts(templates))
+        facts = load_facts(facts, on_error=on_error)
+    encoded, skipped = encode_facts(model, facts, how)
     collected = attribute_encoded(model, encoded, options, progress)
-    sources = {"facts": facts.source, "facts_sha256": facts.sha256, "templates": templates}
+    first = None if model.tokenizer is None else model.tokenizer.bos_token_id
+    sources = {
+        "facts": facts.source,
+        "facts_sha256": facts.sha256,
+        **dataclasses.asdict(how),
+        "bos_added": any(item.ids[0] == first for item in encoded),
+        "skipped": [str(fact) for fact in (*facts.skipped, *skipped)],
+        "collisions": collision_notes(first_token_collisions(encoded)),
+        "notes": list(model.notes),
+    }
     return build_dataset(model, encoded, options.__dict__ | sources, *collected)
 
 

@@ -54,7 +54,7 @@ class Cascade:
     def __init__(self, prepared: Prepared, problem: BlockProblem, p: Distribution) -> None:
         n_prompts, device = len(problem.targets), problem.base.device
         self._prepared, self._problem, self._p, self._table = prepared, problem, p, prepared.table
-        tolerance = prepared.tolerance / problem.positions
+        tolerance = prepared.tolerance * problem.share
         fine = problem.base.dtype == torch.float64 or tolerance < FINE
         self._dtype = torch.float64 if fine else torch.float32  # of the certificates
         self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype

@@ -59,7 +59,7 @@ def _cheapest(
 
     def choice(envelope: Envelope) -> Choice:
         under = sample.under(envelope.squares(units.folded))
-        best = Best(under.c, prepared.tolerance / problem.positions)
+        best = Best(under.c, prepared.tolerance * problem.share)
         sums = MomentSums(prepared.table, p, envelope, [units])
         *_, left_after = climb([under], sums, [best], stops)
         found = worthwhile(costs, stops, [count / len(units.folded) for count in left_after])

@@ -123,6 +123,7 @@ def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> 
         "subject": [p.subject for p in prompts],
         "object": [p.object for p in prompts],
         "template": [p.template for p in prompts],
+        "text": [p.joined for p in prompts],
     }
     coords: dict[str, Any] = {name: ("prompt", _strings(values)) for name, values in texts.items()}
     coords["target_id"] = ("prompt", results.target_id)

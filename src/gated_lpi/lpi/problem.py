@@ -82,6 +82,11 @@ class BlockProblem:
         return len(self.slabs) if self.by_position else 1
 
     @property
+    def share(self) -> float:
+        """The part of a tolerance that one score may take: scores of positions add up, and their sum is stored."""
+        return 15 / 16 / self.positions if self.by_position else 1.0
+
+    @property
     def frozen(self) -> bool:
         """Whether a contribution's effect on the logits is one vector times a number: norm held, no softcap."""
         return self.inverse_scale is not None and self.readout.affine

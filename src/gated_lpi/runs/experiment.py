@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
+from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
-from gated_lpi.lpi.attribute import Norm, Positions, Target, Templates
+from gated_lpi.lpi.attribute import Norm, Positions, Target
 from gated_lpi.lpi.memory import parse_memory
 from gated_lpi.runs.problems import describe
 from gated_lpi.runs.settings import EngineSpec, Spec, StorageSpec

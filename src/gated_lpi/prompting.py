@@ -1,0 +1,61 @@
+"""Facts put to a model: how they are worded and tokenised, in one place for all that asks a model something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from gated_lpi.errors import ModelError, OptionError
+from gated_lpi.facts import Encoded, FactSet, OnError, Vocabulary, encode_or_skip, separator_option
+from gated_lpi.facts.types import Templates, check_on_error
+from gated_lpi.models import Model
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How facts become token ids.
+
+    Attributes:
+        templates: "first" of each relation, "all", or the "held_out" one of each fact.
+        separator: what stands between prompt and answer, for all facts: "auto" (one space where there is no whitespace)
+            or any text. None: as the facts say, "auto" where they say nothing.
+        on_error: "raise" for a fact that cannot be used with this tokenizer, or "skip" it and keep account of it.
+        bos: put a BOS token first, or take it away; None: as the tokenizer does it.
+    """
+
+    templates: Templates = "first"
+    separator: str | None = None
+    on_error: OnError = "raise"
+    bos: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            OptionError: names the option, what was given and what is allowed.
+        """
+        if self.templates not in get_args(Templates):
+            allowed = ", ".join(map(repr, get_args(Templates)))
+            raise OptionError(f"templates={self.templates!r} was given; expected one of {allowed}")
+        if self.separator is not None:
+            separator_option(self.separator)
+        check_on_error(self.on_error)
+        if self.bos not in (True, False, None):
+            raise OptionError(f"bos={self.bos!r} was given; expected True, False or None (as the tokenizer does it)")
+
+
+def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting()) -> Encoded:
+    """Tokenise facts for a model: the prompts that it can be asked, and those that were skipped.
+
+    Raises:
+        ModelError: the model came without a tokenizer.
+        FactsError: facts that cannot be used with its tokenizer or vocabulary, unless they are to be skipped; or none
+            is left.
+        OptionError: a BOS token is asked for that the tokenizer does not have.
+    """
+    if model.tokenizer is None:
+        raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
+    if how.separator is not None:
+        facts = facts.with_separator(how.separator)
+    vocabulary = Vocabulary(model.n_embeddings, model.readout.vocabulary)
+    return encode_or_skip(model.tokenizer, facts.prompts(how.templates), how.on_error, vocabulary, bos=how.bos)
