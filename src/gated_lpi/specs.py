@@ -39,13 +39,18 @@ def _holds(annotation: Any, kind: type) -> bool:
     return own or any(_holds(inner, kind) for inner in get_args(annotation))
 
 
-def _refuse_odd(key: str, value: Any, *, booleans: bool) -> None:
+def _refuse_odd(key: str, given: Any, *, booleans: bool) -> None:
     """Refuse, also inside lists and tables, what pydantic would take for a number or text that it is not."""
-    if isinstance(value, bool) and not booleans:
-        raise ValueError(f"{key} is {str(value).lower()}; expected a number or a text, not true or false")
-    if isinstance(value, str) and ("\0" in value or has_surrogate(value)):
-        raise ValueError(f"{key} is {value!r}, with a character that no file name can have (NUL or half a pair)")
-    if isinstance(value, list | tuple | dict):
-        inside = [*value, *value.values()] if isinstance(value, dict) else value
-        for item in inside:
-            _refuse_odd(key, item, booleans=booleans)
+    waiting = [given]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, bool) and not booleans:
+            raise ValueError(f"{key} is {str(value).lower()}; expected a number or a text, not true or false")
+        if isinstance(value, str) and ("\0" in value or has_surrogate(value)):
+            raise ValueError(
+                f"{key} is {value[:60]!r}, with a character that no file name can have (NUL or half a pair)"
+            )
+        if isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]

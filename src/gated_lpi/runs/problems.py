@@ -40,8 +40,8 @@ def _shown(given: object) -> str:
     """What was given, as far as a line has room for it."""
     try:
         text = repr(given)
-    except ValueError:  # an integer of over 4,300 digits
-        text = "an integer of thousands of digits"
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits, or lists in lists without end
+        text = f"a value of type {type(given).__name__} that is too large to show"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
