@@ -11,7 +11,7 @@ from gated_lpi.cli import main
 from gated_lpi.metrics import summarise
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, run_experiment
-from tiny_runs import QUICK
+from tiny_runs import QUICK, Notes
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 UNITS = ("ffn", "attention", "heads", "experts", "blocks")
@@ -39,21 +39,6 @@ def experiment(source, units, **changes):
         **QUICK,
     }
     return Experiment.model_validate(content | changes)
-
-
-class Notes:
-    """A progress that keeps what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
-
-    def task(self, _label):
-        from contextlib import nullcontext
-
-        return nullcontext(lambda _done, _total: None)
 
 
 @pytest.fixture(scope="module")
