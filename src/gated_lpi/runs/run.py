@@ -133,7 +133,11 @@ class Run:
             RunError: the file is there but cannot be read.
         """
         advice = "delete it, and run again: the arm's last checkpoint is ablated again"
-        return read_file(self._record_path(arm), ArmRecord, "ablations and top units of an arm", advice)
+        file, what = self._record_path(arm), "ablations and top units of an arm"
+        record = read_file(file, ArmRecord, what, advice)
+        if record is not None and record.arm != arm:
+            raise RunError(f"{file} cannot be read as {what} (it is of an arm {record.arm!r}); {advice}")
+        return record
 
     def write_record(self, record: ArmRecord) -> None:
         """Keep an arm's record."""
