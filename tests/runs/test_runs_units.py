@@ -1,18 +1,26 @@
 """Every choice of what is scored goes from the experiment to the report; what is not scored is said to be missing."""
 
+import html
 import json
+import shutil
 import sys
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from gated_lpi import load_model
 from gated_lpi.cli import main
+from gated_lpi.errors import OptionError
+from gated_lpi.facts import encode
 from gated_lpi.metrics import summarise
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, run_experiment
+from gated_lpi.runs import Experiment, run_experiment, top_units
+from gated_lpi.runs.experiment import AblationSpec
+from gated_lpi.runs.last_checkpoint import _unit_rows, percentage, unit_importance
+from tiny_models import tiny_model
 from tiny_runs import QUICK, Notes
-from tiny_text import CAPITALS, save_checkpoint, save_facts
+from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts, speaking_model
 
 UNITS = ("ffn", "attention", "heads", "experts", "blocks")
 SUBSETS = [subset for size in range(1, 6) for subset in combinations(UNITS, size)]
@@ -87,3 +95,77 @@ def exit_of(command, capsys):
         command()
     assert not stop.value.code
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.07, 7), (0.29, 29), (1e-9, 1), (1.0, 100)])
+def test_as_many_units_are_ablated_as_were_asked_for(fraction, count):
+    model = tiny_model("Qwen3", intermediate_size=50)  # 100 FFN units; 0.07 · 100 is 7.000000000000001
+    importance = np.linspace(0.0, 1.0, len(model.units))
+    (row,) = _unit_rows(model, importance, AblationSpec(units=[fraction]))
+    assert (row.asked, len(row.chosen), len(row.pool)) == (count, count, 100)
+    ffn = np.flatnonzero(model.units.block == "ffn")
+    assert sorted(ffn[row.chosen]) == sorted(ffn[np.argsort(-importance[ffn])[:count]])
+
+
+@pytest.mark.parametrize(
+    ("share", "written"), [(0.01, "1"), (0.07, "7"), (0.1, "10"), (1.0, "100"), (0.010000000001, "1.0000000001")]
+)
+def test_shares_are_labelled_with_the_digits_that_were_given(share, written):
+    assert percentage(share) == written
+
+
+def test_importance_is_on_the_models_axis_whatever_was_kept(source, whole):
+    model = load_model(str(source / "moe" / "step-10"))
+    scores = whole.scores("moe").isel(checkpoint=1)
+    everything = unit_importance(model, scores)
+    assert np.array_equal(everything, scores["lpi_mean"])
+    for kind in ("ffn", "attention"):
+        here = model.units.block == kind
+        kept = unit_importance(model, scores.isel(unit=np.flatnonzero(here)))
+        assert np.array_equal(kept[here], everything[here])
+        assert np.isnan(kept[~here]).all()
+
+
+def test_top_units_of_both_kinds_take_one_pass_over_the_prompts(monkeypatch):
+    model = speaking_model("OLMoE")
+    encoded = encode(model.tokenizer, FACTS.prompts("all"))
+    seen = []
+    real = top_units.trace
+    monkeypatch.setattr(top_units, "trace", lambda model, ids: seen.append(len(ids)) or real(model, ids))
+    found = top_units.describe_top_units(model, encoded, np.arange(len(model.units), dtype=float), 3)
+    assert sum(seen) == len(encoded)
+    assert [len(found[kind]) for kind in ("ffn", "attention")] == [3, 3]
+    assert {unit.block for unit in found["attention"]} == {"attention"}
+    seen.clear()
+    assert top_units.describe_top_units(model, encoded, np.full(len(model.units), np.nan), 3) == {
+        "ffn": (),
+        "attention": (),
+    }
+    assert not seen
+
+
+def test_a_run_may_ablate_nothing(source, tmp_path):
+    nothing = {"heads": [], "units": [], "top_units": 0, "random_draws": 1}
+    run = run_experiment(experiment(source, ["blocks"], ablation=nothing), tmp_path / "run")
+    assert run.record("moe").ablation.rows == run.record("moe").ablation.skipped == ()
+    assert "No head and no neuron was ablated" in build_report(run).html.read_text()
+
+
+def test_an_arm_that_the_options_do_not_fit_is_left_out_and_the_others_are_shown(source, tmp_path, monkeypatch, capsys):
+    shutil.copytree(source / "dense" / "step-0", tmp_path / "late" / "step-500")
+    folders = {"late": tmp_path / "late", "dense": source / "dense"}
+    arms = [{"name": name, "checkpoints": str(folder)} for name, folder in folders.items()]
+    metrics = {"draws": 2, "windows": {"early": [0, 100]}}
+    run = run_experiment(experiment(source, ["ffn"], arms=arms, metrics=metrics), tmp_path / "run")
+    page = html.unescape(build_report(run).html.read_text())
+    assert "Arm late is left out: window 'early' is (0, 100) and holds no checkpoint" in page
+    monkeypatch.setattr(sys, "argv", ["gated-lpi", "metrics", str(run.path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert not stop.value.code
+    assert "dense" in out
+    assert "late: no results: window 'early'" in " ".join(err.split())
+    alone = run_experiment(experiment(source, ["ffn"], arms=arms[:1], metrics=metrics), tmp_path / "alone")
+    with pytest.raises(OptionError, match="holds no checkpoint"):
+        build_report(alone)
