@@ -1,4 +1,7 @@
+import os
+
 import pytest
+from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
 from gated_lpi.runs import Experiment, load_experiment, preset, presets
@@ -93,3 +96,111 @@ def test_a_missing_file_is_an_error(tmp_path):
 def test_an_unknown_preset_is_an_error():
     with pytest.raises(OptionError, match="there are demo, "):
         preset("nothing")
+
+
+def section(text):
+    return f'name = "x"\n{text}\n{ARM}'
+
+
+def arms(*names):
+    return 'name = "x"\n' + "".join(f'[[arms]]\nname = "{name}"\ntrain = "moe"\n' for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (section("[ablation]\nheads = [-1]"), r"ablation\.heads\.0: .*greater than or equal to 1 \(given: -1\)"),
+        (section("[ablation]\nheads = [0]"), r"ablation\.heads\.0: .*greater than or equal to 1 \(given: 0\)"),
+        (section("[ablation]\nheads = [1, 1]"), r"ablation\.heads: 1 is listed twice"),
+        (section("[ablation]\nunits = [-0.5]"), r"ablation\.units\.0: .*greater than 0 \(given: -0\.5\)"),
+        (section("[ablation]\nunits = [2.0]"), r"ablation\.units\.0: .*less than or equal to 1 \(given: 2\.0\)"),
+        (section("[ablation]\nunits = [nan]"), r"ablation\.units\.0: .*finite number \(given: nan\)"),
+        (section("[ablation]\nseed = -1"), r"ablation\.seed: .*equal to 0 \(given: -1\)"),
+        (section("[metrics]\nseed = -1"), r"metrics\.seed: .*equal to 0 \(given: -1\)"),
+        (section("[metrics]\nfraction = nan"), r"metrics\.fraction: .*finite number"),
+        (section("[metrics]\nfraction = true"), r"metrics: fraction is true; expected a number"),
+        (section("[metrics]\nwindows = {e = [30, 10]}"), r"window 'e' is \[30, 10\], which ends before it begins"),
+        (section("[metrics]\nwindows = {e = [-30, 10]}"), r"metrics\.windows\.e\.0: .*\(given: -30\)"),
+        (section("[metrics]\nwindows = {}"), r"metrics\.windows: .*at least 1"),
+        (section("[attribution]\ntolerance = nan"), r"attribution\.tolerance: .*finite number"),
+        (section("[attribution]\nmemory = 0"), r"attribution\.memory: .*equal to 1 \(given: 0\)"),
+        (section('[attribution]\nmemory = "0MB"'), r"attribution\.memory: .*'512MB'"),
+        (section('[attribution]\nunits = ["ffn", "ffn"]'), r"attribution\.units: 'ffn' is listed twice"),
+        (section("[engine]\nnum_cpus = nan"), r"engine\.num_cpus: .*finite number"),
+        (section("[engine]\nnum_gpus = inf"), r"engine\.num_gpus: .*finite number"),
+        (section(f'[engine]\nmemory = "{"9" * 5000}"'), r"engine\.memory: expected bytes.{240,280}$"),
+        (section("[training]\nlearning_rate = inf"), r"training\.learning_rate: .*finite number"),
+        (section("[training]\nadam_beta2 = nan"), r"training\.adam_beta2: .*finite number"),
+        (section("[training]\nseed = -1"), r"training\.seed: .*equal to 0"),
+        (section("[training]\nseed = 4294967296"), r"training\.seed: .*less than 4294967296"),
+        (section("[training]\nsteps = 3"), r"training: 14 checkpoints asked of 3 training steps"),
+        (section('[facts]\nsource = "a\\u0000b"'), r"facts: source is 'a\\x00b', with a character that no file name"),
+        (section('[facts]\nsource = ""'), r"facts\.source: .*at least 1"),
+        (section('[facts]\non_error = "skp"'), r"facts\.on_error: .*did you mean skip\?"),
+        (section("[facts]\nseparator = 3"), r"facts\.separator: .*string"),
+        (section('[storage]\ndevice = ""'), r"storage\.device: .*at least 1"),
+        (section("when = 1979-05-27"), r"when: there is no such key"),
+        (SERIES.replace('"owner/repo"', "[]"), r"arms\.0\.series: .*at least 1"),
+        (SERIES.replace('"owner/repo"', '""'), r"arms\.0\.series: .*at least 1"),
+        (SERIES.replace('"owner/repo"', '["a/b", "a/b"]'), r"arms\.0\.series: 'a/b' is listed twice"),
+        (SERIES + "steps = []\n", r"arms\.0\.steps: .*at least 1"),
+        (SERIES + "steps = [10, 10]\n", r"arms\.0\.steps: 10 is listed twice"),
+        (SERIES + "steps = [99999999999999999999]\n", r"arms\.0\.steps\.0: .*9223372036854775807"),
+        (SERIES + "stages = []\n", r"arms\.0\.stages: .*at least 1"),
+        (arms("a", "a.quarantine"), r"arms 'a' and 'a\.quarantine' would both keep results in a\.quarantine\.json"),
+        (arms("A", "a"), r"arms 'A' and 'a' would both keep results in a\.zarr"),
+        (arms("a" * 101), r"arms\.0\.name: .*at most 100 characters"),
+        ("name = " + "[" * 5000, r"nested too deeply"),
+        (f'name = "x"\ncount = {"9" * 5000}\n', r"is not TOML: .*4300 digits"),
+        ('name = "a\x00b"\n', r"is not TOML"),
+        ('name = "x"\nname = "y"\n' + ARM, r"is not TOML: Cannot overwrite a value"),
+    ],
+    ids=lambda part: part[:70],
+)
+def test_what_would_fail_after_scoring_is_refused_when_the_file_is_read(tmp_path, text, message):
+    with pytest.raises(OptionError, match=message):
+        load_experiment(written(tmp_path, text))
+
+
+def test_names_that_share_no_file_may_look_alike():
+    names = ["a", "a.zarr", "a.json", "quarantine", "b" * 100]
+    content = {"name": "x", "arms": [{"name": name, "train": "moe"} for name in names]}
+    assert [arm.name for arm in Experiment.model_validate(content).arms] == names
+
+
+@pytest.mark.parametrize(("given", "held"), [("1000", 1000), ('"1000"', "1000"), ('"2GiB"', "2GiB")])
+def test_memory_is_a_number_or_an_amount(tmp_path, given, held):
+    experiment = load_experiment(written(tmp_path, section(f"[attribution]\nmemory = {given}")))
+    assert experiment.attribution.memory == held
+    assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + SERIES.encode())
+    assert load_experiment(path).name == "x"
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin").write_bytes(b"name = '\xff'")
+    for place, message in ((".", "is no file"), ("pipe", "is no file"), ("a\0b", "null byte"), ("latin", "not TOML")):
+        with pytest.raises(OptionError, match=message):
+            load_experiment(tmp_path / place)
+    with pytest.raises(OptionError, match="no experiment file could be read"):
+        load_experiment(tmp_path / ("a" * 300))
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(ValidationError, match="half a pair"):
+        Experiment.model_validate({"name": "\ud800", "arms": [{"name": "a", "train": "moe"}]})
+
+
+def test_facts_have_options_that_change_results(tmp_path):
+    plain = load_experiment(written(tmp_path, section("")))
+    other = load_experiment(written(tmp_path, section('[facts]\nseparator = ""\non_error = "skip"')))
+    assert (plain.facts.separator, plain.facts.on_error) == ("auto", "raise")
+    assert plain.differences(other) == [
+        "facts.on_error ('raise' there, 'skip' given)",
+        "facts.separator ('auto' there, '' given)",
+    ]

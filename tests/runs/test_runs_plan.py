@@ -6,10 +6,13 @@ import sys
 
 import pytest
 
-from gated_lpi.checkpoints import Hub
+from gated_lpi import load_facts
+from gated_lpi.checkpoints import Hub, list_local
 from gated_lpi.cli import main
-from gated_lpi.runs import preset
+from gated_lpi.errors import OptionError
+from gated_lpi.runs import Experiment, preset
 from gated_lpi.runs.plan import plan
+from gated_lpi.training import ArmSpec, TrainingSpec, build_corpus, planned_tokens, train_arm, train_tokenizer
 
 ENDPOINT = "https://hub.test"
 LISTED = {
@@ -126,3 +129,58 @@ def test_what_does_not_go_together_is_refused(arguments, message, monkeypatch, c
         main()
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_arm_that_is_aligned_with_a_trained_one_is_planned_from_its_steps(tmp_path):
+    tokens = planned(tmp_path, {})
+    folder = tmp_path / "series"
+    for step, seen in tokens.items():
+        (folder / f"step-{7 * step}").mkdir(parents=True)
+        (folder / f"step-{7 * step}" / "checkpoint.json").write_text(json.dumps({"tokens": seen}))
+        (folder / f"step-{7 * step}" / "model.safetensors").write_bytes(b"0" * 1000)
+    made = plan(aligned(folder))
+    assert [arm.arm for arm in made.arms] == ["trained", "other"]
+    assert made.arms[0].notes == ("trained by the run; not estimated",)
+    assert made.arms[1].checkpoints == tuple(f"step-{7 * step}" for step in tokens)
+    assert made.arms[1].seconds > 0
+
+
+def test_an_alignment_that_will_find_nothing_is_said_before_anything_is_trained(tmp_path):
+    folder = tmp_path / "series" / "step-1"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.json").write_text(json.dumps({"tokens": 10**12}))
+    with pytest.raises(OptionError, match=r"arm 'other': no checkpoint of .* is within 10% .*'trained'"):
+        plan(aligned(folder.parent))
+
+
+TRAINING = {
+    "steps": 6,
+    "batch_size": 4,
+    "checkpoints": 4,
+    "size": {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "experts": 4, "expert_width": 8, "vocab_size": 300},
+}
+
+
+def aligned(folder):
+    arms = [
+        {"name": "trained", "train": "moe"},
+        {"name": "other", "series": str(folder), "tokens_aligned_with": "trained"},
+    ]
+    return Experiment.model_validate({"name": "x", "training": TRAINING, "arms": arms})
+
+
+def planned(tmp_path, changes):
+    """Tokens by step as they are planned, once they are known to be those of the training itself."""
+    spec = TrainingSpec.model_validate(TRAINING | changes)
+    corpus = build_corpus(load_facts("builtin"))
+    tokenizer = train_tokenizer(corpus, spec.size.vocab_size)
+    found = planned_tokens(spec, corpus, tokenizer)
+    train_arm(ArmSpec(name="trained", kind="moe"), spec, corpus, tokenizer, tmp_path / "trained")
+    assert found == {c.step: c.tokens for c in list_local(tmp_path / "trained")}
+    return found
+
+
+def test_planned_tokens_are_those_of_the_training_whatever_the_context(tmp_path):
+    found = planned(tmp_path, {"context": 8, "loss": "all", "seed": 3})
+    assert next(iter(found)) == 0
+    assert all(tokens <= step * 4 * 8 for step, tokens in found.items())

@@ -1,6 +1,7 @@
 """Scoring on a local Ray of two workers: the numbers of this process, whatever happens to the workers."""
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -192,6 +193,24 @@ def test_a_run_equals_one_in_this_process(source, tmp_path):
         assert records[0] == records[1]
         assert there.quarantine(arm).keys() == here.quarantine(arm).keys()
     assert there.quarantine("dense").keys() == {"step-10"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_odd_checkpoints_are_quarantined_as_in_this_process(source, tmp_path):
+    odd = shutil.copytree(source / "moe", tmp_path / "moe")
+    config = json.loads((odd / "step-10" / "config.json").read_text())
+    (odd / "step-10" / "config.json").write_text(json.dumps(config | {"pad_token_id": 999}))
+    shutil.rmtree(odd / "step-100")
+    save_checkpoint(odd / "step-100", "Qwen3")
+    content = experiment(source, ["moe"]).model_dump() | {"arms": [{"name": "moe", "checkpoints": str(odd)}]}
+    spec = Experiment.model_validate(content)
+    here = run_experiment(spec, tmp_path / "here")
+    there = run_experiment(spec, tmp_path / "there", engine=RayEngine(EngineSpec(kind="ray")))
+    assert here.quarantine("moe").keys() == {"step-10", "step-100"}
+    assert here.quarantined("moe")[1]["error"] == "MisfitError"
+    for mine, theirs in zip(there.quarantined("moe"), here.quarantined("moe"), strict=True):
+        assert mine["quarantined"].replace("there", "here") == theirs["quarantined"]
+        assert mine["error"] == theirs["error"]
 
 
 @pytest.mark.usefixtures("cluster")

@@ -120,3 +120,32 @@ def test_specs_are_frozen_named_data(spec):
         ArmSpec(name="../up", kind="moe")
     assert TrainingSpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.sha256 != spec.model_copy(update={"seed": 1}).sha256
+
+
+def test_a_router_that_nothing_teaches_is_refused():
+    with pytest.raises(ValidationError, match=r"experts_per_token = 1 .*no gradient.*normalise_gates = false"):
+        ModelSize(experts_per_token=1)
+    assert ModelSize(experts_per_token=1, normalise_gates=False).experts_per_token == 1
+
+
+@pytest.mark.parametrize("size", [{"experts_per_token": 1, "normalise_gates": False}, {"experts_per_token": 4}])
+def test_a_router_that_is_allowed_has_a_gradient_from_the_loss(spec, tokenizer, size):
+    content = spec.model_dump() | {"size": spec.size.model_dump() | size, "load_balancing": 0.0}
+    model = build_model(MOE, TrainingSpec.model_validate(content), tokenizer)
+    ids = torch.arange(2, 10).view(1, -1)
+    model(input_ids=ids, labels=ids).loss.backward()
+    for layer in model.model.layers:
+        assert layer.mlp.gate.weight.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": float("inf")}, {"init_std": float("nan")}, {"steps": True}, {"seed": 2**32}]
+)
+def test_numbers_are_finite_and_no_booleans(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainingSpec(**wrong)
+
+
+def test_names_of_arms_fit_into_names_of_files():
+    with pytest.raises(ValidationError, match="at most 100"):
+        ArmSpec(name="a" * 101, kind="moe")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from gated_lpi.cli.console import err, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.console import print_json
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,22 +20,26 @@ def command(
     run: Annotated[str, typer.Argument(help="Folder or fsspec address of a run.")],
     json: Annotated[bool, typer.Option("--json", help="Print every metric as JSON.")] = False,
 ) -> None:
-    """Print the summary metrics of every arm of a run.
+    """Print the summary metrics of every arm of a run that has results; of the others, why they have none.
 
     Example: `gated-lpi metrics demo-run --json > metrics.json`
     """
-    from gated_lpi.metrics import summarise, summary_to_json
+    from gated_lpi.metrics import summary_to_json
+    from gated_lpi.report import load_results
     from gated_lpi.runs import open_run
 
-    opened = open_run(run)
-    options = opened.experiment.metrics.model_dump()
-    summaries = {arm: summarise(opened.scores(arm), **options) for arm in opened.arms}
+    results = load_results(open_run(run))
+    summaries = results.summaries
+    for arm, reason in results.missing.items():
+        err.print(f"{arm}: no results: {reason}", markup=False)
     if json:
         print_json({arm: summary_to_json(summary) for arm, summary in summaries.items()})
         return
     for arm, summary in summaries.items():
         for reason in summary.attrs.get("refused_pairs", []):
             console.print(f"{arm}: refused: {reason}", markup=False)
+        if not summary.sizes["kind"]:
+            console.print(f"{arm}: no unit scores, so no metrics over them: attribution.units leaves them out")
     table = Table("arm", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel", title="at the last checkpoint")
     for arm, summary in summaries.items():
         for kind in summary["kind"].values.tolist():

@@ -36,7 +36,7 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
 `…_chance_low` and `…_chance_high`, for random sets of as many units; for stability they do not depend on the
 pair. A `pair` is two consecutive checkpoints, with coordinates `pair_step` and `pair_next_step`. The profile
 consolidates once its Pearson correlation with the last checkpoint's stays above the threshold; the last
-checkpoint itself does not count.
+checkpoint itself does not count. Where neither kind of unit was scored, `kind` is empty and nothing over it is there.
 
 Consecutive checkpoints with one `weights_sha256` are one set of weights under two names. Everything over such a pair
 is refused: it is NaN, consolidation is judged without it, and the attribute `refused_pairs` says which and why.
@@ -87,21 +87,26 @@ def summarise(
             checkpoint, or an option is outside what it may be.
     """
     options = Options(fraction, level, draws, seed, stability_threshold, profile_threshold)
-    _require(scores, "lpi_mean", ("checkpoint", "unit"), ("step", "layer", "block"))
+    units = "unit" in scores.dims or "lpi_mean" in scores
+    if units:
+        _require(scores, "lpi_mean", ("checkpoint", "unit"), ("step", "layer", "block"))
+    else:
+        _require(scores, "base_logprob", ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
     steps = scores["step"].to_numpy().astype(np.int64)
     rows = _window_rows(steps, windows)
-    layer = scores["layer"].to_numpy().astype(np.int64)
+    layer = scores["layer" if units else "block_layer"].to_numpy().astype(np.int64)
     n_layers = int(layer.max()) + 1
-    kinds = _kinds(scores)
+    kinds = _kinds(scores) if units else {}
     refused = _refused_pairs(scores)
     tables = [
         kind_table(_units(scores, inside, layer, ~refused), n_layers, steps, rows, options) for inside in kinds.values()
     ]
     variables: Table = {
-        name: (("kind", *dims), np.stack([table[name][1] for table in tables])) for name, (dims, _) in tables[0].items()
+        name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
+        for name, (dims, _) in (tables[0].items() if tables else ())
     }
     coords: dict[str, Any] = {
-        "kind": list(kinds),
+        "kind": np.array(list(kinds), dtype=str),
         "layer": np.arange(n_layers),
         "other_step": ("other_checkpoint", steps),
         "pair_step": ("pair", steps[:-1]),

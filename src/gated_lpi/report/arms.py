@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from gated_lpi.errors import RunError
+from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import summarise
 from gated_lpi.report.source import RunSource
 
@@ -30,7 +30,10 @@ class ArmResults:
 
     @property
     def is_moe(self) -> bool:
-        """Whether it has routed experts."""
+        """Whether it has routed experts: by its records, else by what its scores tell."""
+        shapes = [record["shape"] for record in self.checkpoints if record.get("shape")]
+        if shapes:
+            return bool(shapes[0].get("experts", 0))
         return "utilisation_entropy" in self.summary or bool(
             "expert" in self.scores.coords and (self.scores["expert"] >= 0).any()
         )
@@ -110,24 +113,28 @@ def kinds_of(summaries: Sequence[xr.Dataset]) -> list[str]:
 
 
 def load_results(run: RunSource) -> Results:
-    """Read and summarise every arm.
+    """Read and summarise every arm; of those that have no results, or none by the run's options, why.
 
     Raises:
-        RunError: no arm has a complete checkpoint.
-        OptionError: the run's options for metrics do not fit its checkpoints.
+        RunError: no arm has a complete checkpoint, or a record cannot be read.
+        OptionError: the run's options for metrics do not fit the checkpoints of any arm.
     """
     options = run.experiment.metrics
     arms, missing = [], {}
+    unfit: OptionError | None = None
     for name in run.arms:
         try:
             scores = run.scores(name)
-        except RunError as error:
+            summary = summarise(
+                scores, fraction=options.fraction, windows=options.windows, draws=options.draws, seed=options.seed
+            )
+        except (RunError, OptionError) as error:
+            unfit = error if isinstance(error, OptionError) else unfit
             missing[name] = str(error)
             continue
-        summary = summarise(
-            scores, fraction=options.fraction, windows=options.windows, draws=options.draws, seed=options.seed
-        )
         arms.append(ArmResults(name, scores, summary, run.record(name)))
+    if not arms and unfit is not None:
+        raise unfit
     if not arms:
         raise RunError(
             f"{run.path} has no results to report yet ({'; '.join(missing.values()) or 'it has no arms'}); run the "

@@ -148,7 +148,7 @@ def routing(summaries: Summaries) -> Chart:
 def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
     """The drop of HIT@k under each ablation, beside random ones."""
     styles = arm_styles(records)
-    done = {name: record for name, record in records.items() if record is not None}
+    done = {name: record for name, record in records.items() if record is not None and record.ablation.rows}
     rows = list(dict.fromkeys(row.name for record in done.values() for row in record.ablation.rows))
     lines = [
         line

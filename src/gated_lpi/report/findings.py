@@ -278,6 +278,8 @@ def _tally(results: Results, verdicts: Sequence[Verdict], what: str) -> str:
         have = "no mixture-of-experts arm" if not results.moe else "no dense arm"
         return f"This run has {have}: there is nothing to compare, and each arm's values stand alone."
     told = [verdict for verdict in verdicts if verdict != "undefined"]
+    if not verdicts:
+        return "Nothing to compare: what this rests on was not scored or not run."
     if not told:
         return "Nothing to compare: no value has an interval in both a mixture-of-experts and a dense arm."
     counted, moe = Counter(told), listing([arm.name for arm in results.moe])

@@ -80,6 +80,7 @@ def _head(content: Content) -> Html:
             for text in _missing(results)
         ),
         *([tag("div", tag("p", warning), class_="warning", id="recall-warning", role="note")] if warning else []),
+        *(tag("p", text, class_="absent") for text in _unscored(results)),
         *(
             tag("div", tag("p", tag("strong", "Checkpoints left out. "), text), class_="warning", role="note")
             for text in (*_holes(results), *_refused(results))
@@ -126,6 +127,19 @@ def _missing(results: Results) -> list[str]:
     return [f"Arm {name} is left out: {reason}" for name, reason in results.missing.items()]
 
 
+def _unscored(results: Results) -> list[str]:
+    """Which kinds of neuron have no scores, so that no measure over them is given."""
+    return [
+        f"{_capital(words)} were not scored (attribution.units leaves them out): no measure over them is given."
+        for kind, words in KIND_NAMES.items()
+        if kind not in results.kinds
+    ]
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def _holes(results: Results) -> list[str]:
     return [
         f"{arm.name}: {listing([str(record.get('key')) for record in arm.quarantined])} could not be used (why: under "
@@ -167,9 +181,11 @@ def _entropy(content: Content) -> Iterable[str]:
 
 
 def _ablations(content: Content) -> Iterable[str]:
-    not_run = "Ablations were not run."
-    yield content.figure("ablation", not_run)
+    yield content.figure("ablation", "No head and no neuron was ablated.")
     yield content.table("ablations")
+    for arm in content.results.arms:
+        if arm.record is not None and arm.record.ablation.skipped:
+            yield tag("p", f"{arm.name}: {'; '.join(arm.record.ablation.skipped)}.", class_="absent")
 
 
 def _routing(content: Content) -> Iterable[str]:
@@ -200,9 +216,14 @@ def _units(content: Content) -> Iterable[str]:
         if arm.record is None:
             yield tag("p", f"{arm.name}: not run.")
             continue
-        yield content.table(f"top_ffn_{arm.name}")
-        title = f"{arm.name}: {KIND_NAMES['attention']}"
-        yield folded(title, content.table(f"top_attention_{arm.name}"))
+        for kind, units in (("ffn", arm.record.top_ffn), ("attention", arm.record.top_attention)):
+            table = f"top_{kind}_{arm.name}"
+            if not units:
+                yield tag("p", f"{arm.name}: {KIND_NAMES[kind]} are not listed: none was scored or asked for.")
+            elif kind == "ffn":
+                yield content.table(table)
+            else:
+                yield folded(f"{arm.name}: {KIND_NAMES[kind]}", content.table(table))
 
 
 def _source(content: Content) -> Iterable[str]:
@@ -238,7 +259,9 @@ def _dropped(results: Results) -> str:
     parts = []
     for arm in results.arms:
         undefined = sum(
-            int(arm.summary[name].isnull().sum()) for name in ("gain_top_set", "importance_share", "profile_pearson")
+            int(arm.summary[name].isnull().sum())
+            for name in ("gain_top_set", "importance_share", "profile_pearson")
+            if name in arm.summary
         )
         prompts, relations = (arm.scores.sizes.get(dim, 0) for dim in ("prompt", "relation"))
         parts.append(f"{arm.name}: {prompts:,} prompts of {relations} relations, {undefined} undefined values")

@@ -8,11 +8,20 @@ import threading
 from pathlib import Path
 
 from huggingface_hub import constants
+from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
 from gated_lpi.errors import CheckpointError
 from gated_lpi.folders import write_atomically
+from gated_lpi.runs.files import validated
 from gated_lpi.runs.work import Job
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    snapshots: list[str]
+
 
 _TEXTS = (".json", ".txt", ".model", ".jinja")
 
@@ -81,8 +90,8 @@ class Ledger:
         if self.path is None or not self.path.is_file():
             return []
         try:
-            return [str(entry) for entry in json.loads(self.path.read_text(encoding="utf-8"))["snapshots"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return validated(self.path.read_text(encoding="utf-8"), _Content).snapshots
+        except (OSError, ValueError):
             return []  # then nothing is known to be the run's own, and nothing is deleted
 
     def _write(self, entries: list[str]) -> None:

@@ -7,6 +7,8 @@
    other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
 4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
    Two in a row that could not be fetched are no fault of theirs but an outage: neither is put there, and the run ends.
+   So it does if, before anything is scored, two in a row meet one error that may be common to all: facts that the
+   tokenizer has no tokens for, or an error that nobody foresaw.
 5. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
 """
 
@@ -28,7 +30,8 @@ from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.run import Run, create_run
 from gated_lpi.runs.series import choose_checkpoints
-from gated_lpi.runs.work import Engine, Job, Outcome, Storage, attribute_checkpoint, with_overall_means
+from gated_lpi.runs.store import MisfitError
+from gated_lpi.runs.work import IDENTITY, Engine, Job, Outcome, Storage, attribute_checkpoint, with_overall_means
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
 
 __all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
@@ -132,7 +135,8 @@ class _Attribution:
             for checkpoint in checkpoints
         ]
         left = {arm: len(checkpoints) for arm, checkpoints in waiting.items()}
-        unfetched: Outcome | None = None  # the last outcome, if its checkpoint could not be fetched
+        before: Outcome | None = None
+        fresh = not any(self.run.store(arm).keys() for arm in self.series)
         with _closed(engine.outcomes(jobs) if jobs else iter(())) as outcomes:
             for arm, checkpoints in self.series.items():
                 latest: Outcome | None = None
@@ -142,8 +146,9 @@ class _Attribution:
                         outcome = next(outcomes, None)
                         if outcome is None:
                             raise RunError(f"the engine gave up {left[arm]} checkpoints of {arm}; run again to go on")
-                        unfetched = self._refuse_outage(unfetched, outcome)
-                        self._keep(outcome)
+                        self._refuse_common_cause(before, outcome, fresh)
+                        fresh = not self._keep(outcome) and fresh
+                        before = outcome if outcome.scores is None else None  # the scores of others may be dropped
                         left[outcome.arm] -= 1
                         latest = outcome if outcome.arm == arm else latest
                         advance(len(checkpoints) - left[arm], len(checkpoints))
@@ -154,35 +159,55 @@ class _Attribution:
         done |= set() if retry_quarantined else self.run.quarantine(arm).keys()
         return [checkpoint for checkpoint in self.series[arm] if checkpoint.key not in done]
 
-    def _refuse_outage(self, before: Outcome | None, outcome: Outcome) -> Outcome | None:
-        """`outcome`, if its checkpoint could not be fetched; if that of the one `before` could not either, an error."""
-        if outcome.record.get("error") != FetchError.__name__:
-            return None
-        if before is None:
-            return outcome
+    def _refuse_common_cause(self, before: Outcome | None, outcome: Outcome, fresh: bool) -> None:
+        """End the run if two outcomes in a row failed as no single checkpoint does; fresh: nothing is scored yet."""
+        error = outcome.record.get("error")
+        if before is None or before.record.get("error") != error:
+            return
+        if error == FetchError.__name__:
+            met, advice = "could not be fetched", "what was appended is kept: run again to go on"
+        elif fresh and before.suspect and outcome.suspect:
+            met = f"failed with {error}"
+            advice = "before anything was scored, which the facts, the options or this program may be the cause of"
+        else:
+            return
         self.run.quarantine(before.arm).remove(before.key)
         raise RunError(
-            f"{before.key} of {before.arm} and {outcome.key} of {outcome.arm} could not be fetched, one after the "
+            f"{before.key} of {before.arm} and {outcome.key} of {outcome.arm} {met}, one after the "
             f"other ({outcome.record['quarantined']}). They are not quarantined for that, and the run ends "
-            "here; what was appended is kept: run again to go on"
+            f"here; {advice}"
         )
 
-    def _keep(self, outcome: Outcome) -> None:
+    def _keep(self, outcome: Outcome) -> bool:
+        """Append an outcome's scores; if it has none, or they do not fit, put it in quarantine and return False."""
         quarantine = self.run.quarantine(outcome.arm)
-        if outcome.scores is None:
-            quarantine.add(outcome.record)
-            self.progress.note(f"{outcome.arm}: {outcome.key} is quarantined: {outcome.record['quarantined']}")
-            return
-        self.run.store(outcome.arm).append(outcome.scores, outcome.record)
-        quarantine.remove(outcome.key)
+        record = outcome.record
+        if outcome.scores is not None:
+            try:
+                self.run.store(outcome.arm).append(outcome.scores, record)
+            except MisfitError as error:
+                record = {key: value for key, value in record.items() if key in IDENTITY}
+                record |= {"quarantined": str(error), "error": type(error).__name__}
+            else:
+                quarantine.remove(outcome.key)
+                return True
+        quarantine.add(record)
+        self.progress.note(f"{outcome.arm}: {outcome.key} is quarantined: {record['quarantined']}")
+        return False
 
     def _study(self, arm: str, latest: Outcome | None) -> None:
         """Ablate and describe the last checkpoint that has scores, unless that was done."""
         scored = set(self.run.store(arm).keys())
         last = next((checkpoint for checkpoint in reversed(self.series[arm]) if checkpoint.key in scored), None)
         if last is None:
+            count = len(self.run.quarantine(arm).keys())
+            self.progress.note(f"{arm}: none of its checkpoints could be used, {count} are quarantined: no results")
             return
-        record = self.run.record(arm)
+        try:
+            record = self.run.record(arm)
+        except RunError as error:  # a damaged file, which is written anew
+            self.progress.note(f"{arm}: the last checkpoint is ablated again: {error}")
+            record = None
         if record is not None and record.ablation.checkpoint == last.key:
             return
         fetched = None if latest is None or latest.key != last.key else latest.fetched

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
@@ -15,13 +17,15 @@ from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
 from gated_lpi.lpi.attribute import Norm, Positions, Target
 from gated_lpi.lpi.memory import parse_memory
-from gated_lpi.runs.problems import describe
-from gated_lpi.runs.settings import EngineSpec, Spec, StorageSpec
-from gated_lpi.training import ArmKind, TrainingSpec
+from gated_lpi.runs.problems import A_LIST, A_NUMBER, A_TEXT, describe
+from gated_lpi.runs.settings import EngineSpec, StorageSpec
+from gated_lpi.specs import GREATEST, Positive, Spec, Text, Whole
+from gated_lpi.training import ArmKind, ArmName, TrainingSpec
 
 EstimatorName = Literal["fast", "exact", "reference"]
 UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]
 SETTINGS = ("engine", "storage")
+ENDINGS = (".zarr", ".json", ".quarantine.json")  # of the files that an arm keeps: see `run`
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
@@ -29,24 +33,56 @@ def _count(given: object) -> object:
     return parse_count(given) if isinstance(given, str) else given
 
 
-Count = Annotated[int, BeforeValidator(_count), Field(ge=0)]
-
-
 def _several(given: object) -> object:
     return given if given is None or isinstance(given, list | tuple) else (given,)
 
 
-def _amount(given: object) -> object:
-    if isinstance(given, str):
-        parse_memory(given)
+def _amount(given: str) -> str:
+    """An amount of memory as it was given, once it is known to be one."""
+    try:
+        enough = parse_memory(given) > 0
+    except OverflowError:
+        enough = False
+    if not enough:
+        raise ValueError("expected some bytes, or an amount such as '512MB' or '2GiB'")
     return given
 
 
-class FactsSpec(Spec):
-    """Which facts, and through which of their templates: see `load_facts` and `FactSet.prompts`."""
+def _different(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for value, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is listed twice; leave one out")
+    return given
 
-    source: str = "builtin"
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_different)]
+"""One value or more, all different."""
+Source = Annotated[
+    Annotated[Text, Tag(A_TEXT)] | Annotated[Listed[Text], Tag(A_LIST)],
+    Discriminator(lambda given: A_LIST if isinstance(given, list | tuple) else A_TEXT),
+]
+Amount = Annotated[
+    Annotated[Positive, Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
+    Discriminator(lambda given: A_TEXT if isinstance(given, str) else A_NUMBER),
+]
+"""Bytes as a number, or as text such as "8GB", kept as it was given."""
+Count = Annotated[int, BeforeValidator(_count), Field(ge=0, le=GREATEST)]
+Counts = Annotated[Listed[Count] | None, BeforeValidator(_several)]
+
+
+class FactsSpec(Spec):
+    """Which facts, and through which of their templates: see `load_facts` and `FactSet.prompts`.
+
+    Attributes:
+        separator: what stands between a prompt and its answer; "auto" reads it off the facts.
+        on_error: whether a fact that cannot be used ends the run ("raise"), or is left out and said ("skip").
+    """
+
+    source: Text = "builtin"
     templates: Templates = "held_out"
+    separator: str = "auto"
+    on_error: Literal["raise", "skip"] = "raise"
 
 
 class AttributionSpec(Spec):
@@ -56,19 +92,29 @@ class AttributionSpec(Spec):
     target: Target = "object"
     estimator: EstimatorName = "fast"
     tolerance: float = Field(default=1e-3, gt=0, le=1)
-    units: tuple[UnitName, ...] = Field(default=get_args(UnitName), min_length=1)
+    units: Listed[UnitName] = get_args(UnitName)
     positions: Positions = "summed"
-    batch_size: int | None = Field(default=None, ge=1)
-    memory: Annotated[str | None, BeforeValidator(_amount)] = None
+    batch_size: Positive | None = None
+    memory: Amount | None = None
 
 
 class MetricsSpec(Spec):
     """Options of `metrics.summarise`: top set's share, windows of steps, bootstrap draws."""
 
     fraction: float = Field(default=0.01, gt=0, le=1)
-    windows: dict[str, tuple[int, int]] | None = None
-    draws: int = Field(default=200, ge=1)
-    seed: int = 0
+    windows: Annotated[dict[str, tuple[Whole, Whole]], Field(min_length=1)] | None = None
+    draws: Positive = 200
+    seed: Whole = 0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name, (first, last) in (self.windows or {}).items():
+            if first > last:
+                raise ValueError(
+                    f"window {name!r} is [{first}, {last}], which ends before it begins; expected [first step, last "
+                    f"step]: [{last}, {first}]?"
+                )
+        return self
 
 
 class AblationSpec(Spec):
@@ -77,12 +123,12 @@ class AblationSpec(Spec):
     In a model with fewer than twice as many heads as a row asks for, half of its heads are ablated instead.
     """
 
-    heads: tuple[int, ...] = (1, 10)
-    units: tuple[float, ...] = (0.01,)
-    random_draws: int = Field(default=20, ge=1)
-    k: int = Field(default=10, ge=1)
-    top_units: int = Field(default=10, ge=0)
-    seed: int = 0
+    heads: Annotated[tuple[Positive, ...], AfterValidator(_different)] = (1, 10)
+    units: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(_different)] = (0.01,)
+    random_draws: Positive = 20
+    k: Positive = 10
+    top_units: Whole = 10
+    seed: Whole = 0
 
 
 class Arm(Spec):
@@ -97,16 +143,16 @@ class Arm(Spec):
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: ArmName
     train: ArmKind | None = None
-    checkpoints: str | None = None
-    series: str | tuple[str, ...] | None = None
-    steps: Annotated[tuple[Count, ...] | None, BeforeValidator(_several)] = None
-    tokens: Annotated[tuple[Count, ...] | None, BeforeValidator(_several)] = None
-    count: int | None = Field(default=None, ge=1)
+    checkpoints: Text | None = None
+    series: Source | None = None
+    steps: Counts = None
+    tokens: Counts = None
+    count: Positive | None = None
     spacing: Spacing | None = None
-    every: int | None = Field(default=None, ge=1)
-    stages: Annotated[tuple[str, ...] | None, BeforeValidator(_several)] = None
+    every: Positive | None = None
+    stages: Annotated[Listed[str] | None, BeforeValidator(_several)] = None
     tokens_aligned_with: str | None = None
 
     @model_validator(mode="after")
@@ -149,6 +195,7 @@ class Experiment(Spec):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names):
             raise ValueError(f"arms need different names; given were {', '.join(names)}")
+        _refuse_shared_files(names)
         aligned = {arm.name: arm.tokens_aligned_with for arm in self.arms if arm.tokens_aligned_with is not None}
         for name, other in aligned.items():
             others = [known for known in names if known != name and known not in aligned]
@@ -178,6 +225,20 @@ class Experiment(Spec):
         return _validated(content | {name: content[name] | keys for name, keys in sections.items()}, "these settings")
 
 
+def _refuse_shared_files(names: Sequence[str]) -> None:
+    """Refuse arms that would write the same file, on disks that do not tell upper from lower case too."""
+    owners: dict[str, str] = {}
+    for name in names:
+        for ending in ENDINGS:
+            file = f"{name}{ending}"
+            other = owners.setdefault(file.casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"arms {other!r} and {name!r} would both keep results in {file} (as disks see it that do not tell "
+                    "upper from lower case); rename one of them"
+                )
+
+
 def load_experiment(path: str | Path) -> Experiment:
     """Read an experiment file (TOML).
 
@@ -185,13 +246,23 @@ def load_experiment(path: str | Path) -> Experiment:
         OptionError: the file is not there, is not TOML, or has a key or value that means nothing; names the key,
             the value and what is allowed.
     """
+    return _validated(_read(Path(path)), str(path))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The content of a TOML file; a byte order mark at its beginning is skipped."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if not file.is_file() and file.exists():  # a pipe might never end, or give nothing the second time
+            raise OptionError(f"{str(file)!r} is no file; expected an experiment file (TOML)")
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise OptionError(f"no experiment file could be read at {str(path)!r} ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not TOML: {error}") from error
-    return _validated(content, str(path))
+        raise OptionError(f"no experiment file could be read at {str(file)!r} ({error.strerror})") from error
+    except RecursionError:
+        raise OptionError(f"{file} is no experiment: tables or lists nested too deeply") from None
+    except OptionError:
+        raise
+    except ValueError as error:  # not TOML, not UTF-8, an integer of over 4,300 digits, or a name with NUL
+        raise OptionError(f"{str(file)!r} is not TOML: {error}") from error
 
 
 def _validated(content: dict[str, Any], source: str) -> Experiment:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from gated_lpi.ablation import compare_with_random, head_units, target_ranks
 from gated_lpi.checkpoints import Checkpoint
-from gated_lpi.facts import EncodedPrompt, FactSet, encode
-from gated_lpi.metrics import hit_at_k, top_set
+from gated_lpi.facts import EncodedPrompt, FactSet
+from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
 from gated_lpi.runs.experiment import AblationSpec
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.runs.run import Run
-from gated_lpi.runs.top_units import describe_top_units, unit_label
-from gated_lpi.runs.work import Storage
+from gated_lpi.runs.top_units import KINDS, describe_top_units, unit_label
+from gated_lpi.runs.work import Storage, encode_facts
 
 Indices = NDArray[np.int64]
 
@@ -42,26 +42,58 @@ def study_last_checkpoint(
     """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
     spec = run.experiment.ablation
     model = storage.load(checkpoint)
-    assert model.tokenizer is not None  # load_model always brings one
-    encoded = encode(model.tokenizer, facts.prompts(run.experiment.facts.templates))
+    encoded = encode_facts(model, run.experiment, facts)
     scores = run.scores(arm)
     scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()
+    importance = unit_importance(model, scores)
+    skipped = _skipped(model, scores, importance, spec)
+    for reason in skipped:
+        progress.note(f"{arm}: {reason}")
     with progress.task(f"ablate {arm}") as advance:
-        table = _ablate(model, encoded, scores, spec, checkpoint, advance)
-    importance = scores["lpi_mean"].to_numpy()
-    ffn, attention = (
-        describe_top_units(model, encoded, importance, kind, spec.top_units) for kind in ("ffn", "attention")
-    )
+        rows = [*_head_rows(model, scores, spec), *_unit_rows(model, importance, spec)]
+        measured = _ablate(model, encoded, rows, spec, advance)
+        table = AblationTable(
+            checkpoint=checkpoint.key,
+            step=checkpoint.step,
+            k=spec.k,
+            n_prompts=len(encoded),
+            hit=hit_at_k(target_ranks(model, encoded), spec.k),
+            rows=measured,
+            skipped=skipped,
+        )
+    top = describe_top_units(model, encoded, importance, spec.top_units)
     run.write_record(
         ArmRecord(
             arm=arm,
             parameters=sum(parameter.numel() for parameter in model.module.parameters()),
             parameters_active=active_parameters(model),
             ablation=table,
-            top_ffn=ffn,
-            top_attention=attention,
+            top_ffn=top["ffn"],
+            top_attention=top["attention"],
         )
     )
+
+
+def unit_importance(model: Model, scores: xr.Dataset) -> NDArray[np.float64]:
+    """Mean scores of one checkpoint on the axis of the model's units, [N]; NaN where a kind of unit was not scored."""
+    importance = np.full(len(model.units), np.nan)
+    if "lpi_mean" in scores:
+        kinds = sorted({str(kind) for kind in scores["block"].to_numpy()})
+        importance[np.isin(model.units.block, kinds)] = scores["lpi_mean"].to_numpy()
+    return importance
+
+
+def _skipped(model: Model, scores: xr.Dataset, importance: NDArray[np.float64], spec: AblationSpec) -> tuple[str, ...]:
+    """What was asked for and cannot be had from these scores, and why."""
+    unscored = {kind: bool(np.isnan(importance[model.units.block == kind]).all()) for kind in KINDS}
+    rows = {
+        "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and "head_lpi" not in scores,
+        "no FFN units are ablated: attribution.units leaves out ffn": bool(spec.units) and unscored["ffn"],
+        "no top FFN units: attribution.units leaves out ffn": bool(spec.top_units) and unscored["ffn"],
+        "no top attention units: attribution.units leaves out attention": bool(spec.top_units)
+        and unscored["attention"],
+    }
+    return tuple(reason for reason, holds in rows.items() if holds)
 
 
 def active_parameters(model: Model) -> int:
@@ -76,14 +108,8 @@ def active_parameters(model: Model) -> int:
 
 
 def _ablate(
-    model: Model,
-    encoded: Sequence[EncodedPrompt],
-    scores: xr.Dataset,
-    spec: AblationSpec,
-    checkpoint: Checkpoint,
-    advance: Advance,
-) -> AblationTable:
-    rows = [*_head_rows(model, scores, spec), *_unit_rows(model, scores, spec)]
+    model: Model, encoded: Sequence[EncodedPrompt], rows: Sequence[_Intervention], spec: AblationSpec, advance: Advance
+) -> tuple[AblationRow, ...]:
     done, total = 0, len(rows) * (1 + spec.random_draws)
 
     def step() -> None:
@@ -91,7 +117,6 @@ def _ablate(
         done += 1
         advance(done, total)
 
-    intact = hit_at_k(target_ranks(model, encoded), spec.k)
     measured = []
     for row in rows:
         outcome = compare_with_random(
@@ -109,17 +134,12 @@ def _ablate(
                 random_hits=outcome.random_hits,
             )
         )
-    return AblationTable(
-        checkpoint=checkpoint.key,
-        step=checkpoint.step,
-        k=spec.k,
-        n_prompts=len(encoded),
-        hit=intact,
-        rows=tuple(measured),
-    )
+    return tuple(measured)
 
 
 def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
+    if "head_lpi" not in scores:
+        return
     n_heads = len(model.heads)
     pool = [head_units(model, head) for head in range(n_heads)]
     weights = scores["n_prompts"] / scores["n_prompts"].sum()
@@ -131,15 +151,21 @@ def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator
         yield _Intervention(name, "head", asked, order[:count], pool, lambda head: _head_label(model, head))
 
 
-def _unit_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
+def _unit_rows(model: Model, importance: NDArray[np.float64], spec: AblationSpec) -> Iterator[_Intervention]:
     ffn = np.flatnonzero(model.units.block == "ffn")
-    importance = scores["lpi_mean"].to_numpy()[ffn]
+    if np.isnan(importance[ffn]).all():
+        return
     pool = [np.array([unit]) for unit in ffn]
     for fraction in spec.units:
-        chosen = top_set(importance, fraction)
-        name = f"top-{100 * fraction:g}% FFN units"
-        asked = math.ceil(fraction * len(ffn))
+        chosen = top_set(importance[ffn], fraction)
+        name = f"top-{percentage(fraction)}% FFN units"
+        asked = set_size(len(ffn), fraction)
         yield _Intervention(name, "unit", asked, chosen, pool, lambda i: unit_label(model, int(ffn[i])))
+
+
+def percentage(fraction: float) -> str:
+    """A share in %, with the digits that were written: 0.07 gives 7, and different shares different texts."""
+    return f"{(100 * Decimal(str(fraction))).normalize():f}"
 
 
 def _head_label(model: Model, head: int) -> str:

@@ -16,9 +16,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from gated_lpi.checkpoints import Fetched, evict, fetch, sweep
-from gated_lpi.errors import CheckpointError, OptionError
+from gated_lpi.errors import OptionError
 from gated_lpi.runs.downloads import Ledger, download_bytes
-from gated_lpi.runs.work import Job, Outcome, quarantined, score_checkpoint
+from gated_lpi.runs.work import Job, Outcome, failed, score_checkpoint
 
 
 class LocalEngine:
@@ -59,8 +59,10 @@ class LocalEngine:
             return score_checkpoint(job)
         try:
             fetched = downloads.take(job)
-        except CheckpointError as error:
-            return quarantined(job, error)
+        except OptionError:  # the budget
+            raise
+        except Exception as error:
+            return failed(job, error)
         local = dataclasses.replace(job.checkpoint, path=fetched.path)
         return dataclasses.replace(score_checkpoint(dataclasses.replace(job, checkpoint=local)), fetched=fetched)
 

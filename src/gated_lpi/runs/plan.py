@@ -11,18 +11,19 @@ Sizes come from the hub's listing. The rest is an estimate within a factor of a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import CheckpointError
-from gated_lpi.facts import load_facts
+from gated_lpi.facts import FactSet, load_facts
+from gated_lpi.foreign import parse_json
 from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, parse_memory, usual_batch
 from gated_lpi.runs.downloads import listed_bytes
 from gated_lpi.runs.engine import storage_of
 from gated_lpi.runs.experiment import Arm, Experiment
 from gated_lpi.runs.series import choose_checkpoints
+from gated_lpi.training import build_corpus, planned_tokens, train_tokenizer
 
 FLOPS = 200e9  # float32 matrix products on a few CPU cores
 BANDWIDTH = 100e6  # bytes a second from the hub
@@ -108,7 +109,7 @@ def plan(
     facts = load_facts(experiment.facts.source)
     prompts = len(facts.prompts(experiment.facts.templates))
     notes: list[str] = []
-    series = choose_checkpoints(experiment, {}, hub, notes.append)
+    series = choose_checkpoints(experiment, _to_be_trained(experiment, facts), hub, notes.append)
     arms = []
     for arm in experiment.arms:
         own = tuple(note.removeprefix(f"{arm.name}: ") for note in notes if note.startswith(f"{arm.name}: "))
@@ -123,6 +124,21 @@ def plan(
     return Plan(experiment.name, prompts, tuple(arms), assumptions)
 
 
+def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Checkpoint]]:
+    """The checkpoints of arms that the run will train, where another arm is aligned with them; data order tells both
+    steps and tokens before any training.
+    """
+    wanted = {arm.tokens_aligned_with for arm in experiment.arms}
+    names = [arm.name for arm in experiment.arms if arm.train is not None and arm.name in wanted]
+    if not names:
+        return {}
+    corpus = build_corpus(facts)
+    tokenizer = train_tokenizer(corpus, experiment.training.size.vocab_size)
+    tokens = planned_tokens(experiment.training, corpus, tokenizer)
+    checkpoints = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
+    return dict.fromkeys(names, checkpoints)
+
+
 def _arm(
     experiment: Experiment,
     arm: Arm,
@@ -132,7 +148,7 @@ def _arm(
     prompts: int,
     rates: tuple[float, float, float | None],
 ) -> ArmPlan:
-    if not checkpoints:
+    if arm.train is not None:
         return ArmPlan(arm.name, (), 0, 0, 0, 0.0, None, (*notes, "trained by the run; not estimated"))
     flops, bandwidth, price = rates
     shape = _shape(checkpoints[-1], hub)
@@ -201,7 +217,7 @@ def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
             if folder is None
             else folder / "config.json"
         )
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
         return Shape(
             hidden=int(config.get("hidden_size") or config["n_embd"]),
@@ -210,5 +226,5 @@ def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
             itemsize=_ITEMSIZES.get(dtype, 2),
             known=True,
         )
-    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return Shape()

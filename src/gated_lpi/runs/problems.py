@@ -8,6 +8,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+SHOWN = 200
+A_TEXT, A_LIST, A_NUMBER = "a text", "a list", "a number"  # which of several forms a value has; no keys
+
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """All problems that validating `model` found, in one line."""
@@ -18,23 +21,34 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _one(problem: Any, model: type[BaseModel]) -> str:
-    where = ".".join(map(str, problem["loc"])) or "experiment"
+    keys = [str(part) for part in problem["loc"] if part not in (A_TEXT, A_LIST, A_NUMBER)]
+    where = ".".join(key if len(key) <= SHOWN else _shown(key) for key in keys) or "experiment"
     if problem["type"] == "extra_forbidden":
-        keys = _keys(model, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1)
+        known = _keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         advice = f"did you mean {near[0]}? " if near else ""
-        return f"{where}: there is no such key (given: {problem['input']!r}); {advice}allowed are {', '.join(keys)}"
+        given = _shown(problem["input"])
+        return f"{where}: there is no such key (given: {given}); {advice}allowed are {', '.join(known)}"
     allowed = problem.get("ctx", {}).get("expected")
     word = _near(problem["input"], allowed)
     advice = f"; did you mean {word}?" if word else ""
-    given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
+    given = "" if isinstance(problem["input"], dict) else f" (given: {_shown(problem['input'])})"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}{advice}"
+
+
+def _shown(given: object) -> str:
+    """What was given, as far as a line has room for it."""
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits, or lists in lists without end
+        text = f"a value of type {type(given).__name__} that is too large to show"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _near(given: object, allowed: object) -> str:
     """The allowed word most like the given one, if any is."""
     words = [word.strip("' ") for word in str(allowed or "").replace(" or ", ",").split(",")]
-    found = difflib.get_close_matches(str(given), words, n=1)
+    found = difflib.get_close_matches(given, words, n=1) if isinstance(given, str) else []
     return found[0] if found else ""
 
 

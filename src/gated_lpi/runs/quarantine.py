@@ -9,10 +9,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, read_text, write_atomically
+from pydantic import BaseModel, ConfigDict
+
+from gated_lpi.folders import Folder, write_atomically
+from gated_lpi.runs.files import Entry, read_file
 
 Record = dict[str, Any]
+
+
+class _Entry(Entry):
+    quarantined: str
+    error: str
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    checkpoints: list[_Entry]
 
 
 class Quarantine:
@@ -27,14 +40,9 @@ class Quarantine:
         Raises:
             RunError: the file is there but cannot be read.
         """
-        try:
-            text = read_text(self.path)
-            return [] if text is None else [dict(record) for record in json.loads(text)["checkpoints"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.path} cannot be read as a list of quarantined checkpoints ({error}); delete it, and those "
-                "checkpoints are tried again"
-            ) from error
+        what, advice = "a list of quarantined checkpoints", "delete it, and those checkpoints are tried again"
+        content = read_file(self.path, _Content, what, advice)
+        return [] if content is None else [entry.model_dump(exclude_unset=True) for entry in content.checkpoints]
 
     def keys(self) -> set[str]:
         """The names of the quarantined checkpoints."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gated_lpi.runs.files import Number
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AblationRow(_Record):
@@ -24,23 +30,27 @@ class AblationRow(_Record):
 
     name: str
     kind: str
-    asked: int
-    count: int
-    available: int
+    asked: Number
+    count: Number
+    available: Number
     chosen: tuple[str, ...]
-    hit: float
-    random_hits: tuple[float, ...]
+    hit: Share
+    random_hits: tuple[Share, ...]
 
 
 class AblationTable(_Record):
-    """All interventions on one checkpoint of an arm; `hit` is the intact HIT@k over `n_prompts` prompts."""
+    """All interventions on one checkpoint of an arm; `hit` is the intact HIT@k over `n_prompts` prompts.
+
+    `skipped` says which rows were asked for and could not be had, and why.
+    """
 
     checkpoint: str
-    step: int
-    k: int
-    n_prompts: int
-    hit: float
+    step: Number
+    k: Number
+    n_prompts: Annotated[Number, Field(ge=1)]
+    hit: Share
     rows: tuple[AblationRow, ...]
+    skipped: tuple[str, ...] = ()
 
 
 class TopUnit(_Record):
@@ -63,11 +73,11 @@ class TopUnit(_Record):
 
 
 class ArmRecord(_Record):
-    """What is known of an arm when its last checkpoint is done."""
+    """What is known of an arm when its last checkpoint is done; no top units of a kind that has no scores."""
 
     arm: str
-    parameters: int
-    parameters_active: int
+    parameters: Number
+    parameters_active: Number
     ablation: AblationTable
     top_ffn: tuple[TopUnit, ...]
     top_attention: tuple[TopUnit, ...]

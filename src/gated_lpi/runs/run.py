@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.errors import OptionError, RunError, RunExistsError
 from gated_lpi.folders import Folder, as_folder, is_remote, make, names, read_text, write_atomically
-from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.experiment import Experiment, FactsSpec
+from gated_lpi.runs.files import read_file
 from gated_lpi.runs.quarantine import Quarantine
 from gated_lpi.runs.records import ArmRecord
 from gated_lpi.runs.store import ResultStore
@@ -37,6 +38,14 @@ from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
 _DRAFT = f".{RUN_FILE}.draft"  # what a run leaves behind that was killed at its very beginning
+
+
+class _Description(BaseModel):
+    """run.json: the experiment, and whatever else was noted."""
+
+    model_config = ConfigDict(extra="allow")
+
+    experiment: Experiment
 
 
 class Run:
@@ -67,7 +76,7 @@ class Run:
             return self.path
         cache = Path(os.environ.get("GATED_LPI_CACHE") or Path.home() / ".cache" / "gated-lpi")
         address = str(self.path)
-        what = json.dumps([address, self.experiment.model_dump(mode="json"), self.info.get("facts_sha256")])
+        what = json.dumps([address, _as_first_written(self.experiment), self.info.get("facts_sha256")])
         digest = hashlib.sha256(what.encode()).hexdigest()[:16]
         return cache.expanduser().absolute() / "runs" / f"{re.sub(r'[^A-Za-z0-9]+', '-', address)[-60:]}-{digest}"
 
@@ -118,9 +127,17 @@ class Run:
         return [tuple(same) for same in keys.values() if len(same) > 1]
 
     def record(self, arm: str) -> ArmRecord | None:
-        """Ablations and top units of an arm's last checkpoint; None if it has not come to them."""
-        text = read_text(self._record_path(arm))
-        return None if text is None else ArmRecord.model_validate_json(text)
+        """Ablations and top units of an arm's last checkpoint; None if it has not come to them.
+
+        Raises:
+            RunError: the file is there but cannot be read.
+        """
+        advice = "delete it, and run again: the arm's last checkpoint is ablated again"
+        file, what = self._record_path(arm), "ablations and top units of an arm"
+        record = read_file(file, ArmRecord, what, advice)
+        if record is not None and record.arm != arm:
+            raise RunError(f"{file} cannot be read as {what} (it is of an arm {record.arm!r}); {advice}")
+        return record
 
     def write_record(self, record: ArmRecord) -> None:
         """Keep an arm's record."""
@@ -153,21 +170,13 @@ def open_run(path: str | Folder) -> Run:
         OptionError: an address for which no fsspec package is installed.
     """
     folder = as_folder(path)
-    file = folder / RUN_FILE
-    text = read_text(file)
-    if text is None:
+    advice = "it was written by another version, or edited. Restore it, or run again into a new folder"
+    content = read_file(folder / RUN_FILE, _Description, "a run's description", advice)
+    if content is None:
         raise RunError(
             f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
         )
-    try:
-        content = json.loads(text)
-        experiment = Experiment.model_validate(content.pop("experiment"))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise RunError(
-            f"{file} cannot be read as a run's description ({error}); it was written by another version, or edited. "
-            "Run again into a new folder"
-        ) from error
-    return Run(folder, experiment, content)
+    return Run(folder, content.experiment, dict(content.model_extra or {}))
 
 
 def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
@@ -180,7 +189,7 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
     if read_text(folder / RUN_FILE) is not None:
         run = open_run(folder)
         differing = run.experiment.differences(experiment)
-        if run.info["facts_sha256"] != facts_sha256:
+        if run.info.get("facts_sha256") != facts_sha256:
             differing.append("the facts themselves")
         if differing:
             raise RunExistsError(
@@ -197,6 +206,15 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
     write_atomically(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")
     make(folder / "results")
     return Run(folder, experiment, info)
+
+
+def _as_first_written(experiment: Experiment) -> dict[str, Any]:
+    """The content of run.json without options that it did not have at first, so that a name made of it stays."""
+    content = experiment.model_dump(mode="json")
+    for key in ("separator", "on_error"):
+        if content["facts"][key] == FactsSpec.model_fields[key].default:
+            del content["facts"][key]
+    return content
 
 
 def _is_free(folder: Folder) -> bool:

@@ -8,13 +8,44 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
-from gated_lpi.errors import GatedLPIError, OptionError, RunError
-from gated_lpi.folders import Folder, make, read_text, write_atomically
+from gated_lpi.errors import GatedLPIError, OptionError
+from gated_lpi.folders import Folder, make, write_atomically
 from gated_lpi.runs.experiment import Arm, Experiment
+from gated_lpi.runs.files import Entry, read_file
+
+
+class _Entry(Entry):
+    """A checkpoint of a hub; its commit names a folder of the cache."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    path: None = None
+    commit: Annotated[str, Field(pattern="^[0-9a-fA-F]{7,64}$")]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    revision: str = ""
+    step_unit: Literal["steps", "billion tokens", "index"] = "steps"
+
+
+class _Chosen(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    checkpoints: Annotated[list[_Entry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        twice = [key for key, count in Counter(entry.key for entry in self.checkpoints).items() if count > 1]
+        if twice:
+            raise ValueError(f"checkpoint {twice[0]!r} is listed twice")
+        return self
+
 
 Checkpoints = list[Checkpoint]
 Note = Callable[[str], None]
@@ -125,16 +156,8 @@ def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint],
 
 
 def _read(file: Folder) -> Checkpoints | None:
-    try:
-        text = read_text(file)
-        if text is None:
-            return None
-        content = json.loads(text)
-        return [Checkpoint(**(entry | {"path": None})) for entry in content["checkpoints"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{file} cannot be read as the chosen checkpoints of an arm ({error}); delete it, and they are chosen anew"
-        ) from error
+    content = read_file(file, _Chosen, "the chosen checkpoints of an arm", "delete it, and they are chosen anew")
+    return None if content is None else [Checkpoint(**entry.model_dump()) for entry in content.checkpoints]
 
 
 def _write(file: Folder, checkpoints: Checkpoints) -> None:

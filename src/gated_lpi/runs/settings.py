@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gated_lpi.errors import OptionError
 from gated_lpi.loading import DeviceMap, refuse_two_places
 from gated_lpi.lpi.memory import parse_memory
+from gated_lpi.specs import GREATEST, Spec, Text, Whole
 
 EngineKind = Literal["local", "ray"]
 
@@ -19,17 +20,11 @@ def _bytes(given: object) -> object:
         return given
     try:
         return parse_memory(given)
-    except OptionError as error:
+    except (OptionError, OverflowError) as error:
         raise ValueError("expected bytes, or an amount such as '200GB' or '64GiB'") from error
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-
-
-class Spec(BaseModel):
-    """A part of an experiment file: plain data that cannot change, and no key that means nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=GREATEST)]
 
 
 class EngineSpec(Spec):
@@ -46,8 +41,8 @@ class EngineSpec(Spec):
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     memory: Bytes | None = None
-    retries: int = Field(default=2, ge=0)
-    prefetch: int = Field(default=1, ge=0)
+    retries: Whole = 2
+    prefetch: Whole = 1
 
 
 class StorageSpec(Spec):
@@ -64,11 +59,11 @@ class StorageSpec(Spec):
         keep_downloads: delete nothing.
     """
 
-    cache_dir: str | None = None
+    cache_dir: Text | None = None
     disk_budget: Bytes | None = None
     offline: bool = False
-    endpoint: str | None = None
-    device: str = "auto"
+    endpoint: Text | None = None
+    device: Text = "auto"
     device_map: DeviceMap | None = None
     keep_downloads: bool = False
 

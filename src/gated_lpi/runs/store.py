@@ -15,22 +15,53 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 import zarr
+from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.errors import RunError
 from gated_lpi.folders import Folder, as_folder, is_remote, read_text, write_atomically, zarr_store
+from gated_lpi.foreign import parse_json
+from gated_lpi.runs.files import Entry, read_file
+from gated_lpi.runs.identity import differences
+from gated_lpi.specs import GREATEST
 
 LOG = "checkpoints"
 COORDS = "coords"
 META = "zarr.json"
 DIM = "checkpoint"
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
+
+
+class MisfitError(RunError):
+    """A checkpoint whose scores do not belong beside those of its arm: another model, other tokens or options."""
+
+
+class _Record(Entry):
+    weights_sha256: str = ""
+    reconstruction_error: float | None = None
+    coverage: float | None = None
+    seconds: float | None = None
+    shape: dict[str, int] | None = None
+
+
+class _Attributes(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    checkpoints: list[_Record] | None = None
+
+
+class _Group(BaseModel):
+    """zarr.json of a group, as far as it says which checkpoints are complete."""
+
+    model_config = ConfigDict(extra="allow")
+
+    attributes: _Attributes = _Attributes()
 
 
 class ResultStore:
@@ -46,31 +77,21 @@ class ResultStore:
     def records(self) -> list[dict[str, Any]]:
         """Provenance of the complete checkpoints, in the order in which they were appended.
 
+        At an address, a group without a list is a first checkpoint that was interrupted, and counts as nothing.
+
         Raises:
             RunError: the folder is there but is no result store.
         """
-        if is_remote(self.path):
-            return self._remote_records()
-        if not (self.path / META).is_file():
+        advice = "mend or delete what is there and run again"
+        group = read_file(self.path / META, _Group, "a store of results", advice)
+        if group is None:
             return []
-        try:
-            return list(zarr.open_group(self.path, mode="r").attrs[LOG])  # type: ignore[arg-type]
-        except (KeyError, ValueError, OSError) as error:
+        if group.attributes.checkpoints is None and not is_remote(self.path):
             raise RunError(
-                f"{self.path} is not a store of results that can be read ({error}); if a run was interrupted before "
-                "its first checkpoint was complete, delete this folder and run again"
-            ) from error
-
-    def _remote_records(self) -> list[dict[str, Any]]:
-        """As `records`; a group without a list is a first checkpoint that was interrupted, and counts as nothing."""
-        try:
-            text = read_text(self.path / META)
-            return [] if text is None else list(json.loads(text)["attributes"].get(LOG, []))
-        except (KeyError, ValueError, OSError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.path} is not a store of results that can be read ({error}); mend or delete what is there and "
-                "run again"
-            ) from error
+                f"{self.path} is not a store of results that can be read (it lists no checkpoints); if a run was "
+                "interrupted before its first checkpoint was complete, delete this folder and run again"
+            )
+        return [record.model_dump(exclude_unset=True) for record in group.attributes.checkpoints or ()]
 
     def keys(self) -> list[str]:
         """Names of the complete checkpoints."""
@@ -84,12 +105,14 @@ class ResultStore:
             record: plain values, with at least `key` and `step`; `tokens` and `stage` become coordinates too.
 
         Raises:
-            RunError: the checkpoint is there already, its units differ from those of the others, or it could
-                not be written; what was there before stays readable.
+            MisfitError: its model, tokens or units differ from those of the others.
+            RunError: the checkpoint is there already, or it could not be written; what was there before stays
+                readable.
         """
         records = self.records()
         if record["key"] in (r["key"] for r in records):
             raise RunError(f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once")
+        self._refuse_others(records, record)
         row = _with_checkpoint(scores, record)
         try:
             if records:
@@ -110,16 +133,21 @@ class ResultStore:
         Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown.
 
         Raises:
-            RunError: no checkpoint is complete.
+            RunError: no checkpoint is complete, or what was written is damaged.
         """
         records = self.records()
         if not records:
             raise RunError(f"{self.path} holds no complete checkpoint yet; run the experiment to add some")
-        scores = self._complete_rows(len(records))
         order = sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
-        scores.attrs[LOG] = [records[row] for row in order]
         digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
-        scores = scores.assign_coords(weights_sha256=(DIM, digests))
+        try:
+            scores = self._complete_rows(len(records)).assign_coords(weights_sha256=(DIM, digests))
+        except Exception as error:  # whatever zarr, numpy and xarray make of files that were cut off or edited
+            raise RunError(
+                f"{self.path} cannot be read: {type(error).__name__}: {error}. Restore the folder, or delete it and "
+                "run again"
+            ) from error
+        scores.attrs[LOG] = [records[row] for row in order]
         ordered: xr.Dataset = scores if (np.diff(order) == 1).all() else scores.isel({DIM: order})
         return ordered
 
@@ -168,8 +196,25 @@ class ResultStore:
             array.resize((complete + 1, *array.shape[1:]))
             array[complete] = row[name].to_numpy()[0]
 
+    def _refuse_others(self, records: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
+        for name in ("step", "tokens"):
+            if not -1 <= (record.get(name) or 0) <= GREATEST:
+                raise MisfitError(f"the {name} of {record['key']} are more than arrays can hold ({GREATEST:,} at most)")
+        differing = differences(records, record)
+        if differing:
+            raise MisfitError(
+                f"{'; '.join(differing)}. Scores of one arm are compared over training, so its checkpoints must be of "
+                "one model and one tokenizer; put this one into an arm of its own, or mend its config and tokenizer"
+            )
+
     def _refuse_other_axes(self, row: xr.Dataset, complete: int) -> None:
         there = self._complete_rows(complete)
+        missing = [str(name) for name in there.variables if name not in row.variables]
+        if missing:
+            raise MisfitError(
+                f"this checkpoint has no {', '.join(missing)}, which those in {self.path} have: the models, facts or "
+                "options of one arm must be the same at every checkpoint"
+            )
         for name, variable in row.variables.items():
             same = name in there.variables and (
                 there[name].sizes.keys() == row[name].sizes.keys()
@@ -177,7 +222,7 @@ class ResultStore:
                 and (_varies(variable) or bool((there[name].to_numpy() == row[name].to_numpy()).all()))
             )
             if not same:
-                raise RunError(
+                raise MisfitError(
                     f"{name!r} of this checkpoint does not fit those in {self.path}: the models, facts or options of "
                     "one arm must be the same at every checkpoint"
                 )
@@ -200,7 +245,7 @@ def _metadata(node: Folder) -> dict[str, Any]:
     text = read_text(node / META)
     if text is None:
         raise FileNotFoundError(str(node / META))
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = parse_json(text)
     return content
 
 

@@ -14,40 +14,46 @@ from gated_lpi.models import Model
 from gated_lpi.runs.records import TopUnit
 from gated_lpi.trace import trace
 
+KINDS = ("ffn", "attention")
 N_TOKENS = 8
 BATCH = 256
 
 
 @torch.no_grad()
 def describe_top_units(
-    model: Model, encoded: Sequence[EncodedPrompt], importance: NDArray[np.floating], kind: str, count: int
-) -> tuple[TopUnit, ...]:
-    """Describe the `count` units of one kind with the greatest `importance` [N], greatest first.
+    model: Model, encoded: Sequence[EncodedPrompt], importance: NDArray[np.floating], count: int
+) -> dict[str, tuple[TopUnit, ...]]:
+    """Describe the `count` units of each kind with the greatest `importance` [N], greatest first.
 
-    The readout of a value vector, W_U·(γ ⊙ C·v), is what its unit adds to the logits per unit of coefficient. The
-    mean coefficient over the prompts (gate included, 0 where the expert is not routed to) tells the usual sign.
+    Importance is NaN where a unit has no score; a kind without scores has no top units. The readout of a value vector,
+    W_U·(γ ⊙ C·v), is what its unit adds to the logits per unit of coefficient. The mean coefficient over the prompts
+    (gate included, 0 where the expert is not routed to) tells the usual sign.
     """
-    units = np.flatnonzero(model.units.block == kind)
-    best = units[np.argsort(-importance[units], kind="stable")[:count]]
+    scored = ~np.isnan(importance)
+    best = {}
+    for kind in KINDS:
+        units = np.flatnonzero((model.units.block == kind) & scored)
+        best[kind] = units[np.argsort(-importance[units], kind="stable")[:count]].tolist()
+    if not any(best.values()):
+        return dict.fromkeys(KINDS, ())
     coefficients = _mean_coefficients(model, encoded)
-    described = []
-    for unit in best.tolist():
+
+    def describe(unit: int) -> TopUnit:
         effect = model.readout.directions(_value(model, unit).to(model.readout.weight.device))
-        described.append(
-            TopUnit(
-                label=unit_label(model, unit),
-                block=kind,
-                layer=int(model.units.layer[unit]),
-                expert=int(model.units.expert[unit]),
-                head=int(model.units.head[unit]),
-                neuron=int(model.units.neuron[unit]),
-                lpi=float(importance[unit]),
-                mean_coefficient=float(coefficients[unit]),
-                promoted=_tokens(model, effect),
-                suppressed=_tokens(model, -effect),
-            )
+        return TopUnit(
+            label=unit_label(model, unit),
+            block=str(model.units.block[unit]),
+            layer=int(model.units.layer[unit]),
+            expert=int(model.units.expert[unit]),
+            head=int(model.units.head[unit]),
+            neuron=int(model.units.neuron[unit]),
+            lpi=float(importance[unit]),
+            mean_coefficient=float(coefficients[unit]),
+            promoted=_tokens(model, effect),
+            suppressed=_tokens(model, -effect),
         )
-    return tuple(described)
+
+    return {kind: tuple(map(describe, units)) for kind, units in best.items()}
 
 
 def unit_label(model: Model, unit: int) -> str:

@@ -7,22 +7,30 @@ score a checkpoint in this process or on another machine. A checkpoint that cann
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import xarray as xr
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
-from gated_lpi.errors import CheckpointError, ModelError
-from gated_lpi.facts import FactSet
+from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelError
+from gated_lpi.facts import EncodedPrompt, FactSet, encode
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import attribute
 from gated_lpi.models import Model
 from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.identity import identify
+
+IDENTITY = ("key", "step", "tokens", "stage", "commit")
+_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Outcome:
 
     scores: by relation and overall; None if the checkpoint is quarantined. record: its provenance, or why it is
     quarantined: the reason as "quarantined", the class of the error as "error". fetched: what was downloaded for it
-    and is still on this machine; None if nothing is.
+    and is still on this machine; None if nothing is. suspect: it is quarantined for an error that may be no fault of
+    its own, if the next checkpoint meets it too: of the facts, or one that nobody foresaw.
     """
 
     arm: str
@@ -76,6 +85,7 @@ class Outcome:
     scores: xr.Dataset | None
     record: dict[str, Any]
     fetched: Fetched | None = None
+    suspect: bool = False
 
 
 class Engine(Protocol):
@@ -89,8 +99,10 @@ class Engine(Protocol):
 def score_checkpoint(job: Job) -> Outcome:
     """Fetch, check, load and attribute one checkpoint.
 
-    A checkpoint that cannot be had or used (CheckpointError, ModelError and what derives from them) gives an outcome
-    without scores. With `storage.evict`, what this call downloaded is deleted again in either case.
+    A checkpoint that cannot be had or used gives an outcome without scores: CheckpointError, ModelError, FactsError
+    (its tokenizer has no token for a target), or whatever else its files bring about. Not so what is no checkpoint's
+    fault: options, memory that is used up, a disk that is full or fails. These are raised. With `storage.evict`, what
+    this call downloaded is deleted again whether it could be used or not.
     """
     fetched: Fetched | None = None
     checkpoint = job.checkpoint
@@ -100,8 +112,8 @@ def score_checkpoint(job: Job) -> Outcome:
             checkpoint = dataclasses.replace(checkpoint, path=fetched.path)
         scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage)
         outcome = Outcome(job.arm, checkpoint.key, scores, record, fetched)
-    except (CheckpointError, ModelError) as error:
-        outcome = quarantined(job, error, fetched)
+    except Exception as error:
+        outcome = failed(job, error, fetched)
     if fetched is not None and job.storage.evict:
         evict(fetched, hub=job.storage.hub())
         outcome = dataclasses.replace(outcome, fetched=None)
@@ -114,15 +126,41 @@ def quarantined(job: Job, error: Exception, fetched: Fetched | None = None) -> O
     return Outcome(job.arm, job.checkpoint.key, None, record, fetched)
 
 
+def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcome:
+    """The outcome of a job that ended with an error, which is raised again if it is no fault of the checkpoint's."""
+    if isinstance(error, CheckpointError | ModelError):
+        return quarantined(job, error, fetched)
+    if isinstance(error, FactsError):
+        return dataclasses.replace(quarantined(job, error, fetched), suspect=True)
+    if _is_of_the_machine(error):
+        raise error
+    return _unforeseen(job, error, fetched)
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether an error says nothing of the checkpoint that was worked on: other checkpoints would meet it as well."""
+    if isinstance(error, OSError):
+        return error.errno in _FAILING
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch, on a CPU
+        return True
+    return isinstance(error, GatedLPIError | MemoryError | torch.OutOfMemoryError)
+
+
+def _unforeseen(job: Job, error: Exception, fetched: Fetched | None) -> Outcome:
+    """The outcome of a job that failed in a way that is no error of this package: with what to report."""
+    outcome = quarantined(job, error, fetched)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    lines = str(error).strip().splitlines() or ["no message"]
+    outcome.record["quarantined"] = (
+        f"{type(error).__name__}: {lines[0]} ({Path(place.filename).name}, line {place.lineno}, in {place.name}). This "
+        "was not foreseen: see whether the checkpoint's files are whole and fit each other; if they are, report it"
+    )
+    return dataclasses.replace(outcome, suspect=True)
+
+
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """What every record says of its checkpoint."""
-    return {
-        "key": checkpoint.key,
-        "step": checkpoint.step,
-        "tokens": checkpoint.tokens,
-        "stage": checkpoint.stage,
-        "commit": checkpoint.commit,
-    }
+    return {name: getattr(checkpoint, name) for name in IDENTITY}
 
 
 def attribute_checkpoint(
@@ -133,19 +171,28 @@ def attribute_checkpoint(
     Raises:
         WeightsError: its weights are missing, damaged or not finite.
         ModelError: it cannot be loaded, or its units do not account for what it computes.
+        FactsError: its tokenizer has no token of its own for a target.
     """
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
     options = experiment.attribution.model_dump()
+    encoded = encode_facts(model, experiment, facts)
     scores = attribute(model, facts, templates=experiment.facts.templates, keep="relations", **options)
     record = {
         **identity(checkpoint),
         "weights_sha256": weights.sha256,
+        **identify(model, encoded, experiment.attribution.target),
         **_checks(model),
         "seconds": round(time.monotonic() - started, 3),
     }
     return with_overall_means(scores), record
+
+
+def encode_facts(model: Model, experiment: Experiment, facts: FactSet) -> list[EncodedPrompt]:
+    """The prompts of a run as one checkpoint's tokenizer reads them."""
+    assert model.tokenizer is not None  # load_model always brings one
+    return encode(model.tokenizer, facts.prompts(experiment.facts.templates))
 
 
 def _checks(model: Model) -> dict[str, Any]:
@@ -160,7 +207,10 @@ def _checks(model: Model) -> dict[str, Any]:
 
 
 def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
-    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one."""
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one.
+
+    Scores that were not asked for are not there, nor are their means.
+    """
     weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
 
     def overall(name: str) -> xr.DataArray:
@@ -169,4 +219,5 @@ def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
         return mean.assign_attrs(variable.attrs)
 
     routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
-    return scores.assign({"lpi_mean": overall("lpi")} | {name: overall(name) for name in routing})
+    mean = {"lpi_mean": overall("lpi")} if "lpi" in scores else {}
+    return scores.assign(mean | {name: overall(name) for name in routing})

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gated_lpi.errors import RunExistsError
 from gated_lpi.flatten import flatten
+from gated_lpi.foreign import ForeignTextError, parse_json
 
 RECORD = "arm.json"
 STATE = ".trainer"
@@ -36,7 +37,7 @@ def claim(out: Path, identity: Mapping[str, Any]) -> None:
     identity = json.loads(json.dumps(identity))
     record = out / RECORD
     if record.is_file():
-        _refuse_difference(out, flatten(_read_record(record)), flatten(identity))
+        _refuse_difference(out, _read_record(record), flatten(identity))
         return
     if out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
         raise RunExistsError(
@@ -91,14 +92,17 @@ def remove_older_states(out: Path, step: int) -> None:
 
 
 def _read_record(record: Path) -> dict[str, Any]:
+    """The content of arm.json, flat."""
     try:
-        content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(record.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ForeignTextError(f"it holds {type(content).__name__}, where an object was expected")
+        return flatten(content)
+    except (OSError, ValueError, RecursionError) as error:
         raise RunExistsError(
             f"{record} cannot be read as JSON ({error}), so what its folder holds is unknown. "
             "Give another folder, or delete this one."
         ) from error
-    return content
 
 
 def _refuse_difference(out: Path, there: Mapping[str, Any], given: Mapping[str, Any]) -> None:

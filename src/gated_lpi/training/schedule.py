@@ -23,16 +23,21 @@ def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
 
     Raises OptionError unless 2 <= count <= steps + 1.
     """
-    if not 2 <= count <= steps + 1:
-        raise OptionError(
-            f"{count} checkpoints asked of {steps} training steps. Expected between 2 (first and last) and "
-            f"{steps + 1} (every step): change the number of checkpoints or of steps."
-        )
+    refuse_count(steps, count)
     chosen = [0]
     if count > 2:
         for ideal in np.geomspace(1, steps, count - 1)[:-1]:
             chosen.append(max(round(float(ideal)), chosen[-1] + 1))
     return (*chosen, steps)
+
+
+def refuse_count(steps: int, count: int) -> None:
+    """Raise OptionError unless 2 <= count <= steps + 1, so that so many checkpoints can be kept."""
+    if not 2 <= count <= steps + 1:
+        raise OptionError(
+            f"{count} checkpoints asked of {steps} training steps. Expected between 2 (first and last) and "
+            f"{steps + 1} (every step): change the number of checkpoints or of steps."
+        )
 
 
 def learning_rate_factor(done: int, steps: int, warmup: int, decay: Decay) -> float:

@@ -13,22 +13,25 @@ The router, E·d parameters a layer, is all that the MoE has beyond them.
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from gated_lpi.specs import Positive, Spec, Whole
 from gated_lpi.training.corpus import Loss
-from gated_lpi.training.schedule import Decay
+from gated_lpi.training.schedule import Decay, refuse_count
 
 ArmKind = Literal["moe", "dense_active", "dense_total"]
 
 
-class ArmSpec(BaseModel):
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""A name that folders and files can have as it is, with an ending."""
+
+
+class ArmSpec(Spec):
     """One arm of the comparison: a name for its folder and reports, and the kind of its FFN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: ArmName
     kind: ArmKind
 
 
@@ -39,22 +42,22 @@ ARMS = (
 )
 
 
-class ModelSize(BaseModel):
+class ModelSize(Spec):
     """The arms' common shape.
 
     `vocab_size` is the most that the tokenizer may have; the models have as many embeddings as it really has.
-    `normalise_gates` rescales the gates of the experts routed to so that they sum to 1.
+    `normalise_gates` rescales the gates of the experts routed to so that they sum to 1. With one expert per token that
+    leaves a gate of 1 whatever the router says, so that the loss cannot teach it: refused. With all experts per token
+    nothing is selected, and the router weighs only; that can be trained.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     hidden: int = Field(default=128, ge=8)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
-    kv_heads: int = Field(default=4, ge=1)
+    layers: Positive = 4
+    heads: Positive = 4
+    kv_heads: Positive = 4
     experts: int = Field(default=16, ge=2)
     expert_width: int = Field(default=48, ge=8)
-    experts_per_token: int = Field(default=2, ge=1)
+    experts_per_token: Positive = 2
     normalise_gates: bool = True
     tie_embeddings: bool = False
     vocab_size: int = Field(default=4096, ge=258)
@@ -67,10 +70,16 @@ class ModelSize(BaseModel):
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token {self.experts_per_token} exceeds experts {self.experts}")
+        if self.experts_per_token == 1 and self.normalise_gates:
+            raise ValueError(
+                "experts_per_token = 1 with normalise_gates = true: the gate of the one expert is then always 1, so "
+                "that the loss gives the router no gradient and it stays as it was drawn. Give normalise_gates = "
+                "false, or two experts per token or more"
+            )
         return self
 
 
-class TrainingSpec(BaseModel):
+class TrainingSpec(Spec):
     """What the arms share: size, optimisation, data order and checkpoints.
 
     One `seed` sets the initial weights and the order of the data. `loss` says which tokens are learnt: the answers
@@ -79,13 +88,11 @@ class TrainingSpec(BaseModel):
     longest sequence, in tokens. `checkpoints` counts those kept, the initial weights among them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     size: ModelSize = ModelSize()
-    steps: int = Field(default=360, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    steps: Positive = 360
+    batch_size: Positive = 64
     learning_rate: float = Field(default=2.5e-3, gt=0)
-    warmup_steps: int = Field(default=20, ge=0)
+    warmup_steps: Whole = 20
     decay: Decay = "linear"
     loss: Loss = "answers"
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
@@ -95,7 +102,12 @@ class TrainingSpec(BaseModel):
     init_std: float = Field(default=0.05, gt=0)
     context: int = Field(default=64, ge=2)
     checkpoints: int = Field(default=14, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> Self:
+        refuse_count(self.steps, self.checkpoints)
+        return self
 
     @property
     def sha256(self) -> str:

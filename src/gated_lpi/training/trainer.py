@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -70,6 +71,15 @@ def train_arm(
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
+
+
+def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
+    """Tokens seen at each step that is kept, without training: the same for every arm; raises as `train_arm` does."""
+    steps = checkpoint_steps(spec.steps, spec.checkpoints)
+    lengths = np.array([len(e["input_ids"]) for e in encode_corpus(corpus, tokenizer, spec.context, spec.loss)])
+    order = data_order(len(lengths), spec.steps, spec.batch_size, spec.seed)
+    seen = np.cumsum(lengths[order].sum(axis=1))
+    return {step: int(seen[step - 1]) if step else 0 for step in steps}
 
 
 def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""The base of all options that are read from files: plain data, checked when it is read and not when it is used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gated_lpi.foreign import has_surrogate
+
+GREATEST = 2**63 - 1  # that arrays and files of results can hold
+Whole = Annotated[int, Field(ge=0, le=GREATEST)]
+Positive = Annotated[int, Field(ge=1, le=GREATEST)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Spec(BaseModel):
+    """Options as plain data that cannot change, without any key that means nothing.
+
+    Numbers are finite. True and false are no numbers. Texts hold neither NUL nor half of a surrogate pair, which no
+    file name can have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        for key, value in given.items() if isinstance(given, dict) else ():
+            field = cls.model_fields.get(key) if isinstance(key, str) else None
+            if field is not None and not _holds(field.annotation, Spec):  # which looks at its own values
+                _refuse_odd(key, value, booleans=_holds(field.annotation, bool))
+        return given
+
+
+def _holds(annotation: Any, kind: type) -> bool:
+    """Whether values of an annotation may be, or hold, what is of a kind."""
+    own = isinstance(annotation, type) and issubclass(annotation, kind)
+    return own or any(_holds(inner, kind) for inner in get_args(annotation))
+
+
+def _refuse_odd(key: str, given: Any, *, booleans: bool) -> None:
+    """Refuse, also inside lists and tables, what pydantic would take for a number or text that it is not."""
+    waiting = [given]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, bool) and not booleans:
+            raise ValueError(f"{key} is {str(value).lower()}; expected a number or a text, not true or false")
+        if isinstance(value, str) and ("\0" in value or has_surrogate(value)):
+            raise ValueError(
+                f"{key} is {value[:60]!r}, with a character that no file name can have (NUL or half a pair)"
+            )
+        if isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]

@@ -1,0 +1,239 @@
+"""An odd checkpoint costs itself alone: it is quarantined by name, whatever it brings about, and the run goes on."""
+
+import errno
+import json
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from gated_lpi.cli import main
+from gated_lpi.errors import RunError
+from gated_lpi.report import build_report
+from gated_lpi.runs import Experiment, run_experiment
+from gated_lpi.runs.store import MisfitError, ResultStore
+from gated_lpi.runs.work import Storage
+from tiny_runs import QUICK, Notes
+from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
+
+STEPS = (0, 10, 20, 30)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    for seed, step in enumerate(STEPS):
+        save_checkpoint(folder / f"step-{step}", "Qwen3", seed)
+    return folder
+
+
+@pytest.fixture
+def series(good, tmp_path):
+    return shutil.copytree(good, tmp_path / "series")
+
+
+def experiment(tmp_path, *folders):
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
+    arms = [{"name": folder.name, "checkpoints": str(folder)} for folder in folders]
+    return Experiment.model_validate(
+        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
+    )
+
+
+def reconfigure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def with_vocabulary(folder, words):
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+def resaved(folder, case, **changes):
+    shutil.rmtree(folder)
+    save_checkpoint(folder, case, seed=1, **changes)
+
+
+SPECIAL = ["[PAD]", "[UNK]"]
+SWAPPED = [{"Paris": "Tokyo", "Tokyo": "Paris"}.get(word, word) for word in WORDS]
+ODD = {
+    "a padding id beyond the vocabulary": (lambda f: reconfigure(f, pad_token_id=999), None, ""),
+    "an unknown activation": (lambda f: reconfigure(f, hidden_act="nonesuch"), None, "nonesuch"),
+    "sizes that do not fit each other": (lambda f: reconfigure(f, num_key_value_heads=3), None, ""),
+    "another width": (lambda f: resaved(f, "Qwen3", hidden_size=48), "MisfitError", r"shape differs \(.*width 48"),
+    "another depth": (lambda f: resaved(f, "Qwen3", num_hidden_layers=3), "MisfitError", r"layers 3.*layers 2"),
+    "another vocabulary": (lambda f: resaved(f, "Qwen3", vocab_size=70), "MisfitError", r"vocabulary 70"),
+    "another family": (lambda f: resaved(f, "Llama"), "MisfitError", r"family differs \(Llama; Qwen3 in step-0\)"),
+    "experts": (lambda f: resaved(f, "Qwen3-MoE"), "MisfitError", r"experts 8.*experts 0"),
+    "a target without a token": (
+        lambda f: with_vocabulary(f, [*SPECIAL, *(word for word in WORDS if word != "Tokyo")]),
+        "FactsError",
+        r"subject 'Japan', object 'Tokyo'.*special or unknown token",
+    ),
+    "targets that are swapped": (
+        lambda f: with_vocabulary(f, [*SPECIAL, *SWAPPED]),
+        "MisfitError",
+        r"the token ids of the targets differ from those of step-0",
+    ),
+    "a vocabulary in another order": (
+        lambda f: with_vocabulary(f, [*SPECIAL, *reversed(WORDS)]),
+        "MisfitError",
+        r"the token ids of the prompts differ from those of step-0; the token ids of the targets differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_checkpoint_is_quarantined_by_name_and_the_run_goes_on(series, tmp_path, odd):
+    spoil, error, message = ODD[odd]
+    spoil(series / "step-10")
+    run = run_experiment(experiment(tmp_path, series), tmp_path / "run")
+    assert run.scores("series")["step"].values.tolist() == [0, 20, 30]
+    (record,) = run.quarantined("series")
+    assert (record["key"], record["step"]) == ("step-10", 10)
+    assert error is None or record["error"] == error
+    assert re.search(message, record["quarantined"])
+    assert run.record("series").ablation.checkpoint == "step-30"
+    assert "step-10 could not be used" in build_report(run).html.read_text()
+
+
+def test_tokens_that_no_prompt_has_may_move(series, tmp_path):
+    words = [*SPECIAL, *WORDS, "later"]
+    with_vocabulary(series / "step-10", words)
+    run = run_experiment(experiment(tmp_path, series), tmp_path / "run")
+    assert run.quarantined("series") == []
+    digests = [record["tokenizer_sha256"] for record in run.store("series").records()]
+    assert digests[0] != digests[1]
+    assert digests[0] == digests[2]
+
+
+def test_a_store_of_before_goes_on(series, tmp_path):
+    spec = experiment(tmp_path, series)
+    shutil.move(series / "step-30", tmp_path / "step-30")
+    run = run_experiment(spec, tmp_path / "run")
+    file = run.path / "results" / "series.zarr" / "zarr.json"
+    content = json.loads(file.read_text())
+    for record in content["attributes"]["checkpoints"]:
+        for key in ("family", "shape", "prompts_sha256", "targets_sha256", "tokenizer_sha256"):
+            del record[key]
+    file.write_text(json.dumps(content))
+    shutil.move(tmp_path / "step-30", series / "step-30")
+    save_checkpoint(series / "step-40", "Llama", 4)
+    run = run_experiment(spec, tmp_path / "run")
+    records = run.store("series").records()
+    assert ["family" in record for record in records] == [False, False, False, True]
+    assert [record["key"] for record in run.quarantined("series")] == ["step-40"]
+
+
+class Broken(Exception):
+    """Stands for an error that nobody foresaw."""
+
+
+def failing(monkeypatch, error, *keys):
+    load = Storage.load
+
+    def loaded(self, checkpoint):
+        if checkpoint.key in keys:
+            raise error
+        return load(self, checkpoint)
+
+    monkeypatch.setattr(Storage, "load", loaded)
+
+
+def test_an_unforeseen_error_is_told_with_its_class_and_place(series, tmp_path, monkeypatch):
+    failing(monkeypatch, Broken("no\nidea"), "step-10", "step-20")
+    run = run_experiment(experiment(tmp_path, series), tmp_path / "run")
+    assert run.scores("series")["step"].values.tolist() == [0, 30]
+    for record in run.quarantined("series"):
+        assert record["error"] == "Broken"
+        assert record["quarantined"].startswith("Broken: no (test_runs_odd_checkpoints.py, line ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "Input/output error"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_the_machines_fault_ends_the_run(series, tmp_path, monkeypatch, error):
+    failing(monkeypatch, error, "step-10")
+    spec = experiment(tmp_path, series)
+    with pytest.raises(type(error)):
+        run_experiment(spec, tmp_path / "run")
+    monkeypatch.undo()
+    run = run_experiment(spec, tmp_path / "run")
+    assert run.scores("series")["step"].values.tolist() == list(STEPS)
+    assert run.quarantined("series") == []
+
+
+def test_a_fault_of_all_is_no_fault_of_the_first_two(series, tmp_path, monkeypatch):
+    spec = experiment(tmp_path, series)
+    failing(monkeypatch, Broken("no idea"), *(f"step-{step}" for step in STEPS))
+    with pytest.raises(RunError, match=r"step-0 of series and step-10 of series failed with Broken.*before anything"):
+        run_experiment(spec, tmp_path / "run")
+    monkeypatch.undo()
+    run = run_experiment(spec, tmp_path / "run")
+    assert run.quarantined("series") == []
+    assert run.scores("series").sizes["checkpoint"] == 4
+
+
+def test_facts_that_no_tokenizer_takes_end_the_run(series, tmp_path):
+    for step in STEPS:
+        ODD["a target without a token"][0](series / f"step-{step}")
+    with pytest.raises(RunError, match=r"failed with FactsError.*'Tokyo'"):
+        run_experiment(experiment(tmp_path, series), tmp_path / "run")
+
+
+def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tmp_path, monkeypatch, capsys):
+    shutil.copytree(series, tmp_path / "bad")
+    for step in STEPS:
+        reconfigure(tmp_path / "bad" / f"step-{step}", model_type="nonesuch")
+    notes = Notes()
+    run = run_experiment(experiment(tmp_path, tmp_path / "bad", series), tmp_path / "run", notes)
+    assert "bad: none of its checkpoints could be used, 4 are quarantined: no results" in notes.said
+    assert run.scores("series").sizes["checkpoint"] == 4
+    page = build_report(run).html.read_text()
+    assert "Arm bad is left out" in page
+    monkeypatch.setattr(sys, "argv", ["gated-lpi", "metrics", str(run.path), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)) == ["series"]
+    assert "bad: no results:" in err
+    assert "4 are quarantined" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("missing", ["lpi", "expert"])
+def test_a_checkpoint_without_what_the_others_have_is_refused(tmp_path, missing):
+    from test_runs_store import record, scores
+
+    store = ResultStore(tmp_path / "arm.zarr")
+    extra = scores(0).assign(expert=("unit", range(6)))
+    store.append(extra, record(0))
+    with pytest.raises(MisfitError, match=f"has no {missing}"):
+        store.append(extra.drop_vars(missing), record(2))
+    assert store.keys() == ["step-0"]
+
+
+def test_a_count_beyond_any_array_is_refused(tmp_path):
+    from test_runs_store import record, scores
+
+    store = ResultStore(tmp_path / "arm.zarr")
+    store.append(scores(0), record(0))
+    with pytest.raises(MisfitError, match="the step of big are more than arrays can hold"):
+        store.append(scores(2), {"key": "big", "step": 10**400})

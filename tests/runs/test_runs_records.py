@@ -1,0 +1,198 @@
+"""Files of a run that were damaged or edited: an error that says which and what to do, or work that is done again."""
+
+import json
+
+import pytest
+
+from gated_lpi.checkpoints import Hub
+from gated_lpi.cli import main
+from gated_lpi.errors import RunError
+from gated_lpi.runs import Experiment, open_run, run_experiment
+from gated_lpi.runs.series import choose_checkpoints
+from synthetic_run import MOE, record
+from tiny_runs import QUICK, Notes
+from tiny_text import CAPITALS, save_checkpoint, save_facts
+
+DAMAGE = {
+    "cut off": lambda text: text[: len(text) // 2],
+    "empty": lambda text: text[:0],
+    "not UTF-8": lambda text: text[:-10] + b"\xff" + text[-10:],
+    "null": lambda _: b"null",
+    "a list": lambda _: b"[]",
+    "an empty object": lambda _: b"{}",
+    "a key twice": lambda text: text.replace(
+        b"{", b'{"attributes": {}, "checkpoints": [], "arm": "a", "experiment": {}, ', 1
+    ),
+    "nested too deeply": lambda _: b"[" * 100_000,
+    "a long integer": lambda _: b'{"checkpoints": ' + b"9" * 5000 + b"}",
+}
+FILES = {
+    "run.json": "a run's description.*run again into a new folder",
+    "results/a.json": "ablations and top units of an arm.*delete it, and run again",
+    "results/a.quarantine.json": "a list of quarantined checkpoints.*delete it",
+    "results/a.zarr/zarr.json": "store of results.*run again",
+}
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    """An experiment on two checkpoints, one of which cannot be used."""
+    folder = tmp_path_factory.mktemp("source")
+    facts = save_facts(folder / "facts", [CAPITALS])
+    for seed, step in enumerate((0, 10)):
+        save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
+    (folder / "a" / "step-0" / "model.safetensors").unlink()
+    arms = [{"name": "a", "checkpoints": str(folder / "a")}]
+    return Experiment.model_validate(
+        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
+    )
+
+
+@pytest.fixture(scope="module")
+def run(spec, tmp_path_factory):
+    return run_experiment(spec, tmp_path_factory.mktemp("runs") / "run")
+
+
+def read_all(folder):
+    opened = open_run(folder)
+    opened.quarantined("a")
+    opened.scores("a")
+    opened.record("a")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_with_what_to_do(run, name, damage):
+    file = run.path / name
+    sound = file.read_bytes()
+    read_all(run.path)
+    try:
+        file.write_bytes(DAMAGE[damage](sound))
+        with pytest.raises(RunError, match=FILES[name]) as refused:
+            read_all(run.path)
+        assert name.removesuffix("/zarr.json") in str(refused.value)
+    finally:
+        file.write_bytes(sound)
+    read_all(run.path)
+
+
+def test_a_damaged_record_is_made_again(run, spec):
+    file = run.path / "results" / "a.json"
+    sound = run.record("a")
+    file.write_bytes(file.read_bytes()[:100])
+    notes = Notes()
+    assert run_experiment(spec, run.path, notes).record("a") == sound
+    assert any(said.startswith("a: the last checkpoint is ablated again: ") for said in notes.said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"hit": 2.0}, "ablation.hit"),
+        ({"n_prompts": 0}, "ablation.n_prompts"),
+        ({"step": None}, "ablation.step"),
+        ({"hit": float("nan")}, "ablation.hit: .*finite"),
+        ({"checkpoint": "\ud800"}, "surrogate pair"),
+    ],
+)
+def test_a_record_holds_what_can_be_reported(run, changes, why):
+    file = run.path / "results" / "a.json"
+    sound = file.read_text()
+    content = json.loads(sound)
+    content["ablation"] |= changes
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=why):
+        run.record("a")
+    file.write_text(sound)
+
+
+def test_a_record_of_another_arm_is_refused(run):
+    file = run.path / "results" / "a.json"
+    sound = file.read_text()
+    file.write_text(record("b", MOE).model_dump_json())
+    with pytest.raises(RunError, match="it is of an arm 'b'"):
+        run.record("a")
+    file.write_text(sound)
+
+
+def test_a_record_of_before_says_nothing_of_what_was_skipped(run):
+    file = run.path / "results" / "a.json"
+    sound = file.read_text()
+    content = json.loads(sound)
+    del content["ablation"]["skipped"]
+    file.write_text(json.dumps(content))
+    assert run.record("a").ablation.skipped == ()
+    file.write_text(sound)
+
+
+def test_a_description_of_before_is_taken_up(run, spec):
+    file = run.path / "run.json"
+    content = json.loads(file.read_text())
+    del content["experiment"]["facts"]["separator"]
+    del content["experiment"]["facts"]["on_error"]
+    file.write_text(json.dumps(content))
+    before = (run.path / "results" / "a.zarr" / "zarr.json").stat().st_mtime_ns
+    assert open_run(run.path).experiment == spec
+    run_experiment(spec, run.path)
+    assert (run.path / "results" / "a.zarr" / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_a_run_at_an_address_keeps_its_folder_here_when_options_are_new(monkeypatch, tmp_path):
+    import hashlib
+
+    from gated_lpi.runs import create_run
+
+    monkeypatch.setenv("GATED_LPI_CACHE", str(tmp_path))
+    content = {"name": "x", "arms": [{"name": "a", "train": "moe"}]}
+    plain = create_run("memory://folder-of-before", Experiment.model_validate(content), "f")
+    written = plain.experiment.model_dump(mode="json")
+    del written["facts"]["separator"], written["facts"]["on_error"]
+    digest = hashlib.sha256(json.dumps(["memory://folder-of-before", written, "f"]).encode()).hexdigest()[:16]
+    assert plain.local.name.endswith(digest)
+    other = Experiment.model_validate(content | {"facts": {"on_error": "skip"}})
+    assert create_run("memory://folder-of-others", other, "f").local.name[-16:] != digest
+
+
+ENTRY = {"path": None, "key": "s", "step": 1, "tokens": None, "stage": "", "commit": "a" * 40, "repo": "owner/repo"}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ({"checkpoints": []}, "at least 1"),
+        ({"checkpoints": [ENTRY, ENTRY]}, "'s' is listed twice"),
+        ({"checkpoints": [ENTRY | {"step": "1"}]}, "checkpoints.0.step: .*integer"),
+        ({"checkpoints": [ENTRY | {"step": 2**63}]}, "checkpoints.0.step: "),
+        ({"checkpoints": [ENTRY | {"commit": "../../home"}]}, "checkpoints.0.commit: .*pattern"),
+        ({"checkpoints": [ENTRY | {"path": "/etc"}]}, "checkpoints.0.path"),
+        ({"checkpoints": [{"key": "s"}]}, "checkpoints.0.step: Field required"),
+    ],
+)
+def test_chosen_checkpoints_are_read_strictly(tmp_path, content, why):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "series": "owner/repo"}]})
+    with pytest.raises(RunError, match=rf"a\.json cannot be read as the chosen .*{why}.*delete it"):
+        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), str, tmp_path)
+
+
+def test_rows_that_are_gone_are_an_error(run):
+    zarr_json = run.path / "results" / "a.zarr" / "zarr.json"
+    sound = zarr_json.read_text()
+    content = json.loads(sound)
+    content["attributes"]["checkpoints"].append({"key": "more", "step": 20})
+    zarr_json.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"a\.zarr cannot be read: .*Restore the folder"):
+        run.scores("a")
+    zarr_json.write_text(sound)
+
+
+def test_the_command_ends_with_a_message(run, monkeypatch, capsys):
+    file = run.path / "results" / "a.json"
+    sound = file.read_bytes()
+    file.write_bytes(b"{")
+    monkeypatch.setattr("sys.argv", ["gated-lpi", "metrics", str(run.path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "a.json cannot be read" in " ".join(capsys.readouterr().err.split())
+    file.write_bytes(sound)
