@@ -14,14 +14,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local
 from gated_lpi.errors import FetchError, RunError
-from gated_lpi.facts import FactSet, load_facts
+from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, is_remote, make
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.experiment import Experiment
@@ -31,7 +32,16 @@ from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.run import Run, create_run
 from gated_lpi.runs.series import choose_checkpoints
 from gated_lpi.runs.store import MisfitError
-from gated_lpi.runs.work import IDENTITY, Engine, Job, Outcome, Storage, attribute_checkpoint, with_overall_means
+from gated_lpi.runs.work import (
+    IDENTITY,
+    Engine,
+    Job,
+    Outcome,
+    Storage,
+    attribute_checkpoint,
+    remarks,
+    with_overall_means,
+)
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
 
 __all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
@@ -62,7 +72,7 @@ def run_experiment(
         GatedLPIError: facts or series that cannot be used, or a hub that fails; what was computed before is kept.
     """
     progress = Silent() if progress is None else progress
-    facts = load_facts(experiment.facts.source)
+    facts = experiment.facts.load()
     run = create_run(out, experiment, facts.sha256)
     for note in facts.notes:
         progress.note(f"facts: {note}")
@@ -125,6 +135,7 @@ class _Attribution:
     series: dict[str, list[Checkpoint]]
     storage: Storage
     progress: Progress
+    said: set[tuple[str, str]] = field(default_factory=set)
 
     def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
         """Have the missing checkpoints scored; as soon as an arm is complete, study its last one."""
@@ -190,10 +201,18 @@ class _Attribution:
                 record |= {"quarantined": str(error), "error": type(error).__name__}
             else:
                 quarantine.remove(outcome.key)
+                self._say(outcome.arm, record)
                 return True
         quarantine.add(record)
         self.progress.note(f"{outcome.arm}: {outcome.key} is quarantined: {record['quarantined']}")
         return False
+
+    def _say(self, arm: str, record: Mapping[str, Any]) -> None:
+        """Say of an arm's checkpoint what was not said of those before it: what was skipped, replaced, left aside."""
+        for note in remarks(record):
+            if (arm, note) not in self.said:
+                self.said.add((arm, note))
+                self.progress.note(f"{arm}: {record['key']}: {note}")
 
     def _study(self, arm: str, latest: Outcome | None) -> None:
         """Ablate and describe the last checkpoint that has scores, unless that was done."""

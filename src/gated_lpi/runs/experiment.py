@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
+from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
 from gated_lpi.lpi.attribute import Norm, Positions, Target
@@ -72,17 +73,31 @@ Counts = Annotated[Listed[Count] | None, BeforeValidator(_several)]
 
 
 class FactsSpec(Spec):
-    """Which facts, and through which of their templates: see `load_facts` and `FactSet.prompts`.
+    """Which facts, and how they are put to the models: see `load_facts`, `FactSet.prompts` and docs/facts.md.
 
     Attributes:
-        separator: what stands between a prompt and its answer; "auto" reads it off the facts.
+        source: as `load_facts` takes it.
+        templates: through which of a fact's templates it is asked.
+        separator: what stands between every prompt and its answer: "auto" (one space where there is no whitespace) or
+            any text. None: as the facts say, "auto" where they say nothing.
         on_error: whether a fact that cannot be used ends the run ("raise"), or is left out and said ("skip").
+        bos: put a BOS token before every prompt, or take it away. None: as the tokenizer does it.
     """
 
     source: Text = "builtin"
     templates: Templates = "held_out"
-    separator: str = "auto"
-    on_error: Literal["raise", "skip"] = "raise"
+    separator: str | None = None
+    on_error: OnError = "raise"
+    bos: bool | None = None
+
+    def load(self) -> FactSet:
+        """The facts, joined as they are to be.
+
+        Raises:
+            FactsError: they cannot be read.
+        """
+        facts = load_facts(self.source, on_error=self.on_error)
+        return facts if self.separator is None else facts.with_separator(self.separator)
 
 
 class AttributionSpec(Spec):
@@ -96,6 +111,7 @@ class AttributionSpec(Spec):
     positions: Positions = "summed"
     batch_size: Positive | None = None
     memory: Amount | None = None
+    readout_eps: float | None = Field(default=None, ge=0)
 
 
 class MetricsSpec(Spec):

@@ -15,12 +15,13 @@ from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
+from gated_lpi.prompting import encode_facts
 from gated_lpi.runs.experiment import AblationSpec
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.runs.run import Run
 from gated_lpi.runs.top_units import KINDS, describe_top_units, unit_label
-from gated_lpi.runs.work import Storage, encode_facts
+from gated_lpi.runs.work import Storage, prompting
 
 Indices = NDArray[np.int64]
 
@@ -42,7 +43,7 @@ def study_last_checkpoint(
     """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
     spec = run.experiment.ablation
     model = storage.load(checkpoint)
-    encoded = encode_facts(model, run.experiment, facts)
+    encoded = encode_facts(model, facts, prompting(run.experiment)).prompts
     scores = run.scores(arm)
     scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()
     importance = unit_importance(model, scores)

@@ -16,7 +16,7 @@ from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import CheckpointError
-from gated_lpi.facts import FactSet, load_facts
+from gated_lpi.facts import FactSet
 from gated_lpi.foreign import parse_json
 from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, parse_memory, usual_batch
 from gated_lpi.runs.downloads import listed_bytes
@@ -106,7 +106,7 @@ def plan(
         FactsError, CheckpointError, OptionError: facts or series that the run could not use either.
     """
     hub = storage_of(experiment).hub()
-    facts = load_facts(experiment.facts.source)
+    facts = experiment.facts.load()
     prompts = len(facts.prompts(experiment.facts.templates))
     notes: list[str] = []
     series = choose_checkpoints(experiment, _to_be_trained(experiment, facts), hub, notes.append)

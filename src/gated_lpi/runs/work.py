@@ -11,7 +11,7 @@ import errno
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +22,15 @@ import xarray as xr
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
 from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelError
-from gated_lpi.facts import EncodedPrompt, FactSet, encode
+from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import attribute
 from gated_lpi.models import Model
+from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
 
+SHOWN = 8  # skipped facts that a record names
 IDENTITY = ("key", "step", "tokens", "stage", "commit")
 _FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -177,22 +179,44 @@ def attribute_checkpoint(
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
     options = experiment.attribution.model_dump()
-    encoded = encode_facts(model, experiment, facts)
-    scores = attribute(model, facts, templates=experiment.facts.templates, keep="relations", **options)
+    how = prompting(experiment)
+    encoded = encode_facts(model, facts, how).prompts
+    scores = attribute(model, facts, keep="relations", **dataclasses.asdict(how), **options)
     record = {
         **identity(checkpoint),
         "weights_sha256": weights.sha256,
         **identify(model, encoded, experiment.attribution.target),
         **_checks(model),
+        **_account(scores),
         "seconds": round(time.monotonic() - started, 3),
     }
     return with_overall_means(scores), record
 
 
-def encode_facts(model: Model, experiment: Experiment, facts: FactSet) -> list[EncodedPrompt]:
-    """The prompts of a run as one checkpoint's tokenizer reads them."""
-    assert model.tokenizer is not None  # load_model always brings one
-    return encode(model.tokenizer, facts.prompts(experiment.facts.templates))
+def prompting(experiment: Experiment) -> Prompting:
+    """How a run's facts are put to its models; their separator is theirs by now."""
+    spec = experiment.facts
+    return Prompting(templates=spec.templates, on_error=spec.on_error, bos=spec.bos)
+
+
+def _account(scores: xr.Dataset) -> dict[str, Any]:
+    """What was skipped, cannot be told apart or was changed, in as few words as a record has room for."""
+    skipped = list(scores.attrs["skipped"])
+    return {
+        "bos_added": scores.attrs["bos_added"],
+        "n_skipped": len(skipped),
+        "skipped": skipped[:SHOWN],
+        "collisions": list(scores.attrs["collisions"]),
+        "notes": list(scores.attrs["notes"]),
+    }
+
+
+def remarks(record: Mapping[str, Any]) -> Iterator[str]:
+    """What a checkpoint's record says beside its numbers, one line each; nothing for one of an earlier version."""
+    yield from record.get("notes", ())
+    if record.get("n_skipped"):
+        yield f"{record['n_skipped']} facts are skipped, the first: {'; '.join(record['skipped'])}"
+    yield from record.get("collisions", ())
 
 
 def _checks(model: Model) -> dict[str, Any]:
