@@ -57,6 +57,26 @@ def test_a_count_of_checkpoints_is_no_step():
         ("refs/pr/1", "names no step"),
         ("step", "names no step"),
         ("revision-12b", "names no step"),
+        ("step" + "9" * 22, "tells a step of 22 digits, more than 9,223,372,036,854,775,807, the largest number"),
+        ("step" + "9" * 5000, "tells a step of 5000 digits"),
+        ("step9223372036854775808", "tells a step of 19 digits"),
+        ("step" + "9" * 5000 + "-mix", "side run: '-mix' follows"),
+        ("step5-" + "x" * 5000, "characters) follows the step"),
+        ("step1-tokens" + "9" * 5000, "tells tokens of 5000 digits"),
+        ("step1-tokens9223373T", "tells tokens of 19 digits"),
+        ("step1-tokens9223372036854775.808K", "tells tokens of 19 digits"),
+        ("stage1-step" + "9" * 22, "tells a step of 22 digits"),
+        ("ckpt_" + "9" * 22, "tells a number of 22 digits"),
+        ("step\u0661\u0662", "names no step"),  # Arabic digits, which int() reads
+        ("step\uff11", "names no step"),  # fullwidth
+        ("step1-tokens5\u212a", "'-tokens5\u212a' follows"),  # the sign of kelvin, whose lower case is k
+        ("\u017ftep5", "names no step"),  # the long s, whose upper case is S
+        ("step\u00b2", "names no step"),
+        ("step1\n", "names no step"),
+        ("step1\0", "names no step"),
+        ("step\ud800", "names no step"),
+        ("step-1e5", "names no step"),
+        ("", "names no step"),
     ],
 )
 def test_other_names_are_refused_with_the_reason(name, reason):
@@ -82,6 +102,26 @@ def test_tokens_at_the_end_of_a_repository(repo, tokens):
     assert repository_tokens(repo) == tokens
 
 
+@pytest.mark.parametrize("repo", ["a/b-" + "9" * 22 + "T", "a/b-" + "9" * 5000 + "T", "a/b-\u0665T", "a/b-9223373T"])
+def test_a_repository_whose_tokens_cannot_be_stored_tells_none(repo):
+    assert repository_tokens(repo) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("step1-tokens9223372036854775807", 2**63 - 1),
+        ("step1-tokens9223372T", 9_223_372 * T),
+        ("step1-tokens9.223372036854775807T", 9_223_372_036_854),
+        ("step1-tokens0.9999999999999999999999999999999999999999K", 999),
+        ("step1-tokens" + "0" * 5000 + "7B", 7 * B),
+        ("step1-tokens1." + "0" * 5000 + "B", B),
+    ],
+)
+def test_tokens_are_read_exactly(name, tokens):
+    assert parse_name(name).tokens == tokens
+
+
 def test_every_scheme_reads_its_own_example():
     assert [parse_name(scheme.example).scheme for scheme in SCHEMES] == [scheme.name for scheme in SCHEMES]
 
@@ -99,8 +139,23 @@ def test_stages_are_in_training_order():
     ]
 
 
+def test_numbers_of_any_length_have_an_order():
+    long = "stage" + "9" * 5000
+    assert sorted([long, "stage" + "1" + "0" * 5000, "stage12", "stage\u0663"], key=stage_order) == [
+        "stage12",
+        long,
+        "stage" + "1" + "0" * 5000,
+        "stage\u0663",
+    ]
+
+
 def test_counts():
     assert parse_counts("0, 5000,20B,1.5t") == [0, 5000, 20 * B, 3 * T // 2]
-    for text in ("", "-5", "five", "5 B"):
-        with pytest.raises(OptionError, match="Expected a number such as 5000"):
+    for text in ("", "-5", "five", "5 B", "\u0661", "5\u212a", "1e5", "nan", "5\0", "\ud800", "x" * 5000):
+        with pytest.raises(OptionError, match="Expected a number such as 5000") as caught:
             parse_count(text)
+        assert len(str(caught.value).encode()) < 300
+    for text in ("9" * 22, "9" * 5000, "9223372036854775808", "9223373T", "20B,9223373T"):
+        with pytest.raises(OptionError, match=r"was given, more than 9,223,372,036,854,775,807, the largest"):
+            parse_counts(text)
+    assert parse_count("9223372036854775807") == 2**63 - 1

@@ -1,5 +1,6 @@
 """Choosing checkpoints and pairing those of two series."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,11 +128,52 @@ def test_without_optimizer_steps_there_are_tokens():
         ({"count": 5}, "there are 3 checkpoints"),
         ({"steps": []}, "Expected one number or more"),
         ({"tokens": [-1]}, "none below 0"),
+        ({"steps": [float("nan")]}, r"steps=\[nan\] was given"),
+        ({"steps": [1, float("inf")]}, r"steps=\[inf\] was given"),
+        ({"steps": [1.5]}, r"steps=\[1\.5\] was given"),
+        ({"steps": [True]}, r"steps=\[True\] was given"),
+        ({"steps": ["5"]}, r"steps=\['5'\] was given"),
+        ({"tokens": [2**63]}, r"tokens=\[9223372036854775808\] was given.*or above 9,223,372,036,854,775,807"),
+        ({"tokens": [10**5000]}, r"tokens=\[an integer of about 5,001 digits\] was given"),
+        ({"tokens": [1e300]}, r"tokens=\[1e\+300\] was given"),
+        ({"count": float("nan")}, "count=nan was given"),
+        ({"count": 1.5}, r"count=1\.5 was given"),
+        ({"count": True}, "count=True was given"),
+        ({"count": 10**400}, "count=an integer of about 401 digits was given"),
+        ({"every": float("inf")}, "every=inf was given"),
+        ({"every": 10**400}, "every=an integer of about 401 digits was given"),
+        ({"every": False}, "every=False was given"),
     ],
 )
 def test_wishes_that_contradict_or_cannot_be_met(wish, words):
     with pytest.raises(OptionError, match=words):
         select(checkpoints([0, 1, 2]), **wish)
+
+
+def test_whole_numbers_of_other_types_are_numbers():
+    series = checkpoints([0, 5000, 10_000])
+    assert steps(select(series, tokens=[20e9])) == steps(select(series, tokens=[20 * 10**9])) == [5000]
+    assert steps(select(series, steps=np.array([9000, 1]))) == [0, 10_000]
+    assert [m.asked for m in select(series, steps=[9e3]).matches] == [9000]
+    assert steps(select(series, count=np.int64(2))) == [0, 10_000]
+
+
+@pytest.mark.parametrize("spacing", ["log", "even"])
+@pytest.mark.parametrize("first", [0, 1, 2**62])
+def test_the_largest_steps_are_chosen_exactly(spacing, first):
+    series = checkpoints([first, 2**62 + 1, 2**63 - 2, 2**63 - 1], None)
+    chosen = select(series, count=3, spacing=spacing)
+    assert (chosen.matches[0].mismatch, chosen.matches[-1].mismatch) == (0, 0)
+    assert (steps(chosen)[0], steps(chosen)[-1]) == (first, 2**63 - 1)
+    assert steps(select(series, steps=[2**63 - 1])) == [2**63 - 1]
+
+
+@pytest.mark.parametrize("step", [float("nan"), -5, 10**400, "5", True])
+def test_checkpoints_with_odd_numbers_are_refused(step):
+    series = [Checkpoint(None, "odd", step, step, "")]
+    for choose in (lambda: select(series, count=1), lambda: select(series, steps=[5]), lambda: align(series, series)):
+        with pytest.raises(OptionError, match=r"odd has (steps|tokens) .*Expected a whole number from 0 to"):
+            choose()
 
 
 def test_unknown_tokens_and_nothing_at_all():
@@ -181,3 +223,8 @@ def test_alignment_needs_the_axis_and_a_sane_tolerance():
         align(checkpoints([1], None), checkpoints([1]))
     with pytest.raises(OptionError, match="tolerance=-1"):
         align(checkpoints([1]), checkpoints([1]), tolerance=-1)
+    with pytest.raises(OptionError, match="tolerance=nan was given"):
+        align(checkpoints([1]), checkpoints([1]), tolerance=float("nan"))
+    with pytest.raises(OptionError, match=r"on='epochs' was given. Expected \"tokens\" or \"steps\""):
+        align(checkpoints([1]), checkpoints([1]), on="epochs")
+    assert align(checkpoints([1]), checkpoints([9]), tolerance=float("inf")).pairs

@@ -60,6 +60,18 @@ def test_every_defect_has_a_source():
         ({"name": "x", "scheme": "step", "repos": ["a/b"], "tokens_per_step": 0}, "greater than 0"),
         ({"name": "x", "scheme": "step", "repos": ["a/b"], "token_per_step": 5}, "not permitted"),
         ({"name": "x", "scheme": "repository", "point": [{"repo": "a/model"}]}, "tells no tokens"),
+        ({"name": "x", "scheme": "repository", "point": [{"repo": f"a/b-{'9' * 22}T"}]}, "tells no tokens"),
+        ({"name": "x", "scheme": "repository", "point": [{"repo": "a/b", "tokens": -1}]}, "greater than or equal to 0"),
+        ({"name": "x", "scheme": "repository", "point": [{"repo": "a/b", "tokens": 2**63}]}, "less than or equal to"),
+        ({"name": "x", "scheme": "repository", "point": [{"repo": "a/b", "tokens": True}]}, "valid integer"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "tokens_per_step": 2**63}, "less than or equal to"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "tokens_per_step": True}, "valid integer"),
+        ({"name": "x", "scheme": "index", "repos": ["a/b"], "index": {"tokens": 10**22}}, "less than or equal to"),
+        ({"name": "x", "scheme": "index", "repos": ["a/b"], "index": {"tokens": 5, "first": -1}}, "greater than or eq"),
+        (
+            {"name": "x", "scheme": "step", "repos": ["a/b"], "defect": [{"what": "", "source": "", "steps": [-1]}]},
+            "greater than or equal to 0",
+        ),
     ],
 )
 def test_a_wrong_row_is_refused(row, words):

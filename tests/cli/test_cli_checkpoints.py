@@ -157,6 +157,52 @@ def test_a_folder(run, tmp_path):
     assert "left out: logs: names no step" in out
 
 
+def test_a_folder_of_odd_entries(run, tmp_path):
+    """Everything that is left out is shown, and nothing in a name or record ends the listing."""
+    series = tmp_path / "run"
+    for name in ("step-1", "step-2", "step-3", "step-" + "9" * 22, "step-\u0665", "step-7\udcff"):
+        (series / name).mkdir(parents=True)
+        (series / name / ONE).write_text(name[:6])
+    (series / "step-2" / "consolidated.safetensors").write_text("the same in another layout")
+    (series / "step-3" / "checkpoint.json").write_text('{"tokens": true}')
+    (series / "README.md").write_text("")
+    (series / "step-8").symlink_to("gone")
+    code, out, err = run(None, "run", "--integrity")
+    assert code == 0, err
+    text = flat(out)
+    assert "2 of 2 checkpoints" in text
+    for line in (
+        "left out: README.md: a file, not a folder",
+        "left out: step-8: a link to nothing",
+        "left out: step-9999999999999999999999: tells a step of 22 digits",
+        "left out: step-3: its checkpoint.json has tokens True",
+        "no part of the weights, left aside: consolidated.safetensors of step-2",
+    ):
+        assert line in text
+    assert "step-7\\udcff" in text
+    _, out, _ = run(None, "run", "--integrity", "--json")
+    shown = json.loads(out)
+    assert len(shown["checkpoints"]) + len(shown["excluded"]) == 8
+    assert shown["integrity"]["aside"] == {"step-2": ["consolidated.safetensors"]}
+
+
+def test_a_hub_of_odd_entries(run):
+    branches = {
+        "step1": {ONE: b"a", "tokenizer\\.json": b"{}"},
+        "step" + "9" * 5000: {},
+        "step5\0": {},
+        "step\u0665": {},
+    }
+    with HubServer({"a/b": branches}) as server:
+        code, out, err = run(server, "a/b", "--integrity", "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert [c["key"] for c in shown["checkpoints"]] == ["step1"]
+    assert {item["name"] for item in shown["excluded"]} == set(branches) - {"step1"}
+    (flag,) = shown["integrity"]["flags"]["step1"]
+    assert "its listing cannot be used: 'tokenizer\\\\.json': not the name of a file" in flag
+
+
 def test_the_known_suites(run):
     code, out, _ = run(None)
     assert code == 0
@@ -174,6 +220,11 @@ def test_the_known_suites(run):
         (["olmoe-0924", "--steps", "1", "--tokens", "5B"], 2, "steps and tokens were given"),
         (["olmoe-0924", "--spacing", "log"], 2, "without count"),
         (["olmoe-0924", "--steps", "soon"], 2, "Expected a number such as 5000"),
+        (["olmoe-0924", "--steps", "\u0661"], 2, "Expected a number such as 5000"),
+        (["olmoe-0924", "--tokens", "9" * 22], 2, "more than 9,223,372,036,854,775,807, the largest number"),
+        (["olmoe-0924", "--tokens", "9" * 5000 + "T"], 2, "more than 9,223,372,036,854,775,807, the largest number"),
+        (["olmoe-0924", "--count", "9" * 22], 2, "count=9999999999999999999999 was given"),
+        (["9" * 5000], 1, "no folder here, no suite and no repository"),
         (["--count", "3"], 2, "nothing to choose from"),
     ],
 )

@@ -9,6 +9,7 @@ from gated_lpi.checkpoints.selection import Alignment, Match, Pair, Selection, a
 from gated_lpi.checkpoints.series import Series, list_series
 from gated_lpi.checkpoints.suites import Suite, suites
 from gated_lpi.checkpoints.types import Checkpoint, Excluded, LocalListing, WeightFile, WeightsReport
+from gated_lpi.checkpoints.weight_files import WeightFiles, weight_files
 from gated_lpi.checkpoints.weights import check_weights
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Shared",
     "Suite",
     "WeightFile",
+    "WeightFiles",
     "WeightsReport",
     "align",
     "check_weights",
@@ -44,4 +46,5 @@ __all__ = [
     "select",
     "suites",
     "sweep",
+    "weight_files",
 ]

@@ -21,10 +21,11 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
 
-from gated_lpi.checkpoints.hub import Hub
-from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, local_names, shards_of
+from gated_lpi.checkpoints.hub import Hub, require_commit
+from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listing
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
-from gated_lpi.checkpoints.weights import INDEX_NAME, file_sha256
+from gated_lpi.checkpoints.weight_files import INDEX_NAME, file_names
+from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
 
 _BESIDE_WEIGHTS = (
@@ -85,6 +86,7 @@ def fetch(
     hub = dataclasses.replace(
         hub, cache_dir=hub.cache_dir if cache_dir is None else cache_dir, offline=hub.offline or offline
     )
+    require_commit(checkpoint.repo, checkpoint.commit)
     inventory = _listing(checkpoint, hub)
     _refuse_incomplete(checkpoint, inventory)
     brought: list[Path] = []
@@ -113,7 +115,7 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
         return 0
     try:
         cache = scan_cache_dir(hub.cache)
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # no such folder, or a file in its place
         return 0
     brought = set(fetched.downloaded_files)
     doomed = [f for repo in cache.repos for r in repo.revisions for f in r.files if f.file_path in brought]
@@ -149,12 +151,7 @@ def _listing(checkpoint: Checkpoint, hub: Hub) -> Inventory:
         snapshot = _storage(checkpoint.repo, hub) / "snapshots" / checkpoint.commit
         if not hub.is_offline or not snapshot.is_dir():
             raise
-    files = tuple(_cached_file(snapshot / name) for name in local_names(snapshot))
-    index = index_of(files)
-    if index is None:
-        return Inventory(files)
-    text = (snapshot / index.name).read_text(encoding="utf-8", errors="replace")
-    return Inventory(files, shards_of(text, str(snapshot / index.name)))
+    return folder_listing(snapshot, tuple(_cached_file(snapshot / name) for name in file_names(snapshot)))
 
 
 def _cached_file(path: Path) -> RemoteFile:
@@ -166,6 +163,12 @@ def _cached_file(path: Path) -> RemoteFile:
 
 def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
     where = f"{checkpoint.key} of {checkpoint.repo}"
+    odd = "".join(f"; its listing has {line}, which was left out" for line in inventory.left_out[:4])
+    if inventory.format == "safetensors" and inventory.objection:
+        raise WeightsError(
+            f"{where} {inventory.objection}{odd}. Leave it out of the series, or download it by other means and "
+            "rename the file that holds the weights to model.safetensors."
+        )
     if inventory.format == "pickle":
         raise WeightsError(
             f"{where} has pickled weights only, which can run code when opened, so they are not downloaded. Take a "
@@ -175,10 +178,11 @@ def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
     if inventory.missing:
         raise WeightsError(
             f"{where} lacks {len(inventory.missing)} shards that its index or the other shards name: "
-            f"{', '.join(inventory.missing[:8])}. Its publisher has to add them; leave it out of the series until then."
+            f"{', '.join(inventory.missing[:8])}{odd}. Its publisher has to add them; leave it out of the series until "
+            "then."
         )
     if not inventory.weights:
-        raise WeightsError(f"{where} holds no weights. Leave it out of the series, or give another branch.")
+        raise WeightsError(f"{where} holds no weights{odd}. Leave it out of the series, or give another branch.")
 
 
 def _wanted(inventory: Inventory, remote_code: bool) -> list[RemoteFile]:

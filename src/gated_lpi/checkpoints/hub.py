@@ -3,7 +3,9 @@
 huggingface_hub itself retries the requests of a download, but neither its listing of branches nor that of a revision's
 files (with their hashes), and it gives those no time limit. `Hub` adds both: exponential backoff on 408, 429, 5xx and
 broken connections, for as long as a `Retry-After` header asks. What the hub said is kept beside the cache (file lists
-belong to a commit and never change), so that a series is listed again without a request, offline too.
+belong to a commit and never change), so that a series is listed again without a request, offline too. Neither what the
+hub says nor what was kept is believed: it is checked entry by entry, and what cannot be used is left out with the
+reason.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,12 +43,18 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not declared
 
-from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, shards_of
+from gated_lpi.checkpoints.entries import is_commit, is_file_path, quoted, writable
+from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, listed_files, shards_of
 from gated_lpi.errors import CheckpointError, FetchError
+from gated_lpi.foreign import parse_json
 
 # The client's own base class of errors: timeouts and broken connections derive from it as HfHubHTTPError does.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 _WAIT_CODES = {408, 429}
+# What reading an answer of another shape raises, in the client's code and in Python's reader of JSON.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
+NO_COMMIT = "the hub tells no commit of it, or several"
+_MOST_DOUBLINGS = 60  # of the wait between two attempts: more than any wait that anyone takes
 T = TypeVar("T")
 
 
@@ -91,7 +99,7 @@ class Hub:
         return self.offline or is_offline_mode()
 
     def branches(self, repo: str) -> dict[str, str]:
-        """The commit of each branch of a repository.
+        """The commit of each branch of a repository, "" for one of which the hub tells no commit, or several.
 
         Raises RepositoryMissingError, or CheckpointError if the hub does not answer or nothing is known offline.
         """
@@ -101,7 +109,7 @@ class Hub:
 
         def ask() -> dict[str, str]:
             with _time_limit(self.timeout):
-                return {branch.name: branch.target_commit for branch in api.list_repo_refs(repo).branches}
+                return _commits((branch.name, branch.target_commit) for branch in api.list_repo_refs(repo).branches)
 
         found = self.patiently(f"the branches of {repo}", ask)
         self._keep(repo, "branches", found)
@@ -111,11 +119,13 @@ class Hub:
         """The files of a commit with their hashes, and the shards that its weights' index names.
 
         One request, two if there is an index that no commit before had; none if it was asked before.
-        Raises CheckpointError as `branches` does.
+        Raises CheckpointError as `branches` does, and if `commit` is no commit's id; WeightsError if the index cannot
+        be used.
         """
-        kept = self._kept(repo, commit)
-        if isinstance(kept, dict):
-            return Inventory.from_json(kept)
+        require_commit(repo, commit)
+        kept = Inventory.from_json(self._kept(repo, commit))
+        if kept is not None:
+            return kept
         if self.is_offline:
             raise CheckpointError(
                 f"The files of {repo} at {commit[:8]} were never listed on this machine, and the hub may not be asked "
@@ -126,24 +136,26 @@ class Hub:
         info = self.patiently(
             what, lambda: api.model_info(repo, revision=commit, files_metadata=True, timeout=self.timeout)
         )
-        files = tuple(
-            RemoteFile(
-                name=sibling.rfilename,
-                size=sibling.size or 0,
-                sha256="" if sibling.lfs is None else sibling.lfs.sha256,
-                git_oid=sibling.blob_id or "",
-            )
+        files, left_out = listed_files(
+            (sibling.rfilename, sibling.size, None if sibling.lfs is None else sibling.lfs.sha256, sibling.blob_id)
             for sibling in info.siblings or []
         )
-        found = Inventory(files, self._index(repo, commit, files))
+        found = Inventory(files, self._index(repo, commit, files), left_out)
         self._keep(repo, commit, asdict(found))
         return found
 
     def download(self, repo: str, commit: str, name: str) -> Path:
         """One file of a commit, from the cache or the hub: its path in the cache's snapshot of that commit.
 
-        Raises CheckpointError as `branches` does, or if it is not in the cache when offline.
+        Raises CheckpointError as `branches` does, if it is not in the cache when offline, and, before anything is
+        asked or written, if `name` would leave the folder of the snapshot or `commit` is no commit's id.
         """
+        require_commit(repo, commit)
+        if not is_file_path(name):
+            raise CheckpointError(
+                f"{quoted(name)} of {repo} was to be downloaded, which is not the name of a file that could be kept in "
+                "a folder. Leave this checkpoint out, or tell its publisher."
+            )
         what = f"{name} of {repo} at {commit[:8]}"
         try:
             return Path(self.patiently(what, lambda: self._download(repo, commit, name)))
@@ -171,18 +183,24 @@ class Hub:
         """Ask until the hub answers.
 
         Raises CheckpointError when it refuses (RepositoryMissingError where that is why), FetchError after the last
-        attempt or where what it said cannot be kept.
+        attempt, where it said what cannot be understood or where that cannot be kept.
         """
-        for attempt in range(1, self.attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return ask()
             except (_HTTP_ERROR, OSError, HFValidationError) as error:
                 wait = _asked_wait(error)
-                wait = self.base_delay * 2.0 ** (attempt - 1) if wait is None else wait
-                if not is_transient(error) or attempt == self.attempts or wait > self.longest_wait:
+                wait = self.base_delay * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS) if wait is None else wait
+                if not is_transient(error) or attempt >= self.attempts or wait > self.longest_wait:
                     raise self._explained(what, error, attempt) from error
                 time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+            except _MALFORMED as error:
+                raise FetchError(
+                    f"{self.address} answered for {what} with what is not understood ({type(error).__name__}: "
+                    f"{_short(error)}). Check that it is the address of a hub ($HF_ENDPOINT), and try again."
+                ) from error
 
     def _index(self, repo: str, commit: str, files: tuple[RemoteFile, ...]) -> tuple[str, ...] | None:
         """The shards that the index of the weights names; indexes with one git id are one file, read once."""
@@ -199,17 +217,17 @@ class Hub:
                 return response.text
 
             text = self.patiently(f"{index.name} of {repo} at {commit[:8]}", ask)
-            self._shards[index.git_oid] = shards_of(text, f"{index.name} of {repo} at {commit[:8]}")
+            self._shards[index.git_oid] = shards_of(text, index.name, f"{index.name} of {repo} at {commit[:8]}")
         return self._shards[index.git_oid]
 
     def _known_branches(self, repo: str) -> dict[str, str]:
         kept = self._kept(repo, "branches")
-        if isinstance(kept, dict) and kept:
-            return {str(name): str(commit) for name, commit in kept.items()}
-        with suppress(CacheNotFound):
+        if isinstance(kept, dict) and kept and all(commit == "" or is_commit(commit) for commit in kept.values()):
+            return _commits(kept.items())
+        with suppress(CacheNotFound, ValueError):  # no such folder, or a file in its place
             for cached in scan_cache_dir(self.cache).repos:
                 if cached.repo_type == "model" and cached.repo_id.lower() == repo.lower() and cached.refs:
-                    return {name: revision.commit_hash for name, revision in cached.refs.items()}
+                    return _commits((name, revision.commit_hash) for name, revision in cached.refs.items())
         raise CheckpointError(
             f"{repo} was never listed on this machine (looked in {self.cache}), and the hub may not be asked "
             "(offline). List it once while online, or give the cache that holds it."
@@ -221,8 +239,9 @@ class Hub:
         return root / place / repo.replace("/", "--") / (re.sub(r"\W", "-", name) + ".json")
 
     def _kept(self, repo: str, name: str) -> Any:
+        """What was kept under a name; None where there is nothing that can be read, as if it had not been."""
         with suppress(OSError, ValueError):
-            return json.loads(self._record(repo, name).read_text(encoding="utf-8"))
+            return parse_json(self._record(repo, name).read_text(encoding="utf-8"))
         return None
 
     def _keep(self, repo: str, name: str, value: Mapping[str, Any]) -> None:
@@ -258,13 +277,37 @@ class Hub:
                 f"{what} could not be written below {self.cache}: {error}. Free space, or give another cache folder."
             )
         said = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        short = str(said).strip().split("\n")[0].rstrip(".") or type(said).__name__
+        short = _short(said)
         if not is_transient(error):
             return CheckpointError(f"{hub} refused {what} ({short}). Check its name, and that you may read it.")
         return FetchError(
             f"{hub} did not answer for {what} (asked {attempts} times; {short}). Check the connection and try again, "
             "or work offline with what is on this machine."
         )
+
+
+def _commits(branches: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """The commit of each branch that a listing names, "" where that is no commit's id or the listing tells two."""
+    found: dict[str, str] = {}
+    for given, commit in branches:
+        name = given if isinstance(given, str) else quoted(given)
+        commit = commit if is_commit(commit) else ""
+        found[name] = commit if found.get(name, commit) == commit else ""
+    return found
+
+
+def require_commit(repo: str, commit: str) -> None:
+    """Raise CheckpointError unless a checkpoint's commit is one, which is also the name of a folder of the cache."""
+    if not is_commit(commit):
+        raise CheckpointError(
+            f"{quoted(commit)} was given as a commit of {writable(repo)}. Expected its full id, 40 or 64 hexadecimal "
+            "digits, as list_series tells it."
+        )
+
+
+def _short(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return writable(str(error)).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
 
 
 def is_transient(error: BaseException) -> bool:
@@ -288,12 +331,12 @@ def _asked_wait(error: BaseException) -> float | None:
     """Seconds that the answer's Retry-After (a number or a date) or RateLimit header asks to wait."""
     headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", None) or {}
     after = headers.get("Retry-After", "").strip()
-    if after.isdigit():
-        return float(after)
+    if re.fullmatch(r"[0-9]+", after):
+        return float(after)  # infinity, where it has hundreds of digits
     if after:
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, ArithmeticError, OSError):
             return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - time.time())
-    limit = re.search(r"\br=0\s*;\s*t=(\d+)", headers.get("RateLimit", "").replace(" ", ""))
+    limit = re.search(r"\br=0\s*;\s*t=([0-9]+)", headers.get("RateLimit", "").replace(" ", ""))
     return float(limit[1]) if limit and _status(error) == 429 else None
 
 

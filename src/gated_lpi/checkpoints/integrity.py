@@ -56,6 +56,8 @@ class Integrity:
 
     inspected: keys that were looked at. duplicates: groups with identical weights. shared: groups with some identical
     files. missing: shards that are named but not there. unusable: why the weights of a checkpoint cannot be used.
+    aside: safetensors files that are no part of the weights, and not compared. left_out: entries of a hub's listing
+    that cannot be used.
     sizes: bytes of weights. odd_sizes: keys whose bytes are not the most common number. gaps: of the whole series.
     main: what the default branch is, "" where there is none. known: the suite's defects that concern this series.
     flags: for each key, all of this in words.
@@ -66,6 +68,8 @@ class Integrity:
     shared: tuple[Shared, ...]
     missing: dict[str, tuple[str, ...]]
     unusable: dict[str, str]
+    aside: dict[str, tuple[str, ...]]
+    left_out: dict[str, tuple[str, ...]]
     sizes: dict[str, int]
     odd_sizes: tuple[str, ...]
     gaps: tuple[Gap, ...]
@@ -143,9 +147,8 @@ def _report(
     main_key = None if series.main is None else series.main.key
     compared = {key: inventory for key, inventory in found.items() if key != main_key}
     for key in keys:
-        if key in found and found[key].format != "safetensors":
-            pickled = "pickled weights only, which are never opened: convert them to safetensors first"
-            unusable[key] = pickled if found[key].format else "holds no weights"
+        if key in found and found[key].objection:
+            unusable[key] = found[key].objection
     duplicates, shared = _duplicates(compared), _shared(compared)
     sizes = {key: sum(file.size for file in found[key].weights) for key in keys if key in found}
     odd = _odd_sizes(sizes)
@@ -157,6 +160,8 @@ def _report(
         shared=shared,
         missing=missing,
         unusable={key: reason for key, reason in unusable.items() if key in keys},
+        aside={key: found[key].aside for key in keys if key in found and found[key].aside},
+        left_out={key: found[key].left_out for key in keys if key in found and found[key].left_out},
         sizes=sizes,
         odd_sizes=odd,
         gaps=find_gaps(series.checkpoints),
@@ -183,6 +188,9 @@ def _flags(checkpoint: Checkpoint, report: Integrity, like_main: tuple[str, ...]
         yield f"{len(missing)} shards missing: {', '.join(missing[:4])}"
     if key in report.unusable:
         yield report.unusable[key]
+    if key in report.left_out:
+        lines = report.left_out[key]
+        yield f"{len(lines)} entries of its listing cannot be used: {'; '.join(lines[:4])}"
     if key in report.odd_sizes:
         yield f"{report.sizes[key]:,} bytes of weights, unlike most others"
     yield from (f"known: {defect.what} ({defect.source})" for defect in report.known if defect.afflicts(checkpoint))

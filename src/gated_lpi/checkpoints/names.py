@@ -3,19 +3,22 @@
 `SCHEMES` is the whole knowledge of how checkpoints are named: one row per scheme, the first whose pattern is the whole
 name decides. Named groups: `stage`, `step`, `tokens` with `unit`, or `index` where a name counts checkpoints rather
 than steps. Names are only ever read: a token suffix is rounded differently from suite to suite, so none is built.
+Digits and letters are those of ASCII: other scripts have digits too, and a step in them is one that nobody meant. Steps
+and tokens are stored as 64-bit integers, so a name that tells a larger number is none of a checkpoint.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 
+from gated_lpi.checkpoints.entries import LARGEST, TOO_LARGE, quoted
 from gated_lpi.errors import OptionError
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+UNITS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}  # powers of ten
 ACCEPTED = "step-100, step_100, step100, checkpoint-100, step100-tokens5B or stage1-step100-tokens5B"
 
+_FLAGS = re.IGNORECASE | re.ASCII
 _STEP = r"(?:step|checkpoint|global[-_]?step|iter)[-_]?(?P<step>\d+)"
 _TOKENS = r"[-_]tokens?[-_]?(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[KMBT]?)"
 _STAGE = r"(?P<stage>stage[-_]?\d+(?:[-_]ingredient[-_]?\d+)?)[-_]"
@@ -33,7 +36,7 @@ class Scheme:
 
     def match(self, name: str) -> re.Match[str] | None:
         """Match a whole name, whatever its case."""
-        return re.fullmatch(self.pattern, name, re.IGNORECASE)
+        return re.fullmatch(self.pattern, name, _FLAGS)
 
 
 SCHEMES = (
@@ -75,48 +78,57 @@ class Name:
 
 def parse_name(name: str) -> Name | None:
     """Read a branch's or folder's name; None if it is no checkpoint of a series (`reason_against` tells why)."""
-    for scheme in SCHEMES:
-        match = scheme.match(name)
-        if match:
-            found: dict[str, str | None] = match.groupdict()
-            step, tokens, index = found.get("step"), found.get("tokens"), found.get("index")
-            return Name(
-                scheme=scheme.name,
-                stage=(found.get("stage") or "").lower(),
-                step=None if step is None else int(step),
-                tokens=None if tokens is None else _tokens(tokens, found.get("unit") or ""),
-                index=None if index is None else int(index),
-            )
-    return None
+    found = _match(name)
+    if found is None or _too_large(found):
+        return None
+    step, tokens, index = found.get("step"), found.get("tokens"), found.get("index")
+    return Name(
+        scheme=found["scheme"] or "",
+        stage=(found.get("stage") or "").lower(),
+        step=None if step is None else _count(step),
+        tokens=None if tokens is None else _count(tokens, found.get("unit") or ""),
+        index=None if index is None else _count(index),
+    )
 
 
 def repository_tokens(repo: str) -> int | None:
-    """Training tokens that the end of a repository's name tells, as in "Ling-mini-base-2.0-5T"; None if it does not."""
+    """Training tokens that the end of a repository's name tells, as in "Ling-mini-base-2.0-5T"; None if it does not.
+
+    Tokens that are more than can be stored are none, either.
+    """
     match = REPOSITORY.match(repo.rsplit("/", 1)[-1])
-    return None if match is None else _tokens(match["tokens"], match["unit"] or "")
+    return None if match is None else _count(match["tokens"], match["unit"] or "")
 
 
 def reason_against(name: str) -> str:
     """Say why a name that `parse_name` does not read is no checkpoint of a series."""
     for pattern, reason in _REASONS:
-        if re.fullmatch(pattern, name, re.IGNORECASE):
+        if re.fullmatch(pattern, name, _FLAGS):
             return reason
+    found = _match(name)
+    if found is not None and _too_large(found):
+        return f"tells {_too_large(found)}"
     for scheme in SCHEMES:
-        start = re.match(scheme.pattern + r"(?=[-_])", name, re.IGNORECASE)
+        start = re.match(scheme.pattern + r"(?=[-_])", name, _FLAGS)
         if start and start["step" if "step" in start.groupdict() else "index"]:
-            return f"a side run: {name[start.end() :]!r} follows the step"
+            return f"a side run: {quoted(name[start.end() :])} follows the step"
     return NO_STEP
 
 
 def parse_count(text: str) -> int:
     """Read a number of steps or tokens: "5000", "20B", "1.5T".
 
-    Raises OptionError for anything else.
+    Raises OptionError for anything else, and for a number that is too large to be stored.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", text.strip(), _FLAGS)
     if match is None:
-        raise OptionError(f"{text!r} was given. Expected a number such as 5000, 20B or 1.5T (K, M, B, T: 10³ to 10¹²).")
-    return _tokens(match[1], match[2])
+        raise OptionError(
+            f"{quoted(text)} was given. Expected a number such as 5000, 20B or 1.5T (K, M, B, T: 10³ to 10¹²)."
+        )
+    count = _count(match[1], match[2])
+    if count is None:
+        raise OptionError(f"{quoted(text)} was given, {TOO_LARGE}. Expected a number of steps or tokens, such as 1.5T.")
+    return count
 
 
 def parse_counts(text: str) -> list[int]:
@@ -126,10 +138,41 @@ def parse_counts(text: str) -> list[int]:
 
 def stage_order(stage: str) -> tuple[bool, bool, tuple[tuple[int, str], ...]]:
     """Sort key of stages: "" first, then stage1, stage2, …, then others; numbers within names in numeric order."""
-    parts = re.findall(r"(\d+)|(\D+)", stage)
-    natural = tuple((int(digits), "") if digits else (-1, text) for digits, text in parts)
+    parts = re.findall(r"(\d+)|(\D+)", stage, re.ASCII)
+    natural = tuple(_magnitude(digits) if digits else (-1, text) for digits, text in parts)
     return stage != "", not stage.startswith("stage"), natural
 
 
-def _tokens(number: str, unit: str) -> int:
-    return int(Decimal(number) * UNITS[unit.upper()])
+def _match(name: str) -> dict[str, str | None] | None:
+    """The named groups of the first scheme that reads the whole name, and "scheme", its name."""
+    for scheme in SCHEMES:
+        match = scheme.match(name)
+        if match:
+            return {**match.groupdict(), "scheme": scheme.name}
+    return None
+
+
+def _too_large(found: dict[str, str | None]) -> str:
+    """What a name tells that is too large to be stored, in words; "" if nothing is."""
+    for group, what in (("step", "a step"), ("tokens", "tokens"), ("index", "a number")):
+        text, unit = found.get(group), (found.get("unit") or "") if group == "tokens" else ""
+        if text is not None and _count(text, unit) is None:
+            return f"{what} of {len(_magnitude(text.split('.')[0])[1]) + UNITS[unit.upper()]} digits, {TOO_LARGE}"
+    return ""
+
+
+def _count(number: str, unit: str = "") -> int | None:
+    """A number of digits with a unit, cut to a whole one; None if it is too large to be stored."""
+    whole, _, fraction = number.partition(".")
+    power = UNITS[unit.upper()]
+    length, digits = _magnitude(whole + fraction[:power].ljust(power, "0"))
+    if length > len(str(LARGEST)):
+        return None
+    count = int(digits or "0")
+    return count if count <= LARGEST else None
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    """Sort key of a whole number of any length: its number of digits, then these, without leading zeros."""
+    digits = digits.lstrip("0")
+    return len(digits), digits

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from gated_lpi.checkpoints.entries import LARGEST, is_count, quoted
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.checkpoints.types import STEPS, Checkpoint
 from gated_lpi.errors import OptionError
@@ -96,9 +97,12 @@ def select(
         stages: only these stages, before anything else.
 
     Raises:
-        OptionError: two ways at once, nothing to choose from, an axis that the series does not tell or that begins
-            anew within the stages, or more checkpoints than there are.
+        OptionError: two ways at once, a number that is not whole or too large to be stored, nothing to choose from, an
+            axis that the series does not tell or that begins anew within the stages, or more checkpoints than there
+            are.
     """
+    steps, tokens = _whole("steps", steps), _whole("tokens", tokens)
+    count, every = _positive("count", count), _positive("every", every)
     _refuse_contradictions(steps, tokens, count, spacing, every)
     candidates = _of_stages(series, stages)
     if steps is not None:
@@ -129,9 +133,12 @@ def align(
         tolerance: pairs that differ by more, relative to the larger of the two, are not made; None for no limit.
 
     Raises:
-        OptionError: an axis that one of them does not tell or on which it begins anew, or a negative tolerance.
+        OptionError: an axis that is none, that one of them does not tell or on which it begins anew, or a tolerance
+            below 0 or that is no number.
     """
-    if tolerance is not None and tolerance < 0:
+    if on not in ("steps", "tokens"):
+        raise OptionError(f'on={quoted(on)} was given. Expected "tokens" or "steps".')
+    if tolerance is not None and not tolerance >= 0:
         raise OptionError(f"tolerance={tolerance} was given. Expected a relative difference of 0 or more, or None.")
     left, right = _checkpoints(a), _checkpoints(b)
     x, y = _axis(left, on), _axis(right, on)
@@ -171,12 +178,35 @@ def _refuse_contradictions(
         raise OptionError(f"spacing={spacing!r} was given without count. Say how many checkpoints, or leave it out.")
     if spacing not in (None, "log", "even"):
         raise OptionError(f'spacing={spacing!r} was given. Expected "log" or "even".')
-    for name, value in (("count", count), ("every", every)):
-        if value is not None and value < 1:
-            raise OptionError(f"{name}={value} was given. Expected 1 or more.")
-    for name, values in (("steps", steps), ("tokens", tokens)):
-        if values is not None and (not values or min(values) < 0):
-            raise OptionError(f"{name}={list(values)} was given. Expected one number or more, none below 0.")
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    number = None if value is None else _integer(value)
+    if value is not None and not number:
+        raise OptionError(f"{name}={quoted(value)} was given. Expected 1 or more, a whole number up to {LARGEST:,}.")
+    return number
+
+
+def _whole(name: str, values: Sequence[int] | None) -> list[int] | None:
+    """The asked-for steps or tokens as integers: 20e9 is one, too."""
+    if values is None:
+        return None
+    numbers = [_integer(value) for value in values]
+    wrong = [quoted(given) for given, number in zip(values, numbers, strict=True) if number is None]
+    if wrong or not numbers:
+        raise OptionError(
+            f"{name}=[{', '.join(wrong[:8])}] was given. Expected one number or more, none below 0 or above "
+            f"{LARGEST:,}, all of them whole."
+        )
+    return [number for number in numbers if number is not None]
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, float | np.floating):
+        value = int(value) if np.isfinite(value) and value == int(value) else None
+    elif isinstance(value, np.integer):
+        value = int(value)
+    return value if is_count(value) else None
 
 
 def _checkpoints(series: Series | Selection | Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
@@ -202,6 +232,12 @@ def _axis(checkpoints: tuple[Checkpoint, ...], axis: Axis) -> list[int]:
         raise OptionError(
             f"No {axis} are known of {', '.join(silent[:4]) or 'an empty series'}"
             f"{' and others' if len(silent) > 4 else ''}. Choose on {other}, or only stages that tell them."
+        )
+    odd = [(c.key, value) for c, value in zip(checkpoints, values, strict=True) if _integer(value) is None]
+    if odd:
+        raise OptionError(
+            f"{odd[0][0]} has {axis} {quoted(odd[0][1])}. Expected a whole number from 0 to {LARGEST:,}: correct it, "
+            "or leave this checkpoint out."
         )
     told = [value for value in values if value is not None]
     if axis == "steps" and checkpoints[0].step_unit != STEPS:
@@ -263,18 +299,20 @@ def _targets(values: list[int], count: int, spacing: Spacing) -> list[int]:
     if count == 1:
         return [values[-1]]
     if spacing == "even":
-        return [round(value) for value in np.linspace(values[0], values[-1], count).tolist()]
+        even = [round(value) for value in np.linspace(values[0], values[-1], count).tolist()]
+        return [values[0], *even[1:-1], values[-1]]  # the ends as they are: they may have more digits than a float
     zero = [0] if values[0] == 0 else []
     positive = [value for value in values if value > 0]
     if count == 2 or not positive:
         return [values[0], values[-1]]
-    return [*zero, *(round(v) for v in np.geomspace(positive[0], positive[-1], count - len(zero)).tolist())]
+    ratios = [round(value) for value in np.geomspace(positive[0], positive[-1], count - len(zero)).tolist()]
+    return [*zero, positive[0], *ratios[1:-1], positive[-1]]
 
 
 def _nearest(values: Sequence[int], target: int, distance: Callable[[int, int], float] | None = None) -> int:
     """Index of the value nearest to the target among growing values; the smaller of two equally near ones."""
     measure = _distance if distance is None else distance
-    return min(_around(values, target), key=lambda i: measure(values[i], target))
+    return min(_around(values, target), key=lambda i: (measure(values[i], target), abs(values[i] - target)))
 
 
 def _adjacent(x: list[int], y: list[int]) -> list[tuple[int, int]]:

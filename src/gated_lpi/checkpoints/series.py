@@ -2,8 +2,8 @@
 
 1. A repository's branches are listed with their commits, which are pinned from then on.
 2. Each branch's name is read by `names`; what the name leaves unsaid comes from the suite's row, if it has one.
-3. What is no step of the series is left out with the reason: `main`, side runs, names without a step, and a second
-   branch that claims the same step of the same stage.
+3. What is no step of the series is left out with the reason: `main`, side runs, names without a step, numbers too
+   large to be stored, a branch without a commit, and a second one that claims the same step of the same stage.
 4. The rest is sorted by stage and then numerically by step.
 
 Where every checkpoint has a repository of its own, each repository's `main` is one checkpoint of the series.
@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gated_lpi.checkpoints.hub import Hub, RepositoryMissingError
-from gated_lpi.checkpoints.local import list_local, scan_local
+from gated_lpi.checkpoints.entries import TOO_LARGE, is_count, quoted
+from gated_lpi.checkpoints.hub import NO_COMMIT, Hub, RepositoryMissingError
+from gated_lpi.checkpoints.local import checkpoints_in
 from gated_lpi.checkpoints.names import INDEX_ONLY, Name, parse_name, reason_against, repository_tokens, stage_order
 from gated_lpi.checkpoints.suites import Defect, Suite, suite_named, suite_of, suites
-from gated_lpi.checkpoints.types import BILLION_TOKENS, INDEX, STEPS, Checkpoint, Excluded
+from gated_lpi.checkpoints.types import BILLION_TOKENS, INDEX, STEPS, Checkpoint, Excluded, left_out
 from gated_lpi.errors import CheckpointError
 
 MAIN = "main"
-SHOWN = 12  # names that a line has room for
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_OLD_REPO = re.compile(r"[\w.-]+", re.ASCII)  # the first repositories of the hub have no owner
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ class Series:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is excluded, a line for each reason."""
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for item in self.excluded:
-            reasons[item.reason].append(item.name)
-        return tuple(f"left out: {shortened(names)}: {reason}" for reason, names in reasons.items())
+        return left_out(self.excluded)
 
     @property
     def step_unit(self) -> str:
@@ -71,11 +68,6 @@ class Series:
         return tuple(defect for defect in defects if any(defect.concerns(repo) for repo in repos))
 
 
-def shortened(names: Sequence[str]) -> str:
-    """Names, the first `SHOWN` of them, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
 def list_series(source: str | Path | Sequence[str], *, offline: bool = False, hub: Hub | None = None) -> Series:
     """List a series of checkpoints, without downloading any.
 
@@ -87,12 +79,13 @@ def list_series(source: str | Path | Sequence[str], *, offline: bool = False, hu
 
     Raises:
         CheckpointError: nothing of that name, no checkpoint in it, a suite of several series, or no answer of the hub.
+            A single branch or folder that cannot be used is no error: it is excluded, with the reason.
     """
     hub = Hub() if hub is None else hub
     hub = dataclasses.replace(hub, offline=True) if offline else hub
     if not isinstance(source, str | Path):
-        return _of_repos(", ".join(source), tuple(source), hub)
-    if isinstance(source, Path) or Path(source).is_dir():
+        return _of_repos(", ".join(source), _named_repos(source), hub)
+    if isinstance(source, Path) or _is_folder(source):
         return _of_folder(Path(source))
     suite = suite_named(source)
     if suite is not None:
@@ -100,14 +93,31 @@ def list_series(source: str | Path | Sequence[str], *, offline: bool = False, hu
     if _REPO.fullmatch(source):
         return _of_repos(source, (source,), hub)
     raise CheckpointError(
-        f"{source!r} is no folder here, no suite and no repository. Expected a folder of checkpoints, a repository as "
-        f"owner/name, or one of the suites {', '.join(suite.name for suite in suites())}."
+        f"{quoted(source)} is no folder here, no suite and no repository. Expected a folder of checkpoints, a "
+        f"repository as owner/name, or one of the suites {', '.join(suite.name for suite in suites())}."
     )
 
 
+def _is_folder(source: str) -> bool:
+    try:
+        return source != "" and Path(source).is_dir()
+    except (OSError, ValueError):  # what no path can be, such as a name of 5,000 letters
+        return False
+
+
+def _named_repos(sources: Sequence[str]) -> tuple[str, ...]:
+    wrong = [name for name in sources if not (_REPO.fullmatch(name) or _OLD_REPO.fullmatch(name))]
+    if wrong or not sources:
+        given = ", ".join(quoted(name) for name in wrong[:4]) or "no repository at all"
+        raise CheckpointError(
+            f"{given} was given. Expected one repository or more as owner/name; a folder or a suite stands alone."
+        )
+    return tuple(sources)
+
+
 def _of_folder(folder: Path) -> Series:
-    checkpoints = list_local(folder)
-    return Series(str(folder), tuple(checkpoints), scan_local(folder).excluded)
+    listing = checkpoints_in(folder)
+    return Series(str(folder), listing.checkpoints, listing.excluded)
 
 
 def _of_suite(suite: Suite, hub: Hub) -> Series:
@@ -155,7 +165,7 @@ def _of_repos(source: str, repos: tuple[str, ...], hub: Hub) -> Series:
         excluded += [item for item in found if isinstance(item, Excluded)]
     if not checkpoints and len(repos) > 1:
         return _of_points(source, listed, dict.fromkeys(repos), suite)
-    mains = [_main(repo, branches[MAIN]) for repo, branches in listed.items() if MAIN in branches]
+    mains = [_main(repo, branches[MAIN]) for repo, branches in listed.items() if branches.get(MAIN)]
     return _series(source, checkpoints, excluded, suite, mains[0] if mains else None)
 
 
@@ -168,10 +178,12 @@ def _of_points(
     for repo, branches in listed.items():
         seen = repository_tokens(repo) if tokens[repo] is None else tokens[repo]
         if seen is None:
-            excluded.append(Excluded(repo, "its name tells no tokens, and its branches no steps", repo))
+            excluded.append(
+                Excluded(repo, "its name tells no tokens that can be stored, and its branches no steps", repo)
+            )
             continue
-        if MAIN not in branches:
-            excluded.append(Excluded(repo, "has no branch main", repo))
+        if not branches.get(MAIN):
+            excluded.append(Excluded(repo, NO_COMMIT if MAIN in branches else "has no branch main", repo))
             continue
         point = _main(repo, branches[MAIN])
         key = repo.rsplit("/", 1)[-1]
@@ -187,13 +199,19 @@ def _read(name: str, repo: str, commit: str, suite: Suite | None) -> Checkpoint 
     if parsed is None:
         main = suite.main if suite is not None and name == MAIN else ""
         return Excluded(name, main or reason_against(name), repo)
+    if not commit:
+        return Excluded(name, NO_COMMIT, repo)
     if parsed.step is not None:
+        place, unit = parsed.step, STEPS
         tokens = parsed.tokens if parsed.tokens is not None else _tokens_of_steps(parsed, suite)
-        return Checkpoint(None, name, parsed.step, tokens, parsed.stage, commit, repo, name, STEPS)
-    if suite is None or suite.index is None or parsed.index is None:
+    elif suite is None or suite.index is None or parsed.index is None:
         return Excluded(name, INDEX_ONLY, repo)
-    tokens = (parsed.index + suite.index.first) * suite.index.tokens
-    return Checkpoint(None, name, parsed.index, tokens, parsed.stage, commit, repo, name, INDEX)
+    else:
+        place, unit = parsed.index, INDEX
+        tokens = (parsed.index + suite.index.first) * suite.index.tokens
+    if tokens is not None and not is_count(tokens):
+        return Excluded(name, f"by the suite's data it has seen tokens that are {TOO_LARGE}", repo)
+    return Checkpoint(None, name, place, tokens, parsed.stage, commit, repo, name, unit)
 
 
 def _tokens_of_steps(name: Name, suite: Suite | None) -> int | None:

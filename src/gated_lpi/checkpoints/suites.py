@@ -10,11 +10,16 @@ import fnmatch
 import tomllib
 from functools import cache
 from importlib.resources import files
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gated_lpi.checkpoints.entries import LARGEST
 from gated_lpi.checkpoints.names import REPOSITORY, SCHEMES, repository_tokens
 from gated_lpi.checkpoints.types import Checkpoint
+
+_Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+_Positive = Annotated[int, Field(strict=True, gt=0, le=LARGEST)]
 
 
 class _Row(BaseModel):
@@ -31,7 +36,7 @@ class Defect(_Row):
     what: str
     source: str
     repos: tuple[str, ...] = ()
-    steps: tuple[int | tuple[int, int], ...] = ()
+    steps: tuple[_Count | tuple[_Count, _Count], ...] = ()
     stage: str = ""
 
     def concerns(self, repo: str) -> bool:
@@ -49,15 +54,15 @@ class Defect(_Row):
 class Index(_Row):
     """For names that count checkpoints: index i has seen (i + first) · tokens training tokens, approximately."""
 
-    tokens: int = Field(gt=0)
-    first: int = Field(default=0, ge=0)
+    tokens: _Positive
+    first: _Count = 0
 
 
 class Point(_Row):
     """One checkpoint in a repository of its own. tokens: training tokens, where the repository's name tells none."""
 
     repo: str
-    tokens: int | None = None
+    tokens: _Count | None = None
 
     @model_validator(mode="after")
     def _known_tokens(self) -> Point:
@@ -81,7 +86,7 @@ class Suite(_Row):
     repos: tuple[str, ...] = ()
     points: tuple[Point, ...] = Field(default=(), alias="point")
     joined: dict[str, tuple[str, ...]] = {}
-    tokens_per_step: int | None = Field(default=None, gt=0)
+    tokens_per_step: _Positive | None = None
     tokens_stages: tuple[str, ...] = ()
     index: Index | None = None
     moe: bool = False

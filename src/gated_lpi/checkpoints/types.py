@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from gated_lpi.checkpoints.entries import writable
 
 STEPS = "steps"
 BILLION_TOKENS = "billion tokens"
 INDEX = "index"
+SHOWN = 12  # names that a line has room for
 
 
 @dataclass(frozen=True)
@@ -35,24 +39,49 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A branch, repository or folder that is left out of a series, and why."""
+    """A branch, repository, folder or file that is left out of a series, and why.
+
+    Both are to be shown: what no output can take (halves of surrogate pairs) is spelt out in them.
+    """
 
     name: str
     reason: str
     repo: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", writable(self.name))
+        object.__setattr__(self, "reason", writable(self.reason))
+
+
+def left_out(excluded: Iterable[Excluded]) -> tuple[str, ...]:
+    """What is excluded, a line for each reason."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for item in excluded:
+        reasons[item.reason].append(item.name)
+    return tuple(f"left out: {shortened(names)}: {reason}" for reason, names in reasons.items())
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names, the first `SHOWN` of them, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
 
 @dataclass(frozen=True)
 class LocalListing:
-    """The checkpoints of a folder in training order, and the sub-folders that are none."""
+    """The checkpoints of a folder in training order, and all else in it, which is left out."""
 
     checkpoints: tuple[Checkpoint, ...]
     excluded: tuple[Excluded, ...]
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """The names of the sub-folders that are no checkpoints."""
-        return tuple(folder.name for folder in self.excluded)
+        """The names of what is left out."""
+        return tuple(item.name for item in self.excluded)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is left out, a line for each reason."""
+        return left_out(self.excluded)
 
 
 @dataclass(frozen=True)
@@ -69,10 +98,12 @@ class WeightsReport:
     """Weights that were read in full and found finite.
 
     sha256: one digest over the names and digests of all files; equal for byte-identical checkpoints only.
-    parameters: number of stored values. dtypes: number of stored values of each dtype.
+    parameters: number of stored values. dtypes: number of stored values of each dtype. aside: names of safetensors
+    files that lie beside the weights and are no part of them, so that neither digest nor check covers them.
     """
 
     files: tuple[WeightFile, ...]
     sha256: str
     parameters: int
     dtypes: Mapping[str, int]
+    aside: tuple[str, ...] = ()

@@ -124,7 +124,7 @@ def _tokens(checkpoint: Checkpoint) -> str:
 
 
 def _lines(series: Series, selection: Selection, report: Integrity | None) -> list[str]:
-    from gated_lpi.checkpoints.series import SHOWN, shortened
+    from gated_lpi.checkpoints.types import SHOWN, shortened
 
     lines = [f"note: {note}" for note in series.notes]
     mismatches = selection.mismatches
@@ -149,9 +149,22 @@ def _integrity_lines(report: Integrity) -> list[str]:
         f"gap{f' in {gap.stage}' if gap.stage else ''}: about {gap.absent} absent between {gap.after} and {gap.before}"
         for gap in report.gaps
     ]
+    lines += _aside_lines(report)
     lines += [report.main] if report.main else []
     flagged = sum(bool(flags) for flags in report.flags.values())
     return [*lines, f"{len(report.inspected)} inspected by hash before any download, {flagged} of them flagged"]
+
+
+def _aside_lines(report: Integrity) -> list[str]:
+    from gated_lpi.checkpoints.types import shortened
+
+    holders: dict[tuple[str, ...], list[str]] = {}
+    for key, names in report.aside.items():
+        holders.setdefault(names, []).append(key)
+    return [
+        f"no part of the weights, left aside: {', '.join(names)} of {shortened(keys)}"
+        for names, keys in holders.items()
+    ]
 
 
 def _as_json(series: Series, selection: Selection, report: Integrity | None) -> dict[str, Any]:
