@@ -12,7 +12,7 @@ import numpy as np
 from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import probe_prompts
 from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.models import Model, Reconstruction
+from gated_lpi.models import Model, Reconstruction, adds_bos
 from gated_lpi.trace import trace
 
 TIMED_PROMPTS = 32
@@ -53,6 +53,8 @@ class Checkup:
         coverage: share of the parameters outside embeddings and norms whose writes are attributed.
         reconstruction: errors of the check made at load.
         estimate: cost of attribution.
+        tokenizer: its class, and whether it begins texts with a BOS token; "none" if the model came without one.
+        notes: what was replaced, left aside or chosen in loading.
     """
 
     family: str
@@ -67,6 +69,8 @@ class Checkup:
     coverage: float
     reconstruction: Reconstruction
     estimate: Estimate
+    tokenizer: str
+    notes: tuple[str, ...]
 
 
 def examine(model: Model, prompts: int = 1000) -> Checkup:
@@ -91,7 +95,19 @@ def examine(model: Model, prompts: int = 1000) -> Checkup:
         coverage=model.coverage,
         reconstruction=model.reconstruction,
         estimate=_estimate(model, prompts),
+        tokenizer=_tokenizer(model),
+        notes=model.notes,
     )
+
+
+def _tokenizer(model: Model) -> str:
+    if model.tokenizer is None:
+        return "none"
+    name, bos = (
+        type(model.tokenizer).__name__,
+        "begins texts with a BOS token" if adds_bos(model.tokenizer) else "no BOS",
+    )
+    return f"{name} of {len(model.tokenizer):,} tokens, {bos}"
 
 
 def _estimate(model: Model, prompts: int) -> Estimate:

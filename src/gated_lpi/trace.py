@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gated_lpi.attention import listening
 from gated_lpi.errors import OptionError
+from gated_lpi.heap import give_back
 from gated_lpi.models import Block, Model, Writer
 
 AT_ONCE = 64  # prompts in a forward pass: what it leaves behind in memory grows with them
@@ -152,6 +153,23 @@ class Trace:
     logits: Tensor
 
 
+class Limits(NamedTuple):
+    """What is worked on at a time.
+
+    Attributes:
+        tokens: tokens in a forward pass, padding included; one prompt alone may have more.
+        logits: prompts whose logits are computed together.
+        frugal: whether what is freed goes back to the system between forward passes.
+    """
+
+    tokens: int = TOKENS_AT_ONCE
+    logits: int = AT_ONCE
+    frugal: bool = False
+
+
+USUAL = Limits()
+
+
 class Batch(NamedTuple):
     """Prompts padded on the right: `ids` [P, S], `last` [P] the index of each prompt's last token."""
 
@@ -204,8 +222,7 @@ def trace(
     prompts: Sequence[Sequence[int]],
     *,
     by_position: bool = False,
-    tokens: int = TOKENS_AT_ONCE,
-    logits_at_once: int = AT_ONCE,
+    limits: Limits = USUAL,
 ) -> Trace:
     """Run the model over token ids, a few prompts at a time, and record its blocks at each prompt's last position.
 
@@ -214,19 +231,22 @@ def trace(
         prompts: token ids.
         by_position: also record what each source position adds to the coefficients of attention units; attention is
             then computed eagerly.
-        tokens: in a forward pass, padding included, unless one prompt alone has more.
-        logits_at_once: prompts whose logits are computed together.
+        limits: what is worked on at a time.
 
     Raises:
         OptionError: there is no prompt, or one has no token.
     """
     _refuse_empty(prompts)
-    parts = [_forward(model, prompts[some], by_position) for some in forward_passes(prompts, tokens)]
+    parts = []
+    for some in forward_passes(prompts, limits.tokens):
+        parts.append(_forward(model, prompts[some], by_position))
+        if limits.frugal:
+            give_back()
     # Block by block, and each part's own copy is dropped at once.
     blocks = tuple(_join([part.blocks.pop(0) for part in parts]) for _ in model.blocks)
     final = _join([part.final for part in parts])
     logits = final.new_empty(len(final), model.readout.vocabulary)
-    for some, hidden in zip(logits.split(logits_at_once), final.split(logits_at_once), strict=True):
+    for some, hidden in zip(logits.split(limits.logits), final.split(limits.logits), strict=True):
         some[:] = model.readout.logits(hidden)
     return Trace(blocks, _join([part.embedding for part in parts]), final, logits)
 

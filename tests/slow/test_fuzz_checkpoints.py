@@ -27,9 +27,9 @@ from gated_lpi.checkpoints import (
     select,
     weight_files,
 )
-from gated_lpi.checkpoints.entries import LARGEST, is_commit, is_count, is_file_path
 from gated_lpi.checkpoints.inventory import Inventory
 from gated_lpi.checkpoints.names import SCHEMES, repository_tokens, stage_order
+from gated_lpi.entries import LARGEST, is_commit, is_count, is_file_path
 from gated_lpi.errors import CheckpointError, GatedLPIError, OptionError, WeightsError
 
 pytestmark = pytest.mark.slow

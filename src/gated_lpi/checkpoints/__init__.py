@@ -9,8 +9,8 @@ from gated_lpi.checkpoints.selection import Alignment, Match, Pair, Selection, a
 from gated_lpi.checkpoints.series import Series, list_series
 from gated_lpi.checkpoints.suites import Suite, suites
 from gated_lpi.checkpoints.types import Checkpoint, Excluded, LocalListing, WeightFile, WeightsReport
-from gated_lpi.checkpoints.weight_files import WeightFiles, weight_files
 from gated_lpi.checkpoints.weights import check_weights
+from gated_lpi.weight_files import WeightFiles, weight_files
 
 __all__ = [
     "Alignment",

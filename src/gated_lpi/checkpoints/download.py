@@ -24,9 +24,9 @@ from huggingface_hub.errors import CacheNotFound
 from gated_lpi.checkpoints.hub import Hub, require_commit
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listing
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
-from gated_lpi.checkpoints.weight_files import INDEX_NAME, file_names
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
+from gated_lpi.weight_files import INDEX_NAME, file_names
 
 _BESIDE_WEIGHTS = (
     "config.json",

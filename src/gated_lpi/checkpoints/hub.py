@@ -43,8 +43,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not declared
 
-from gated_lpi.checkpoints.entries import is_commit, is_file_path, quoted, writable
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, listed_files, shards_of
+from gated_lpi.entries import is_commit, is_file_path, quoted, writable
 from gated_lpi.errors import CheckpointError, FetchError
 from gated_lpi.foreign import parse_json
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gated_lpi.checkpoints.entries import writable
+from gated_lpi.entries import writable
 
 STEPS = "steps"
 BILLION_TOKENS = "billion tokens"

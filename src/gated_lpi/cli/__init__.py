@@ -7,6 +7,10 @@ Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
 
 import typer
 
@@ -23,8 +27,24 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, run, attribute, metrics, report, check, checkpoints, families):
-    app.command(name=verb.NAME)(verb.command)
+
+
+def _interruptible(verb: ModuleType) -> Callable[..., None]:
+    """A verb's command, which says when it is interrupted what is kept: the verb's INTERRUPTED, if it has one."""
+
+    @wraps(verb.command)
+    def command(*args: Any, **options: Any) -> None:
+        try:
+            verb.command(*args, **options)
+        except KeyboardInterrupt:
+            err.print(getattr(verb, "INTERRUPTED", "interrupted"))
+            sys.exit(130)
+
+    return command
+
+
+for _verb in (demo, run, attribute, metrics, report, check, checkpoints, families):
+    app.command(name=_verb.NAME)(_interruptible(_verb))
 
 
 def main() -> None:
@@ -36,7 +56,7 @@ def main() -> None:
     except GatedLPIError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        err.print("interrupted; what was complete is kept, and the same command goes on from there")
+        err.print("interrupted")
         sys.exit(130)
 
 

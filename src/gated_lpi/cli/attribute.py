@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
+from gated_lpi.errors import RunError, RunExistsError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = "attribute"
+INTERRUPTED = "interrupted; scores are written when all are there, so none were kept: run the command again"
 
 
 def command(
@@ -18,6 +27,18 @@ def command(
     out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
     facts: Annotated[str, typer.Option(help='"builtin", an LRE file or folder, or a .jsonl file.')] = "builtin",
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help='Between prompt and answer, for all facts: auto, or any text ("" too). Default: as they say.'
+        ),
+    ] = None,
+    bos: Annotated[
+        bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer.")
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="raise at facts that cannot be used, or skip them and say so.")
+    ] = "raise",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     norm: Annotated[str, typer.Option(help="frozen or recomputed.")] = "frozen",
     target: Annotated[str, typer.Option(help="object, or top1: the model's own prediction.")] = "object",
@@ -38,6 +59,9 @@ def command(
     memory: Annotated[
         str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")
     ] = None,
+    readout_eps: Annotated[
+        float | None, typer.Option(help="Epsilon of the readout's norm. Default: the model's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
@@ -52,46 +76,75 @@ def command(
 
     Example: `gated-lpi attribute ./my-model --facts builtin --out scores.zarr`
     """
-    from gated_lpi.errors import RunExistsError
     from gated_lpi.facts import load_facts
     from gated_lpi.loading import load_model
-    from gated_lpi.lpi import ALL_UNITS, attribute
+    from gated_lpi.lpi import ALL_UNITS, Options, attribute
+    from gated_lpi.prompting import Prompting
 
-    if out.exists():
-        raise RunExistsError(f"{out} exists already and is not overwritten; give a new folder")
-    loaded_facts = load_facts(facts)
+    # All that can be refused without the model is refused before it is loaded.
+    how = Prompting(templates, separator, on_error, bos)  # type: ignore[arg-type]  # checked there
+    options = Options(
+        norm=norm,  # type: ignore[arg-type]  # checked there, which names what is allowed
+        target=target,  # type: ignore[arg-type]
+        estimator=estimator,
+        tolerance=tolerance,
+        units=tuple(_split(units) if units else ALL_UNITS),
+        keep=keep,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        positions=positions,  # type: ignore[arg-type]
+        memory=memory,
+        readout_eps=readout_eps,
+    )
+    loaded_facts = load_facts(facts, on_error=how.on_error)
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
         progress.note(f"facts: {note}")
-    loaded = load_model(
-        model,
-        revision=revision,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        gguf=gguf,
-    )
-    with progress.task("attribute") as advance:
-        scores = attribute(
-            loaded,
-            loaded_facts,
-            templates=templates,  # type: ignore[arg-type]  # checked by attribute, which names what is allowed
-            norm=norm,  # type: ignore[arg-type]
-            target=target,  # type: ignore[arg-type]
-            estimator=estimator,
-            tolerance=tolerance,
-            units=_split(units) if units else ALL_UNITS,
-            keep=keep,  # type: ignore[arg-type]
-            positions=positions,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            memory=memory,
-            progress=advance,
+    with _place(out) as draft:
+        loaded = load_model(
+            model,
+            revision=revision,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            gguf=gguf,
         )
-    scores.to_zarr(out, mode="w-", consolidated=False)
+        with progress.task("attribute") as advance:
+            scores = attribute(loaded, loaded_facts, **vars(how), **vars(options), progress=advance)
+        for note in _remarks(scores):
+            progress.note(note)
+        scores.to_zarr(draft, mode="w", consolidated=False)
     if json:
         print_json({"out": str(out), "dims": dict(scores.sizes), "provenance": scores.attrs})
     else:
         console.print(f"scores: {out}  ({', '.join(f'{n} {dim}' for dim, n in scores.sizes.items())})", markup=False)
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write to, moved there when the `with` block ends well; made before any work is done."""
+    if os.path.lexists(out):
+        raise RunExistsError(f"{out} exists already and is not overwritten; give a new folder")
+    draft = out.with_name(f".{out.name}.{os.getpid()}.draft")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        draft.rename(out)
+    except OSError as error:
+        raise RunError(
+            f"scores cannot be written to {out}: {error}; give a folder in a place that can be written to, with room"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remarks(scores: xr.Dataset) -> Iterator[str]:
+    """What was skipped, cannot be told apart, or was replaced in loading."""
+    yield from scores.attrs["notes"]
+    skipped = scores.attrs["skipped"]
+    if skipped:
+        yield f"{len(skipped)} facts are skipped:"
+        yield from (f"  {fact}" for fact in skipped)
+    yield from scores.attrs["collisions"]
 
 
 def _split(values: list[str]) -> list[str]:

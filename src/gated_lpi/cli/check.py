@@ -67,6 +67,7 @@ def _show(found: Checkup) -> None:
         "heads": f"{found.heads:,}",
         "experts": f"{found.experts:,}" if found.experts else "none",
         "norms": found.norms,
+        "tokenizer": found.tokenizer,
         "biases of no unit": f"{found.biases} projections" if found.biases else "none",
         "coverage": f"{found.coverage:.2%} of the parameters outside embeddings and norms",
         "reconstruction error": f"blocks {check.block:.1e} (worst: {check.worst_block}), layers {check.layer:.1e}, "
@@ -77,6 +78,8 @@ def _show(found: Checkup) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
 
 
 def _duration(seconds: float) -> str:

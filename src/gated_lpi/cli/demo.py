@@ -10,6 +10,7 @@ import typer
 from gated_lpi.cli.run import finish
 
 NAME = "demo"
+INTERRUPTED = "interrupted; what was complete is kept, and the same command goes on from there"
 
 
 def command(

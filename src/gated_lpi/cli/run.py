@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gated_lpi.runs import Experiment
 
 NAME = "run"
+INTERRUPTED = "interrupted; what was complete is kept, and the same command goes on from there"
 QUARANTINED = 3
 
 

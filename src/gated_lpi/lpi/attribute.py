@@ -25,6 +25,7 @@ from torch import Tensor
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.facts import EncodedPrompt, FactSet, OnError, collision_notes, first_token_collisions, load_facts
 from gated_lpi.facts.types import Templates
+from gated_lpi.heap import give_back
 from gated_lpi.lpi import exact, reference
 from gated_lpi.lpi.collect import Collector, Floats, Keep
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
@@ -231,12 +232,12 @@ def _attribute_batch(
 ) -> None:
     """Trace and score the prompts of one batch, block by block; adds to `collector` and `results`."""
     ids = [encoded[i].ids for i in prompts]
-    traced = trace(model, ids, by_position=options.by_position, tokens=sizes.tokens, logits_at_once=sizes.logits)
+    traced = trace(model, ids, by_position=options.by_position, limits=sizes.forward)
     targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
     if options.target == "top1":
         targets = traced.logits.argmax(dim=-1)
     results.target_id[prompts] = targets.cpu().numpy()
-    for some in np.array_split(np.arange(len(prompts)), -(-len(prompts) // sizes.logits)):
+    for some in np.array_split(np.arange(len(prompts)), -(-len(prompts) // sizes.forward.logits)):
         logits, wanted = traced.logits[some], targets[some]
         at_target = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
         results.target_logprob[prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
@@ -258,6 +259,9 @@ def _attribute_batch(
             positions.append(units.by_position)
         for name, scores in found.items():
             collector.add(name, index, prompts, _array(name, scores))
+        if sizes.forward.frugal:
+            del problem, units, found
+            give_back()
     if positions and options.keep == "prompts":
         results.add_positions(prompts, torch.cat(positions, dim=2).cpu().numpy())
 

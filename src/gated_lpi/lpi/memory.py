@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model
-from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE
+from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE, Limits
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOST = 2**60  # bytes: more is no machine's memory, but a slip of the pen
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
+OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
 PAIR_BYTES, NUMBER_BYTES = 512, 32  # of the arrays of one pair, and of the copies of one number of [units, V]
 
 
@@ -28,15 +29,13 @@ class Pieces(NamedTuple):
 
     Attributes:
         prompts: prompts in a batch.
-        tokens: tokens in a forward pass, padding included; a single prompt may have more.
-        logits: prompts whose logits are worked on together.
+        forward: what of a batch is run at a time.
         pairs: pairs of prompt and unit whose float64 arrays are held.
         numbers: numbers in one [units, V] matrix.
     """
 
     prompts: int
-    tokens: int
-    logits: int
+    forward: Limits
     pairs: int
     numbers: int
 
@@ -69,22 +68,24 @@ def pieces(model: Model, batch_size: int, memory: int | None, longest: int, *, b
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
     """
-    tiles = FULL_TILES if memory is None else min(FULL_TILES, memory // 2)
+    half = 2 * FULL_TILES if memory is None else memory // 2
+    tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
     numbers = max(1, tiles // NUMBER_BYTES)
     logits = max(1, min(AT_ONCE, numbers // model.readout.vocabulary))
-    sizes = Pieces(batch_size, TOKENS_AT_ONCE, logits, max(1, tiles // PAIR_BYTES), numbers)
+    sizes = Pieces(batch_size, Limits(logits=logits), max(1, tiles // PAIR_BYTES), numbers)
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
     each = prompt_bytes(model, longest if by_position else 0)
-    least = 2 * max(fixed + each, longest * token, NUMBER_BYTES * model.readout.vocabulary)
+    least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
     if memory < least:
         raise OptionError(
             f"memory={memory} bytes hold less than the working set of one prompt of {longest} tokens with this model; "
             f"give at least {math.ceil(least / 1e6)}MB, or shorter prompts"
         )
-    prompts = (memory - tiles - fixed) // each
-    return sizes._replace(prompts=min(batch_size, prompts), tokens=max(longest, min(TOKENS_AT_ONCE, tiles // token)))
+    prompts = (memory - half - fixed) // each
+    tokens = max(longest, min(TOKENS_AT_ONCE, half // token))
+    return sizes._replace(prompts=min(batch_size, prompts), forward=Limits(tokens, logits, frugal=True))
 
 
 def usual_batch(vocabulary: int, d: int) -> int:
@@ -123,7 +124,7 @@ def token_bytes(model: Model, longest: int, *, by_position: bool = False) -> int
 def fixed_bytes(model: Model) -> int:
     """Bytes that are held whatever the number of prompts: what is prepared, and rows of the unembedding by rank."""
     d = model.readout.weight.shape[1]
-    return 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
+    return OVERHEAD + 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
 
 
 def _number(model: Model) -> int:

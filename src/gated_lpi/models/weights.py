@@ -23,6 +23,7 @@ from gated_lpi.models.families import find_family
 from gated_lpi.models.stored import Stored, main_dtype, refuse_dtypes, refuse_unused, set_aside, stored_tensors
 from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_tokenizer
 from gated_lpi.quiet import quiet_transformers
+from gated_lpi.weight_files import WeightFiles, weight_files
 
 MAX_NAMED = 3
 PASSED_ON = (GatedLPIError, MemoryError, torch.OutOfMemoryError)  # what is no fault of the checkpoint
@@ -72,14 +73,12 @@ def load_weights(
     path = None if gguf is None else _find_gguf(source, gguf, revision)
     if path is not None:
         source, options = str(path.parent), {"gguf_file": str(path)}
-    here = path is None and Path(source).is_dir()
-    tensors = _stored(Path(source)) if here else {}
-    refuse_dtypes(source, tensors)
     config, notes = _supported_config(source, options)
+    here = path is None and Path(source).is_dir()
+    files, tensors = _stored(source, source) if here else (None, {})
     module, report = _construct(source, config, options, dtype, device_map)
     if path is None and not here:  # of a hub, in whose cache the files are now
-        tensors = _stored(_snapshot(source, revision))
-        refuse_dtypes(source, tensors)
+        files, tensors = _stored(source, _snapshot(source, revision))
     _refuse_incomplete(source, report)
     refuse_unused(source, map(str, report.get("unexpected_keys") or ()))
     _refuse_offloaded(source, module)
@@ -90,7 +89,7 @@ def load_weights(
         tokenizer=load_tokenizer(source, **options),
         stored_dtype="gguf" if path is not None else main_dtype(tensors),
         commit=_commit(module) if path is None else str(extract_commit_hash(str(path), None) or ""),
-        notes=(*notes, *_remarks(module, tensors)),
+        notes=(*notes, *_remarks(module, tensors), *_aside(files)),
     )
 
 
@@ -126,9 +125,20 @@ def _construct(
         raise _bad_gguf(Path(options["gguf_file"]), error) if gguf else _not_loadable(source, error) from error
 
 
-def _stored(folder: Path) -> dict[str, Stored]:
-    """What the weight files of a folder hold; nothing where there are none, which transformers then says."""
-    return stored_tensors(sorted(folder.glob("*.safetensors")))
+def _stored(source: str, folder: str | Path) -> tuple[WeightFiles, dict[str, Stored]]:
+    """The weight files of a folder and the tensors in them, whose dtypes are checked before any is read."""
+    files = weight_files(folder)
+    tensors = stored_tensors(files.paths)
+    refuse_dtypes(source, tensors)
+    return files, tensors
+
+
+def _aside(files: WeightFiles | None) -> Iterator[str]:
+    if files is not None and files.aside:
+        yield (
+            f"left aside: {len(files.aside)} other safetensors files ({', '.join(files.aside[:MAX_NAMED])}); read are "
+            f"{', '.join(path.name for path in files.paths[:MAX_NAMED])}"
+        )
 
 
 def _snapshot(source: str, revision: str | None) -> Path:
@@ -256,7 +266,7 @@ def _refuse_offloaded(source: str, module: PreTrainedModel) -> None:
         )
 
 
-def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:
+def _not_loadable(source: str, error: Exception) -> ModelError:
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -266,13 +276,6 @@ def _not_loadable(source: str, error: Exception) -> ModelError | WeightsError:
             return ModelError(
                 f"{source!r} is a folder without config.json; expected a model saved by transformers "
                 "(save_pretrained), with config.json and *.safetensors"
-            )
-        if not any(folder.glob("*.safetensors")):
-            pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-            found = f"only {', '.join(pickles[:MAX_NAMED])}, which is a pickle" if pickles else "no weights"
-            return WeightsError(
-                f"{source!r} holds {found}; weights are read from safetensors only. Convert with "
-                "`model.save_pretrained(folder)` in a process that trusts the file"
             )
     elif not folder.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         return ModelError(f"no folder {source!r}; give a folder saved by transformers or a hub repository name")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local
+from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local, scan_local
 from gated_lpi.errors import FetchError, RunError
 from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, is_remote, make
@@ -43,6 +43,7 @@ from gated_lpi.runs.work import (
     with_overall_means,
 )
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
+from gated_lpi.training.folder import RECORD as ARM_RECORD
 
 __all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
 
@@ -122,6 +123,9 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
             spec = ArmSpec(name=arm.name, kind=arm.train)
             train_arm(spec, run.experiment.training, corpus, tokenizer, folder, progress=advance)
         series[arm.name] = list_local(folder)
+        for item in scan_local(folder).excluded:
+            if item.name != ARM_RECORD:
+                progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
     return series
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Hub
-from gated_lpi.errors import CheckpointError
+from gated_lpi.errors import CheckpointError, WeightsError
 from gated_lpi.facts import FactSet
 from gated_lpi.foreign import parse_json
 from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, parse_memory, usual_batch
@@ -24,6 +24,7 @@ from gated_lpi.runs.engine import storage_of
 from gated_lpi.runs.experiment import Arm, Experiment
 from gated_lpi.runs.series import choose_checkpoints
 from gated_lpi.training import build_corpus, planned_tokens, train_tokenizer
+from gated_lpi.weight_files import weight_files
 
 FLOPS = 200e9  # float32 matrix products on a few CPU cores
 BANDWIDTH = 100e6  # bytes a second from the hub
@@ -178,9 +179,13 @@ def _arm(
 
 
 def _weights(checkpoint: Checkpoint, download: int) -> int:
+    """Bytes of the weights; 0 where the folder holds none that can be used, which the run will say."""
     if checkpoint.path is None:
         return download
-    return sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
+    try:
+        return weight_files(checkpoint.path).size
+    except (WeightsError, OSError):
+        return 0
 
 
 def _disk(experiment: Experiment, downloads: list[int]) -> int:

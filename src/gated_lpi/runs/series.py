@@ -81,9 +81,8 @@ def choose_checkpoints(
 
 def _folder(arm: str, folder: str, note: Note) -> Checkpoints:
     checkpoints = list_local(folder)
-    ignored = scan_local(folder).ignored
-    if ignored:
-        note(f"{arm}: {len(ignored)} folders of {folder} are no checkpoints: {', '.join(ignored)}")
+    for line in scan_local(folder).left_out:
+        note(f"{arm}: {line}")
     return checkpoints
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gated_lpi.checkpoints.entries import is_file_name, quoted, writable
+from gated_lpi.entries import is_file_name, quoted, writable
 from gated_lpi.errors import WeightsError
 from gated_lpi.foreign import ForeignTextError, parse_json
 
