@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -73,6 +74,87 @@ def test_attribute_does_not_overwrite(monkeypatch, capsys, tmp_path, checkpoint,
     code, _, err = run(monkeypatch, capsys, "attribute", checkpoint, "--facts", facts, "--out", tmp_path / "there")
     assert code == 1
     assert "not overwritten" in err
+
+
+def test_attribute_says_what_it_skips_and_cannot_tell_apart(monkeypatch, capsys, tmp_path, checkpoint, facts):
+    odd = [("The sun is", "nowhere"), ("A sky looks", "blue sky"), ("A sun looks", "yellow")]
+    lines = [json.dumps({"prompt": prompt, "target": target}) for prompt, target in odd]
+    facts.write_text("\n".join([facts.read_text(), *lines, "{", '{"prompt": 3}']))
+    arguments = ("attribute", checkpoint, "--facts", facts, "--out", tmp_path / "scores.zarr", "--keep", "prompts")
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 1
+    assert "line 6" in err
+    code, _, err = run(monkeypatch, capsys, *arguments, "--on-error", "skip", "--separator", "auto")
+    assert code == 0
+    assert "3 facts are skipped" in err
+    assert "'nowhere'" in err
+    assert "share their first token" in err
+    found = xr.open_zarr(tmp_path / "scores.zarr", consolidated=False)
+    assert found["text"].values.tolist()[0] == "The capital of France is Paris"
+    assert len(found.attrs["skipped"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--estimator", "nonesuch"),
+        ("--templates", "some"),
+        ("--memory", "much"),
+        ("--tolerance", "-1"),
+        ("--units", "neurons"),
+        ("--on-error", "ignore"),
+        ("--readout-eps", "nan"),
+        ("--facts", "no-such-file.json"),
+    ],
+)
+def test_what_can_be_refused_without_the_model_is_refused_before_it_is_loaded(
+    monkeypatch, capsys, tmp_path, option, value
+):
+    code, _, err = run(monkeypatch, capsys, "attribute", "no/such/model", "--out", tmp_path / "x", option, value)
+    assert code in (1, 2)
+    assert value in err
+    assert "no/such/model" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a file", "a dead link", "below a file", "not ours"])
+def test_a_place_that_cannot_be_written_to_is_found_before_the_model_is_loaded(monkeypatch, capsys, tmp_path, place):
+    out = tmp_path / "out"
+    if place == "a file":
+        out.write_text("")
+    elif place == "a dead link":
+        out.symlink_to(tmp_path / "nowhere")
+    elif place == "below a file":
+        out.write_text("")
+        out = out / "inside"
+    else:
+        out = Path("/proc/scores.zarr")
+    code, _, err = run(monkeypatch, capsys, "attribute", "no/such/model", "--out", out)
+    assert code == 1
+    assert str(out) in err
+    assert "no/such/model" not in err
+
+
+def test_an_interrupted_attribute_says_that_nothing_was_kept(monkeypatch, capsys, tmp_path, checkpoint, facts):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gated_lpi.lpi.attribute", interrupted)
+    arguments = ("attribute", checkpoint, "--facts", facts, "--out", tmp_path / "scores" / "x.zarr")
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 130
+    assert "none were kept" in err
+    assert list((tmp_path / "scores").iterdir()) == []
+
+
+def test_an_interrupted_run_says_what_is_kept(monkeypatch, capsys, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gated_lpi.runs.run_experiment", interrupted)
+    code, _, err = run(monkeypatch, capsys, "demo", "--out", tmp_path / "run")
+    assert code == 130
+    assert "what was complete is kept, and the same command goes on" in flat(err)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ class Slow:
     def __init__(self, fast: PreTrainedTokenizerFast) -> None:
         self._fast = fast
         self.all_special_ids = fast.all_special_ids
+        self.bos_token_id = fast.bos_token_id
         self.convert_ids_to_tokens = fast.convert_ids_to_tokens
         self.decode = fast.decode
 

@@ -94,8 +94,8 @@ def unknown_type(folder):
 @pytest.mark.parametrize(
     ("breaks", "error", "message"),
     [
-        (no_weights, WeightsError, "no weights.*safetensors only"),
-        (only_a_pickle, WeightsError, "pytorch_model.bin, which is a pickle"),
+        (no_weights, WeightsError, "no weights.*model.safetensors, or shards"),
+        (only_a_pickle, WeightsError, r"pickled weights only \(pytorch_model.bin\), which can run code"),
         (cut_short, WeightsError, "cut short or damaged"),
         (not_a_number, WeightsError, "NaN or infinite weights in 1 tensors .*model.norm.weight"),
         (a_tensor_missing, WeightsError, "lacks 1 of the tensors.*layers.1.mlp.gate.weight"),

@@ -273,3 +273,13 @@ def test_the_readout_s_epsilon_matters_for_small_residuals_only(network):
     small = {k: v * np.float32(0.01) if any(w in k for w in writing) else v for k, v in weights(network).items()}
     assert 1e-8 < moved() < 1e-5
     assert moved(weights=small) > 1e-2
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_option_for_the_readout_s_epsilon_is_the_published_constant(network, norm, model):
+    data = attributed(model, norm=norm, estimator="exact", readout_eps=1e-6)
+    assert data.attrs["readout_eps"] == 1e-6
+    for prompt in range(len(PROMPTS)):
+        wanted, own = live(network, prompt, norm, readout_eps=1e-6), stored(network, norm, prompt)
+        assert_equal(laid_out(data, prompt, wanted), wanted, dict.fromkeys(published.Scores._fields, THROUGHOUT.limit))
+        assert np.abs(wanted.ffn - own.ffn).max() > 100 * THROUGHOUT.limit  # or the option would show nothing

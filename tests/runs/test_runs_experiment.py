@@ -199,8 +199,8 @@ def test_half_a_surrogate_pair_is_refused():
 def test_facts_have_options_that_change_results(tmp_path):
     plain = load_experiment(written(tmp_path, section("")))
     other = load_experiment(written(tmp_path, section('[facts]\nseparator = ""\non_error = "skip"')))
-    assert (plain.facts.separator, plain.facts.on_error) == ("auto", "raise")
+    assert (plain.facts.separator, plain.facts.on_error) == (None, "raise")
     assert plain.differences(other) == [
         "facts.on_error ('raise' there, 'skip' given)",
-        "facts.separator ('auto' there, '' given)",
+        "facts.separator (None there, '' given)",
     ]

@@ -65,7 +65,6 @@ def resaved(folder, case, **changes):
 SPECIAL = ["[PAD]", "[UNK]"]
 SWAPPED = [{"Paris": "Tokyo", "Tokyo": "Paris"}.get(word, word) for word in WORDS]
 ODD = {
-    "a padding id beyond the vocabulary": (lambda f: reconfigure(f, pad_token_id=999), None, ""),
     "an unknown activation": (lambda f: reconfigure(f, hidden_act="nonesuch"), None, "nonesuch"),
     "sizes that do not fit each other": (lambda f: reconfigure(f, num_key_value_heads=3), None, ""),
     "another width": (lambda f: resaved(f, "Qwen3", hidden_size=48), "MisfitError", r"shape differs \(.*width 48"),
@@ -76,7 +75,7 @@ ODD = {
     "a target without a token": (
         lambda f: with_vocabulary(f, [*SPECIAL, *(word for word in WORDS if word != "Tokyo")]),
         "FactsError",
-        r"subject 'Japan', object 'Tokyo'.*special or unknown token",
+        r"(?s)subject 'Japan', object 'Tokyo'.*special or unknown token",
     ),
     "targets that are swapped": (
         lambda f: with_vocabulary(f, [*SPECIAL, *SWAPPED]),
@@ -103,6 +102,51 @@ def test_an_odd_checkpoint_is_quarantined_by_name_and_the_run_goes_on(series, tm
     assert re.search(message, record["quarantined"])
     assert run.record("series").ablation.checkpoint == "step-30"
     assert "step-10 could not be used" in build_report(run).html.read_text()
+
+
+def test_a_padding_id_beyond_the_vocabulary_costs_nothing_and_is_said(series, tmp_path):
+    reconfigure(series / "step-10", pad_token_id=999)
+    notes = Notes()
+    run = run_experiment(experiment(tmp_path, series), tmp_path / "run", notes)
+    assert run.scores("series")["step"].values.tolist() == [0, 10, 20, 30]
+    (said,) = [note for note in notes.said if "999" in note]
+    assert said.startswith("series: step-10: pad_token_id = 999 of its config is no row")
+
+
+def test_what_is_skipped_replaced_or_alike_is_in_the_record_and_said_once(series, tmp_path):
+    content = experiment(tmp_path, series).model_dump() | {"name": "test"}
+    spec = Experiment.model_validate(content | {"facts": content["facts"] | {"on_error": "skip"}})
+    odd = {
+        "name": "odd",
+        "prompt_templates": ["The {} is"],
+        "samples": [
+            {"subject": "sky", "object": "blue"},
+            {"subject": "sun", "object": "nowhere"},
+            {"subject": "sky", "object": "blue sky"},
+        ],
+    }
+    (tmp_path / "facts" / "odd.json").write_text(json.dumps(odd))
+    notes = Notes()
+    run = run_experiment(spec, tmp_path / "run", notes)
+    records = run.store("series").records()
+    assert [record["n_skipped"] for record in records] == [1, 1, 1, 1]
+    assert "object 'nowhere'" in records[0]["skipped"][0]
+    assert records[0]["bos_added"] is False
+    assert [note for note in notes.said if "nowhere" in note] == [
+        f"series: step-0: 1 facts are skipped, the first: {records[0]['skipped'][0]}"
+    ]
+    assert len([note for note in notes.said if "share their first token" in note]) == 1
+    assert run.scores("series")["n_prompts"].values.tolist() == [4, 2]
+
+
+def test_a_separator_is_part_of_what_is_asked(series, tmp_path):
+    plain = experiment(tmp_path, series)
+    content = plain.model_dump()
+    joined = Experiment.model_validate(content | {"facts": content["facts"] | {"separator": "\n"}})
+    first, second = (run_experiment(spec, tmp_path / name) for spec, name in ((plain, "a"), (joined, "b")))
+    assert first.scores("series")["text"].values[0] == "The capital of France is Paris"
+    assert second.scores("series")["text"].values[0] == "The capital of France is\nParis"
+    assert first.info["facts_sha256"] != second.info["facts_sha256"]
 
 
 def test_tokens_that_no_prompt_has_may_move(series, tmp_path):
@@ -194,7 +238,7 @@ def test_a_fault_of_all_is_no_fault_of_the_first_two(series, tmp_path, monkeypat
 def test_facts_that_no_tokenizer_takes_end_the_run(series, tmp_path):
     for step in STEPS:
         ODD["a target without a token"][0](series / f"step-{step}")
-    with pytest.raises(RunError, match=r"failed with FactsError.*'Tokyo'"):
+    with pytest.raises(RunError, match=r"(?s)failed with FactsError.*'Tokyo'"):
         run_experiment(experiment(tmp_path, series), tmp_path / "run")
 
 

@@ -199,7 +199,7 @@ def test_a_run_equals_one_in_this_process(source, tmp_path):
 def test_odd_checkpoints_are_quarantined_as_in_this_process(source, tmp_path):
     odd = shutil.copytree(source / "moe", tmp_path / "moe")
     config = json.loads((odd / "step-10" / "config.json").read_text())
-    (odd / "step-10" / "config.json").write_text(json.dumps(config | {"pad_token_id": 999}))
+    (odd / "step-10" / "config.json").write_text(json.dumps(config | {"hidden_act": "nonesuch"}))
     shutil.rmtree(odd / "step-100")
     save_checkpoint(odd / "step-100", "Qwen3")
     content = experiment(source, ["moe"]).model_dump() | {"arms": [{"name": "moe", "checkpoints": str(odd)}]}
