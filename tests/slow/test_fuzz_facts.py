@@ -56,6 +56,7 @@ class Characters:
 
     is_fast = True
     all_special_ids: tuple[int, ...] = ()
+    bos_token_id = None
 
     def __call__(self, text: str, *, return_offsets_mapping: bool = False) -> Any:
         assert return_offsets_mapping
