@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from synthetic_run import DENSE, MOE, NASTY_TOKENS, ArmPlan, SyntheticRun
 
 from gated_lpi.errors import RunError
 from gated_lpi.report import ReportFiles, build_report, load_results
 from gated_lpi.report.tables import show
+from synthetic_run import DENSE, MOE, NASTY_TOKENS, ArmPlan, SyntheticRun
 
 SECTIONS = [
     "found",

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun
 
 from gated_lpi.report import all_charts, charts, load_results, matplotlib_figure, plotly_figure
 from gated_lpi.report.arms import Results
@@ -12,6 +11,7 @@ from gated_lpi.report.chart import Chart, StepScale, arm_styles, category_axis, 
 from gated_lpi.report.html import escape, tag
 from gated_lpi.report.static import image
 from gated_lpi.report.tables import Column, Form, Table, plain, show, visible
+from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun
 
 
 @pytest.fixture(scope="module")

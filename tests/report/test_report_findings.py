@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun
 
 from gated_lpi.report import load_results
 from gated_lpi.report.arms import Results
 from gated_lpi.report.estimates import Drop, Estimate, ablation_drop, compare, read
 from gated_lpi.report.findings import findings, recall_sentence, recall_warning, small_sets_note
+from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun
 
 NAN = float("nan")
 
