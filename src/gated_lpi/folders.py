@@ -133,8 +133,8 @@ def write_atomically(file: Folder, content: str | bytes) -> None:
 def unwritten(place: Folder, error: OSError) -> WriteError:
     """The error of a place that could not be written to."""
     return WriteError(
-        f"{place} could not be written: {error.strerror or error}. Free space, or mend the disk or its permissions, and "
-        "run the same command again; what was complete is kept"
+        f"{place} could not be written: {error.strerror or error}. Free space, or mend the disk or its permissions, "
+        "and run the same command again; what was complete is kept"
     )
 
 
@@ -145,7 +145,7 @@ def draft_of(place: Path) -> Path:
 
 def is_draft(name: str, place: str = "") -> bool:
     """Whether a name is that of a draft, of a certain file or folder if one is given."""
-    return name.startswith(f".{place}.") and name.endswith(DRAFT)
+    return name.startswith(f".{place}." if place else ".") and name.endswith(DRAFT)
 
 
 def sync(root: Path, files: Iterable[str] | None = None) -> None:

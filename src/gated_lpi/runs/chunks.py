@@ -1,7 +1,7 @@
 """Reading and writing the chunks of a store of results so that none is used that is not what was written.
 
 `Recorder` notes size and digest of each chunk that zarr writes. `Verifier` gives zarr a chunk only if it is what was
-noted: one that is missing, cut short or changed is an error, where zarr alone would fill in zeros or read what is there.
+noted: one that is missing, cut short or changed is an error, where zarr alone would fill in zeros or take it.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class Verifier(WrapperStore[Store]):
             yield key, await self.get(key, prototype, byte_range)
 
 
-MEND = (
-    "Run the same experiment again: what does not verify is computed again. `gated-lpi verify` lists all that is damaged"
-)
+MEND = "Run the same experiment again: what does not verify is computed again. `gated-lpi verify` lists all of it"
 
 
 def difference(content: bytes | None, known: Stored) -> str:

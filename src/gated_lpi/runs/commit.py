@@ -78,8 +78,8 @@ class Commit:
     """What is complete in a store.
 
     group: its zarr.json without what is below. records: of each checkpoint, by row. arrays: the metadata of each array
-    by name, with as many rows. axes: of each chunk that all checkpoints share. rows: of each chunk of a checkpoint; None
-    in a store of format 1, which has no digests.
+    by name, with as many rows. axes: of each chunk that all checkpoints share. rows: of each chunk of a checkpoint;
+    None in a store of format 1, which has no digests.
     """
 
     group: dict[str, Any]

@@ -26,7 +26,7 @@ from gated_lpi.training import ArmKind, ArmName, TrainingSpec
 EstimatorName = Literal["fast", "exact", "reference"]
 UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]
 SETTINGS = ("engine", "storage")
-ENDINGS = (".zarr", ".json", ".quarantine.json")  # of the files that an arm keeps: see `run`
+ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json")  # of the files that an arm keeps: see `run`
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 

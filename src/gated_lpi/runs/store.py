@@ -2,7 +2,7 @@
 
 1. Every array that differs between checkpoints has `checkpoint` as its first dimension and its chunks hold one
    checkpoint each, so that appending never touches what is there.
-2. The group's zarr.json says what is complete, with each checkpoint's provenance and the digest of every chunk (`commit`).
+2. The group's zarr.json says what is complete: each checkpoint's provenance and the digest of every chunk (`commit`).
    It is written last, in one atomic write: that write is the commit. Before it, all that it speaks of is on the disk:
    chunks and the arrays' metadata are written, then these files and their folders are synced, then comes the copy of
    the commit, then the commit itself, each synced with its folder. The first checkpoint is written to a folder beside,
@@ -30,7 +30,17 @@ from zarr.codecs import ZstdCodec
 
 from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.errors import DamagedError, RunError, WriteError
-from gated_lpi.folders import Folder, as_folder, draft_of, is_draft, is_remote, read_bytes, sizes, sync, write_atomically
+from gated_lpi.folders import (
+    Folder,
+    as_folder,
+    draft_of,
+    is_draft,
+    is_remote,
+    read_bytes,
+    sizes,
+    sync,
+    write_atomically,
+)
 from gated_lpi.runs.chunks import MEND, Recorder, Verifier, difference, opened
 from gated_lpi.runs.commit import (
     COORDS,
@@ -310,9 +320,9 @@ class ResultStore:
         recorder.noted.clear()
         for name, array in commit.arrays.items():
             if grows(array):
-                group[name][number] = row[name].to_numpy()[0]
+                _array(group, name)[number] = row[name].to_numpy()[0]
             elif name in damaged:
-                group[name][...] = row[name].to_numpy()
+                _array(group, name)[...] = row[name].to_numpy()
         if not is_remote(self.path):
             sync(self.path, recorder.noted)
         axes, new = split(recorder.noted, commit.arrays)
@@ -337,7 +347,7 @@ class ResultStore:
         now = read_commit(self.path)
         if now is None or [r["key"] for r in now.records] != [r["key"] for r in commit.records]:
             raise RunError(
-                f"another process wrote to {self.path} while a checkpoint was added to it, which is therefore not added; "
+                f"another process wrote to {self.path} while a checkpoint was added to it, which is not added ; "
                 "end the other process, and run the same command again"
             )
 
@@ -376,7 +386,9 @@ class ResultStore:
             )
             if same and not _varies(variable):
                 try:
-                    same = bool((np.asarray(group[str(name)][...], dtype=variable.dtype) == variable.to_numpy()).all())
+                    same = bool(
+                        (np.asarray(_array(group, str(name))[...], dtype=variable.dtype) == variable.to_numpy()).all()
+                    )
                 except DamagedError:
                     damaged.add(str(name))
             if not same:
@@ -385,6 +397,12 @@ class ResultStore:
                     "one arm must be the same at every checkpoint"
                 )
         return damaged
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def _place_in_training(record: Mapping[str, Any]) -> tuple[Any, int]:
