@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run
+from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
 from gated_lpi.cli.console import err
 from gated_lpi.errors import GatedLPIError, OptionError
 
@@ -43,7 +43,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, metrics, report, check, checkpoints, families):
+for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints, families):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

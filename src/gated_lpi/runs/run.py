@@ -29,7 +29,7 @@ from typing import Any
 import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
-from gated_lpi.errors import OptionError, RunError, RunExistsError
+from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.folders import Folder, as_folder, is_draft, is_remote, make, names, read_text, unwritten
 from gated_lpi.runs.experiment import Experiment, FactsSpec
 from gated_lpi.runs.files import read_file, write_file
@@ -97,11 +97,14 @@ class Run:
 
         Raises:
             OptionError: no arm has this name.
+            DamagedError: what is there is not what was written; later, as values are read, too.
             RunError: none of its checkpoints is complete.
         """
         quarantined = self.quarantined(arm)
         try:
             scores = self.store(arm).open()
+        except DamagedError:
+            raise
         except RunError as error:
             if not quarantined:
                 raise

@@ -36,6 +36,7 @@ from gated_lpi.folders import (
     draft_of,
     is_draft,
     is_remote,
+    make,
     read_bytes,
     sizes,
     sync,
@@ -230,11 +231,15 @@ class ResultStore:
             if number != last:  # the last one takes its place
                 for name in rows[last]:
                     content = read_bytes(self.path / name.replace("*", str(last)))
-                    write_atomically(self.path / name.replace("*", str(number)), content or b"")
+                    self._write(name.replace("*", str(number)), content or b"")
                 records[number], rows[number] = records[last], rows[last]
             del records[last], rows[last]
         write_commit(self.path, commit.with_rows(records, rows))
         return sorted(lost)
+
+    def _write(self, name: str, content: bytes) -> None:
+        make((self.path / name).parent)
+        write_atomically(self.path / name, content)
 
     def _verified(self, commit: Commit) -> Verifier:
         return Verifier(opened(self.path, read_only=True), commit, str(self.path))
@@ -315,7 +320,7 @@ class ResultStore:
         recorder = Recorder(opened(self.path, read_only=False))
         for name, array in commit.arrays.items():
             if grows(array) or name in damaged:
-                write_atomically(self.path / name / META, json.dumps(with_length(array, number + 1), indent=1) + "\n")
+                self._write(f"{name}/{META}", json.dumps(with_length(array, number + 1), indent=1).encode())
         group = zarr.open_group(recorder, mode="r+", use_consolidated=False)
         recorder.noted.clear()
         for name, array in commit.arrays.items():

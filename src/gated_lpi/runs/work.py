@@ -7,7 +7,6 @@ score a checkpoint in this process or on another machine. A checkpoint that cann
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 import traceback
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 import xarray as xr
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
 from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelError
+from gated_lpi.exhausted import is_of_the_machine
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import attribute
@@ -32,7 +31,6 @@ from gated_lpi.runs.identity import identify
 
 SHOWN = 8  # skipped facts that a record names
 IDENTITY = ("key", "step", "tokens", "stage", "commit")
-_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -134,18 +132,9 @@ def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcom
         return quarantined(job, error, fetched)
     if isinstance(error, FactsError):
         return dataclasses.replace(quarantined(job, error, fetched), suspect=True)
-    if _is_of_the_machine(error):
+    if isinstance(error, GatedLPIError) or is_of_the_machine(error):
         raise error
     return _unforeseen(job, error, fetched)
-
-
-def _is_of_the_machine(error: Exception) -> bool:
-    """Whether an error says nothing of the checkpoint that was worked on: other checkpoints would meet it as well."""
-    if isinstance(error, OSError):
-        return error.errno in _FAILING
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch, on a CPU
-        return True
-    return isinstance(error, GatedLPIError | MemoryError | torch.OutOfMemoryError)
 
 
 def _unforeseen(job: Job, error: Exception, fetched: Fetched | None) -> Outcome:

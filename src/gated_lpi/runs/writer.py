@@ -75,12 +75,12 @@ def writing(folder: Folder) -> Iterator[Callable[[], None]]:
         yield check
 
 
-def owner_of(folder: Folder) -> Owner | None:
-    """Who said last that they write to a folder, and has not said that they ended; None if nobody."""
-    with suppress(OSError, ValueError):
-        text = read_text(folder / OWNER)
-        return None if text is None else validated(text, Owner)
-    return None
+def writer_of(folder: Folder) -> Owner | None:
+    """Who writes to a folder: who said so last, unless they ended, or are known or taken to be gone; None if nobody."""
+    owner = _said(folder)
+    if owner is None or (owner.host == socket.gethostname() and not _lives(owner.process)):
+        return None
+    return None if is_remote(folder) and time.time() - owner.renewed > EXPIRE else owner
 
 
 def is_ours(name: str) -> bool:
@@ -94,7 +94,7 @@ def _locked(folder: Path) -> Iterator[Callable[[], None]]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunBusyError(_busy(folder, owner_of(folder))) from None
+        raise RunBusyError(_busy(folder, writer_of(folder))) from None
     except OSError as error:
         raise unwritten(folder / LOCK, error) from error
     try:
@@ -108,8 +108,8 @@ def _locked(folder: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _leased(folder: UPath) -> Iterator[Callable[[], None]]:
-    there = owner_of(folder)
-    if there is not None and not _is_void(there):
+    there = writer_of(folder)
+    if there is not None:
         raise RunBusyError(
             f"{_busy(folder, there)}. Its lease is void {EXPIRE / 60:g} minutes after its last sign of life; if you "
             f"know that it has ended, delete {folder / OWNER} and run again at once"
@@ -118,7 +118,7 @@ def _leased(folder: UPath) -> Iterator[Callable[[], None]]:
     _say(folder, me)
 
     def check() -> None:
-        owner = owner_of(folder)
+        owner = _said(folder)
         if owner is not None and owner.token != me.token:
             raise RunBusyError(f"{_busy(folder, owner)}, which took over; what this process appended is kept")
 
@@ -138,17 +138,17 @@ def _leased(folder: UPath) -> Iterator[Callable[[], None]]:
     finally:
         ended.set()
         thread.join()
-        owner = owner_of(folder)
+        owner = _said(folder)
         if owner is not None and owner.token == me.token:
             with suppress(OSError):
                 folder.fs.rm_file((folder / OWNER).path)
 
 
-def _is_void(owner: Owner) -> bool:
-    """Whether an owner is known or taken to be gone."""
-    if owner.host == socket.gethostname() and not _lives(owner.process):
-        return True
-    return time.time() - owner.renewed > EXPIRE
+def _said(folder: Folder) -> Owner | None:
+    with suppress(OSError, ValueError, RunError):
+        text = read_text(folder / OWNER)
+        return None if text is None else validated(text, Owner)
+    return None
 
 
 def _lives(process: int) -> bool:
