@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 import xarray as xr
+from test_runs_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.cli import main
@@ -17,7 +18,6 @@ from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, ResultStore, run_experiment, verify_run
 from gated_lpi.runs.commit import read_commit, write_commit
 from gated_lpi.runs.files import NewerFormatError, write_file
-from test_runs_store import filled, record, scores
 from tiny_runs import QUICK, Notes
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
@@ -218,9 +218,7 @@ def test_a_store_without_the_shapes_of_its_arrays_opens(tmp_path):
 
 
 def test_what_a_later_version_wrote_is_refused(copied):
-    (copied.path / "run.json").write_text(
-        (copied.path / "run.json").read_text().replace('"format": 2', '"format": 3')
-    )
+    (copied.path / "run.json").write_text((copied.path / "run.json").read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(NewerFormatError, match=r"run\.json was written by a later version.*format 3.*upgrade"):
         open_run(copied.path)
 

@@ -254,6 +254,9 @@ def _parse(text: str, path: Folder) -> Commit:
     for name in (LOG, _DIGESTS):
         content["attributes"].pop(name, None)
     content.pop(_CONSOLIDATED, None)
+    short = [name for name, array in arrays.items() if grows(array) and array["shape"][0] < len(records)]
+    if short:
+        raise ForeignTextError(f"it lists {len(records)} checkpoints, of which {short[0]} has not as many rows")
     if digests is not None and len(digests.rows) != len(records):
         raise ForeignTextError(f"it lists {len(records)} checkpoints and digests of {len(digests.rows)}")
     return Commit(
