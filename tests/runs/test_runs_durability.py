@@ -1,8 +1,8 @@
-"""Whatever a power cut leaves of an append, a store counts rightly: what is there verifies, or is made again, or refused.
+"""Whatever a power cut leaves of an append, a store counts rightly: all of it verifies, is made again, or is refused.
 
 Files are written in a known order, and what was synced before a later one is on the disk. So a cut leaves: some first
-files whole, the next one absent, cut short or full of zeros, and of those not synced yet any in such a state. Disks that
-lie, and lose what they said was written, are tried as well: then the loss must be found.
+files whole, the next one absent, cut short or full of zeros, and of those not synced yet any in such a state. Disks
+that lie, and lose what they said was written, are tried as well: then the loss must be found.
 """
 
 import os
@@ -70,7 +70,8 @@ def whole(tmp_path_factory):
 def make_again(store, steps=(0, 5, 2)):
     """What a run does: leave out what does not verify, append what is missing. Checkpoints that it had to make."""
     store.heal(store.damage())
-    missing = [step for step in steps if f"step-{step}" not in store.keys()]
+    there = store.keys()
+    missing = [step for step in steps if f"step-{step}" not in there]
     for step in missing:
         store.append(scores(step), signed(step))
     assert not list(store.damage().lines())
@@ -82,8 +83,9 @@ def check(folder, whole, may_miss):
     store = ResultStore(folder / "arm.zarr")
     try:
         missing = make_again(store)
-    except RunError as refused:
-        assert str(folder) in str(refused)
+    except RunError as error:
+        reason = str(error)
+        assert str(folder) in reason
         return "refused"
     assert len(missing) <= may_miss
     again = store.open().load()
