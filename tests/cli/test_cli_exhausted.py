@@ -22,8 +22,8 @@ from tiny_text import CAPITALS, save_checkpoint, save_facts
 LIMITS = {
     500: r"run\.json",
     10_000: "training/moe",
-    30_000: "training/moe",
-    70_000: r"a\.zarr",
+    30_000: r"results/a\.",
+    70_000: "figures/",
     1_000_000: r"report\.html",
 }
 EXPERIMENT = """
