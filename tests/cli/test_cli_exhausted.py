@@ -22,7 +22,7 @@ from tiny_text import CAPITALS, save_checkpoint, save_facts
 LIMITS = {
     500: r"run\.json",
     10_000: "training/moe",
-    30_000: r"results/a\.",
+    36_000: r"results/a\.",
     70_000: "figures/",
     1_000_000: r"report\.html",
 }
@@ -43,7 +43,8 @@ heads = 2
 kv_heads = 2
 experts = 2
 expert_width = 8
-vocab_size = 300
+vocab_size = 260
+tie_embeddings = true
 [metrics]
 draws = 3
 [ablation]
@@ -64,7 +65,7 @@ train = "moe"
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     facts = save_facts(folder / "facts", [CAPITALS])
-    for seed, step in enumerate((0, 10)):
+    for seed, step in enumerate((0, 10, 20, 30)):
         save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
     file = folder / "experiment.toml"
     file.write_text(EXPERIMENT.format(facts=facts, folder=folder / "a"))
