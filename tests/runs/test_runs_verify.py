@@ -133,6 +133,32 @@ def test_only_what_is_damaged_is_made_again(spec, copied):
     assert again.scores("a")["step"].values.tolist() == [0, 10, 30]
 
 
+def test_a_trained_checkpoint_that_is_damaged_is_trained_again(tmp_path):
+    size = {"hidden": 8, "layers": 1, "heads": 2, "kv_heads": 2, "experts": 2, "expert_width": 8, "vocab_size": 300}
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
+    spec = Experiment.model_validate(
+        {
+            "name": "trained",
+            "facts": {"source": str(facts), "templates": "first"},
+            "training": {"size": size, "steps": 2, "checkpoints": 2, "batch_size": 2, "warmup_steps": 1},
+            "arms": [{"name": "t", "train": "moe"}],
+            **QUICK,
+        }
+    )
+    run = run_experiment(spec, tmp_path / "run")
+    weights = run.training_folder("t") / "step-2" / "model.safetensors"
+    content = weights.read_bytes()
+    flip(weights, 8 * len(content) - 3)
+    [finding] = verify_run(run)
+    assert "model.safetensors is not what was written" in finding.why
+    assert "trained again" in finding.remedy
+    notes = Notes()
+    run_experiment(spec, tmp_path / "run", notes)
+    assert any("step-2: model.safetensors is not what was written" in said for said in notes.said)
+    assert weights.read_bytes() == content
+    assert verify_run(run) == []
+
+
 def test_the_command_says_what_is_damaged(copied, monkeypatch, capsys):
     def verify(*options):
         monkeypatch.setattr("sys.argv", ["gated-lpi", "verify", str(copied.path), *options])
