@@ -126,7 +126,7 @@ def arms(*names):
         (section("[attribution]\nmemory = 0"), r"attribution\.memory: .*equal to 1 \(given: 0\)"),
         (section('[attribution]\nmemory = "0MB"'), r"attribution\.memory: .*'512MB'"),
         (section(f'[attribution]\nmemory = "{"9" * 5000}"'), r"attribution\.memory: expected bytes.{240,280}$"),
-        (section("[attribution]\nmemory = 1152921504606846977"), r"attribution\.memory: .*or equal to 1152921504606846976"),
+        (section("[attribution]\nmemory = 1152921504606846977"), r"attribution\.memory: .*to 1152921504606846976 "),
         (section('[attribution]\nunits = ["ffn", "ffn"]'), r"attribution\.units: 'ffn' is listed twice"),
         (section("[engine]\nnum_cpus = nan"), r"engine\.num_cpus: .*finite number"),
         (section("[engine]\nnum_gpus = inf"), r"engine\.num_gpus: .*finite number"),

@@ -19,7 +19,7 @@ from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, run_experiment
 from gated_lpi.runs.store import MisfitError, ResultStore
 from gated_lpi.runs.work import Storage
-from tiny_runs import QUICK, Notes
+from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 
 STEPS = (0, 10, 20, 30)
@@ -39,11 +39,8 @@ def series(good, tmp_path):
 
 
 def experiment(tmp_path, *folders):
-    facts = save_facts(tmp_path / "facts", [CAPITALS])
-    arms = [{"name": folder.name, "checkpoints": str(folder)} for folder in folders]
-    return Experiment.model_validate(
-        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
-    )
+    arms = ({"name": folder.name, "checkpoints": str(folder)} for folder in folders)
+    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms)
 
 
 def reconfigure(folder, **changes):
