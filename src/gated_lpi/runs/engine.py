@@ -24,6 +24,7 @@ from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local,
 from gated_lpi.errors import FetchError, RunError
 from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, is_remote, make
+from gated_lpi.remarks import remarks
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.last_checkpoint import study_last_checkpoint
@@ -39,7 +40,6 @@ from gated_lpi.runs.work import (
     Outcome,
     Storage,
     attribute_checkpoint,
-    remarks,
     with_overall_means,
 )
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
