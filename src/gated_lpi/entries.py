@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, TypeGuard
 
+from gated_lpi.foreign import has_surrogate
+
 LARGEST = 2**63 - 1  # steps, tokens and sizes are stored as 64-bit integers
 TOO_LARGE = f"more than {LARGEST:,}, the largest number that can be stored"
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -35,7 +37,7 @@ def is_file_name(value: object) -> TypeGuard[str]:
     """Whether a value is one plain file name: no path, no control character, nothing that cannot be written."""
     if not isinstance(value, str) or value in ("", ".", ".."):
         return False
-    if any(character < " " or character in "/\\\x7f" or "\ud800" <= character <= "\udfff" for character in value):
+    if has_surrogate(value) or any(character < " " or character in "/\\\x7f" for character in value):
         return False
     return len(value.encode()) <= _LONGEST_NAME
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -198,14 +198,6 @@ def _account(scores: xr.Dataset) -> dict[str, Any]:
         "collisions": list(scores.attrs["collisions"]),
         "notes": list(scores.attrs["notes"]),
     }
-
-
-def remarks(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a checkpoint's record says beside its numbers, one line each; nothing for one of an earlier version."""
-    yield from record.get("notes", ())
-    if record.get("n_skipped"):
-        yield f"{record['n_skipped']} facts are skipped, the first: {'; '.join(record['skipped'])}"
-    yield from record.get("collisions", ())
 
 
 def _checks(model: Model) -> dict[str, Any]:
