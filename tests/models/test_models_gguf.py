@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformers import LlamaConfig
 
 from gated_lpi import load_model
 from gated_lpi.cli import main
-from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
+from gated_lpi.errors import ModelError, OptionError, WeightsError
 from gated_lpi.models import weights
 from tiny_text import save_checkpoint
 
@@ -163,7 +162,11 @@ def test_weights_that_stay_packed_are_refused(tmp_path, monkeypatch, dtype):
 
 
 def test_a_quantised_config_that_was_unpacked_is_no_obstacle(tmp_path):
-    config = LlamaConfig(quantization_config={"quant_method": "fp8", "dequantize": True})
-    weights._refuse_quantised(str(tmp_path), config)
-    with pytest.raises(GatedLPIError, match="stored quantised"):
-        weights._refuse_quantised(str(tmp_path), LlamaConfig(quantization_config={"quant_method": "fp8"}))
+    folder = save_checkpoint(tmp_path / "step-1", "Llama")
+    config = json.loads((folder / "config.json").read_text())
+    quantisation = {"quant_method": "fp8", "dequantize": True}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))
+    assert load_model(str(folder)).provenance["stored_dtype"] == "float32"
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match="stored quantised"):
+        load_model(str(folder))

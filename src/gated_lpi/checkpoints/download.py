@@ -26,20 +26,9 @@ from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listin
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
-from gated_lpi.weight_files import INDEX_NAME, file_names
+from gated_lpi.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
 
-_BESIDE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    INDEX_NAME,
-    "tokenizer*",
-    "*.model",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
+_BESIDE_WEIGHTS = (CONFIG_NAME, "generation_config.json", INDEX_NAME, *BESIDE_WEIGHTS)
 _CODE = "*.py"
 _BLOCK = 1 << 20
 
@@ -188,7 +177,8 @@ def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
 def _wanted(inventory: Inventory, remote_code: bool) -> list[RemoteFile]:
     patterns = (*_BESIDE_WEIGHTS, _CODE) if remote_code else _BESIDE_WEIGHTS
     beside = [file for file in inventory.files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
-    return [*(file for file in beside if "/" not in file.name and file not in inventory.weights), *inventory.weights]
+    plain = [file for file in beside if "/" not in file.name and not is_pickle(file.name)]
+    return [*(file for file in plain if file not in inventory.weights), *inventory.weights]
 
 
 def _storage(repo: str, hub: Hub) -> Path:

@@ -115,6 +115,29 @@ class Hub:
         self._keep(repo, "branches", found)
         return found
 
+    def commit(self, repo: str, revision: str) -> str:
+        """The commit that a branch, a tag or a commit's id stands for now; offline, when it was last asked for.
+
+        Raises CheckpointError as `branches` does.
+        """
+        if is_commit(revision):
+            return revision
+        if self.is_offline:
+            kept = self._kept(repo, f"commit of {revision}")
+            kept = kept if isinstance(kept, dict) else {}
+            found = kept.get(revision) or self._known_branches(repo).get(revision)
+        else:
+            api = HfApi(endpoint=self.address, token=self.token)
+            what = f"{quoted(revision)} of {repo}"
+            found = self.patiently(what, lambda: api.model_info(repo, revision=revision, timeout=self.timeout).sha)
+        if not is_commit(found):
+            raise CheckpointError(
+                f"{self.address} tells no commit of {quoted(revision)} of {writable(repo)}. Check the branch or tag, "
+                "or give a commit's full id."
+            )
+        self._keep(repo, f"commit of {revision}", {revision: found})
+        return found
+
     def inventory(self, repo: str, commit: str) -> Inventory:
         """The files of a commit with their hashes, and the shards that its weights' index names.
 
