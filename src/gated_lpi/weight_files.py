@@ -163,13 +163,13 @@ def named_in_config(root: Path, names: Collection[str]) -> str:
         return ""
     if not is_file_name(named) or not named.endswith((_SAFETENSORS, f"{_SAFETENSORS}.index.json")):
         raise WeightsError(
-            f"{root / CONFIG_NAME} names {quoted(named)} as {_NAMED}. Expected a safetensors file in that folder, or the "
-            f"index of such files: correct it, or remove it where {SINGLE_NAME} is meant."
+            f"{root / CONFIG_NAME} names {quoted(named)} as {_NAMED}. Expected a safetensors file in that folder, or "
+            f"the index of such files: correct it, or remove it where {SINGLE_NAME} is meant."
         )
     if named not in names:
         raise WeightsError(
-            f"{root / CONFIG_NAME} names {named} as {_NAMED}, which is not in that folder. Put the file there, or remove "
-            f"{_NAMED} where {SINGLE_NAME} is meant."
+            f"{root / CONFIG_NAME} names {named} as {_NAMED}, which is not in that folder. Put the file there, or "
+            f"remove {_NAMED} where {SINGLE_NAME} is meant."
         )
     return named
 

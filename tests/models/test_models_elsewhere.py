@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,7 +261,7 @@ def test_weights_that_change_while_they_are_loaded_are_refused(folder, monkeypat
     ids=lambda entries: "-".join(entries),
 )
 def test_a_config_chooses_no_code(folder, monkeypatch, entries):
-    """Every look for a kernel, quantiser or file of a hub is counted; there is none, and the scores' model is as ever."""
+    """Every look for a kernel, quantiser or file of a hub is counted; there is none, and the model is as ever."""
     from transformers.integrations import hub_kernels
     from transformers.quantizers import auto as quantizers
 
@@ -403,8 +404,7 @@ MEGABYTES = 700  # of address space beyond what the process had before
 
 def within_bounds(action, seconds=5.0):
     """What an action gives or raises, in this process with an upper limit to its memory; it fails if it takes long."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + MEGABYTES * 10**6, before[1]))
     started = time.monotonic()
