@@ -38,7 +38,7 @@ def is_file_name(value: object) -> TypeGuard[str]:
     """Whether a value is one plain file name: no path, no control character, nothing that cannot be written."""
     if not isinstance(value, str) or value in ("", ".", ".."):
         return False
-    if any(character < " " or character in "/\\\x7f" or "\ud800" <= character <= "\udfff" for character in value):
+    if any(character in "/\\" or unicodedata.category(character) in ("Cc", "Cs") for character in value):
         return False
     return len(value.encode()) <= _LONGEST_NAME
 

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run
-from gated_lpi.cli.console import err
+from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 
 app = typer.Typer(
@@ -50,7 +50,8 @@ for _verb in (demo, run, attribute, metrics, report, check, checkpoints, familie
 def main() -> None:
     """Run the command line; errors of this package end it with one message, never with a traceback."""
     try:
-        app()
+        with guarded():
+            app()
     except OptionError as error:
         _fail(error, 2)
     except GatedLPIError as error:

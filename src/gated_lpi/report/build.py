@@ -17,7 +17,7 @@ from typing import Any
 
 import plotly.offline
 
-from gated_lpi.folders import Folder, as_folder, make, write_atomically
+from gated_lpi.folders import Folder, as_folder, make, refuse_links, write_atomically
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, heatmaps
 from gated_lpi.report.arms import Results, load_results
@@ -63,6 +63,7 @@ def build_report(run: RunSource, out: str | Folder | None = None) -> ReportFiles
     results = load_results(run)
     shown = all_charts(results)
     tables = all_tables(run, results)
+    refuse_links(folder / FIGURES_FOLDER)
     make(folder / FIGURES_FOLDER)
     pictures = []
     for name, chart in shown.items():

@@ -28,7 +28,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.errors import OptionError, RunError, RunExistsError
-from gated_lpi.folders import Folder, as_folder, is_remote, make, names, read_text, write_atomically
+from gated_lpi.folders import Folder, as_folder, is_remote, make, names, read_text, refuse_links, write_atomically
 from gated_lpi.runs.experiment import Experiment, FactsSpec
 from gated_lpi.runs.files import read_file
 from gated_lpi.runs.quarantine import Quarantine
@@ -184,8 +184,12 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
 
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
+        RunError: a folder of the run is a link that leads out of it.
     """
     folder = as_folder(path)
+    refuse_links(folder / "results", deep=True)
+    for name in ("series", "training", "figures"):
+        refuse_links(folder / name)
     if read_text(folder / RUN_FILE) is not None:
         run = open_run(folder)
         differing = run.experiment.differences(experiment)
