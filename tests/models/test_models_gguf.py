@@ -122,6 +122,23 @@ def test_a_damaged_file_is_refused(folder, keep):
         load_model(str(folder), gguf="tiny.gguf")
 
 
+@pytest.mark.parametrize("name", ["block_count", "embedding_length"])
+def test_a_file_that_promises_a_vast_model_is_refused_before_it_is_made(folder, name):
+    path, key = folder / "tiny.gguf", f"llama.{name}".encode()
+    content = path.read_bytes()
+    place = content.index(key) + len(key) + 4
+    path.write_bytes(content[:place] + (10**9).to_bytes(4, "little") + content[place + 4 :])
+    with pytest.raises((ModelError, WeightsError), match="belongs to another model"):
+        load_model(str(folder), gguf="tiny.gguf")
+
+
+def test_code_beside_it_is_not_run(folder):
+    code = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "evil.py").write_text("1/0")
+    assert load_model(str(folder), gguf="tiny.gguf").tokenizer("CAB")["input_ids"]
+
+
 def test_text_under_that_name_is_refused(folder):
     (folder / "tiny.gguf").write_bytes(b"<html>not found</html>" * 50)
     with pytest.raises(WeightsError, match="cannot be read as GGUF"):

@@ -91,8 +91,8 @@ def refuse_dtypes(source: str, tensors: Mapping[str, Stored]) -> None:
         )
 
 
-def refuse_misfit(source: str, config: PreTrainedConfig, tensors: Mapping[str, Stored]) -> None:
-    """Refuse a config whose model is far larger than its file, before memory for it is asked for.
+def refuse_misfit(source: str, config: PreTrainedConfig, stored: int) -> None:
+    """Refuse a config whose model is far larger than its file of `stored` values, before memory for it is asked for.
 
     The model is laid out without memory and its values counted, buffers by themselves: more than twice those of the
     file cannot be filled from it. Smaller differences are found on loading, which names the tensors.
@@ -101,7 +101,6 @@ def refuse_misfit(source: str, config: PreTrainedConfig, tensors: Mapping[str, S
         WeightsError: says both numbers.
         ModelError: the config contradicts itself.
     """
-    stored = sum(tensor.size for tensor in tensors.values())
     try:
         with quiet_transformers(), torch.device("meta"):
             laid_out = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)

@@ -16,6 +16,7 @@ from transformers import (
     GgufConfig,
     PreTrainedModel,
 )
+from transformers.integrations.gguf import read_gguf_metadata
 from transformers.utils import is_gguf_available
 
 from gated_lpi.entries import quoted, writable
@@ -36,6 +37,7 @@ from gated_lpi.quiet import quiet_transformers
 from gated_lpi.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 
 MAX_NAMED = 3
+_GGUF_VALUES = 6  # in a byte of such a file at most: the smallest formats take 1.5 bits for one
 PASSED_ON = (GatedLPIError, MemoryError, torch.OutOfMemoryError)  # what is no fault of the checkpoint
 
 
@@ -102,7 +104,7 @@ def load_weights(
     with nullcontext(root) if trust_remote_code else staged(root, content, files) as view:
         config, notes = _supported_config(called, view, options)
         if not trust_remote_code:
-            refuse_misfit(called, config, tensors)
+            refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
         module, report = _construct(called, view, config, options, place)
         _refuse_unsound(called, module, report)
         refuse_changed(root, stamp)
@@ -125,7 +127,9 @@ class _Place(NamedTuple):
 
 def _load_gguf(source: str, link: Path, place: _Place) -> Loaded:
     options = {"gguf_file": str(link)}
+    _refuse_gguf_layers(source, link, options)
     config, notes = _supported_config(source, link.parent, options)
+    refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES)
     module, report = _construct(source, link.parent, config, options, place)
     _refuse_unsound(source, module, report)
     return Loaded(
@@ -134,6 +138,17 @@ def _load_gguf(source: str, link: Path, place: _Place) -> Loaded:
         stored_dtype="gguf",
         notes=(*notes, *_remarks(module, {})),
     )
+
+
+def _refuse_gguf_layers(source: str, link: Path, options: Mapping[str, Any]) -> None:
+    try:
+        metadata, names = read_gguf_metadata(str(link))
+    except PASSED_ON:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise _bad_gguf(source, options, error) from error
+    layers = metadata.get(f"{metadata.get('general.architecture')}.block_count")
+    refuse_layers(source, {"num_hidden_layers": layers}, len(names))
 
 
 def _refuse_unsound(source: str, module: PreTrainedModel, report: dict[str, Any]) -> None:
