@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
-from gated_lpi.cli.console import err
+from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 from gated_lpi.exhausted import explained
 
@@ -52,7 +52,8 @@ for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints,
 def main() -> None:
     """Run the command line; errors of this package end it with one message, never with a traceback."""
     try:
-        _run()
+        with guarded():
+            _run()
     except OptionError as error:
         _fail(str(error), 2)
     except GatedLPIError as error:

@@ -28,6 +28,7 @@ from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
+from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
 IDENTITY = ("key", "step", "tokens", "stage", "commit")
@@ -167,6 +168,7 @@ def attribute_checkpoint(
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
+    refuse_changed(str(checkpoint.path), weights.stamp)
     options = experiment.attribution.model_dump()
     how = prompting(experiment)
     encoded = encode_facts(model, facts, how).prompts
