@@ -1,13 +1,15 @@
 """How SIGINT and SIGTERM end the command line: within seconds and with one line, whatever it is in the middle of.
 
 1. The first signal raises `Interrupted` in the main thread. It passes as a KeyboardInterrupt does, so that files are
-   closed, drafts deleted and tasks cancelled on its way.
-2. Some code lets no exception pass: destructors, callbacks from C, the `except:` of an import. An `Interrupted` that is
-   freed before it arrived was lost in such a place, and is raised again.
-3. What is still there GRACE seconds after the signal (a call into C, a lock, a thread that the exit waits for) is ended
-   by a thread, which is woken through a pipe and needs nothing of the main thread. What a run keeps survives that, as
-   it survives SIGKILL. A second signal does it at once.
-4. The exit code is 128 + the signal: 130 or 143.
+   closed, drafts deleted and tasks cancelled on its way. Whatever exception arrives in its place, the program ends.
+2. Not in the middle of an import, where an exception may pass through C++ that aborts the program. It is raised once
+   the import is done; one that takes longer than IMPORT_GRACE is ended as in 4.
+3. Some code lets no exception pass: destructors, callbacks from C, a bare `except:`. An `Interrupted` that is freed
+   before it arrived was lost in such a place, and is raised again.
+4. What is still there GRACE seconds after the signal (a call into C, a lock) is ended by a thread, which is woken
+   through a pipe and needs nothing of the main thread. What a run keeps survives that, as it survives SIGKILL. A
+   second signal does it at once.
+5. The exit code is 128 + the signal: 130 or 143. Exit handlers are run; threads are not waited for.
 
 Only the command line asks for this; a program that imports the package keeps its own handlers. A signal that is ignored
 when the program starts (SIGINT, in the background of a script) stays ignored.
@@ -15,7 +17,7 @@ when the program starts (SIGINT, in the background of a script) stays ignored.
 
 from __future__ import annotations
 
-import _thread
+import atexit
 import os
 import select
 import signal
@@ -29,6 +31,9 @@ from types import FrameType
 from typing import NoReturn
 
 GRACE = 4.0  # seconds to unwind in
+IMPORT_GRACE = 1.0  # seconds for an import to be done
+POLL = 0.05
+IMPORTING = "<frozen importlib._bootstrap>"
 ENDING = (signal.SIGINT, signal.SIGTERM)
 LOST = 0  # on the pipe, where signals have numbers from 1
 SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
@@ -50,6 +55,8 @@ class _Watch:
         self.settled = False
         self._said = threading.Lock()
         self._raised: weakref.ref[Interrupted] | None = None
+        self._main = threading.get_ident()
+        self._held = False  # until an import is done
         self._own = 0  # signals on their way that this class has sent
         self._before = {number: signal.getsignal(number) for number in ENDING}
         self._hook_before = sys.unraisablehook
@@ -83,6 +90,14 @@ class _Watch:
                 sys.stderr.write(f"{self.kept}\n")
                 sys.stderr.flush()
 
+    def leave(self) -> NoReturn:
+        """End the program from the main thread; the thread behind the handlers sees to it that this comes to an end."""
+        self.say()
+        atexit._run_exitfuncs()
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(128 + (self.number or signal.SIGINT))
+
     def _end_hard(self) -> NoReturn:
         """End the program without the main thread, which may hold the lock of sys.stderr."""
         if self._first():
@@ -94,12 +109,16 @@ class _Watch:
     def _first(self) -> bool:
         return self._said.acquire(blocking=False)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
-        if not self.settled:
+        self._held = not self.settled and _importing(frame)
+        if not self.settled and not self._held:
             error = Interrupted(signal.Signals(self.number).name)
             self._raised = weakref.ref(error, self._lost)
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # the traceback holds this frame, which must not hold the exception
 
     def _lost(self, raised: weakref.ref[Interrupted]) -> None:
         """Have it raised again, by the thread: here it would be lost once more."""
@@ -111,28 +130,37 @@ class _Watch:
             self._hook_before(about)
 
     def _wait(self) -> None:
-        """Count signals; end the program at the second one, or GRACE seconds after the first."""
-        deadline: float | None = None
-        while deadline is None or time.monotonic() < deadline:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([self._read], [], [], left)
+        """Count signals; end the program at the second one, or when time is up after the first."""
+        began: float | None = None
+        while began is None or time.monotonic() < began + (IMPORT_GRACE if self._held else GRACE):
+            ready, _, _ = select.select([self._read], [], [], None if began is None else POLL)
             came = os.read(self._read, 1) if ready else None
             if came == b"":
                 os.close(self._read)
                 return
-            if came is not None and came[0] == LOST and self.number is not None:
-                time.sleep(0.01)  # until the main thread has left the place that lets nothing pass
-                self._own += 1
-                _thread.interrupt_main(self.number)
-            elif came is not None and came[0] in ENDING:
+            if came is not None and came[0] in ENDING:
                 if self._own:
                     self._own -= 1
-                elif deadline is not None:
+                elif began is not None:
                     break
                 else:
                     self.number = self.number or came[0]
-                    deadline = time.monotonic() + GRACE
+                    began = time.monotonic()
+            elif self.number is not None and (came is not None or self._held):
+                self._again(self.number)
         self._end_hard()
+
+    def _again(self, number: int) -> None:
+        """Have the signal handled once more, a moment later: the place that lets nothing pass is left by then."""
+        time.sleep(POLL / 5)
+        self._own += 1
+        signal.pthread_kill(self._main, number)  # a real one, which wakes the main thread where it waits
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
 
 
 _watch: _Watch | None = None
@@ -155,7 +183,7 @@ def ended_by_signals(program: Callable[[], None]) -> None:
     except BaseException as error:  # whatever the signal has become on its way
         failure = error
     if watch.number is not None:
-        end()
+        watch.leave()
     _watch = None
     watch.remove()
     if failure is not None:
