@@ -5,15 +5,14 @@ good, or is ended with it, and cannot connect to another. So what connects to it
 
 1. The host starts Ray, has the jobs scored on it and writes outcomes to a pipe, one after the other.
 2. This process reads them. If Ray's servers or the host are gone, it raises `RayDiedError`; a new host can be started.
-3. However that ends, all processes of the host and its Ray are killed. If this process itself is killed, its guard does
-   it (`ray_guard`).
+3. However that ends, and also if this process is killed, a guard between the two ends all processes of the host and its
+   Ray (`ray_guard`).
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import secrets
 import subprocess
 import sys
 import time
@@ -71,29 +70,28 @@ def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
 class _Host:
     """The host as this process sees it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], mark: str) -> None:
-        self._process = process
-        self._mark = mark
+    def __init__(self, guard: subprocess.Popen[bytes]) -> None:
+        self._guard = guard
         self._servers: list[int] = []
 
     def send(self, request: Any) -> None:
         """Tell the host what to do."""
-        assert self._process.stdin is not None
+        assert self._guard.stdin is not None
         with suppress(BrokenPipeError):  # found when the answer is read
-            pickle.dump(request, self._process.stdin)
-            self._process.stdin.flush()
+            pickle.dump(request, self._guard.stdin)
+            self._guard.stdin.flush()
 
     def receive(self) -> Frame:
         """The next frame; RayDiedError if Ray is gone."""
         frame: Frame = pickle.loads(self._read(int.from_bytes(self._read(LENGTH))))
         if frame[0] == "started":
-            self._servers = ray_guard.servers(self._mark) if ray_guard.supported() else []
+            self._servers = ray_guard.servers(self._guard.pid)
         return frame
 
     def _read(self, count: int) -> bytes:
         """So many bytes, waited for as long as Ray lives."""
-        assert self._process.stdout is not None
-        source, parts = self._process.stdout.fileno(), []
+        assert self._guard.stdout is not None
+        source, parts = self._guard.stdout.fileno(), []
         while count:
             if select([source], [], [], POLL)[0]:
                 parts.append(os.read(source, min(count, CHUNK)))
@@ -114,7 +112,7 @@ class _Host:
     def let_go(self) -> None:
         """Let the host stop its Ray, which deletes what it has spilled to the disk."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(LEAVING)
+            self._guard.wait(LEAVING)
 
     def _alive(self) -> bool:
         return all(map(ray_guard.is_alive, self._servers))
@@ -122,20 +120,21 @@ class _Host:
 
 @contextmanager
 def _host() -> Iterator[_Host]:
-    """A host, and for as long as the `with` block runs at most."""
-    mark = secrets.token_hex(16)
-    environment = {**os.environ, ray_guard.VARIABLE: mark, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
-    command = [sys.executable, "-m", "gated_lpi.runs.ray_host"]
+    """A host, for as long as the `with` block runs at most."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    lifeline, ours = os.pipe()
+    command = [sys.executable, "-I", "-S", ray_guard.__file__, str(lifeline)]
+    command += [sys.executable, "-m", "gated_lpi.runs.ray_host"]
     pipe = subprocess.PIPE
-    # In a session of their own, neither is reached by Ctrl-C: this process ends them.
-    with (
-        ray_guard.guarded(mark),
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True) as process,
-    ):
+    # In a session of its own it is not reached by Ctrl-C: this process ends it.
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=environment, pass_fds=[lifeline], start_new_session=True
+    ) as guard:
+        os.close(lifeline)
         try:
-            yield _Host(process, mark)
+            yield _Host(guard)
         finally:
-            process.kill()
+            os.close(ours)
 
 
 def _died() -> RayDiedError:
