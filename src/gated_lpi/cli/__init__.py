@@ -1,7 +1,7 @@
 """The command line: one file per verb, thin over the library.
 
 Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
-130 interrupted.
+130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi.signals`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics
 from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 from gated_lpi.exhausted import explained
+from gated_lpi.signals import end, ended_by_signals, interrupted, say_at_interruption
+
+INTERRUPTED = "interrupted; nothing was changed: run the command again"
 
 app = typer.Typer(
     name="gated-lpi",
@@ -36,11 +39,11 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
 
     @wraps(verb.command)
     def command(*args: Any, **options: Any) -> None:
+        say_at_interruption(getattr(verb, "INTERRUPTED", INTERRUPTED))
         try:
             verb.command(*args, **options)
         except KeyboardInterrupt:
-            err.print(getattr(verb, "INTERRUPTED", "interrupted"))
-            sys.exit(130)
+            end()
 
     return command
 
@@ -50,7 +53,11 @@ for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints,
 
 
 def main() -> None:
-    """Run the command line; errors of this package end it with one message, never with a traceback."""
+    """Run the command line; errors of this package and signals end it with one message, never with a traceback."""
+    ended_by_signals(_main)
+
+
+def _main() -> None:
     try:
         with guarded():
             _run()
@@ -63,9 +70,6 @@ def main() -> None:
         if line is None:
             raise
         _fail(line, 1)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
 
 
 def _run() -> None:
@@ -78,6 +82,8 @@ def _run() -> None:
 
 
 def _fail(error: str, code: int) -> None:
+    if interrupted():  # the error is what a signal has become on its way
+        end()
     try:
         sys.stdout.flush()
     except OSError:  # what is still to be written cannot be: without this the interpreter would say so once more

@@ -151,8 +151,11 @@ class _Downloads:
         return True
 
     def _make_room(self, most: int | None) -> bool:
-        """Delete scored checkpoints, oldest first, until at most so many bytes are held (None: all of them)."""
-        for download in [held for held in self._held if held.scored]:
+        """Delete scored checkpoints, oldest first, until at most so many bytes are held (None: all of them).
+
+        A download that was given up while it was under way counts as scored; it is not waited for.
+        """
+        for download in [held for held in self._held if held.scored and held.result.done()]:
             if most is not None and sum(held.size for held in self._held) <= most:
                 break
             if download.job.storage.evict and download.result.exception() is None:

@@ -28,6 +28,7 @@ from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
+from gated_lpi.signals import interrupted
 from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
@@ -129,6 +130,8 @@ def quarantined(job: Job, error: Exception, fetched: Fetched | None = None) -> O
 
 def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcome:
     """The outcome of a job that ended with an error, which is raised again if it is no fault of the checkpoint's."""
+    if interrupted():  # C code may turn an interruption into any error
+        raise KeyboardInterrupt from error
     if isinstance(error, CheckpointError | ModelError):
         return quarantined(job, error, fetched)
     if isinstance(error, FactsError):
