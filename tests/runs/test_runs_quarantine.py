@@ -31,7 +31,7 @@ def unknown_family(folder):
 SPOILS = {
     "without weights": (lambda f: (f / "model.safetensors").unlink(), "WeightsError"),
     "not finite": (spoil_values, "WeightsError"),
-    "no known model": (unknown_family, "ModelError"),
+    "no known model": (unknown_family, "UnknownFamilyError"),
 }
 
 
