@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from test_runs_store import filled, record, scores
+from tiny_store import filled, record, scores
 
 from gated_lpi.errors import RunError
 from gated_lpi.runs import ResultStore

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 import xarray as xr
-from test_runs_store import filled, record, scores
+from tiny_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.cli import main

@@ -10,7 +10,7 @@ import uuid
 
 import fsspec
 import pytest
-from test_runs_store import filled, record, scores
+from tiny_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.errors import RunBusyError, RunError, WriteError
