@@ -56,9 +56,10 @@ class Ground:
             yield seed
             seed += 1
 
-    def out_of_time(self) -> bool:
-        """Whether it is to stop."""
-        return time.monotonic() >= self.deadline
+    def wants(self, tries: int) -> None:
+        """So many tries are wanted: there are no more different ones, or each of several is tried so often."""
+        self.count = tries
+        self.tell(("asked", tries))
 
     def came(self, outcome: Outcome, times: int = 1) -> None:
         """So many tries came out like this: survived, as if nothing had been; healed; refused, by a clear error."""
@@ -75,13 +76,12 @@ class Ground:
         self.tell(("remark", text))
 
     @contextmanager
-    def judging(self, seed: int) -> Iterator[None]:
-        """Whatever the block raises is wrong, and counts as one try; what it tells itself stays."""
+    def judging(self, seed: int, what: str = "") -> Iterator[None]:
+        """Whatever the block raises is wrong. what: was tried."""
         try:
             yield
-        except Exception as error:
-            self.went_wrong(f"{traceback.format_exc(limit=-4)[-1500:]}", seed)
-            del error
+        except Exception:
+            self.went_wrong(f"{what}\n{traceback.format_exc(limit=-5)[-2500:]}".lstrip(), seed)
 
 
 def refused_clearly(error: GatedLPIError) -> None:

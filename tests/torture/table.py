@@ -36,6 +36,8 @@ class Row:
             self.counts[rest[0]] += rest[1]
         elif kind == "wrong":
             self.wrong.append((rest[0], rest[1]))
+        elif kind == "asked":
+            self.asked = rest[0]
         else:
             self.remarks.append(rest[0])
 
