@@ -4,11 +4,11 @@ The targets are those of the slow tests (`fuzz_facts`, `fuzz_checkpoints`, `fuzz
 try is one input; the count is of each target. Targets share the time that there is.
 """
 
-import itertools
 import json
 import random
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -20,7 +20,7 @@ from fuzzing import mutated_bytes, mutated_value
 from gated_lpi import load_model
 from gated_lpi.errors import GatedLPIError
 from tiny_text import save_checkpoint
-from torture.attack import Ground, refused_clearly
+from torture.attack import OUTCOMES, Ground, refused_clearly
 
 Target: TypeAlias = Callable[[Path, int, int], Iterator[str]]
 BATCH = 50  # inputs that are told at once
@@ -91,15 +91,23 @@ def _inputs(ground: Ground, target: Target, count: int, until: float) -> int:
     """So many inputs of one target, or fewer if the time is over; how many."""
     folder = ground.folder / target.__name__
     folder.mkdir()
-    outcomes = target(folder, ground.seed, count)
-    done = 0
+    done, told = 0, Counter[str]()
     try:
-        while time.monotonic() < until and (batch := list(itertools.islice(outcomes, min(BATCH, count - done)))):
-            refused = batch.count("refused")
-            ground.came("survived", len(batch) - refused)
-            ground.came("refused", refused)
-            done += len(batch)
+        for outcome in target(folder, ground.seed, count):
+            told["refused" if outcome == "refused" else "survived"] += 1
+            done += 1
+            if done % BATCH == 0:
+                _tell(ground, told)
+            if time.monotonic() > until:
+                break
     except Exception:
         ground.went_wrong(f"{target.__name__}\n{traceback.format_exc(limit=-5)[-2500:]}", ground.seed + done)
         done += 1
+    _tell(ground, told)
     return done
+
+
+def _tell(ground: Ground, told: Counter[str]) -> None:
+    for outcome in OUTCOMES:
+        if told[outcome]:
+            ground.came(outcome, told.pop(outcome))

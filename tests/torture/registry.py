@@ -1,6 +1,6 @@
 """Every attack of the campaign, the longest first. A line here is all that an attack needs beside its file."""
 
-from torture import flips, fuzz, kill, prefix
+from torture import flips, fuzz, hostile, kill, prefix
 from torture.attack import Attack
 
 ATTACKS = (
@@ -13,4 +13,5 @@ ATTACKS = (
     Attack("fuzz-checkpoints", "fuzzed names, listings, hubs, weights", 10_000, 60, 12, fuzz.checkpoints, "torture/fuzz.py"),
     Attack("fuzz-runs", "fuzzed experiments and files of runs", 10_000, 60, 12, fuzz.runs, "torture/fuzz.py"),
     Attack("fuzz-configs", "fuzzed configs and tokenizers of models", 10_000, 60, 12, fuzz.configs, "torture/fuzz.py"),
+    Attack("hostile", "checkpoints that are broken, odd or mean", 1000, 12, 8, hostile.load, "torture/hostile.py"),
 )
