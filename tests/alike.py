@@ -1,6 +1,7 @@
 """Whether two runs came out the same: all that is read of them but times and the places where they lie."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,20 @@ def same_scores(found: Any, wanted: Any) -> None:
         assert found[name].dims == wanted[name].dims, name
         assert np.array_equal(found[name], wanted[name], equal_nan=found[name].dtype.kind == "f"), f"{name} differs"
         assert found[name].attrs == wanted[name].attrs, name
-    assert timeless(found.attrs) == timeless(wanted.attrs), "provenance differs"
+    differing = [*_differing(timeless(found.attrs), timeless(wanted.attrs))]
+    assert not differing, f"provenance differs in {differing[:9]}"
+
+
+def _differing(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
+    """Where plain values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in found.keys() | wanted.keys():
+            yield from _differing(found.get(key), wanted.get(key), f"{place}.{key}")
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for number, pair in enumerate(zip(found, wanted, strict=True)):
+            yield from _differing(*pair, f"{place}[{number}]")
+    elif found != wanted:
+        yield f"{place}: {found!r:.80} and {wanted!r:.80}"
 
 
 def same_run(found: Run, wanted: Run, *, report: bool = False, trained: bool = True) -> None:

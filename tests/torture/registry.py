@@ -1,6 +1,6 @@
 """Every attack of the campaign, the longest first. A line here is all that an attack needs beside its file."""
 
-from torture import flips, fuzz, hostile, kill, prefix
+from torture import flips, full, fuzz, hostile, hub, kill, prefix, writers
 from torture.attack import Attack
 
 ATTACKS = (
@@ -14,4 +14,7 @@ ATTACKS = (
     Attack("fuzz-runs", "fuzzed experiments and files of runs", 10_000, 60, 12, fuzz.runs, "torture/fuzz.py"),
     Attack("fuzz-configs", "fuzzed configs and tokenizers of models", 10_000, 60, 12, fuzz.configs, "torture/fuzz.py"),
     Attack("hostile", "checkpoints that are broken, odd or mean", 1000, 12, 8, hostile.load, "torture/hostile.py"),
+    Attack("hub", "a hub with faults, alone and in pairs", 100, 4, 12, hub.stream, "torture/hub.py"),
+    Attack("writers", "two commands on one folder, read meanwhile", 20, 1, 10, writers.collide, "torture/writers.py"),
+    Attack("full", "no disk, memory or files left, or read-only", 60, 6, 12, full.starve, "torture/full.py"),
 )
