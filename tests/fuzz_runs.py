@@ -164,7 +164,9 @@ def descriptions_of_runs(folder: Path, first: int, count: int) -> Iterator[str]:
         assert_sane(run.experiment)
         json.dumps(run.info)
         assert run.local == folder
-        assert accepted_or_none(lambda run=run: create_run(folder, run.experiment, "other facts"), "another run") is None
+        assert (
+            accepted_or_none(lambda run=run: create_run(folder, run.experiment, "other facts"), "another run") is None
+        )
         yield "taken"
 
 

@@ -7,7 +7,6 @@ run as code, the folder `canary` is made. What loads all the same has to be the 
 import json
 import os
 import pickle
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,23 @@ class Canary:
         return os.mkdir, (self.path,)
 
 
+def change(file: Path, **entries: Any) -> None:
+    """Change entries of a JSON file."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | entries))
+
+
+def pickled(path: Path, canary: Path) -> None:
+    """Put a pickle there that makes the canary."""
+    torch.save({"w": Canary(canary)}, path)
+
+
+def code(path: Path, canary: Path) -> None:
+    """Put Python there that makes the canary."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"import os\nos.mkdir({str(canary)!r})\nclass Evil: pass\ndef generate(*_, **__): pass\n")
+
+
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     """Change the tensors of a folder's weights."""
     tensors = load_file(folder / ONE)
@@ -40,22 +56,15 @@ def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> N
     save_file(tensors, folder / ONE, metadata={"format": "pt"})
 
 
-def reconfigure(folder: Path, name: str = CONFIG, /, **changes: Any) -> None:
-    """Change entries of a JSON file."""
-    file = folder / name
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(content | changes))
-
-
-def code(file: Path, canary: Path) -> None:
-    """Put Python there that makes the canary."""
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(f"import os\nos.mkdir({str(canary)!r})\nclass Evil: pass\n")
-
-
 def first(tensors: dict[str, torch.Tensor]) -> str:
     """The name of a matrix among tensors."""
     return min(name for name, tensor in tensors.items() if tensor.dim() > 1)
+
+
+def header(path: Path, content: str, length: int | None = None) -> None:
+    """A safetensors file of nothing but a header; length: what it says of that."""
+    text = content.encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text)
 
 
 # --- weights
@@ -83,22 +92,22 @@ def zeroed_header(folder: Path, _canary: Path) -> None:
 
 
 def endless_header(folder: Path, _canary: Path) -> None:
-    (folder / ONE).write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
+    header(folder / ONE, "{}", 1 << 40)
 
 
 def nested_header(folder: Path, _canary: Path) -> None:
-    text = b'{"a":' * 100_000
-    (folder / ONE).write_bytes(struct.pack("<Q", len(text)) + text)
+    header(folder / ONE, '{"a":' * 10**6)
 
 
 def overlapping_tensors(folder: Path, _canary: Path) -> None:
     content = (folder / ONE).read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    names = [name for name in header if name != "__metadata__"]
-    header[names[1]]["data_offsets"] = header[names[0]]["data_offsets"]
-    text = json.dumps(header).encode()
-    (folder / ONE).write_bytes(struct.pack("<Q", len(text)) + text + content[end:])
+    placed = json.loads(content[8:end])
+    names = [name for name in placed if name != "__metadata__"]
+    placed[names[1]]["data_offsets"] = placed[names[0]]["data_offsets"]
+    header(folder / ONE, json.dumps(placed))
+    with (folder / ONE).open("ab") as file:
+        file.write(content[end:])
 
 
 def not_a_number(folder: Path, _canary: Path) -> None:
@@ -146,67 +155,151 @@ def another_model_beside(folder: Path, _canary: Path) -> None:
         save_file(tensors, folder / name)
 
 
-# --- pickles
+# --- what would run code
 
 
-def pickle_alone(folder: Path, canary: Path) -> None:
-    torch.save({"w": Canary(canary)}, folder / "pytorch_model.bin")
-    (folder / ONE).unlink()
-
-
-def pickle_beside(folder: Path, canary: Path) -> None:
-    torch.save({"w": Canary(canary)}, folder / "pytorch_model.bin")
-
-
-def pickle_in_an_index(folder: Path, canary: Path) -> None:
-    torch.save({"w": Canary(canary)}, folder / "w.bin")
+def index_of_a_pickle(folder: Path, canary: Path) -> None:
+    pickled(folder / "w.bin", canary)
     (folder / ONE).unlink()
     (folder / INDEX).write_text(json.dumps({"weight_map": {"w": "w.bin"}}))
 
 
-def pickle_called_safetensors(folder: Path, canary: Path) -> None:
-    torch.save({"w": Canary(canary)}, folder / ONE)
+def pickle_under_the_name_of_a_shard(folder: Path, canary: Path) -> None:
+    pickled(folder / "w.safetensors", canary)
+    (folder / ONE).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"w": "w.safetensors"}}))
+
+
+def pickle_alone(folder: Path, canary: Path) -> None:
+    pickled(folder / "pytorch_model.bin", canary)
+    (folder / ONE).unlink()
 
 
 def pickle_that_the_config_names(folder: Path, canary: Path) -> None:
-    torch.save({"w": Canary(canary)}, folder / "adapter_model.bin")
-    reconfigure(folder, transformers_weights="adapter_model.bin")
+    pickled(folder / "adapter_model.bin", canary)
+    change(folder / CONFIG, transformers_weights="adapter_model.bin")
+
+
+def pickled_adapter(folder: Path, canary: Path) -> None:
+    pickled(folder / "adapter_model.bin", canary)
+    change(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="elsewhere/model")
+
+
+def files_of_a_distributed_run(folder: Path, canary: Path) -> None:
+    (folder / ".metadata").write_bytes(pickle.dumps(Canary(canary)))
+    save_file({"w": torch.ones(2)}, folder / "shard-00000-model-00001-of-00001.safetensors")
 
 
 def pickled_tokenizer(folder: Path, canary: Path) -> None:
-    for name in ("tokenizer.pkl", "tokenizer.bin", "vocab.pkl"):
+    for name in ("tokenizer.pkl", "tokenizer.bin", "vocab.pkl", "vocab.bin", "tokenizer.pickle"):
         (folder / name).write_bytes(pickle.dumps(Canary(canary)))
-    reconfigure(folder, SETTINGS, vocab_file="vocab.pkl", tokenizer_file="tokenizer.pkl")
+    change(
+        folder / SETTINGS, tokenizer_class="TransfoXLTokenizer", vocab_file="vocab.pkl", tokenizer_file="tokenizer.pkl"
+    )
 
 
-# --- code
+def pickle_for_sentencepiece(folder: Path, canary: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
+        (folder / name).write_bytes(pickle.dumps(Canary(canary)))
+    change(folder / SETTINGS, tokenizer_class="LlamaTokenizer")
+
+
+def code_of_the_tokenizer(folder: Path, canary: Path) -> None:
+    code(folder / "evil.py", canary)
+    change(folder / SETTINGS, auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, trust_remote_code=True)
 
 
 def code_of_the_model(folder: Path, canary: Path) -> None:
     code(folder / "evil.py", canary)
     names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
-    reconfigure(folder, auto_map=dict.fromkeys(names, "evil.Evil"), trust_remote_code=True)
-
-
-def code_of_a_model_of_its_own(folder: Path, canary: Path) -> None:
-    code_of_the_model(folder, canary)
-    reconfigure(folder, model_type="custom")
-
-
-def code_of_the_tokenizer(folder: Path, canary: Path) -> None:
-    code(folder / "evil.py", canary)
-    reconfigure(folder, SETTINGS, auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, trust_remote_code=True)
+    change(folder / CONFIG, auto_map=dict.fromkeys(names, "evil.Evil"), trust_remote_code=True)
 
 
 def code_to_generate_with(folder: Path, canary: Path) -> None:
     code(folder / "custom_generate" / "generate.py", canary)
-    reconfigure(folder, "generation_config.json", trust_remote_code=True)
+    change(folder / "generation_config.json", trust_remote_code=True)
+
+
+def odd_classes(folder: Path, canary: Path) -> None:
+    change(folder / SETTINGS, tokenizer_class="os.mkdir", processor_class=str(canary))
 
 
 def template_with_code(folder: Path, canary: Path) -> None:
     text = "{{ cycler.__init__.__globals__.os.mkdir('" + str(canary) + "') }}"
     (folder / "chat_template.jinja").write_text(text)
-    reconfigure(folder, SETTINGS, chat_template=text)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "more.jinja").write_text(text)
+    change(folder / SETTINGS, chat_template=text)
+
+
+TRAPS = (
+    index_of_a_pickle,
+    pickle_under_the_name_of_a_shard,
+    pickle_alone,
+    pickle_that_the_config_names,
+    pickled_adapter,
+    files_of_a_distributed_run,
+    pickled_tokenizer,
+    pickle_for_sentencepiece,
+    code_of_the_tokenizer,
+    code_of_the_model,
+    code_to_generate_with,
+    odd_classes,
+    template_with_code,
+)
+REFUSED = (
+    index_of_a_pickle,
+    pickle_under_the_name_of_a_shard,
+    pickle_alone,
+    pickle_that_the_config_names,
+    pickled_adapter,
+    pickle_for_sentencepiece,
+)
+
+
+def pickle_beside(folder: Path, canary: Path) -> None:
+    pickled(folder / "pytorch_model.bin", canary)
+
+
+def pickle_called_safetensors(folder: Path, canary: Path) -> None:
+    pickled(folder / ONE, canary)
+
+
+def code_of_a_type_of_its_own(folder: Path, canary: Path) -> None:
+    code_of_the_model(folder, canary)
+    change(folder / CONFIG, model_type="custom")
+
+
+# --- what must not be read
+
+
+FILES = (CONFIG, ONE, INDEX, "tokenizer.json", SETTINGS, "generation_config.json", "special_tokens_map.json", "x.model")
+
+VAST = (ONE, "terabyte")  # weights may be as large as they like, as long as header and config agree
+
+
+def odd_file(path: Path, kind: str) -> None:
+    """Put something there that must not be read: a pipe, a link to a device, a terabyte."""
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+
+
+BOMBS = (
+    {"hidden_size": 10**9, "num_attention_heads": 10**6},
+    {"num_hidden_layers": 10**9},
+    {"vocab_size": 10**12},
+    {"intermediate_size": 10**12},
+    {"num_attention_heads": 10**9, "num_key_value_heads": 10**9},
+    {"head_dim": 10**10},
+    {"num_labels": 10**9},
+)
 
 
 # --- indexes
@@ -245,7 +338,16 @@ def _text(name: str, content: bytes | None) -> Spoiler:
 
 def _entries(name: str, changes: dict[str, Any]) -> Spoiler:
     def spoil(folder: Path, _canary: Path) -> None:
-        reconfigure(folder, name, **changes)
+        change(folder / name, **changes)
+
+    return spoil
+
+
+def _instead_of(name: str, kind: str) -> Spoiler:
+    def spoil(folder: Path, _canary: Path) -> None:
+        if name == INDEX:
+            (folder / ONE).unlink()
+        odd_file(folder / name, kind)
 
     return spoil
 
@@ -278,9 +380,7 @@ SPOILERS: dict[str, Spoiler] = {
         *(no_weights, empty_weights, cut_short, longer, zeroed_header, endless_header, nested_header),
         *(overlapping_tensors, not_a_number, infinite, a_tensor_missing, a_tensor_too_many, another_shape),
         *(whole_numbers, a_link_to_nothing, a_link_to_itself, a_folder_for_weights, another_model_beside),
-        *(pickle_alone, pickle_beside, pickle_in_an_index, pickle_called_safetensors, pickle_that_the_config_names),
-        *(pickled_tokenizer, code_of_the_model, code_of_a_model_of_its_own, code_of_the_tokenizer),
-        *(code_to_generate_with, template_with_code, no_tokenizer),
+        *(*TRAPS, pickle_beside, pickle_called_safetensors, code_of_a_type_of_its_own, no_tokenizer),
     )
 } | {
     **{f"an index that names {name!r}": _index_of(name) for name in ("../x.safetensors", "/etc/passwd", "x.bin", 7, None)},
@@ -293,6 +393,9 @@ SPOILERS: dict[str, Spoiler] = {
         ("is not UTF-8", b'{"a": "\xff"}'), ("is zeroed", bytes(500)),
     )},
     **{f"config.json has {what}": _entries(CONFIG, entries) for what, entries in ODD_ENTRIES.items()},
+    **{f"a config of a vast {'-'.join(entries)}": _entries(CONFIG, entries) for entries in BOMBS},
+    **{f"{kind} for {name}": _instead_of(name, kind)
+       for name in FILES for kind in ("pipe", "link to a device", "terabyte") if (name, kind) != VAST},
     "a tokenizer of another class": _entries(SETTINGS, {"tokenizer_class": "os.mkdir"}),
 }  # fmt: skip
 FAMILIES = ("Llama", "Qwen3-MoE", "GPT-2")

@@ -1,4 +1,4 @@
-"""Experiments on tiny models that take a second or two: few draws, one share of heads and units to mask."""
+"""Experiments on tiny models, made quick: few draws, one share of heads and units to mask."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,12 @@ from gated_lpi.runs import Experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 QUICK = {"metrics": {"draws": 3}, "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]}}
+
+
+def tiny_experiment(facts: object, *arms: dict[str, Any], **changes: Any) -> Experiment:
+    """A quick experiment on a folder of facts, each by its first template; `changes` are whole sections or keys."""
+    asked = {"source": str(facts), "templates": "first"}
+    return Experiment.model_validate({"name": "test", "facts": asked, "arms": arms, **QUICK, **changes})
 
 
 class Notes:
@@ -43,15 +49,14 @@ TRAINING = {
 }
 
 
-def two_arms(folder: Path, steps: Sequence[int] = (0, 10, 20), damaged: int = 10, **settings: Any) -> Experiment:
+def two_arms(folder: Path, steps: Sequence[int] = (0, 10, 20), damaged: int = 10) -> Experiment:
     """An experiment with an arm of a folder, one of whose checkpoints has no weights, and an arm that it trains."""
     facts = save_facts(folder / "facts", [CAPITALS])
     for seed, step in enumerate(steps):
         save_checkpoint(folder / "series" / f"step-{step}", "OLMoE", seed)
     (folder / "series" / f"step-{damaged}" / "model.safetensors").unlink()
-    arms = [{"name": "folder", "series": str(folder / "series")}, {"name": "trained", "train": "moe"}]
-    content = {"name": "two arms", "facts": {"source": str(facts), "templates": "first"}, "training": TRAINING}
-    return Experiment.model_validate({**content, **QUICK, "arms": arms, **settings})
+    arms = ({"name": "folder", "series": str(folder / "series")}, {"name": "trained", "train": "moe"})
+    return tiny_experiment(facts, *arms, training=TRAINING)
 
 
 def as_toml(experiment: Experiment) -> str:

@@ -32,7 +32,7 @@ def explained(error: BaseException) -> str | None:
             "facts) or the machine more, and run the same command again; what was complete is kept"
         )
     if isinstance(error, OSError) and error.errno is not None:
-        place = "a file" if error.filename is None else str(error.filename)
+        place = "standard output or a file" if error.filename is None else str(error.filename)
         advice = "Free space" if error.errno in _DISK else "Mend its permissions or the disk"
         return (
             f"{place} could not be read or written: {error.strerror}. {advice}, and run the same command again; what "

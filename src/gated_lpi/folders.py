@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import fsspec
 from fsspec.utils import get_protocol
 
+from gated_lpi.entries import quoted
 from gated_lpi.errors import OptionError, RunError, WriteError
 
 if TYPE_CHECKING:
@@ -202,6 +203,31 @@ def make(folder: Folder) -> None:
     """Make a folder and those above it, unless they are there. An object store has no folders to make."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_links(folder: Folder, deep: bool = False) -> None:
+    """Refuse a folder of a run that is a link, or holds one, and so leads out of the run.
+
+    The run's own folder may be reached by a link. An object store has none.
+
+    Args:
+        folder: one within a run's; it need not be there.
+        deep: look at all that is in it; otherwise at what is right in it.
+
+    Raises:
+        RunError: names the link.
+    """
+    if is_remote(folder):
+        return
+    if folder.is_symlink():
+        raise RunError(
+            f"{folder} is a link to {quoted(str(folder.readlink()))}, and what is written there would leave the run's "
+            "folder. Replace it by a folder, or link the whole run's folder"
+        )
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            if deep or entry.is_symlink():
+                refuse_links(entry, deep)
 
 
 def names(folder: Folder) -> list[str]:

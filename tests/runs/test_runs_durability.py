@@ -1,8 +1,8 @@
-"""Whatever a power cut leaves of an append, a store counts rightly: what is there verifies, or is made again, or refused.
+"""Whatever a power cut leaves of an append, a store counts rightly: all of it verifies, is made again, or is refused.
 
 Files are written in a known order, and what was synced before a later one is on the disk. So a cut leaves: some first
-files whole, the next one absent, cut short or full of zeros, and of those not synced yet any in such a state. Disks that
-lie, and lose what they said was written, are tried as well: then the loss must be found.
+files whole, the next one absent, cut short or full of zeros, and of those not synced yet any in such a state. Disks
+that lie, and lose what they said was written, are tried as well: then the loss must be found.
 """
 
 import os

@@ -26,9 +26,9 @@ from gated_lpi.runs.ray_engine import RayEngine, score_on_node
 from gated_lpi.runs.settings import EngineSpec
 from gated_lpi.runs.work import Job, Storage
 from hub_server import HubServer, files_in
-from tiny_text import save_checkpoint, save_facts
+from ray_runs import STEPS, assert_same, experiment, jobs_of, lasting, save_series
+from tiny_text import save_checkpoint
 
-STEPS = (0, 10, 100, 1000)
 CLUSTER = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
 
 
@@ -43,15 +43,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Facts and two series; the second checkpoint of the dense one is damaged."""
-    folder = tmp_path_factory.mktemp("source")
-    save_facts(folder / "facts")
-    for arm, case in (("moe", "Qwen3-MoE"), ("dense", "Qwen3")):
-        for seed, step in enumerate(STEPS):
-            save_checkpoint(folder / arm / f"step-{step}", case, seed)
-    weights = folder / "dense" / "step-10" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    return folder
+    return save_series(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
@@ -72,37 +64,6 @@ def cluster(temporary):
         ray.init(address="local", logging_level="error", _temp_dir=f"{temporary}/ray", **CLUSTER)
         yield ray
         ray.shutdown()
-
-
-def experiment(source, arms=("moe", "dense")):
-    return Experiment.model_validate(
-        {
-            "name": "test",
-            "facts": {"source": str(source / "facts"), "templates": "first"},
-            "metrics": {"draws": 5},
-            "ablation": {"random_draws": 3, "top_units": 3},
-            "arms": [{"name": name, "checkpoints": str(source / name)} for name in arms],
-        }
-    )
-
-
-def jobs_of(source, arm, storage=None, checkpoints=None):
-    facts = load_facts(source / "facts")
-    checkpoints = list_local(source / arm) if checkpoints is None else checkpoints
-    return [Job(arm, c, experiment(source), facts, storage or Storage()) for c in checkpoints]
-
-
-def assert_same(found, expected):
-    """Outcomes with the same scores, array for array; times, and the folder they were read from, may differ."""
-    assert [(o.arm, o.key) for o in found] == [(o.arm, o.key) for o in expected]
-    for mine, theirs in zip(found, expected, strict=True):
-        assert lasting(mine.record) == lasting(theirs.record)
-        assert lasting(mine.scores.attrs) == lasting(theirs.scores.attrs)
-        xr.testing.assert_identical(mine.scores.assign_attrs(theirs.scores.attrs), theirs.scores)
-
-
-def lasting(record):
-    return {key: value for key, value in record.items() if key not in {"seconds", "created", "source"}}
 
 
 def workers(task):

@@ -10,7 +10,7 @@ from gated_lpi.errors import RunError
 from gated_lpi.runs import Experiment, open_run, run_experiment
 from gated_lpi.runs.series import choose_checkpoints
 from synthetic_run import MOE, record
-from tiny_runs import QUICK, Notes
+from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 DAMAGE = {
@@ -42,10 +42,7 @@ def spec(tmp_path_factory):
     for seed, step in enumerate((0, 10)):
         save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
     (folder / "a" / "step-0" / "model.safetensors").unlink()
-    arms = [{"name": "a", "checkpoints": str(folder / "a")}]
-    return Experiment.model_validate(
-        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
-    )
+    return tiny_experiment(facts, {"name": "a", "checkpoints": str(folder / "a")})
 
 
 @pytest.fixture(scope="module")

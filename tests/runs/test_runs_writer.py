@@ -10,14 +10,14 @@ import uuid
 
 import fsspec
 import pytest
-from tiny_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.errors import RunBusyError, RunError, WriteError
-from gated_lpi.folders import as_folder, write_atomically
+from gated_lpi.folders import as_folder, names, write_atomically
 from gated_lpi.runs import Experiment, run_experiment, writer, writer_of
 from gated_lpi.runs.writer import LOCK, OWNER, writing
 from tiny_runs import QUICK
+from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
@@ -105,13 +105,13 @@ def test_a_folder_that_is_refused_gets_no_lock(spec, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(RunError, match="new or empty folder"):
         run_experiment(spec, tmp_path)
-    assert os.listdir(tmp_path) == ["mine.txt"]
+    assert names(tmp_path) == ["mine.txt"]
 
 
 def test_a_folder_in_which_only_a_lock_was_made_is_new(spec, tmp_path):
     with writing(tmp_path):
         pass
-    assert os.listdir(tmp_path) == [LOCK]
+    assert names(tmp_path) == [LOCK]
     run_experiment(spec, tmp_path)
 
 
@@ -160,14 +160,14 @@ def test_a_lease_is_renewed_and_a_lost_one_is_noticed(address, monkeypatch):
             time.sleep(0.01)
         check()
         write_atomically(address / OWNER, owner())
-        with pytest.raises(RunBusyError, match="on elsewhere.*took over"):
+        with pytest.raises(RunBusyError, match=r"on elsewhere.*took over"):
             check()
         time.sleep(0.1)
         assert writer_of(address).host == "elsewhere"  # and it is left to its new owner
     assert writer_of(address).host == "elsewhere"
 
 
-def test_a_lost_lease_ends_a_run_before_it_writes(spec, address, monkeypatch):
+def test_a_lost_lease_ends_a_run_before_it_writes(spec, address):
     class Rival:
         def note(self, _text):
             pass
@@ -217,7 +217,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_draft_that_was_left_long_ago_is_deleted(tmp_path):
@@ -226,7 +226,7 @@ def test_a_draft_that_was_left_long_ago_is_deleted(tmp_path):
         path.write_text("x")
     os.utime(old, (0, 0))
     write_atomically(tmp_path / "file", "y")
-    assert sorted(os.listdir(tmp_path)) == [".file.4567.draft", "file"]
+    assert sorted(names(tmp_path)) == [".file.4567.draft", "file"]
 
 
 def test_a_place_that_cannot_be_written_to_is_an_error_with_what_to_do(tmp_path):
@@ -234,7 +234,7 @@ def test_a_place_that_cannot_be_written_to_is_an_error_with_what_to_do(tmp_path)
     with pytest.raises(WriteError, match=r"could not be written: .*Free space.*run the same command again"):
         write_atomically(tmp_path / "none" / "x", "y")
     with (
-        pytest.raises(WriteError, match="could not be written: (File exists|Not a directory)"),
+        pytest.raises(WriteError, match=r"could not be written: (File exists|Not a directory)"),
         writing(tmp_path / "file"),
     ):
         pass

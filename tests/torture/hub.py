@@ -20,7 +20,7 @@ from alike import complete, same_scores
 from gated_lpi.errors import GatedLPIError
 from gated_lpi.runs import Experiment, Run, open_run, run_experiment
 from hub_server import KINDS, HubServer, files_in
-from tiny_runs import QUICK
+from tiny_runs import tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 from torture.attack import Ground, Outcome, refused_clearly
 
@@ -28,6 +28,13 @@ REPO = "org/tiny"
 STEPS = (0, 10, 20)
 CODES = (400, 401, 403, 404, 408, 416, 429, 500, 502, 503, 504)
 PLACES = (r".*", r"GET .*refs", r".*/revision/.*", r".*config.json", r".*tokenizer.*", r"GET .*safetensors$")
+ODD_HEADERS = (
+    {"ETag": '"' + "0" * 64 + '"'},
+    {"X-Repo-Commit": "0" * 40},
+    {"X-Linked-Size": "7"},
+    {"X-Linked-Etag": "../../x"},
+    {"Content-Encoding": "gzip"},
+)
 FAULTS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = {
     "status": lambda chance: {
         "code": chance.choice(CODES),
@@ -37,6 +44,9 @@ FAULTS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = {
     "wrong": lambda _: {},
     "slow": lambda chance: {"seconds": chance.uniform(0.0, 0.3)},
     "trickle": lambda chance: {"seconds": chance.uniform(0.0, 0.5)},
+    "headers": lambda chance: {"headers": chance.choice(ODD_HEADERS)},
+    "redirect": lambda chance: {"location": chance.choice(("/", "http://127.0.0.1:9/x", "file:///etc/passwd", ""))},
+    "body": lambda chance: {"body": chance.choice((b"", b"{}", b"[]", b"<html>", bytes(10**6)))},
 }
 
 
@@ -76,12 +86,9 @@ def _briefly(sleep: Callable[[float], None]) -> Callable[[float], None]:
 
 
 def _experiment(folder: Path, url: str) -> Experiment:
-    facts = save_facts(folder.parent / "facts", [CAPITALS])
     storage = {"endpoint": url, "cache_dir": str(folder / "cache")}
-    arms = [{"name": "a", "series": REPO}]
-    return Experiment.model_validate(
-        {"name": "hub", "facts": {"source": str(facts), "templates": "first"}, "storage": storage, "arms": arms, **QUICK}
-    )
+    facts = save_facts(folder.parent / "facts", [CAPITALS])
+    return tiny_experiment(facts, {"name": "a", "series": REPO}, storage=storage)
 
 
 def _streamed(folder: Path, server: HubServer, whole: Run) -> Outcome:
@@ -126,4 +133,3 @@ def _cache_is_right(cache: Path, server: HubServer) -> None:
             if file.name.endswith(".safetensors"):
                 continue  # those are verified as they are used, and deleted if they are wrong
             assert file.read_bytes() == found[1][file.name], f"{file} is not what the hub lists"
-

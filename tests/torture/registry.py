@@ -10,7 +10,9 @@ ATTACKS = (
     Attack("prefix", "a power cut after every write", 1000, 12, 10, prefix.cut, "torture/prefix.py"),
     Attack("flips", "a bit flipped in a finished run", 250, 12, 12, flips.flip, "torture/flips.py"),
     Attack("fuzz-facts", "fuzzed facts", 10_000, 200, 8, fuzz.facts, "torture/fuzz.py"),
-    Attack("fuzz-checkpoints", "fuzzed names, listings, hubs, weights", 10_000, 60, 12, fuzz.checkpoints, "torture/fuzz.py"),
+    Attack(
+        "fuzz-checkpoints", "fuzzed names, listings, hubs, weights", 10_000, 60, 12, fuzz.checkpoints, "torture/fuzz.py"
+    ),
     Attack("fuzz-runs", "fuzzed experiments and files of runs", 10_000, 60, 12, fuzz.runs, "torture/fuzz.py"),
     Attack("fuzz-configs", "fuzzed configs and tokenizers of models", 10_000, 60, 12, fuzz.configs, "torture/fuzz.py"),
     Attack("hostile", "checkpoints that are broken, odd or mean", 1000, 12, 8, hostile.load, "torture/hostile.py"),

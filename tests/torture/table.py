@@ -76,7 +76,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     named = f" ({models[0]})" if models else ""
-    return f"{os.cpu_count()} cores{named}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} cores{named}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    )
 
 
 def put_between_marks(file: Path, text: str) -> None:

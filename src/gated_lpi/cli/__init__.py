@@ -1,11 +1,12 @@
 """The command line: one file per verb, thin over the library.
 
 Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
-130 interrupted.
+130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi.signals`).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,8 +16,12 @@ from typing import Any
 import typer
 
 from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
-from gated_lpi.cli.console import err
+from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
+from gated_lpi.exhausted import explained
+from gated_lpi.signals import end, ended_by_signals, interrupted, say_at_interruption
+
+INTERRUPTED = "interrupted; nothing was changed: run the command again"
 
 app = typer.Typer(
     name="gated-lpi",
@@ -34,11 +39,11 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
 
     @wraps(verb.command)
     def command(*args: Any, **options: Any) -> None:
+        say_at_interruption(getattr(verb, "INTERRUPTED", INTERRUPTED))
         try:
             verb.command(*args, **options)
         except KeyboardInterrupt:
-            err.print(getattr(verb, "INTERRUPTED", "interrupted"))
-            sys.exit(130)
+            end()
 
     return command
 
@@ -48,18 +53,40 @@ for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints,
 
 
 def main() -> None:
-    """Run the command line; errors of this package end it with one message, never with a traceback."""
+    """Run the command line; errors of this package and signals end it with one message, never with a traceback."""
+    ended_by_signals(_main)
+
+
+def _main() -> None:
+    try:
+        with guarded():
+            _run()
+    except OptionError as error:
+        _fail(str(error), 2)
+    except GatedLPIError as error:
+        _fail(str(error), 1)
+    except Exception as error:  # what the machine has no more of; all else is a fault of ours, and shown whole
+        line = explained(error)
+        if line is None:
+            raise
+        _fail(line, 1)
+
+
+def _run() -> None:
+    """Run a verb; standard output that cannot be written is an error here, not after the end."""
     try:
         app()
-    except OptionError as error:
-        _fail(error, 2)
-    except GatedLPIError as error:
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
 
 
-def _fail(error: GatedLPIError, code: int) -> None:
+def _fail(error: str, code: int) -> None:
+    if interrupted():  # the error is what a signal has become on its way
+        end()
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is still to be written cannot be: without this the interpreter would say so once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     err.print(f"error: {error}", markup=False)
     sys.exit(code)

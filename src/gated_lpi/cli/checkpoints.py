@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gated_lpi.checkpoints import Checkpoint, Integrity, Selection, Series
 
 NAME = "checkpoints"
+INTERRUPTED = "interrupted; what was listed is kept in the cache: run the command again"
 
 
 def command(

@@ -9,6 +9,7 @@ import typer
 from gated_lpi.cli.console import out as console
 
 NAME = "report"
+INTERRUPTED = "interrupted; the run is unchanged, and each file of the report whole, new or old: run the command again"
 
 
 def command(

@@ -19,7 +19,7 @@ from typing import Any
 
 import plotly.offline
 
-from gated_lpi.folders import Folder, as_folder, make, unwritten, write_atomically
+from gated_lpi.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, heatmaps
 from gated_lpi.report.arms import Results, load_results
@@ -67,6 +67,7 @@ def build_report(run: RunSource, out: str | Folder | None = None) -> ReportFiles
     results = load_results(run)
     shown = all_charts(results)
     tables = all_tables(run, results)
+    refuse_links(folder / FIGURES_FOLDER)
     try:
         make(folder / FIGURES_FOLDER)
     except OSError as error:

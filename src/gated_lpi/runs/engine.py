@@ -25,6 +25,7 @@ from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local,
 from gated_lpi.errors import FetchError, RunError
 from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, as_folder, is_remote, make
+from gated_lpi.remarks import remarks
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.last_checkpoint import study_last_checkpoint
@@ -41,7 +42,6 @@ from gated_lpi.runs.work import (
     Outcome,
     Storage,
     attribute_checkpoint,
-    remarks,
     with_overall_means,
 )
 from gated_lpi.runs.writer import writing

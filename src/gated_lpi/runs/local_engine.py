@@ -151,13 +151,18 @@ class _Downloads:
         return True
 
     def _make_room(self, most: int | None) -> bool:
-        """Delete scored checkpoints, oldest first, until at most so many bytes are held (None: all of them)."""
-        for download in [held for held in self._held if held.scored]:
+        """Delete scored checkpoints, oldest first, until at most so many bytes are held (None: all of them).
+
+        A download that was given up while it was under way counts as scored; it is not waited for.
+        """
+        for download in [held for held in self._held if held.scored and held.result.done()]:
             if most is not None and sum(held.size for held in self._held) <= most:
                 break
             if download.job.storage.evict and download.result.exception() is None:
-                evict(download.result.result(), hub=download.job.storage.hub())
-                self._options.ledger.forget(download.job.checkpoint)
+                fetched = download.result.result()
+                evict(fetched, hub=download.job.storage.hub())
+                if not any(path.exists() for path in fetched.downloaded_files):  # another process may work with them
+                    self._options.ledger.forget(download.job.checkpoint)
             if download.job.storage.evict or download.result.exception() is not None:
                 self._held.remove(download)
         return most is None or sum(held.size for held in self._held) <= most

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,26 +34,24 @@ from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import CheckpointError, OptionError, RunError
 from gated_lpi.facts import FactSet
 from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.ray_host import RayDiedError, WorkerLostError, hosted
+from gated_lpi.runs.ray_session import LOCAL, address, connected
 from gated_lpi.runs.settings import EngineSpec
 from gated_lpi.runs.work import Job, Outcome, Storage, quarantined, score_checkpoint
 from gated_lpi.version import __version__
 
-LOCAL = "local"
 SCRATCH = ".gated-lpi/scratch"
 PATIENCE = 900.0
 POLL = 5.0
+RESTARTS = 3
 _log = logging.getLogger(__name__)
-
-
-class WorkerLostError(RunError):
-    """The process or machine that scored a checkpoint died, each time that it was tried."""
 
 
 class RayEngine:
     """Scores jobs as Ray tasks.
 
     Uses the Ray of this process if there is one; else connects to the cluster at $RAY_ADDRESS; else starts Ray on this
-    machine, and stops it at the end.
+    machine, beside a process of its own (`ray_host`), and stops it at the end.
 
     Args:
         spec: what a task needs, and how often it is tried again.
@@ -86,18 +84,44 @@ class RayEngine:
             RunError: Ray could not be reached, or broke down.
         """
         self._refuse_hidden_gpus(jobs)
-        with _connected(self._ray) as started_here:
+        if self._ray.is_initialized() or address() != LOCAL:
+            yield from self.outcomes_here(jobs)
+            return
+        left = {(job.arm, job.checkpoint.key): job for job in jobs}
+        for restart in range(RESTARTS + 1):
+            try:
+                for outcome in hosted({"spec": self.spec, "ahead": self.ahead}, list(left.values())):
+                    del left[outcome.arm, outcome.key]
+                    yield outcome
+                return
+            except RayDiedError as error:
+                if restart == RESTARTS:
+                    raise
+                _log.warning("Ray broke down and is started again, %d of %d times: %s", restart + 1, RESTARTS, error)
+
+    def outcomes_here(self, jobs: Sequence[Job], started: Callable[[], None] | None = None) -> Iterator[Outcome]:
+        """The same, with this process as Ray's driver. started: called once Ray can be used."""
+        with connected(self._ray) as started_here:
+            if started is not None:
+                started()
             tasks = _Tasks(self._ray, self, jobs, patience=0.0 if started_here else self.patience)
             try:
                 yield from tasks.outcomes()
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from error
             except self._ray.exceptions.RayError as error:
-                raise RunError(
-                    f"Ray broke down ({_first_line(error)}). What was appended is kept: run again to go on"
-                ) from error
+                raise self._own_error(error) from error
             finally:
                 tasks.cancel()
+
+    def _own_error(self, error: Exception) -> Exception:
+        """What an error of Ray's is to this package: the error of a task as it would be without Ray, or a RunError."""
+        known = self._ray.exceptions
+        cause = error.cause if isinstance(error, known.RayTaskError) else error
+        if isinstance(cause, Exception) and not isinstance(cause, known.RayError):
+            return cause
+        return RunError(
+            f"Ray broke down ({_first_line(cause or error)}). What was appended is kept: run the same command again to "
+            "go on"
+        )
 
     def _refuse_hidden_gpus(self, jobs: Sequence[Job]) -> None:
         cuda = {f"device = {job.storage.device!r}" for job in jobs if job.storage.device.startswith("cuda")}
@@ -281,27 +305,6 @@ def _installed_ray() -> Any:
         raise OptionError(
             "The engine 'ray' needs Ray, which is not installed here: pip install 'gated-lpi[ray]'"
         ) from error
-
-
-@contextmanager
-def _connected(ray: Any) -> Iterator[bool]:
-    """Ray for as long as the `with` block runs; whether it is one on this machine that was started for it."""
-    if ray.is_initialized():
-        yield False
-        return
-    address = os.environ.get("RAY_ADDRESS") or LOCAL
-    options = {"include_dashboard": False} if address == LOCAL else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"Ray at {address!r} could not be reached or started ({_first_line(error)}). Check $RAY_ADDRESS, or unset "
-            "it to use Ray on this machine only"
-        ) from error
-    try:
-        yield address == LOCAL
-    finally:
-        ray.shutdown()
 
 
 def score_on_node(

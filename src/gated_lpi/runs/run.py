@@ -30,7 +30,17 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.folders import Folder, as_folder, is_draft, is_remote, make, names, read_text, unwritten
+from gated_lpi.folders import (
+    Folder,
+    as_folder,
+    is_draft,
+    is_remote,
+    make,
+    names,
+    read_text,
+    refuse_links,
+    unwritten,
+)
 from gated_lpi.runs.experiment import Experiment, FactsSpec
 from gated_lpi.runs.files import read_file, write_file
 from gated_lpi.runs.quarantine import Quarantine
@@ -190,9 +200,13 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
         WriteError: the folder cannot be written to.
+        RunError: a folder of the run is a link that leads out of it.
     """
     folder = as_folder(path)
     refuse_other_files(folder)
+    refuse_links(folder / "results", deep=True)
+    for name in ("series", "training", "figures"):
+        refuse_links(folder / name)
     if read_text(folder / RUN_FILE) is not None:
         run = open_run(folder)
         differing = run.experiment.differences(experiment)

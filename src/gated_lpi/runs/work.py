@@ -10,7 +10,7 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
+from gated_lpi.signals import interrupted
+from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
 IDENTITY = ("key", "step", "tokens", "stage", "commit")
@@ -128,6 +130,8 @@ def quarantined(job: Job, error: Exception, fetched: Fetched | None = None) -> O
 
 def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcome:
     """The outcome of a job that ended with an error, which is raised again if it is no fault of the checkpoint's."""
+    if interrupted():  # C code may turn an interruption into any error
+        raise KeyboardInterrupt from error
     if isinstance(error, CheckpointError | ModelError):
         return quarantined(job, error, fetched)
     if isinstance(error, FactsError):
@@ -167,6 +171,7 @@ def attribute_checkpoint(
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
+    refuse_changed(str(checkpoint.path), weights.stamp)
     options = experiment.attribution.model_dump()
     how = prompting(experiment)
     encoded = encode_facts(model, facts, how).prompts
@@ -198,14 +203,6 @@ def _account(scores: xr.Dataset) -> dict[str, Any]:
         "collisions": list(scores.attrs["collisions"]),
         "notes": list(scores.attrs["notes"]),
     }
-
-
-def remarks(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a checkpoint's record says beside its numbers, one line each; nothing for one of an earlier version."""
-    yield from record.get("notes", ())
-    if record.get("n_skipped"):
-        yield f"{record['n_skipped']} facts are skipped, the first: {'; '.join(record['skipped'])}"
-    yield from record.get("collisions", ())
 
 
 def _checks(model: Model) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""What befalls Ray's own processes, and the one that started them: a run goes on or ends, and leaves none behind."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from gated_lpi.checkpoints import Hub, list_series
+from gated_lpi.errors import RunError
+from gated_lpi.runs import ray_guard
+from gated_lpi.runs.local_engine import LocalEngine
+from gated_lpi.runs.ray_engine import RayEngine
+from gated_lpi.runs.settings import EngineSpec
+from gated_lpi.runs.work import Storage
+from hub_server import HubServer, files_in
+from ray_runs import STEPS, assert_same, jobs_of, save_series
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+import ray_runs
+from gated_lpi.runs.ray_engine import RayEngine
+from gated_lpi.runs.settings import EngineSpec
+for outcome in RayEngine(EngineSpec(kind="ray")).outcomes(ray_runs.jobs_of(Path(sys.argv[1]), "moe")):
+    print("scored", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_series(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """A folder with a short name for Ray, which is to be started on this machine."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield folder
+
+
+def kill(processes, name):
+    """Kill the process of a Ray that calls itself so."""
+    for process in processes:
+        folder = Path(f"/proc/{process}")
+        if folder.joinpath("comm").read_text().startswith(name):
+            os.kill(process, signal.SIGKILL)
+            return
+    raise AssertionError(f"no {name}")
+
+
+def wait_for_none(processes, seconds=10):
+    """Wait until none of these is left."""
+    deadline = time.monotonic() + seconds
+    while left := [process for process in processes if ray_guard.is_alive(process)]:
+        assert time.monotonic() < deadline, [Path(f"/proc/{process}/cmdline").read_text() for process in left]
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ray::DashboardA",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray::RuntimeEnv", "raylet", "gcs_server")),
+    ],
+)
+def test_a_ray_that_breaks_down_is_started_again(source, caplog, name):
+    jobs = jobs_of(source, "moe")
+    outcomes = RayEngine(EngineSpec(kind="ray", retries=0), ahead=0).outcomes(jobs)
+    found = [next(outcomes)]
+    processes = ray_guard.below(os.getpid())
+    kill(processes, name)
+    found += outcomes
+    assert_same(found, list(LocalEngine().outcomes(jobs)))
+    wait_for_none(processes)
+    assert "started again, 1 of 3 times" in caplog.text
+
+
+def test_a_ray_that_breaks_down_again_and_again_ends_the_run_with_what_to_do(source, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")  # where no Ray can start
+    monkeypatch.setattr("gated_lpi.runs.ray_engine.RESTARTS", 0)
+    with pytest.raises(RunError, match=r"Ray.*\$RAY_ADDRESS|run the same command again"):
+        next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe")))
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_ray_does_not_outlive_a_driver_that_is_killed(source):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    command = [sys.executable, "-c", DRIVER, str(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as driver:
+        try:
+            assert driver.stdout.readline() == b"scored\n"
+            processes = ray_guard.below(driver.pid)
+            assert len(ray_guard.servers(driver.pid)) == 2
+        finally:
+            driver.kill()
+    wait_for_none(processes)
+
+
+def test_a_guard_ends_what_has_lost_its_parents_and_nothing_else():
+    grandchild = (
+        f"import subprocess; print(subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(60)'], "
+    )
+    grandchild += "start_new_session=True).pid, flush=True); input()"
+    lifeline, ours = os.pipe()
+    command = [sys.executable, ray_guard.__file__, str(lifeline), sys.executable, "-c", grandchild]
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[lifeline]) as guard,
+    ):
+        orphan = int(guard.stdout.readline())
+        assert orphan in ray_guard.below(guard.pid)
+        child = next(process for process in ray_guard.below(guard.pid) if process != orphan)
+        os.kill(child, signal.SIGSTOP)  # it does not end by itself
+        assert ray_guard.is_alive(orphan)
+        os.close(ours)
+        os.close(lifeline)
+        assert guard.wait(10) == 0
+        assert not ray_guard.is_alive(orphan)
+        assert not ray_guard.is_alive(child)
+        assert other.poll() is None
+        other.kill()
+
+
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """A cluster of two nodes with one core each on this machine: it, and the node that is not its head."""
+    ray = importlib.import_module("ray")
+    cluster_utils = importlib.import_module("ray.cluster_utils")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        head = {**size, "include_dashboard": False, "temp_dir": folder}
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        try:
+            node = cluster.add_node(**size)
+            monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+            yield cluster, node
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+def test_a_run_on_two_nodes_of_which_one_dies_equals_one_in_this_process(two_nodes, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    cluster, node = two_nodes
+    branches = {f"step{step}": files_in(source / "moe" / f"step-{step}") for step in STEPS}
+    with HubServer({"org/model": branches}) as hub:
+        listing = Hub(endpoint=hub.url, cache_dir=tmp_path / "listing", token=False)
+        checkpoints = list_series("org/model", hub=listing).checkpoints
+        last = [hub.commit("org/model", f"step{step}") for step in STEPS[-2:]]
+        storage = [Storage(cache_dir=str(tmp_path / name), endpoint=hub.url) for name in ("there", "here")]
+        # The last two are being downloaded, one on each node, when the first two are done.
+        for commit in last:
+            hub.fault("slow", f"GET .*{commit}/.*safetensors", seconds=6.0)
+        outcomes = RayEngine(EngineSpec(kind="ray", retries=2)).outcomes(
+            jobs_of(source, "moe", storage[0], checkpoints)
+        )
+        found = [next(outcomes), next(outcomes)]
+        deadline = time.monotonic() + 30
+        while not all(hub.asked(f"GET .*{commit}/.*safetensors") for commit in last):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cluster.remove_node(node, allow_graceful=False)
+        found += outcomes
+        assert_same(found, list(LocalEngine().outcomes(jobs_of(source, "moe", storage[1], checkpoints))))
+        asked = [len(hub.asked(f"GET .*{commit}/.*safetensors")) for commit in last]
+        assert max(asked) >= 3  # there, there again after its node had died, and here
