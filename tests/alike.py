@@ -89,11 +89,6 @@ def _summary(run: Run) -> Any:
     return content["arms"], kept
 
 
-def described(error: BaseException) -> str:
-    """An exception in one line, with its class."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
-
-
 def complete(run: Run, arm: str) -> Any | None:
     """An arm's scores, None as long as no checkpoint is complete.
 

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gated_lpi.cli import main
@@ -42,11 +43,10 @@ class Child:
         except BaseException:
             traceback.print_exc()
         finally:
-            try:
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
+            for stream in (sys.stderr, sys.stdout):
+                with suppress(OSError):
+                    stream.flush()
+            os._exit(code)
 
     def ended(self) -> int | None:
         """Its exit code (minus the signal that killed it), None while it lives."""

@@ -374,6 +374,15 @@ ODD_ENTRIES: dict[str, dict[str, Any]] = {
     "a quantiser": {"quantization_config": {"quant_method": "nonesuch"}},
     "a padding id beyond all": {"pad_token_id": 999},
 }
+ODD_CONTENTS = {
+    "is missing": None,
+    "is empty": b"",
+    "is no JSON": b"{",
+    "is a list": b"[]",
+    "is nested": b"[" * 100_000,
+    "is not UTF-8": b'{"a": "\xff"}',
+    "is zeroed": bytes(500),
+}
 SPOILERS: dict[str, Spoiler] = {
     spoiler.__name__.replace("_", " "): spoiler
     for spoiler in (
@@ -383,15 +392,13 @@ SPOILERS: dict[str, Spoiler] = {
         *(*TRAPS, pickle_beside, pickle_called_safetensors, code_of_a_type_of_its_own, no_tokenizer),
     )
 } | {
-    **{f"an index that names {name!r}": _index_of(name) for name in ("../x.safetensors", "/etc/passwd", "x.bin", 7, None)},
+    **{f"an index that names {name!r}": _index_of(name)
+       for name in ("../x.safetensors", "/etc/passwd", "x.bin", 7, None)},
     "an index of one shard": _index_of("x.safetensors"),
     "an index that gives a key twice": _index_text('{"weight_map": {"w": "x.safetensors", "w": "y.safetensors"}}'),
     "an index that is nested": _index_text('{"a":' * 100_000),
     "an index that is empty": _index_text(""),
-    **{f"{name} {how}": _text(name, text) for name in (CONFIG, TOKENIZER) for how, text in (
-        ("is missing", None), ("is empty", b""), ("is no JSON", b"{"), ("is a list", b"[]"), ("is nested", b"[" * 100_000),
-        ("is not UTF-8", b'{"a": "\xff"}'), ("is zeroed", bytes(500)),
-    )},
+    **{f"{name} {how}": _text(name, text) for name in (CONFIG, TOKENIZER) for how, text in ODD_CONTENTS.items()},
     **{f"config.json has {what}": _entries(CONFIG, entries) for what, entries in ODD_ENTRIES.items()},
     **{f"a config of a vast {'-'.join(entries)}": _entries(CONFIG, entries) for entries in BOMBS},
     **{f"{kind} for {name}": _instead_of(name, kind)

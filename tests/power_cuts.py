@@ -1,4 +1,4 @@
-"""What a power cut may leave of a sequence of writes: the files that came first, and the next in one of a few states."""
+"""What a power cut may leave of a sequence of writes: the first files whole, and the next in one of a few states."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping

@@ -47,7 +47,8 @@ def signed(step):
 def made_again(store: ResultStore, steps: Sequence[int]) -> list[int]:
     """Do what a run does: leave out what does not verify, append what is missing. Checkpoints that it had to make."""
     store.heal(store.damage())
-    missing = [step for step in steps if f"step-{step}" not in store.keys()]
+    there = store.keys()
+    missing = [step for step in steps if f"step-{step}" not in there]
     for step in missing:
         store.append(scores(step), signed(step))
     assert not list(store.damage().lines())
@@ -65,8 +66,9 @@ def taken_up(folder: Path, whole: xr.Dataset, may_miss: int) -> str:
     steps = [int(one["step"]) for one in whole.attrs["checkpoints"]]
     try:
         missing = made_again(store, steps)
-    except RunError as refused:
-        assert str(folder) in str(refused)
+    except RunError as error:
+        reason = str(error)
+        assert str(folder) in reason
         return "refused"
     assert len(missing) <= may_miss, missing
     again = store.open().load()

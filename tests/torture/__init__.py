@@ -5,5 +5,5 @@
     make torture ARGS="kill flips"          these two
     make torture ARGS="kill --seed 17 --count 1"     one try again
 
-An attack is a file here, with a function from a `Ground` to nothing and a line in `registry`; `attack` has the contract.
+An attack is a function here that is given a `Ground`, and a line in `registry`; `attack` has the contract.
 """

@@ -72,7 +72,7 @@ class Ground:
         self.tell(("wrong", why, seed))
 
     def remark(self, text: str) -> None:
-        """Something that the reader of the table has to know: what was left out here and why, what was hit how often."""
+        """Something that the reader of the table has to know: what was left out and why, what was hit how often."""
         self.tell(("remark", text))
 
     @contextmanager
@@ -84,8 +84,8 @@ class Ground:
             self.went_wrong(f"{what}\n{traceback.format_exc(limit=-5)[-2500:]}".lstrip(), seed)
 
 
-def refused_clearly(error: GatedLPIError) -> None:
-    """Assert that an error of the tree says something, in one line that can be shown.
+def refused_clearly(error: GatedLPIError) -> str:
+    """What an error of the tree says, which is something that can be shown.
 
     Raises:
         AssertionError: it does not.
@@ -93,6 +93,7 @@ def refused_clearly(error: GatedLPIError) -> None:
     text = str(error)
     text.encode()
     assert len(text.split()) > 3, text
+    return text
 
 
 def ended_clearly(code: int, said: str) -> None:

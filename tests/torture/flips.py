@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from alike import described, same_run
+from alike import same_run
 from gated_lpi.errors import GatedLPIError
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, Run, open_run, run_experiment, verify_run
@@ -83,8 +83,8 @@ def open_or_refused(sound: Run, file: Path) -> Run | None:
     try:
         return open_run(sound.path.with_name("run"))
     except GatedLPIError as error:
-        refused_clearly(error)
-        assert file.name in str(error), described(error)
+        reason = refused_clearly(error)
+        assert file.name in reason
         return None
 
 

@@ -1,4 +1,4 @@
-"""A hub with faults, alone and in pairs, at random requests: a streamed run ends with the right arrays or a clear error.
+"""A hub with faults, alone and in pairs, at random requests: a streamed run has the right arrays or a clear error.
 
 A try is one run over a series of three checkpoints into an empty cache, then the same again once the hub is sound.
 Whatever a run holds at any time is equal to what the hub lists, row by row; in the end all of it is there, but for

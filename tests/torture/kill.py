@@ -1,4 +1,4 @@
-"""SIGKILL at random moments over training, attribution, ablation and report: taken up again, a run ends as if left alone.
+"""SIGKILL at random moments over training, attribution, ablation and report: taken up, a run ends as if left alone.
 
 A try is a kill. A round takes a new folder and goes on, kill after kill, until the run is complete; then all arrays,
 records, the quarantine, trained weights and the report's numbers are those of a run that was left alone, and

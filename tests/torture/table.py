@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -71,8 +72,6 @@ def as_markdown(rows: Sequence[Row], how: str) -> str:
 
 def machine() -> str:
     """What this was run on, in words."""
-    import os
-
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     named = f" ({models[0]})" if models else ""
