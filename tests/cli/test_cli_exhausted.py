@@ -152,6 +152,8 @@ def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, tmp_path):
         (MemoryError(), True, True),
         (torch.OutOfMemoryError("CUDA out of memory"), True, True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True, True),
+        (ImportError("x.so: failed to map segment from shared object"), True, True),
+        (ImportError("No module named 'x'"), False, False),
         (OSError(errno.ENOSPC, "No space left on device"), False, True),
         (OSError(errno.EFBIG, "File too large"), False, True),
         (FileNotFoundError(errno.ENOENT, "No such file"), False, False),
@@ -161,4 +163,4 @@ def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, tmp_path):
 )
 def test_what_is_no_fault_of_the_work(error, memory, machine):
     assert (is_of_memory(error), is_of_the_machine(error)) == (memory, machine)
-    assert (explained(error) is None) == (isinstance(error, ValueError) or type(error) is RuntimeError)
+    assert (explained(error) is None) == (not machine and not isinstance(error, OSError))

@@ -1,8 +1,6 @@
 """Checkpoint folders that somebody hostile wrote: nothing in them is run, followed elsewhere, or read without bound."""
 
 import json
-import os
-import pickle
 import resource
 import time
 from pathlib import Path
@@ -17,136 +15,23 @@ from gated_lpi.errors import GatedLPIError, ModelError, WeightsError
 from gated_lpi.models import weights
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.experiment import Experiment
+from hostile_checkpoints import (
+    BOMBS,
+    CONFIG,
+    FILES,
+    INDEX,
+    ONE,
+    REFUSED,
+    TRAPS,
+    VAST,
+    change,
+    header,
+    odd_file,
+    pickled,
+)
 from tiny_models import tiny_module
 from tiny_runs import QUICK
 from tiny_text import save_checkpoint, save_facts
-
-ONE, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
-SETTINGS = "tokenizer_config.json"
-
-
-class Canary:
-    """Writes a file where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def change(file, **entries):
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(content | entries))
-
-
-def pickled(path, canary):
-    torch.save({"w": Canary(canary)}, path)
-
-
-def code(path, canary):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"import os\nos.mkdir({str(canary)!r})\nclass Evil: pass\ndef generate(*_, **__): pass\n")
-
-
-def index_of_a_pickle(folder, canary):
-    pickled(folder / "w.bin", canary)
-    (folder / ONE).unlink()
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"w": "w.bin"}}))
-
-
-def pickle_under_the_name_of_a_shard(folder, canary):
-    pickled(folder / "w.safetensors", canary)
-    (folder / ONE).unlink()
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"w": "w.safetensors"}}))
-
-
-def pickle_alone(folder, canary):
-    pickled(folder / "pytorch_model.bin", canary)
-    (folder / ONE).unlink()
-
-
-def pickle_that_the_config_names(folder, canary):
-    pickled(folder / "adapter_model.bin", canary)
-    change(folder / CONFIG, transformers_weights="adapter_model.bin")
-
-
-def pickled_adapter(folder, canary):
-    pickled(folder / "adapter_model.bin", canary)
-    change(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="elsewhere/model")
-
-
-def files_of_a_distributed_run(folder, canary):
-    (folder / ".metadata").write_bytes(pickle.dumps(Canary(canary)))
-    save_file({"w": torch.ones(2)}, folder / "shard-00000-model-00001-of-00001.safetensors")
-
-
-def pickled_tokenizer(folder, canary):
-    for name in ("tokenizer.pkl", "tokenizer.bin", "vocab.pkl", "vocab.bin", "tokenizer.pickle"):
-        (folder / name).write_bytes(pickle.dumps(Canary(canary)))
-    change(
-        folder / SETTINGS, tokenizer_class="TransfoXLTokenizer", vocab_file="vocab.pkl", tokenizer_file="tokenizer.pkl"
-    )
-
-
-def pickle_for_sentencepiece(folder, canary):
-    (folder / "tokenizer.json").unlink()
-    for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
-        (folder / name).write_bytes(pickle.dumps(Canary(canary)))
-    change(folder / SETTINGS, tokenizer_class="LlamaTokenizer")
-
-
-def code_of_the_tokenizer(folder, canary):
-    code(folder / "evil.py", canary)
-    change(folder / SETTINGS, auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, trust_remote_code=True)
-
-
-def code_of_the_model(folder, canary):
-    code(folder / "evil.py", canary)
-    names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
-    change(folder / CONFIG, auto_map=dict.fromkeys(names, "evil.Evil"), trust_remote_code=True)
-
-
-def code_to_generate_with(folder, canary):
-    code(folder / "custom_generate" / "generate.py", canary)
-    change(folder / "generation_config.json", trust_remote_code=True)
-
-
-def odd_classes(folder, canary):
-    change(folder / SETTINGS, tokenizer_class="os.mkdir", processor_class=str(canary))
-
-
-def template_with_code(folder, canary):
-    text = "{{ cycler.__init__.__globals__.os.mkdir('" + str(canary) + "') }}"
-    (folder / "chat_template.jinja").write_text(text)
-    (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "more.jinja").write_text(text)
-    change(folder / SETTINGS, chat_template=text)
-
-
-TRAPS = (
-    index_of_a_pickle,
-    pickle_under_the_name_of_a_shard,
-    pickle_alone,
-    pickle_that_the_config_names,
-    pickled_adapter,
-    files_of_a_distributed_run,
-    pickled_tokenizer,
-    pickle_for_sentencepiece,
-    code_of_the_tokenizer,
-    code_of_the_model,
-    code_to_generate_with,
-    odd_classes,
-    template_with_code,
-)
-REFUSED = (
-    index_of_a_pickle,
-    pickle_under_the_name_of_a_shard,
-    pickle_alone,
-    pickle_that_the_config_names,
-    pickled_adapter,
-    pickle_for_sentencepiece,
-)
 
 
 @pytest.fixture
@@ -303,22 +188,6 @@ def test_a_config_that_names_another_config_is_refused(folder):
         load_model(str(folder))
 
 
-FILES = (CONFIG, ONE, INDEX, "tokenizer.json", SETTINGS, "generation_config.json", "special_tokens_map.json", "x.model")
-
-VAST = (ONE, "terabyte")  # weights may be as large as they like, as long as header and config agree
-
-
-def odd_file(path, kind):
-    path.unlink(missing_ok=True)
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "link to a device":
-        path.symlink_to("/dev/zero")
-    else:
-        with path.open("wb") as file:
-            file.truncate(1 << 40)
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(name, kind) for name in FILES for kind in ("pipe", "link to a device", "terabyte") if (name, kind) != VAST],
@@ -339,17 +208,6 @@ def test_a_device_in_an_index_is_not_read(folder):
         odd_file(folder / "zero.safetensors", "link to a device")
         with pytest.raises(WeightsError):
             within_bounds(lambda: load_model(str(folder)))
-
-
-BOMBS = (
-    {"hidden_size": 10**9, "num_attention_heads": 10**6},
-    {"num_hidden_layers": 10**9},
-    {"vocab_size": 10**12},
-    {"intermediate_size": 10**12},
-    {"num_attention_heads": 10**9, "num_key_value_heads": 10**9},
-    {"head_dim": 10**10},
-    {"num_labels": 10**9},
-)
 
 
 @pytest.mark.parametrize("entries", BOMBS, ids=lambda entries: "-".join(entries))
@@ -375,11 +233,6 @@ def test_so_is_one_of_endless_experts(tmp_path, family):
     change(save_checkpoint(tmp_path, family) / CONFIG, **{names.get(family, "num_experts"): 10**9})
     with pytest.raises((ModelError, WeightsError)):
         within_bounds(lambda: load_model(str(tmp_path)))
-
-
-def header(path, content, length=None):
-    text = content.encode()
-    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text)
 
 
 @pytest.mark.parametrize("kind", ["length", "tensors", "nested"])

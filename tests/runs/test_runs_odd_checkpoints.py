@@ -265,7 +265,7 @@ def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tm
 
 @pytest.mark.parametrize("missing", ["lpi", "expert"])
 def test_a_checkpoint_without_what_the_others_have_is_refused(tmp_path, missing):
-    from test_runs_store import record, scores
+    from tiny_store import record, scores
 
     store = ResultStore(tmp_path / "arm.zarr")
     extra = scores(0).assign(expert=("unit", range(6)))
@@ -276,7 +276,7 @@ def test_a_checkpoint_without_what_the_others_have_is_refused(tmp_path, missing)
 
 
 def test_a_count_beyond_any_array_is_refused(tmp_path):
-    from test_runs_store import record, scores
+    from tiny_store import record, scores
 
     store = ResultStore(tmp_path / "arm.zarr")
     store.append(scores(0), record(0))

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 import xarray as xr
-from test_runs_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.cli import main
@@ -18,6 +17,7 @@ from gated_lpi.runs import ResultStore, run_experiment, verify_run
 from gated_lpi.runs.commit import read_commit, write_commit
 from gated_lpi.runs.files import NewerFormatError
 from tiny_runs import Notes, tiny_experiment
+from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 FLIPS = 60

@@ -10,7 +10,6 @@ import uuid
 
 import fsspec
 import pytest
-from test_runs_store import filled, record, scores
 
 from gated_lpi import open_run
 from gated_lpi.errors import RunBusyError, RunError, WriteError
@@ -18,6 +17,7 @@ from gated_lpi.folders import as_folder, names, write_atomically
 from gated_lpi.runs import Experiment, run_experiment, writer, writer_of
 from gated_lpi.runs.writer import LOCK, OWNER, writing
 from tiny_runs import tiny_experiment
+from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
