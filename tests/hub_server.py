@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 Files = Mapping[str, bytes]
 LARGE = (".safetensors", ".bin", ".pt")
 PIECES = 20  # that a trickling answer comes in
+KINDS = ("status", "cut", "wrong", "slow", "trickle", "headers", "redirect", "body")  # of faults
 
 # Names of branches as the suites have them (a few of each), and what is to come of them.
 LISTINGS: dict[str, tuple[str, ...]] = {
@@ -113,6 +114,7 @@ class HubServer:
         self.repos = {repo: {branch: dict(files) for branch, files in b.items()} for repo, b in repos.items()}
         self.past: dict[str, dict[str, bytes]] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.tokens: list[str] = []
         self.faults: list[Fault] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -127,7 +129,10 @@ class HubServer:
         self._server.server_close()
 
     def fault(self, kind: str, pattern: str, times: int = 1, **options: Any) -> None:
-        """Add a fault: "status" (code, headers), "cut" (after), "wrong" (bytes), "slow" or "trickle" (seconds)."""
+        """Add a fault: "status" (code, headers), "cut" (after), "wrong" (bytes), "slow" or "trickle" (seconds),
+        "headers" (headers, beside or instead of the right ones), "redirect" (location), "body" (body, headers).
+        """
+        assert kind in KINDS
         self.faults.append(Fault(kind, pattern, times, options))
 
     def commit(self, repo: str, branch: str) -> str:
@@ -193,6 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
+        self.hub.tokens.append(self.headers.get("Authorization", ""))
         fault = self.hub.due(f"{self.command} {path}")
         self.cut = fault.options["after"] if fault is not None and fault.kind == "cut" else None
         self.trickle = fault.options["seconds"] if fault is not None and fault.kind == "trickle" else 0.0
@@ -201,6 +207,16 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "status":
             self._send(fault.options["code"], b"", fault.options.get("headers", {}))
             return
+        self.elsewhere = fault.options["location"] if fault is not None and fault.kind == "redirect" else ""
+        if self.elsewhere and "/resolve/" not in path:
+            self._send(302, b"", {"Location": self.elsewhere})
+            return
+        if fault is not None and fault.kind == "body":
+            self._send(200, fault.options["body"], fault.options.get("headers", {}))
+            return
+        self.extra = (
+            {} if fault is None or fault.kind not in ("headers", "redirect") else fault.options.get("headers", {})
+        )
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(refs|tree|revision|paths-info))?(?:/(.+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = api or file
@@ -249,6 +265,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "wrong":
             content = bytes(byte ^ 0xFF for byte in content)
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        headers |= self.extra
+        if self.elsewhere:
+            self._send(302, b"", {**headers, "Location": self.elsewhere})
+            return
         if start:
             first = int(start[1])
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"

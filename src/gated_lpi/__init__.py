@@ -17,16 +17,19 @@ from gated_lpi.version import __version__
 if TYPE_CHECKING:
     from gated_lpi.errors import (
         CheckpointError,
+        DamagedError,
         FactsError,
         FetchError,
         GatedLPIError,
         ModelError,
         OptionError,
         ReconstructionError,
+        RunBusyError,
         RunError,
         RunExistsError,
         UnknownFamilyError,
         WeightsError,
+        WriteError,
     )
     from gated_lpi.facts import FactSet, Prompt, load_facts
     from gated_lpi.loading import load_model, verify, wrap_model
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CheckpointError": "errors",
+    "DamagedError": "errors",
     "Experiment": "runs",
     "FactSet": "facts",
     "FactsError": "errors",
@@ -49,10 +53,12 @@ _HOMES = {
     "Prompt": "facts",
     "ReconstructionError": "errors",
     "Run": "runs",
+    "RunBusyError": "errors",
     "RunError": "errors",
     "RunExistsError": "errors",
     "UnknownFamilyError": "errors",
     "WeightsError": "errors",
+    "WriteError": "errors",
     "attribute": "lpi",
     "build_report": "report",
     "load_experiment": "runs",
@@ -67,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "DamagedError",
     "Experiment",
     "FactSet",
     "FactsError",
@@ -78,10 +85,12 @@ __all__ = [
     "Prompt",
     "ReconstructionError",
     "Run",
+    "RunBusyError",
     "RunError",
     "RunExistsError",
     "UnknownFamilyError",
     "WeightsError",
+    "WriteError",
     "__version__",
     "attribute",
     "build_report",

@@ -6,6 +6,7 @@ Whatever cannot be used is shown in a reason: shortened, and without what no out
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any, TypeGuard
 
 LARGEST = 2**63 - 1  # steps, tokens and sizes are stored as 64-bit integers
@@ -13,6 +14,8 @@ TOO_LARGE = f"more than {LARGEST:,}, the largest number that can be stored"
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_NAME = 255  # bytes, in every common file system
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}  # categories: controls, formats, private, surrogates, separators
+_KEPT = "\n\t\u200c\u200d"  # the last two join and part letters, in Persian and in emoji
 _SHOWN = 80  # characters
 
 
@@ -35,7 +38,7 @@ def is_file_name(value: object) -> TypeGuard[str]:
     """Whether a value is one plain file name: no path, no control character, nothing that cannot be written."""
     if not isinstance(value, str) or value in ("", ".", ".."):
         return False
-    if any(character < " " or character in "/\\\x7f" or "\ud800" <= character <= "\udfff" for character in value):
+    if any(character in "/\\" or unicodedata.category(character) in ("Cc", "Cs") for character in value):
         return False
     return len(value.encode()) <= _LONGEST_NAME
 
@@ -48,6 +51,22 @@ def is_file_path(value: object) -> TypeGuard[str]:
 def writable(text: str) -> str:
     """A text with halves of surrogate pairs spelt out, which no file or terminal can take."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may be sent it: line breaks and tabs stay, other control characters are spelt out.
+
+    So are characters that turn the direction of what follows or are not seen, with which one text passes for another.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_spelt(character) for character in writable(text))
+
+
+def _spelt(character: str) -> str:
+    if character in _KEPT or unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def quoted(value: Any) -> str:

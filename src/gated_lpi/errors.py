@@ -10,7 +10,10 @@
     │   ├── FetchError
     │   └── WeightsError
     └── RunError             a run folder that cannot be used
-        └── RunExistsError
+        ├── RunExistsError
+        ├── RunBusyError
+        ├── DamagedError
+        └── WriteError
 
 Every message says what was given, what was expected and what to do next.
 """
@@ -58,3 +61,15 @@ class RunError(GatedLPIError):
 
 class RunExistsError(RunError):
     """The output folder already holds another run."""
+
+
+class RunBusyError(RunError):
+    """Another process writes to the run folder."""
+
+
+class DamagedError(RunError):
+    """Results are not what was written."""
+
+
+class WriteError(RunError):
+    """A folder could not be written to: the disk is full, fails, or is read-only."""

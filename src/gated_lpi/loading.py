@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
+from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
 from gated_lpi.trace import pad, trace
@@ -33,12 +35,14 @@ def load_model(
 ) -> Model:
     """Load a causal language model for attribution, and check that it can be attributed.
 
-    Weights are read from safetensors, or from a GGUF file that is named; never from pickles. They are
+    Weights are read from safetensors, or from a GGUF file that is named; never from pickles. What config.json asks
+    for in the way of code (kernels, quantisers, implementations) is not followed. Weights are
     computed in float32 whatever dtype they are stored in (both are recorded), since in bfloat16 the residual stream
     is too coarse for single units to add up.
 
     Args:
-        source: a folder written by transformers' `save_pretrained`, or a hub repository.
+        source: a folder written by transformers' `save_pretrained`, or a hub repository, which is fetched at one
+            commit and verified (`checkpoints.fetch`).
         revision: branch, tag or commit of a hub repository.
         dtype: "float32", or "float64" for checks.
         device: where to compute, as torch names it; "auto" is CUDA where there is any, else the CPU.
@@ -53,30 +57,59 @@ def load_model(
         ReconstructionError: its units do not account for what it computes.
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
+        CheckpointError: a hub that does not answer, or a repository that it does not show.
         OptionError: an unknown dtype, device or device map, or a device beside a device map.
     """
     refuse_two_places(device, device_map)
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
+    where = resolve_device(device)
+    folder, commit = _at_hand(source, revision, gguf, trust_remote_code)
     loaded = load_weights(
-        source,
-        revision=revision,
+        folder,
+        source=str(source),
         dtype=DTYPES[dtype],
-        device=resolve_device(device),
+        device=where,
         device_map=device_map,
         trust_remote_code=trust_remote_code,
-        gguf=gguf,
+        gguf=None if gguf is None else PurePath(gguf).name if commit else gguf,
     )
     provenance = {
         "source": str(source),
         "revision": revision or "",
-        "commit": loaded.commit,
+        "commit": commit,
         "stored_dtype": loaded.stored_dtype,
         "gguf": gguf or "",
         "tokenizer_sha256": loaded.tokenizer.sha256,
     }
     model = wrap_model(loaded.module, loaded.tokenizer.tokenizer, provenance=provenance)
     return replace(model, notes=(*loaded.notes, *loaded.tokenizer.notes))
+
+
+def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: bool) -> tuple[Path, str]:
+    """The folder of a source, fetched if it is a hub's repository, and then its commit; "" for a folder.
+
+    Raises:
+        ModelError: it is no folder and cannot be the name of a repository.
+        CheckpointError: the hub does not answer or does not show it, or has no weights that may be fetched.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder, ""
+    if folder.exists():
+        raise ModelError(
+            f"{str(source)!r} is a file; expected the folder that holds it (and, for a GGUF file, its name as gguf=, "
+            "--gguf)"
+        )
+    name = str(source)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no folder {name!r}; give a folder saved by transformers or a hub repository name")
+    hub = Hub()
+    commit = hub.commit(name, revision or "main")
+    if gguf is not None:
+        return hub.download(name, commit, gguf).parent, commit
+    checkpoint = Checkpoint(None, revision or "main", 0, None, "", commit, name, revision or "main")
+    return fetch(checkpoint, hub=hub, remote_code=remote_code).path, commit
 
 
 def refuse_two_places(device: str, device_map: str | Mapping[str, Any] | None) -> None:

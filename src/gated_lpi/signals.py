@@ -163,7 +163,8 @@ os.register_at_fork(after_in_child=lambda: None if _watch is None else _watch.fo
 def ended_by_signals(program: Callable[[], None], *, leave: bool = False) -> None:
     """Run a program that SIGINT and SIGTERM end, if this is the main thread and no caller does so already.
 
-    leave: end the process with it, whatever threads still do: what would follow could not be interrupted.
+    leave: end the process with it, whatever threads still do, rather than return: what follows would not be
+    interrupted.
     """
     global _watch
     if _watch is not None or threading.current_thread() is not threading.main_thread():

@@ -5,17 +5,18 @@ It is the order in which transformers looks, told to read safetensors only:
 2. `model.safetensors`, also where there is an index beside it;
 3. the shards that `model.safetensors.index.json` names.
 Any other safetensors file (an adapter, the same weights in another layout) is no part of the weights: it is left aside,
-and listed as such. Nothing here opens a file of weights.
+and listed as such. Nothing here reads of a file of weights more than the length of its header.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from gated_lpi.entries import is_file_name, quoted, writable
 from gated_lpi.errors import WeightsError
@@ -24,12 +25,28 @@ from gated_lpi.foreign import ForeignTextError, parse_json
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 PICKLE_INDEX_NAME = "pytorch_model.bin.index.json"
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 PICKLED_STATE = {"training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"}
+BESIDE_WEIGHTS = (  # the files of a tokenizer, as patterns
+    "tokenizer*",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+LONGEST_TEXT = 1 << 24  # bytes of a config or an index: those of the largest models have a tenth of it
+LONGEST_HEADERS = 1 << 24  # bytes of the headers of all files: over 100,000 tensors
 _SAFETENSORS = ".safetensors"
-_CONFIG = "config.json"
+CONFIG_NAME = "config.json"
 _NAMED = "transformers_weights"
 _ADAPTER = "adapter_config.json"
+
+
+Stamp: TypeAlias = tuple[tuple[str, int, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,12 @@ class WeightFiles:
     def size(self) -> int:
         """Bytes of all of them."""
         return sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def stamp(self) -> Stamp:
+        """What tells whether a file was replaced or written to since: device, number, size and times of each."""
+        found = [(path, path.stat()) for path in self.paths]
+        return tuple((str(path), s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in found)
 
 
 def weight_files(folder: str | Path) -> WeightFiles:
@@ -79,6 +102,44 @@ def weight_files(folder: str | Path) -> WeightFiles:
     return WeightFiles(tuple(promised), promised, aside)
 
 
+def refuse_changed(folder: str | Path, before: Stamp) -> None:
+    """Raise WeightsError if a folder's weights are other files than before, or were written to since.
+
+    Seen are another file, another size and a write that its times tell of; a write within one tick of the file
+    system's clock is not.
+    """
+    try:
+        now = weight_files(folder).stamp
+    except OSError:
+        now = ()
+    if now != before:
+        names = sorted({Path(entry[0]).name for entry in set(now) ^ set(before)})
+        raise WeightsError(
+            f"{', '.join(names[:8])} of {folder} changed between being checked and being loaded. Let whatever writes "
+            "there finish (a download, a training run), and run again."
+        )
+
+
+def refuse_long_headers(paths: Iterable[Path]) -> None:
+    """Raise WeightsError where the headers of safetensors files have more than `LONGEST_HEADERS` bytes together.
+
+    Of a header no more is read than its length. One that is longer than its file is left to the reader of such files.
+    """
+    total = 0
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                total += length if length <= path.stat().st_size else 0
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be read ({error}). Make it readable, and check the disk.") from error
+        if total > LONGEST_HEADERS:
+            raise WeightsError(
+                f"{path} says that its header has {length:,} bytes, {total:,} with those of the files before it. "
+                f"Expected {LONGEST_HEADERS:,} at most, which is room for 100,000 tensors: leave this checkpoint out."
+            )
+
+
 def entry_of(names: Collection[str]) -> str:
     """The file that transformers starts from: the single file, else the index, "" where there is neither."""
     return next((name for name in (SINGLE_NAME, INDEX_NAME) if name in names), "")
@@ -89,26 +150,26 @@ def named_in_config(root: Path, names: Collection[str]) -> str:
 
     Raises WeightsError if it cannot be read, or names what is no such file of the folder.
     """
-    if _CONFIG not in names:
+    if CONFIG_NAME not in names:
         return ""
     try:
-        config = parse_json(text_of(root / _CONFIG))
+        config = parse_json(text_of(root / CONFIG_NAME))
     except ForeignTextError as error:
         raise WeightsError(
-            f"{root / _CONFIG} cannot be used ({error}), and it may name the weights. Fetch the file again."
+            f"{root / CONFIG_NAME} cannot be used ({error}), and it may name the weights. Fetch the file again."
         ) from error
     named = config.get(_NAMED) if isinstance(config, dict) else None
     if named is None:
         return ""
     if not is_file_name(named) or not named.endswith((_SAFETENSORS, f"{_SAFETENSORS}.index.json")):
         raise WeightsError(
-            f"{root / _CONFIG} names {quoted(named)} as {_NAMED}. Expected a safetensors file in that folder, or the "
-            f"index of such files: correct it, or remove it where {SINGLE_NAME} is meant."
+            f"{root / CONFIG_NAME} names {quoted(named)} as {_NAMED}. Expected a safetensors file in that folder, or "
+            f"the index of such files: correct it, or remove it where {SINGLE_NAME} is meant."
         )
     if named not in names:
         raise WeightsError(
-            f"{root / _CONFIG} names {named} as {_NAMED}, which is not in that folder. Put the file there, or remove "
-            f"{_NAMED} where {SINGLE_NAME} is meant."
+            f"{root / CONFIG_NAME} names {named} as {_NAMED}, which is not in that folder. Put the file there, or "
+            f"remove {_NAMED} where {SINGLE_NAME} is meant."
         )
     return named
 
@@ -140,8 +201,21 @@ def file_names(root: Path) -> list[str]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file beside the weights; raises WeightsError if it cannot be read as UTF-8."""
+    """The text of a file beside the weights; raises WeightsError if it cannot be read as UTF-8.
+
+    What is no regular file (a pipe, a device, a link to one) is not opened, nor is one of more than `LONGEST_TEXT`.
+    """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise WeightsError(
+                f"{path} is no file but a folder, a device, a pipe or a socket. Put the right file there."
+            )
+        if found.st_size > LONGEST_TEXT:
+            raise WeightsError(
+                f"{path} has {found.st_size:,} bytes, more than the {LONGEST_TEXT:,} that such a file may have. Fetch "
+                "the file again; if its publisher wrote it so, leave this checkpoint out."
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be used ({error}). Fetch the file again.") from error

@@ -70,6 +70,26 @@ def test_means_are_means_of_the_prompts(model):
     assert by_relation["target_rank"].sizes == {"prompt": 16}
 
 
+@pytest.mark.parametrize("estimator", ["fast", "exact"])
+@pytest.mark.parametrize("case", ["GPT-2", "OLMoE"])
+def test_facts_score_the_same_in_batches_of_any_size(case, estimator):
+    model, rounding = (
+        speaking_model(case),
+        5e-6,
+    )  # of the forward pass, which no bound covers
+    whole = attribute(model, FACTS, templates="all", estimator=estimator)
+    widths = [block.n_units for block in model.blocks]
+    for size in (1, 3, 4):
+        parts = attribute(model, FACTS, templates="all", estimator=estimator, batch_size=size)
+        assert parts["text"].values.tolist() == whole["text"].values.tolist()
+        bounds = np.repeat(whole["error_bound"].values + parts["error_bound"].values, widths, axis=1)
+        assert bounds.max() <= (2e-3 if estimator == "fast" else 0)
+        assert (np.abs(parts["lpi"].values - whole["lpi"].values) <= bounds + rounding).all(), size
+        for name in ("head_lpi", "block_lpi", "base_logprob", "target_logprob"):
+            np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=rounding, err_msg=f"{name}, {size}")
+        assert (parts["target_rank"].values == whole["target_rank"].values).all()
+
+
 @pytest.mark.parametrize("norm", ["frozen", "recomputed"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_groups_are_scored_with_their_summed_contribution(case, norm):

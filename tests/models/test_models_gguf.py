@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformers import LlamaConfig
 
 from gated_lpi import load_model
 from gated_lpi.cli import main
-from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
+from gated_lpi.errors import ModelError, OptionError, WeightsError
 from gated_lpi.models import weights
 from tiny_text import save_checkpoint
 
@@ -123,6 +122,23 @@ def test_a_damaged_file_is_refused(folder, keep):
         load_model(str(folder), gguf="tiny.gguf")
 
 
+@pytest.mark.parametrize("name", ["block_count", "embedding_length"])
+def test_a_file_that_promises_a_vast_model_is_refused_before_it_is_made(folder, name):
+    path, key = folder / "tiny.gguf", f"llama.{name}".encode()
+    content = path.read_bytes()
+    place = content.index(key) + len(key) + 4
+    path.write_bytes(content[:place] + (10**9).to_bytes(4, "little") + content[place + 4 :])
+    with pytest.raises((ModelError, WeightsError), match="belongs to another model"):
+        load_model(str(folder), gguf="tiny.gguf")
+
+
+def test_code_beside_it_is_not_run(folder):
+    code = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "evil.py").write_text("1/0")
+    assert load_model(str(folder), gguf="tiny.gguf").tokenizer("CAB")["input_ids"]
+
+
 def test_text_under_that_name_is_refused(folder):
     (folder / "tiny.gguf").write_bytes(b"<html>not found</html>" * 50)
     with pytest.raises(WeightsError, match="cannot be read as GGUF"):
@@ -163,7 +179,11 @@ def test_weights_that_stay_packed_are_refused(tmp_path, monkeypatch, dtype):
 
 
 def test_a_quantised_config_that_was_unpacked_is_no_obstacle(tmp_path):
-    config = LlamaConfig(quantization_config={"quant_method": "fp8", "dequantize": True})
-    weights._refuse_quantised(str(tmp_path), config)
-    with pytest.raises(GatedLPIError, match="stored quantised"):
-        weights._refuse_quantised(str(tmp_path), LlamaConfig(quantization_config={"quant_method": "fp8"}))
+    folder = save_checkpoint(tmp_path / "step-1", "Llama")
+    config = json.loads((folder / "config.json").read_text())
+    quantisation = {"quant_method": "fp8", "dequantize": True}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))
+    assert load_model(str(folder)).provenance["stored_dtype"] == "float32"
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match="stored quantised"):
+        load_model(str(folder))

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.image import imread
 
 from gated_lpi.errors import RunError
@@ -249,6 +251,50 @@ def test_report_goes_where_it_is_asked_to(bare: ReportFiles) -> None:
     assert {path.relative_to(bare.html.parents[1]).parts[0] for path in (bare.html, bare.summary, *bare.figures)} == {
         "elsewhere"
     }
+
+
+class Remarkable(SyntheticRun):
+    """Remarks in the records of an arm with results, and two arms without any whose checkpoints are quarantined."""
+
+    def scores(self, arm: str) -> xr.Dataset:
+        found = super().scores(arm)
+        records = found.attrs["checkpoints"]
+        for record in records:
+            record |= {"n_skipped": 12, "skipped": ["<i>no token</i>"], "collisions": ["two are alike"], "notes": []}
+        records[0]["notes"] = ["only the first"]
+        for record in records[2:]:
+            record["notes"] = ["the later ones"]
+        return found
+
+    def quarantined(self, arm: str) -> list[dict[str, Any]]:
+        if arm == "damaged":
+            raise RunError("a list that cannot be read")
+        return [{"key": "step-7", "step": 7, "error": "ModelError", "quarantined": f"what befell {arm}"}]
+
+
+def test_remarks_and_quarantines_of_all_arms_are_shown(tmp_path: Path) -> None:
+    run = Remarkable(tmp_path, {"moe": MOE, "none": None, "damaged": None})
+    files = build_report(run)
+    page = read(files)[1]
+    said = {row[2]: row[:2] for row in page.rows if len(row) == 3}
+    assert said == {
+        "only the first": ["moe", "step-0"],
+        "the later ones": ["moe", "7 of 9, from step-2 to step-200"],
+        "12 facts are skipped, the first: <i>no token</i>": ["moe", "all"],
+        "two are alike": ["moe", "all"],
+    }
+    assert "moe: 80 prompts of 8 relations, 12 facts skipped, " in page.text
+    assert "Remarks on the checkpoints: 4" in page.text
+    assert ["none", "step-7", "7", "ModelError", "what befell none"] in page.rows
+    assert load_results(run).quarantined == {"none": run.quarantined("none")}
+    tables = json.loads(files.summary.read_text(encoding="utf-8"))["tables"]
+    assert len(tables["remarks"]["rows"]) == 4
+    assert [row[0] for row in tables["quarantined"]["rows"]] == ["none"]
+
+
+def test_without_remarks_there_is_no_table_of_them(files: ReportFiles) -> None:
+    tables = json.loads(files.summary.read_text(encoding="utf-8"))["tables"]
+    assert {"remarks", "quarantined"}.isdisjoint(tables)
 
 
 def test_a_run_without_results_is_refused(tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ with SIGKILL, which it cannot notice, at random moments spread over what a whole
 
 import functools
 import json
-import os
 import random
 import signal
 import time
 
-import numpy as np
 import pytest
 import xarray as xr
 from huggingface_hub import constants
 
+from alike import same_run
+from children import Child
 from gated_lpi.runs import Experiment, open_run, run_experiment
 from hub_server import HubServer, files_in
 from tiny_runs import QUICK
@@ -23,7 +23,6 @@ from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 KILLS = 24
 STEPS = (0, 10, 20, 30, 40)
-TIMES = {"created", "seconds", "duration", "elapsed"}
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +43,12 @@ def experiment(tmp_path_factory):
 
 def in_a_child(experiment, out, wait):
     """Run in a forked child, killed when `wait` returns (None: never); whether it came to its end."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            run_experiment(experiment, out)
-            code = 0
-        finally:
-            os._exit(code)
+    child = Child(lambda: run_experiment(experiment, out), out.with_suffix(".log"))
     if wait is not None:
         wait()
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the run failed instead of being killed"
-    return not os.WIFSIGNALED(status)
-
-
-def timeless(value):
-    """Attributes without what differs from one time to the next."""
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key not in TIMES}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
+    code = child.wait(600) if wait is None else child.kill()
+    assert code in (0, -signal.SIGKILL), f"the run failed instead of being killed: {child.said()}"
+    return code == 0
 
 
 def plain_rows(store):
@@ -93,12 +77,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, t
             assert rows == logged  # xarray sees complete rows only, whatever the kill interrupted
         if finished:
             again = open_run(out)
-            xr.testing.assert_equal(again.scores("a").load(), whole.scores("a").load())
-            for name, variable in whole.scores("a").variables.items():
-                assert np.array_equal(again.scores("a")[name], variable), name
-                assert again.scores("a")[name].attrs == variable.attrs
-            assert timeless(again.scores("a").attrs) == timeless(whole.scores("a").attrs)
-            assert again.record("a") == whole.record("a")
+            same_run(again, whole)
             assert [r["key"] for r in again.quarantined("a")] == ["step-20"]
             assert json.loads((out / "run.json").read_text()) == json.loads((whole.path / "run.json").read_text())
             rounds += 1

@@ -1,6 +1,7 @@
 """An odd checkpoint costs itself alone: it is quarantined by name, whatever it brings about, and the run goes on."""
 
 import errno
+import html
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, run_experiment
 from gated_lpi.runs.store import MisfitError, ResultStore
 from gated_lpi.runs.work import Storage
-from tiny_runs import QUICK, Notes
+from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 
 STEPS = (0, 10, 20, 30)
@@ -39,11 +40,8 @@ def series(good, tmp_path):
 
 
 def experiment(tmp_path, *folders):
-    facts = save_facts(tmp_path / "facts", [CAPITALS])
-    arms = [{"name": folder.name, "checkpoints": str(folder)} for folder in folders]
-    return Experiment.model_validate(
-        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
-    )
+    arms = ({"name": folder.name, "checkpoints": str(folder)} for folder in folders)
+    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms)
 
 
 def reconfigure(folder, **changes):
@@ -133,10 +131,12 @@ def test_what_is_skipped_replaced_or_alike_is_in_the_record_and_said_once(series
     assert "object 'nowhere'" in records[0]["skipped"][0]
     assert records[0]["bos_added"] is False
     assert [note for note in notes.said if "nowhere" in note] == [
-        f"series: step-0: 1 facts are skipped, the first: {records[0]['skipped'][0]}"
+        f"series: step-0: 1 fact is skipped: {records[0]['skipped'][0]}"
     ]
     assert len([note for note in notes.said if "share their first token" in note]) == 1
     assert run.scores("series")["n_prompts"].values.tolist() == [4, 2]
+    page = html.unescape(build_report(run).html.read_text())
+    assert page.count(f"1 fact is skipped: {records[0]['skipped'][0]}") == 1
 
 
 def test_a_separator_is_part_of_what_is_asked(series, tmp_path):
@@ -252,6 +252,7 @@ def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tm
     assert run.scores("series").sizes["checkpoint"] == 4
     page = build_report(run).html.read_text()
     assert "Arm bad is left out" in page
+    assert page.count("nonesuch") >= len(STEPS)  # why, for every one of them
     monkeypatch.setattr(sys, "argv", ["gated-lpi", "metrics", str(run.path), "--json"])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -264,7 +265,7 @@ def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tm
 
 @pytest.mark.parametrize("missing", ["lpi", "expert"])
 def test_a_checkpoint_without_what_the_others_have_is_refused(tmp_path, missing):
-    from test_runs_store import record, scores
+    from tiny_store import record, scores
 
     store = ResultStore(tmp_path / "arm.zarr")
     extra = scores(0).assign(expert=("unit", range(6)))
@@ -275,7 +276,7 @@ def test_a_checkpoint_without_what_the_others_have_is_refused(tmp_path, missing)
 
 
 def test_a_count_beyond_any_array_is_refused(tmp_path):
-    from test_runs_store import record, scores
+    from tiny_store import record, scores
 
     store = ResultStore(tmp_path / "arm.zarr")
     store.append(scores(0), record(0))

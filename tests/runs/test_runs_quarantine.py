@@ -9,8 +9,8 @@ import pytest
 
 from gated_lpi.cli import main
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, open_run, run_experiment
-from tiny_runs import QUICK
+from gated_lpi.runs import open_run, run_experiment
+from tiny_runs import tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
@@ -31,7 +31,7 @@ def unknown_family(folder):
 SPOILS = {
     "without weights": (lambda f: (f / "model.safetensors").unlink(), "WeightsError"),
     "not finite": (spoil_values, "WeightsError"),
-    "no known model": (unknown_family, "ModelError"),
+    "no known model": (unknown_family, "UnknownFamilyError"),
 }
 
 
@@ -50,8 +50,7 @@ def series(good, tmp_path):
 
 def experiment(series, tmp_path, **changes):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
-    content = {"name": "test", "facts": {"source": str(facts), "templates": "first"}, **QUICK, **changes}
-    return Experiment.model_validate({"arms": [{"name": "a", "series": str(series)}], **content})
+    return tiny_experiment(facts, {"name": "a", "series": str(series)}, **changes)
 
 
 @pytest.mark.parametrize("spoil", SPOILS)

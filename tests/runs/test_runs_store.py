@@ -1,43 +1,15 @@
 """The result store: round trips, atomic appends, and what is left when writing fails."""
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from zarr.storage import _local
 
 from gated_lpi.errors import RunError
 from gated_lpi.runs import ResultStore
-
-
-def scores(value, n=6, relations=("a", "b")):
-    generator = np.random.default_rng(value)
-    return xr.Dataset(
-        {
-            "lpi": (("relation", "unit"), generator.normal(size=(len(relations), n)).astype(np.float32)),
-            "target_rank": ("prompt", generator.integers(0, 50, 4)),
-        },
-        {
-            "relation": list(relations),
-            "n_prompts": ("relation", [3, 1][: len(relations)]),
-            "layer": ("unit", np.arange(n)),
-            "block": ("unit", np.array(["ffn"] * n, dtype=object)),
-            "target_id": ("prompt", generator.integers(0, 50, 4)),
-        },
-        {"norm": "frozen"},
-    )
-
-
-def record(step, **more):
-    return {"key": f"step-{step}", "step": step, "tokens": step * 10, "stage": "train", **more}
-
-
-def filled(path, steps=(0, 2, 5)):
-    store = ResultStore(path / "arm.zarr")
-    for step in steps:
-        store.append(scores(step), record(step, weights_sha256=f"{step:064x}"))
-    return store
+from tiny_store import filled, record, scores
 
 
 def test_a_store_gives_back_what_was_put_in(tmp_path):
@@ -70,19 +42,24 @@ def test_unknown_tokens_are_marked(tmp_path):
     assert store.open()["tokens"].values.tolist() == [-1]
 
 
-@pytest.mark.parametrize("fails_after", range(0, 14, 2))
+def full_after(monkeypatch, writes):
+    """A disk that takes so many files more, each of which is moved to its place when it is written."""
+    real, calls = Path.replace, []
+
+    def replace(self, target):
+        calls.append(1)
+        if len(calls) > writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize("fails_after", range(0, 16, 2))
 def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, monkeypatch, fails_after):
     store = filled(tmp_path)
     before = store.open().load()
-    real, calls = _local._put, []
-
-    def put(*arguments, **options):
-        calls.append(1)
-        if len(calls) > fails_after:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(_local, "_put", put)
+    full_after(monkeypatch, fails_after)
     with pytest.raises(RunError, match=r"step-9.*No space left.*3 checkpoints before it are complete"):
         store.append(scores(9), record(9))
     monkeypatch.undo()
@@ -96,15 +73,7 @@ def test_a_full_disk_costs_the_checkpoint_being_written_and_no_other(tmp_path, m
 
 def test_a_full_disk_at_the_first_checkpoint_leaves_an_empty_store(tmp_path, monkeypatch):
     store = ResultStore(tmp_path / "arm.zarr")
-    real, calls = _local._put, []
-
-    def put(*arguments, **options):
-        calls.append(1)
-        if len(calls) > 7:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(_local, "_put", put)
+    full_after(monkeypatch, 7)
     with pytest.raises(RunError, match="No space left"):
         store.append(scores(0), record(0))
     monkeypatch.undo()

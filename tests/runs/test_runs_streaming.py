@@ -14,10 +14,9 @@ from gated_lpi.runs import Experiment, LocalEngine, open_run, run_experiment
 from gated_lpi.runs import local_engine as module
 from gated_lpi.runs.downloads import Ledger, listed_bytes
 from gated_lpi.runs.engine import storage_of
-from gated_lpi.runs.progress import Silent
 from gated_lpi.runs.work import Job
 from hub_server import HubServer, files_in
-from tiny_runs import QUICK
+from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts
 
 REPO = "org/tiny"
@@ -42,27 +41,13 @@ def server(contents, monkeypatch):
 
 
 def experiment(server, tmp_path, arm=None, **storage):
-    return Experiment.model_validate(
-        {
-            "name": "streamed",
-            "facts": {"source": str(save_facts(tmp_path / "facts", [CAPITALS])), "templates": "first"},
-            "storage": {"endpoint": server.url, "cache_dir": str(tmp_path / "cache"), **storage},
-            "arms": [{"name": "a", "series": REPO, **(arm or {})}],
-            **QUICK,
-        }
-    )
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
+    where = {"endpoint": server.url, "cache_dir": str(tmp_path / "cache"), **storage}
+    return tiny_experiment(facts, {"name": "a", "series": REPO, **(arm or {})}, storage=where)
 
 
 def weights_in(cache):
     return sorted(path.parent.name for path in cache.rglob("snapshots/*/model.safetensors"))
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def note(self, text):
-        self.lines.append(text)
 
 
 def test_a_hub_series_gives_what_the_folder_gives(server, contents, tmp_path):
@@ -230,8 +215,7 @@ def test_choices_and_duplicates_are_told_before_any_download(server, contents, t
     spec = Experiment.model_validate(experiment(server, tmp_path).model_dump() | {"arms": arms})
     run = run_experiment(spec, tmp_path / "run", notes)
     assert (
-        "a: asked for 11,000,000,000 tokens, nearest is 10,000,000,000 (step10-tokens10B, -1,000,000,000)"
-        in notes.lines
+        "a: asked for 11,000,000,000 tokens, nearest is 10,000,000,000 (step10-tokens10B, -1,000,000,000)" in notes.said
     )
-    assert any("identical weights: step10-tokens10B, step20-tokens20B" in line for line in notes.lines)
+    assert any("identical weights: step10-tokens10B, step20-tokens20B" in line for line in notes.said)
     assert run.scores("b")["step"].values.tolist() == [10, 20]

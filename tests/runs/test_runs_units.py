@@ -15,11 +15,11 @@ from gated_lpi.errors import OptionError
 from gated_lpi.facts import encode
 from gated_lpi.metrics import summarise
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, run_experiment, top_units
+from gated_lpi.runs import run_experiment, top_units
 from gated_lpi.runs.experiment import AblationSpec
 from gated_lpi.runs.last_checkpoint import _unit_rows, percentage, unit_importance
 from tiny_models import tiny_model
-from tiny_runs import QUICK, Notes
+from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts, speaking_model
 
 UNITS = ("ffn", "attention", "heads", "experts", "blocks")
@@ -39,14 +39,8 @@ def source(tmp_path_factory):
 
 
 def experiment(source, units, **changes):
-    content = {
-        "name": "test",
-        "facts": {"source": str(source / "facts"), "templates": "first"},
-        "attribution": {"units": units},
-        "arms": [{"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense")],
-        **QUICK,
-    }
-    return Experiment.model_validate(content | changes)
+    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
+    return tiny_experiment(source / "facts", *arms, attribution={"units": units}, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -1,299 +1,37 @@
-"""Names, folders, hub listings and indexes that nobody wrote: each is taken, left out, or an error of the tree."""
+"""Names, folders, hub listings and indexes that nobody wrote: each is taken, left out, or an error of the tree.
 
-import dataclasses
-import json
-import os
-import random
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+GATED_LPI_FUZZ_SEED gives another first seed, GATED_LPI_FUZZ_INPUTS another number of inputs of each kind.
+"""
+
+from collections import Counter
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from answers import ADDRESS, answering
-from fuzzing import COUNT, FIRST, ODD_TEXTS, fuzzed_bytes, fuzzed_json, mutated_bytes
-from gated_lpi.checkpoints import (
-    Hub,
-    check_weights,
-    inspect_series,
-    list_series,
-    parse_count,
-    parse_name,
-    reason_against,
-    scan_local,
-    select,
-    weight_files,
-)
-from gated_lpi.checkpoints.inventory import Inventory
-from gated_lpi.checkpoints.names import SCHEMES, repository_tokens, stage_order
-from gated_lpi.entries import LARGEST, is_commit, is_count, is_file_path
-from gated_lpi.errors import CheckpointError, GatedLPIError, OptionError, WeightsError
+import fuzz_checkpoints as targets
+from fuzzing import COUNT, FIRST, ODD_TEXTS
+from gated_lpi.checkpoints import parse_name
 
 pytestmark = pytest.mark.slow
 
-INDEX = "model.safetensors.index.json"
-PIECES = (
-    *("step", "-", "_", "tokens", "stage1", "stage2-ingredient3", "ckpt", "lc-4k", "checkpoint", "T", "B", "k", "."),
-    *("0", "7", "12", "9" * 18, "9" * 19, "9" * 22, "9" * 5000, "0" * 5000, "\u0661", "²", "\u212a", "½", "\n", "\0"),
-    *(
-        str(LARGEST),
-        str(LARGEST + 1),
-        "main",
-        "it-",
-        "iter",
-        "a/b",
-        "\ud800",
-        "\u017ftep",
-        "1.5",
-        "0.000000000000000001",
-    ),
-)
+LEAST = {  # one input in so many is taken, at least
+    targets.names: 100,
+    targets.counts: 1000,
+    targets.local_listings: 10,
+    targets.hub_branches: 10,
+    targets.hub_inventories: 10,
+    targets.kept_records: 100,
+    targets.weight_indexes: 100,
+    targets.weight_files_of_bytes: 1000,
+    targets.weight_headers: 100,
+}
 
 
-def odd_name(chance: random.Random) -> str:
-    """A name of the schemes with bytes changed, or one put together of pieces."""
-    if chance.random() < 0.5:
-        content = chance.choice([*(scheme.example for scheme in SCHEMES), "Ling-mini-base-2.0-5T"]).encode()
-        return mutated_bytes(chance, content).decode("utf-8", "surrogateescape")
-    return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 8)))
-
-
-def chances():
-    return (random.Random(seed) for seed in range(FIRST, FIRST + COUNT))
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns, or the error of the tree that it raises, which can be shown; any other escapes."""
-    try:
-        return call()
-    except GatedLPIError as error:
-        can_be_shown(str(error))
-        return error
-
-
-def can_be_shown(*texts: str) -> None:
-    for text in texts:
-        text.encode()
-
-
-def test_names():
-    read = counts = 0
-    orders = []
-    for chance in chances():
-        name = odd_name(chance)
-        parsed = parse_name(name)
-        orders.append(stage_order(name))
-        if parsed is None:
-            assert reason_against(name)
-        else:
-            read += 1
-            assert all(n is None or is_count(n) for n in (parsed.step, parsed.tokens, parsed.index))
-            assert (parsed.step is None) != (parsed.index is None)
-            assert name.isascii()
-        tokens = repository_tokens(name)
-        assert tokens is None or is_count(tokens)
-        count = outcome(lambda name=name: parse_count(name))
-        assert is_count(count) or isinstance(count, OptionError)
-        counts += is_count(count)
-    assert sorted(orders)
-    assert read > COUNT / 100
-    assert counts > COUNT / 1000
-
-
-def possible(name: str) -> str:
-    """The name, cut to what a folder can hold."""
-    content = os.fsencode(name.encode("utf-8", "surrogateescape" if name.isprintable() else "replace"))
-    content = content.replace(b"\0", b"0").replace(b"/", b"-")[:250]
-    return os.fsdecode(content if content.strip(b".") else b"x")
-
-
-def put(root: Path, chance: random.Random, record: bytes) -> None:
-    """One entry: mostly a folder with a record, also a file, a dead link or a link to itself."""
-    name = chance.choice(("step-5", "checkpoint-5", "step-6-tokens1B", "", "")) or possible(odd_name(chance))
-    path = root / name
-    if os.path.lexists(path):
-        return
-    kind = chance.randrange(10)
-    if kind == 0:
-        path.write_bytes(record)
-    elif kind == 1:
-        path.symlink_to(chance.choice(("absent", path.name, ".")))
-    else:
-        path.mkdir()
-        (path / "checkpoint.json").write_bytes(record)
-
-
-def test_local_listings(tmp_path):
-    samples = [{"step": 5, "tokens": 10**9, "stage": "stage1"}, {"step": 6}, {"tokens": None, "stage": ""}]
-    root = tmp_path / "series"
-    taken = rivals = 0
-    for seed, record in enumerate(fuzzed_json(samples)):
-        root.mkdir()
-        chance = random.Random(seed)
-        for _ in range(chance.randint(1, 3)):
-            put(root, chance, record)
-        listing = outcome(lambda: scan_local(root))
-        if isinstance(listing, CheckpointError):
-            assert "all claim step" in str(listing)
-            rivals += 1
-        else:
-            shown = [path for path in root.iterdir() if not path.name.startswith(".")]
-            assert len(listing.checkpoints) + len(listing.excluded) == len(shown)
-            assert all(item.reason for item in listing.excluded)
-            can_be_shown(*listing.left_out, *listing.ignored)
-            for found in listing.checkpoints:
-                assert is_count(found.step)
-                assert found.tokens is None or is_count(found.tokens)
-                can_be_shown(found.key, found.stage)
-            if listing.checkpoints:
-                taken += 1
-                assert select(listing.checkpoints).checkpoints == listing.checkpoints
-        shutil.rmtree(root)
-    assert taken > COUNT / 10
-    assert rivals > COUNT / 1000
-
-
-def hub_in(folder: Path, **options) -> Hub:
-    return Hub(endpoint=ADDRESS, cache_dir=folder, token=False, attempts=1, **options)
-
-
-def branches(*names: str) -> dict:
-    """What a hub says of branches."""
-    listed = [
-        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": f"{i + 1:040x}"} for i, name in enumerate(names)
-    ]
-    return {"branches": listed, "converts": [], "tags": []}
-
-
-def test_hub_branches(tmp_path):
-    samples = [
-        branches("main", "step1-tokens2B", "step2-tokens4B", "ckpt_3"),
-        branches("stage1-step7", "stage2-ingredient1-step8-tokens9T"),
-    ]
-    bodies = {}
-    taken = 0
-    with answering(lambda path: (200, {}, bodies[path])):
-        for seed, body in enumerate(fuzzed_json(samples)):
-            repo = ("a/b", "LLM360/Amber", "EleutherAI/pythia-70m")[seed % 3]
-            bodies[f"/api/models/{repo}/refs"] = body
-            hub = hub_in(tmp_path / "cache")
-            series = outcome(lambda hub=hub, repo=repo: list_series(repo, hub=hub))
-            if not isinstance(series, CheckpointError):
-                taken += 1
-                assert all(is_commit(found.commit) and is_count(found.step) for found in series.checkpoints)
-                assert all(found.tokens is None or is_count(found.tokens) for found in series.checkpoints)
-                can_be_shown(*series.left_out)
-                assert list_series(repo, hub=hub, offline=True) == series, "what was kept is not what was listed"
-            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    assert taken > COUNT / 10
-
-
-def test_hub_inventories(tmp_path):
-    commit = f"{1:040x}"
-    large = {"sha256": "a" * 64, "size": 700, "pointerSize": 134}
-    files = [
-        {"rfilename": "config.json", "size": 3, "blobId": "b" * 40},
-        {"rfilename": "tokenizer.json", "size": 3, "blobId": "b" * 40},
-        {"rfilename": "model-00001-of-00002.safetensors", "size": 700, "blobId": "c" * 40, "lfs": large},
-        {"rfilename": "model-00002-of-00002.safetensors", "size": 700, "blobId": "d" * 40, "lfs": large},
-    ]
-    info = {"_id": "1", "id": "a/b", "modelId": "a/b", "sha": commit}
-    index = {"rfilename": INDEX, "size": 90, "blobId": "e" * 40}
-    samples = [{**info, "siblings": [*files, index]}, {**info, "siblings": files}]
-    text = json.dumps({"weight_map": {f"layer.{i}": f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}}).encode()
-    refs = json.dumps(branches("step1")).encode()
-    bodies = {"/api/models/a/b/refs": refs, f"/a/b/resolve/{commit}/{INDEX}": text}
-    usable = 0
-    with answering(lambda path: (200, {}, bodies[path])):
-        for body in fuzzed_json(samples):
-            bodies[f"/api/models/a/b/revision/{commit}"] = body
-            hub = hub_in(tmp_path / "cache")
-            series = list_series("a/b", hub=hub)
-            report = outcome(lambda hub=hub, series=series: inspect_series(series, hub=hub))
-            if not isinstance(report, CheckpointError):
-                can_be_shown(*report.flags["step1"])
-                usable += not report.unusable
-                if "step1" in report.sizes:
-                    found = hub.inventory("a/b", commit)
-                    assert Inventory.from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
-                    assert all(is_file_path(file.name) and is_count(file.size) for file in found.files)
-            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    assert usable > COUNT / 10
-
-
-def test_kept_records(tmp_path):
-    """A damaged record is as good as none: offline it is an error that says so, and never a wrong listing."""
-    commit = f"{1:040x}"
-    file = {"name": "model.safetensors", "size": 9, "sha256": "a" * 64, "git_oid": ""}
-    samples = [{"files": [file], "shards": None, "left_out": []}, {"step1": commit, "main": commit}]
-    hub = hub_in(tmp_path / "cache", offline=True)
-    folder = tmp_path / "cache" / ".gated-lpi" / "127-0-0-1-9" / "a--b"
-    folder.mkdir(parents=True)
-    listed = known = 0
-    for record in fuzzed_json(samples):
-        (folder / "branches.json").write_bytes(record)
-        (folder / f"{commit}.json").write_bytes(record)
-        found = outcome(lambda: hub.branches("a/b"))
-        if isinstance(found, CheckpointError):
-            assert "never listed" in str(found)
-        else:
-            listed += 1
-            assert all(value == "" or is_commit(value) for value in found.values())
-        inventory = outcome(lambda: hub.inventory("a/b", commit))
-        if isinstance(inventory, CheckpointError):
-            assert "never listed" in str(inventory)
-        else:
-            known += 1
-            assert all(is_file_path(file.name) and is_count(file.size) for file in inventory.files)
-    assert listed > COUNT / 100
-    assert known > COUNT / 100
-
-
-def shards(folder: Path) -> dict:
-    """Two shards in a folder, and the content of their index."""
-    placed = {}
-    for i, name in enumerate(("a", "b")):
-        save_file({name: torch.full((2,), float(i))}, folder / f"model-{name}.safetensors")
-        placed[name] = f"model-{name}.safetensors"
-    return {"metadata": {"total_size": 16}, "weight_map": placed}
-
-
-def test_the_index_of_the_weights(tmp_path):
-    index = shards(tmp_path)
-    (tmp_path / "model.bin").write_bytes(b"a pickle that must not be opened")
-    single = {"weight_map": {"a": "model-a.safetensors"}}
-    taken = 0
-    for text in fuzzed_json([index, single]):
-        (tmp_path / INDEX).write_bytes(text)
-        chosen = outcome(lambda: weight_files(tmp_path))
-        if isinstance(chosen, WeightsError):
-            continue
-        assert chosen.paths
-        assert all(path.parent == tmp_path and path.suffix == ".safetensors" for path in chosen.paths)
-        names = {path.name for path in chosen.paths} | set(chosen.aside)
-        assert names == {"model-a.safetensors", "model-b.safetensors"}
-        report = outcome(lambda: check_weights(tmp_path))
-        if isinstance(report, WeightsError):
-            assert "index promises" in str(report)
-        else:
-            taken += 1
-            assert {file.name for file in report.files} == {path.name for path in chosen.paths}
-    assert taken > COUNT / 100
-
-
-def test_files_of_weights(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.bfloat16)}, path)
-    taken = 0
-    for content in fuzzed_bytes([path.read_bytes()]):
-        path.write_bytes(content)
-        report = outcome(lambda: check_weights(tmp_path))
-        assert isinstance(report, WeightsError) or report.parameters >= 0
-        taken += not isinstance(report, WeightsError)
-    assert taken > COUNT / 1000
+@pytest.mark.parametrize("target", targets.TARGETS, ids=lambda target: target.__name__)
+def test_inputs_are_taken_or_refused(target, tmp_path):
+    outcomes = Counter(target(tmp_path, FIRST, COUNT))
+    assert outcomes.total() == COUNT
+    assert outcomes["taken"] > COUNT / LEAST[target]
+    assert outcomes["refused"] > COUNT / 1000
 
 
 def test_the_odd_texts_are_among_the_names():

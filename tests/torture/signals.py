@@ -1,9 +1,7 @@
 """SIGINT and SIGTERM at random moments of a small run: it ends in seconds, says what is kept, and goes on afterwards.
 
-    PYTHONPATH=src:tests python -m torture.signals 60
-
-The run downloads one arm's checkpoints, trains another, attributes, ablates and reports; moments are spread over all
-of it, the start of Python included. Each run takes up the one before it, as a user would.
+A try is a signal. The run downloads one arm's checkpoints, trains another, attributes, ablates and reports; moments
+are spread over all of it, the start of Python included. Each run takes up the one before it, as a user would.
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub_server import HubServer, files_in
 from tiny_text import CAPITALS, save_checkpoint, save_facts
+from torture.attack import Ground
 
 LIMIT = 5.0  # seconds within which a run has to be gone
 STARTING = 0.3  # seconds until Python has come to the first line of the program
@@ -62,48 +60,30 @@ train = "moe"
 """
 
 
-@dataclass
-class Tally:
-    """What became of the signals: how many were sent, how many ended the run as they should, and the others."""
-
-    tried: int = 0
-    ended: int = 0
-    slowest: float = 0.0
-    wrong: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"tried {self.tried}, ended {self.ended} (slowest {self.slowest:.1f} s), wrong {len(self.wrong)}"]
-        return "\n".join([*lines, *self.wrong])
-
-
-def campaign(signals: int, seed: int = 0, scratch: Path | None = None) -> Tally:
-    """Send so many signals to runs of one small experiment."""
-    moments, tally = random.Random(seed), Tally()
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, experiment(Path(folder)) as (file, environment, hub):
+def interrupt(ground: Ground) -> None:
+    """Send signals to runs of one small experiment; each run takes up the one before it."""
+    with experiment(ground.folder) as (file, environment, hub):
         hub.fault("trickle", "GET .*safetensors$", times=10**6, seconds=0.5)
         started = time.monotonic()
-        code, _, _ = attempt(file, Path(folder) / "whole", environment)
+        code, said, _ = attempt(file, ground.folder / "whole", environment)
         whole = time.monotonic() - started
-        if code != 0:
-            raise AssertionError(f"the run ends with {code} when it is left alone")
-        rounds = 0
-        while tally.tried < signals:
-            number, moment = moments.choice((signal.SIGINT, signal.SIGTERM)), moments.uniform(0.1, whole)
+        assert code == 0, f"the run ends with {code} when it is left alone: {said[-800:]}"
+        rounds, slowest = 0, 0.0
+        for seed in ground.seeds():
+            chance = random.Random(seed)
+            number, moment = chance.choice((signal.SIGINT, signal.SIGTERM)), chance.uniform(0.1, whole)
             wait = functools.partial(time.sleep, moment)
-            code, said, seconds = attempt(file, Path(folder) / f"run-{rounds}", environment, number, wait)
+            code, said, seconds = attempt(file, ground.folder / f"run-{rounds}", environment, number, wait)
             if seconds is None or (code == 0 and "report: " in said):  # it was done when the signal came
                 rounds += 1
                 continue
-            tally.tried += 1
-            tally.slowest = max(tally.slowest, seconds)
+            slowest = max(slowest, seconds)
             fault = verdict(number, moment, code, said, seconds)
-            tally.ended += fault is None
-            if fault is not None:
-                tally.wrong.append(f"{number.name} after {moment:.2f} of {whole:.1f} s: {fault}")
-                print(tally.wrong[-1], flush=True)
-            shown = "" if fault else said.strip().splitlines()[-1:]
-            print(f"{tally.tried} {number.name} {moment:.2f} s: {code} in {seconds:.2f} s {shown}", flush=True)
-    return tally
+            if fault is None:
+                ground.came("survived")
+            else:
+                ground.went_wrong(f"{number.name} after {moment:.2f} of {whole:.1f} s: {fault}", seed)
+        ground.remark(f"the slowest was gone {slowest:.1f} s after the signal")
 
 
 def attempt(
@@ -162,9 +142,3 @@ def experiment(folder: Path) -> Iterator[tuple[Path, dict[str, str], HubServer]]
         path = os.pathsep.join(entry or "." for entry in sys.path)
         settings = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "NO_COLOR": "1", "PYTHONPATH": path}
         yield file, {**os.environ, **settings}, server
-
-
-if __name__ == "__main__":
-    found = campaign(int(sys.argv[1]) if len(sys.argv) > 1 else 40, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(found)
-    sys.exit(bool(found.wrong))

@@ -1,12 +1,14 @@
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from gated_lpi.checkpoints import check_weights, list_local
-from gated_lpi.errors import OptionError, RunExistsError
+from gated_lpi.errors import OptionError, RunExistsError, WriteError
 from gated_lpi.facts import encode
 from gated_lpi.training import ARMS, Corpus, train_arm
 from gated_lpi.training import folder as arm_folder
@@ -221,3 +223,73 @@ def test_arms_learn_the_held_out_wordings(spec, facts, corpus, tokenizer, tmp_pa
                 ]
             hits.append(sum(best))
         assert hits[1] >= hits[0] + 3
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "checkpoint.json"])
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_damaged_checkpoint_is_found_and_trained_again(finished, spec, corpus, tokenizer, tmp_path, name, how):
+    out = tmp_path / "moe"
+    shutil.copytree(finished[0], out)
+    assert list(arm_folder.damaged_checkpoints(out)) == []
+    file = out / "step-2" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.unlink() if how == "missing" else file.write_bytes(content)
+    [(damaged, reason)] = arm_folder.damaged_checkpoints(out)
+    assert damaged == file.parent
+    assert name in reason or "digest" in reason or "JSON" in reason
+    arm_folder.remove_checkpoint(damaged)
+    untouched = (out / "step-1" / "model.safetensors").stat().st_mtime_ns
+    assert digests(train_arm(MOE, spec, corpus, tokenizer, out)) == digests(finished[1])
+    assert (out / "step-1" / "model.safetensors").stat().st_mtime_ns == untouched
+    assert list(arm_folder.damaged_checkpoints(out)) == []
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_taken_as_it_is(finished, tmp_path):
+    out = tmp_path / "moe"
+    shutil.copytree(finished[0], out)
+    record = out / "step-2" / "checkpoint.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({key: value for key, value in content.items() if key not in ("files", "sha256")}))
+    assert list(arm_folder.damaged_checkpoints(out)) == []
+    assert list(arm_folder.damaged_checkpoints(tmp_path / "none")) == []
+
+
+def test_a_step_lost_before_the_newest_state_is_trained_again(finished, spec, corpus, tokenizer, tmp_path, monkeypatch):
+    publish = arm_folder.publish
+
+    def stop_after_three(folder, *rest):
+        publish(folder, *rest)
+        if folder.name == "step-3":
+            raise StoppedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(arm_folder, "publish", stop_after_three)
+        with pytest.raises(StoppedError):
+            train_arm(MOE, spec, corpus, tokenizer, tmp_path)
+    arm_folder.remove_checkpoint(tmp_path / "step-1")
+    assert digests(train_arm(MOE, spec, corpus, tokenizer, tmp_path)) == digests(finished[1])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/1"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written_is_an_error_with_what_to_do(
+    finished, spec, corpus, tokenizer, tmp_path, monkeypatch, error
+):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(arm_folder, "keep_state", fail)
+        with pytest.raises(WriteError, match=r"could not be written to .*Free space"):
+            train_arm(MOE, spec, corpus, tokenizer, tmp_path)
+    assert digests(train_arm(MOE, spec, corpus, tokenizer, tmp_path)) == digests(finished[1])

@@ -5,7 +5,8 @@
    Pickles never are. A connection that breaks within a file is resumed by huggingface_hub where it broke. A process
    that is killed leaves the file that was on its way as a half one, which huggingface_hub neither goes on with nor
    deletes: `sweep` does that.
-3. Each weight file is read and its hash compared with the listing. One that differs is removed and named.
+3. Each file is read and its hash compared with the listing. One that differs is removed and named.
+4. From its first file on until it is evicted, or the process ends, a checkpoint is held: no other process evicts it.
 """
 
 from __future__ import annotations
@@ -21,25 +22,15 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
 
+from gated_lpi.checkpoints.holding import deciding, hold, is_held, release
 from gated_lpi.checkpoints.hub import Hub, require_commit
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listing
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
-from gated_lpi.weight_files import INDEX_NAME, file_names
+from gated_lpi.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
 
-_BESIDE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    INDEX_NAME,
-    "tokenizer*",
-    "*.model",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
+_BESIDE_WEIGHTS = (CONFIG_NAME, "generation_config.json", INDEX_NAME, *BESIDE_WEIGHTS)
 _CODE = "*.py"
 _BLOCK = 1 << 20
 
@@ -89,39 +80,53 @@ def fetch(
     require_commit(checkpoint.repo, checkpoint.commit)
     inventory = _listing(checkpoint, hub)
     _refuse_incomplete(checkpoint, inventory)
+    wanted = _wanted(inventory, remote_code)
+    storage = _storage(checkpoint.repo, hub)
+    hold(storage, checkpoint.commit)
     brought: list[Path] = []
     size = 0
     paths: dict[str, Path] = {}
-    for file in _wanted(inventory, remote_code):
+    for file in wanted:
         there = _cached(checkpoint, file.name, hub) is not None
-        fresh = not there and not (_storage(checkpoint.repo, hub) / "blobs" / (file.digest or "-")).exists()
-        paths[file.name] = hub.download(checkpoint.repo, checkpoint.commit, file.name)
+        fresh = not there and not (storage / "blobs" / (file.digest or "-")).exists()
+        paths[file.name] = _downloaded(checkpoint, file, hub)
         if not there:
             brought.append(paths[file.name])
         size += file.size if fresh else 0
-    verified = tuple(_verified(paths[file.name], file, checkpoint, hub) for file in inventory.weights)
-    return Fetched(paths[inventory.weights[0].name].parent, tuple(brought), size, verified)
+    with deciding(storage):  # what another process deleted meanwhile, since no checkpoint of its own had it any more
+        gone = [file for file in wanted if not paths[file.name].exists()]
+    for file in gone:
+        _downloaded(checkpoint, file, hub)
+    verified = {file.name: _verified(paths[file.name], file, checkpoint, hub) for file in wanted}
+    weights = tuple(verified[file.name] for file in inventory.weights)
+    return Fetched(paths[inventory.weights[0].name].parent, tuple(brought), size, weights)
 
 
 def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | None = None) -> int:
     """Delete the files that the call to `fetch` brought, and nothing else; the bytes that this frees.
 
-    A file's bytes stay as long as another checkpoint in the cache has the same file. Give the cache that `fetch` was
-    given. Files that are gone already are no error.
+    A file's bytes stay as long as another checkpoint in the cache has the same file, and all of them as long as another
+    process that fetched the checkpoint still works with it. Give the cache that `fetch` was given. Files that are gone
+    already are no error.
     """
     hub = Hub() if hub is None else hub
     hub = hub if cache_dir is None else dataclasses.replace(hub, cache_dir=cache_dir)
-    if not fetched.downloaded_files:
+    storage, commit = fetched.path.parent.parent, fetched.path.name
+    release(storage, commit)
+    if not fetched.downloaded_files or not storage.is_dir():
         return 0
-    try:
-        cache = scan_cache_dir(hub.cache)
-    except (CacheNotFound, ValueError):  # no such folder, or a file in its place
-        return 0
-    brought = set(fetched.downloaded_files)
-    doomed = [f for repo in cache.repos for r in repo.revisions for f in r.files if f.file_path in brought]
-    strategy = cache.delete_files(*doomed)
-    strategy.execute()
-    return strategy.expected_freed_size
+    with deciding(storage):
+        if is_held(storage, commit):
+            return 0
+        try:
+            cache = scan_cache_dir(hub.cache)
+        except (CacheNotFound, ValueError):  # no such folder, or a file in its place
+            return 0
+        brought = set(fetched.downloaded_files)
+        doomed = [f for repo in cache.repos for r in repo.revisions for f in r.files if f.file_path in brought]
+        strategy = cache.delete_files(*doomed)
+        strategy.execute()
+        return strategy.expected_freed_size
 
 
 def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
@@ -139,6 +144,16 @@ def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
                 freed += half.stat().st_size
                 half.unlink()
     return freed
+
+
+def _downloaded(checkpoint: Checkpoint, file: RemoteFile, hub: Hub) -> Path:
+    path = hub.download(checkpoint.repo, checkpoint.commit, file.name, file.size)
+    if path.parent.name != checkpoint.commit:
+        raise WeightsError(
+            f"{file.name} of {checkpoint.repo} came to {path}, which is not of the commit {checkpoint.commit[:8]} that "
+            "was asked for: the hub serves wrong files. Try again later, or leave this checkpoint out."
+        )
+    return path
 
 
 def _listing(checkpoint: Checkpoint, hub: Hub) -> Inventory:
@@ -188,7 +203,8 @@ def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
 def _wanted(inventory: Inventory, remote_code: bool) -> list[RemoteFile]:
     patterns = (*_BESIDE_WEIGHTS, _CODE) if remote_code else _BESIDE_WEIGHTS
     beside = [file for file in inventory.files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
-    return [*(file for file in beside if "/" not in file.name and file not in inventory.weights), *inventory.weights]
+    plain = [file for file in beside if "/" not in file.name and not is_pickle(file.name)]
+    return [*(file for file in plain if file not in inventory.weights), *inventory.weights]
 
 
 def _storage(repo: str, hub: Hub) -> Path:

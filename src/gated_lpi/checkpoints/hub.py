@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import logging
 import os
 import re
 import time
@@ -44,7 +45,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not declared
 
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, listed_files, shards_of
-from gated_lpi.entries import is_commit, is_file_path, quoted, writable
+from gated_lpi.checkpoints.limits import LARGEST_ANSWER, Limits, bounded
+from gated_lpi.entries import LARGEST, is_commit, is_file_path, printable, quoted, writable
 from gated_lpi.errors import CheckpointError, FetchError
 from gated_lpi.foreign import parse_json
 
@@ -54,6 +56,9 @@ _WAIT_CODES = {408, 429}
 # What reading an answer of another shape raises, in the client's code and in Python's reader of JSON.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
 NO_COMMIT = "the hub tells no commit of it, or several"
+_NO_END = LARGEST  # bytes of a file whose size is not known
+_TELLING = 10.0  # seconds, from which on a wait is told of
+_LOG = logging.getLogger("gated_lpi")
 _MOST_DOUBLINGS = 60  # of the wait between two attempts: more than any wait that anyone takes
 T = TypeVar("T")
 
@@ -70,7 +75,9 @@ class Hub:
     for the one that is logged in, False for none. cache_dir: where downloads are kept, by default huggingface_hub's
     own cache. offline: ask nothing, use what is on this machine (as $HF_HUB_OFFLINE=1 does). timeout: seconds to wait
     for an answer. attempts, base_delay: how often to ask, and seconds before the second time, doubling after.
-    longest_wait: the most seconds to wait between two attempts; a hub that asks for more ends in an error.
+    longest_wait: the most seconds to wait between two attempts; a hub that asks for more ends in an error. slowest,
+    slow_after: a download of which fewer bytes a second come, over any so many seconds, ends in an error; by default
+    10,000 over 60. Whatever is waited for is written to the log `gated_lpi`.
     """
 
     endpoint: str | None = None
@@ -81,6 +88,8 @@ class Hub:
     attempts: int = 6
     base_delay: float = 1.0
     longest_wait: float = 310.0
+    slowest: float = 10_000.0
+    slow_after: float = 60.0
     _shards: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -115,6 +124,29 @@ class Hub:
         self._keep(repo, "branches", found)
         return found
 
+    def commit(self, repo: str, revision: str) -> str:
+        """The commit that a branch, a tag or a commit's id stands for now; offline, when it was last asked for.
+
+        Raises CheckpointError as `branches` does.
+        """
+        if is_commit(revision):
+            return revision
+        if self.is_offline:
+            kept = self._kept(repo, f"commit of {revision}")
+            kept = kept if isinstance(kept, dict) else {}
+            found = kept.get(revision) or self._known_branches(repo).get(revision)
+        else:
+            api = HfApi(endpoint=self.address, token=self.token)
+            what = f"{quoted(revision)} of {repo}"
+            found = self.patiently(what, lambda: api.model_info(repo, revision=revision, timeout=self.timeout).sha)
+        if not is_commit(found):
+            raise CheckpointError(
+                f"{self.address} tells no commit of {quoted(revision)} of {writable(repo)}. Check the branch or tag, "
+                "or give a commit's full id."
+            )
+        self._keep(repo, f"commit of {revision}", {revision: found})
+        return found
+
     def inventory(self, repo: str, commit: str) -> Inventory:
         """The files of a commit with their hashes, and the shards that its weights' index names.
 
@@ -144,8 +176,10 @@ class Hub:
         self._keep(repo, commit, asdict(found))
         return found
 
-    def download(self, repo: str, commit: str, name: str) -> Path:
+    def download(self, repo: str, commit: str, name: str, size: int = 0) -> Path:
         """One file of a commit, from the cache or the hub: its path in the cache's snapshot of that commit.
+
+        size: its bytes, as far as they are known; a hub that sends more is not listened to.
 
         Raises CheckpointError as `branches` does, if it is not in the cache when offline, and, before anything is
         asked or written, if `name` would leave the folder of the snapshot or `commit` is no commit's id.
@@ -158,7 +192,8 @@ class Hub:
             )
         what = f"{name} of {repo} at {commit[:8]}"
         try:
-            return Path(self.patiently(what, lambda: self._download(repo, commit, name)))
+            largest = max(size, LARGEST_ANSWER) if size else _NO_END
+            return Path(self.patiently(what, lambda: self._download(repo, commit, name), commit, largest))
         except CheckpointError as error:
             if not self.is_offline:
                 raise
@@ -179,8 +214,8 @@ class Hub:
             local_files_only=self.is_offline,
         )
 
-    def patiently(self, what: str, ask: Callable[[], T]) -> T:
-        """Ask until the hub answers.
+    def patiently(self, what: str, ask: Callable[[], T], commit: str = "", largest: int = LARGEST_ANSWER) -> T:
+        """Ask until the hub answers, within `limits`: commit and largest are those of the file that is asked for.
 
         Raises CheckpointError when it refuses (RepositoryMissingError where that is why), FetchError after the last
         attempt, where it said what cannot be understood or where that cannot be kept.
@@ -189,12 +224,16 @@ class Hub:
         while True:
             attempt += 1
             try:
-                return ask()
+                with bounded(Limits(what, self.address, commit, largest, self.slowest, self.slow_after)):
+                    return ask()
             except (_HTTP_ERROR, OSError, HFValidationError) as error:
                 wait = _asked_wait(error)
                 wait = self.base_delay * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS) if wait is None else wait
                 if not is_transient(error) or attempt >= self.attempts or wait > self.longest_wait:
-                    raise self._explained(what, error, attempt) from error
+                    raise self._explained(what, error, attempt, wait) from error
+                if wait >= _TELLING:
+                    told = f"waiting {wait:.0f} seconds before asking {self.address} again for {what}: {_short(error)}"
+                    _LOG.warning(printable(told))
                 time.sleep(wait)
             except _MALFORMED as error:
                 raise FetchError(
@@ -253,7 +292,7 @@ class Hub:
                 json.dump(value, file)
             Path(file.name).replace(path)
 
-    def _explained(self, what: str, error: Exception, attempts: int) -> CheckpointError:
+    def _explained(self, what: str, error: Exception, attempts: int, wait: float) -> CheckpointError:
         hub = self.address
         if isinstance(error, RepositoryNotFoundError):
             kind = (
@@ -268,9 +307,10 @@ class Hub:
         if isinstance(error, HFValidationError):
             return CheckpointError(f"{what}: {error}. Expected a repository as owner/name.")
         if _status(error) == 429:
+            asked = f"; it asks to wait {wait:,.0f} seconds" if self.longest_wait < wait < LARGEST else ""
             return FetchError(
-                f"{hub} refuses further requests for now (429, asked {attempts} times for {what}). Wait some minutes, "
-                "or log in with `hf auth login`, which allows more requests; what was listed is kept."
+                f"{hub} refuses further requests for now (429, asked {attempts} times for {what}{asked}). Wait some "
+                "minutes, or log in with `hf auth login`, which allows more requests; what was listed is kept."
             )
         if isinstance(error, OSError) and error.errno is not None:
             return FetchError(
@@ -322,14 +362,21 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _HTTP_ERROR) or "Consistency check failed" in str(error)
 
 
+def _answer(error: BaseException) -> Any:
+    """The hub's answer that an error is about; None without one."""
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return getattr(error, "response", None)
+
+
 def _status(error: BaseException) -> int | None:
-    code = getattr(getattr(error, "response", None), "status_code", None)
+    code = getattr(_answer(error), "status_code", None)
     return code if isinstance(code, int) else None
 
 
 def _asked_wait(error: BaseException) -> float | None:
     """Seconds that the answer's Retry-After (a number or a date) or RateLimit header asks to wait."""
-    headers: Mapping[str, str] = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers: Mapping[str, str] = getattr(_answer(error), "headers", None) or {}
     after = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+", after):
         return float(after)  # infinity, where it has hundreds of digits

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gated_lpi.entries import writable
+from gated_lpi.weight_files import Stamp
 
 STEPS = "steps"
 BILLION_TOKENS = "billion tokens"
@@ -100,6 +101,7 @@ class WeightsReport:
     sha256: one digest over the names and digests of all files; equal for byte-identical checkpoints only.
     parameters: number of stored values. dtypes: number of stored values of each dtype. aside: names of safetensors
     files that lie beside the weights and are no part of them, so that neither digest nor check covers them.
+    stamp: by what `refuse_changed` sees whether a file was written to since; no part of what was found.
     """
 
     files: tuple[WeightFile, ...]
@@ -107,3 +109,4 @@ class WeightsReport:
     parameters: int
     dtypes: Mapping[str, int]
     aside: tuple[str, ...] = ()
+    stamp: Stamp = field(default=(), compare=False, repr=False)

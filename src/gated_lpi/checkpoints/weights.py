@@ -3,7 +3,7 @@
 Weights are read from safetensors files only, since unpickling runs code of whoever wrote the file.
 `check_weights`
 1. finds the files that transformers would load (`gated_lpi.weight_files`), and no others;
-2. reads one tensor at a time and counts its values, NaN and infinities: the largest tensor bounds memory;
+2. reads one tensor at a time, a part of it after the other, and counts its values, NaN and infinities;
 3. hashes each file, and the names and digests of all files together.
 """
 
@@ -20,10 +20,13 @@ from safetensors import SafetensorError, safe_open
 from gated_lpi.checkpoints.types import WeightFile, WeightsReport
 from gated_lpi.entries import writable
 from gated_lpi.errors import WeightsError
-from gated_lpi.weight_files import weight_files
+from gated_lpi.weight_files import refuse_long_headers, weight_files
 
 if TYPE_CHECKING:
     import torch
+
+
+_PART = 1 << 24  # values that are looked at together, which bounds memory whatever the largest tensor is
 
 
 def check_weights(folder: str | Path | None) -> WeightsReport:
@@ -40,6 +43,8 @@ def check_weights(folder: str | Path | None) -> WeightsReport:
     broken: list[str] = []
     seen: dict[Path, set[str]] = {}
     chosen = weight_files(root)
+    stamp = chosen.stamp
+    refuse_long_headers(chosen.paths)
     for path in chosen.paths:
         seen[path] = set()
         for name, tensor in _tensors(path):
@@ -56,7 +61,8 @@ def check_weights(folder: str | Path | None) -> WeightsReport:
         )
     files = tuple(WeightFile(path.name, path.stat().st_size, file_sha256(path)) for path in chosen.paths)
     lines = "".join(f"{file.name} {file.sha256}\n" for file in files)
-    return WeightsReport(files, hashlib.sha256(lines.encode()).hexdigest(), dtypes.total(), dict(dtypes), chosen.aside)
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return WeightsReport(files, digest, dtypes.total(), dict(dtypes), chosen.aside, stamp)
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -74,16 +80,19 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _broken_values(path: Path, name: str, tensor: torch.Tensor) -> list[str]:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return []
+    parts = tensor.reshape(-1).split(_PART)
+    nan = infinite = 0
     try:
-        values = tensor.float() if tensor.element_size() == 1 else tensor
-        if bool(values.isfinite().all()):
-            return []
+        for part in parts:
+            values = part.float() if part.element_size() == 1 else part
+            if not bool(values.isfinite().all()):
+                nan, infinite = nan + int(values.isnan().sum()), infinite + int(values.isinf().sum())
     except RuntimeError as error:  # torch holds some packed dtypes without being able to look at their values
         raise WeightsError(
             f"{path} holds {name} as {tensor.dtype}, whose values cannot be checked. Expected float32, bfloat16 or "
             "another plain dtype: convert the weights."
         ) from error
-    return [f"{name} ({int(values.isnan().sum())} NaN, {int(values.isinf().sum())} infinite of {values.numel()})"]
+    return [f"{name} ({nan} NaN, {infinite} infinite of {tensor.numel()})"] if nan or infinite else []
 
 
 def _refuse_missing(expected: Mapping[Path, frozenset[str]], seen: dict[Path, set[str]]) -> None:

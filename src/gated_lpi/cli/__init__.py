@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,9 +15,10 @@ from typing import Any
 
 import typer
 
-from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run
-from gated_lpi.cli.console import err
+from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
+from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
+from gated_lpi.exhausted import explained
 from gated_lpi.signals import end, ended_by_signals, interrupted, say_at_interruption
 
 INTERRUPTED = "interrupted; nothing was changed: run the command again"
@@ -46,7 +48,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, metrics, report, check, checkpoints, families):
+for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints, families):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 
@@ -57,15 +59,34 @@ def main() -> None:
 
 def _main() -> None:
     try:
-        app()
+        with guarded():
+            _run()
     except OptionError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except GatedLPIError as error:
-        _fail(error, 1)
+        _fail(str(error), 1)
+    except Exception as error:  # what the machine has no more of; all else is a fault of ours, and shown whole
+        line = explained(error)
+        if line is None:
+            raise
+        _fail(line, 1)
 
 
-def _fail(error: GatedLPIError, code: int) -> None:
+def _run() -> None:
+    """Run a verb; standard output that cannot be written is an error here, not after the end."""
+    try:
+        app()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+
+
+def _fail(error: str, code: int) -> None:
     if interrupted():  # the error is what a signal has become on its way
         end()
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is still to be written cannot be: without this the interpreter would say so once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     err.print(f"error: {error}", markup=False)
     sys.exit(code)

@@ -142,7 +142,7 @@ def _remarks(scores: xr.Dataset) -> Iterator[str]:
     yield from scores.attrs["notes"]
     skipped = scores.attrs["skipped"]
     if skipped:
-        yield f"{len(skipped)} facts are skipped:"
+        yield f"{len(skipped):,} {'fact is' if len(skipped) == 1 else 'facts are'} skipped:"
         yield from (f"  {fact}" for fact in skipped)
     yield from scores.attrs["collisions"]
 

@@ -9,17 +9,24 @@ floating-point numbers, as they stand in the file (loading casts them to such).
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from gated_lpi.errors import ModelError, WeightsError
+from gated_lpi.errors import GatedLPIError, ModelError, WeightsError
+from gated_lpi.models.tokenizer import first_line
+from gated_lpi.quiet import quiet_transformers
+from gated_lpi.weight_files import refuse_long_headers
 
 MAX_NAMED = 4
+SPARE = 1 << 24  # values that a model may have beyond its file's, whatever its size: other checks say more of those
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 HARMLESS = (
     r"rotary_emb\.inv_freq",  # rotary frequencies, which the model computes from its config
@@ -38,9 +45,10 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, Stored]:
     """Names, dtypes and sizes of the tensors in safetensors files, from their headers alone.
 
     Raises:
-        WeightsError: a file is cut short or damaged, or two files hold one name.
+        WeightsError: a file is cut short or damaged, has a header of absurd length, or two files hold one name.
     """
     found: dict[str, Stored] = {}
+    refuse_long_headers(files)
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
@@ -80,6 +88,36 @@ def refuse_dtypes(source: str, tensors: Mapping[str, Stored]) -> None:
             f"{len(packed)} of {len(tensors)} tensors of {source!r} are stored packed or quantised (first: "
             f"{', '.join(packed[:MAX_NAMED])}); expected {', '.join(DTYPES.values())}, which value vectors are read "
             "from. Loading would cast them without their scales. Save a dequantised copy and give that folder"
+        )
+
+
+def refuse_misfit(source: str, config: PreTrainedConfig, stored: int) -> None:
+    """Refuse a config whose model is far larger than its file of `stored` values, before memory for it is asked for.
+
+    The model is laid out without memory and its values counted, buffers by themselves: more than twice those of the
+    file cannot be filled from it. Smaller differences are found on loading, which names the tensors.
+
+    Raises:
+        WeightsError: says both numbers.
+        ModelError: the config contradicts itself.
+    """
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            laid_out = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
+        values = sum(parameter.numel() for parameter in laid_out.parameters())
+        buffers = sum(buffer.numel() for buffer in laid_out.buffers())
+    except (GatedLPIError, MemoryError):
+        raise
+    except Exception as error:  # whatever a config that contradicts itself makes a model's constructor raise
+        raise ModelError(
+            f"transformers could not lay out {source!r} ({type(error).__name__}: {first_line(error)}); its config.json "
+            "contradicts itself. Save or download the model again"
+        ) from error
+    if max(values, buffers) > 2 * stored + SPARE:
+        raise WeightsError(
+            f"the config of {source!r} is that of a model of {values:,} values and {buffers:,} in buffers, but its "
+            f"weights hold {stored:,}: config.json belongs to another model, or the files to another checkpoint. "
+            "Put those that belong together into one folder"
         )
 
 

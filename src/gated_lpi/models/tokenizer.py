@@ -20,9 +20,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from gated_lpi.errors import ModelError
+from gated_lpi.models.staging import read_config, safe_config, staged
 from gated_lpi.quiet import quiet_transformers
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -48,19 +48,37 @@ class LoadedTokenizer:
     notes: tuple[str, ...]
 
 
-def load_tokenizer(source: str, **options: Any) -> LoadedTokenizer:
-    """Load the tokenizer of a folder or hub repository, as its tokenizer.json has it.
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> LoadedTokenizer:
+    """Load the tokenizer of a folder, as its tokenizer.json has it.
 
     Args:
-        source: the folder or repository.
-        options: `revision` and `trust_remote_code`, or `gguf_file`, as transformers takes them.
+        folder: a checkpoint's folder; of it, transformers sees what `staging` makes of it.
+        trust_remote_code: let it see all of it, and run the code in it.
 
     Raises:
         ModelError: there is none that transformers can load, or none that does what its file says.
     """
-    tokenizer = _load(AutoTokenizer, source, options)
+    root = Path(folder)
+    if trust_remote_code:
+        return load_staged(str(folder), root, trust_remote_code=True)
+    config, _ = safe_config(read_config(root))
+    with staged(root, config) as view:
+        return load_staged(str(folder), view, trust_remote_code=False)
+
+
+def load_staged(source: str, view: Path, **options: Any) -> LoadedTokenizer:
+    """Load the tokenizer of a folder that transformers may see all of.
+
+    Args:
+        source: what errors call it.
+        options: `trust_remote_code` or `gguf_file`, as transformers takes them.
+
+    Raises:
+        ModelError: there is none that transformers can load, or none that does what its file says.
+    """
+    tokenizer = _load(AutoTokenizer, source, view, options)
     file, settings = (
-        None if "gguf_file" in options else _file(source, options.get("revision"), name) for name in (FILE, SETTINGS)
+        None if "gguf_file" in options or not (view / name).is_file() else view / name for name in (FILE, SETTINGS)
     )
     notes: list[str] = []
     if file is not None:
@@ -68,7 +86,7 @@ def load_tokenizer(source: str, **options: Any) -> LoadedTokenizer:
         differing = differences(tokenizer, stored)
         if differing:
             was = type(tokenizer).__name__
-            tokenizer = _load(PreTrainedTokenizerFast, source, options)
+            tokenizer = _load(PreTrainedTokenizerFast, source, view, options)
             left = differences(tokenizer, stored)
             if left:
                 raise _no_tokenizer(source, f"what transformers makes of {file.name} differs from it in {_and(left)}")
@@ -117,10 +135,10 @@ def _same(loaded: Any, stored: Any) -> bool:
     return settings[0] == settings[1]
 
 
-def _load(loader: Any, source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _load(loader: Any, source: str, view: Path, options: dict[str, Any]) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
-            tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(source, **options)
+            tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(str(view), **options)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     except MemoryError:
         raise
@@ -130,17 +148,6 @@ def _load(loader: Any, source: str, options: dict[str, Any]) -> PreTrainedTokeni
     if not words:
         raise _no_tokenizer(source, "it has no vocabulary")
     return tokenizer
-
-
-def _file(source: str, revision: str | None, name: str) -> Path | None:
-    """A file of the source that transformers has just read; None if there is none."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    try:
-        return Path(cached_file(source, name, revision=revision, local_files_only=True))
-    except OSError:
-        return None
 
 
 def _stored(source: str, file: Path) -> Tokenizer:

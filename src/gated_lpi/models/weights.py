@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,17 +16,28 @@ from transformers import (
     GgufConfig,
     PreTrainedModel,
 )
-from transformers.utils import cached_file, is_gguf_available
-from transformers.utils.hub import extract_commit_hash
+from transformers.integrations.gguf import read_gguf_metadata
+from transformers.utils import is_gguf_available
 
+from gated_lpi.entries import quoted, writable
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models.families import find_family
-from gated_lpi.models.stored import Stored, main_dtype, refuse_dtypes, refuse_unused, set_aside, stored_tensors
-from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_tokenizer
+from gated_lpi.models.staging import read_config, refuse_layers, safe_config, staged, staged_file
+from gated_lpi.models.stored import (
+    Stored,
+    main_dtype,
+    refuse_dtypes,
+    refuse_misfit,
+    refuse_unused,
+    set_aside,
+    stored_tensors,
+)
+from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_staged
 from gated_lpi.quiet import quiet_transformers
-from gated_lpi.weight_files import WeightFiles, weight_files
+from gated_lpi.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 
 MAX_NAMED = 3
+_GGUF_VALUES = 6  # in a byte of such a file at most: the smallest formats take 1.5 bits for one
 PASSED_ON = (GatedLPIError, MemoryError, torch.OutOfMemoryError)  # what is no fault of the checkpoint
 
 
@@ -37,30 +49,33 @@ class Loaded:
         module: the model.
         tokenizer: its tokenizer, checked against its file.
         stored_dtype: the dtype of most of the weights on disk; "gguf" for those of a GGUF file.
-        commit: of a hub repository; "" for a folder.
-        notes: what was left aside or chosen in loading, one line each.
+            notes: what was left aside or chosen in loading, one line each.
     """
 
     module: PreTrainedModel
     tokenizer: LoadedTokenizer
     stored_dtype: str
-    commit: str
     notes: tuple[str, ...] = ()
 
 
 def load_weights(
-    source: str,
+    folder: str | Path,
     *,
-    revision: str | None = None,
+    source: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     gguf: str | None = None,
 ) -> Loaded:
-    """Load a causal language model and its tokenizer from a folder or the hub.
+    """Load a causal language model and its tokenizer from a folder.
 
-    From safetensors, or from the GGUF file that `gguf` names, whose quantised weights are unpacked.
+    From safetensors, or from the GGUF file that `gguf` names, whose quantised weights are unpacked. transformers is
+    given what `staging` makes of the folder; with `trust_remote_code` the folder itself, since the code in it may read
+    what it likes.
+
+    Args:
+        source: what errors call it, if it was given by another name than the folder's.
 
     Raises:
         OptionError: `gguf` without the package that reads such files.
@@ -69,48 +84,124 @@ def load_weights(
         UnknownFamilyError: no row of the table of families covers the model.
         WeightsError: the weights are missing, cut short, incomplete for this architecture, or not finite.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    path = None if gguf is None else _find_gguf(source, gguf, revision)
-    if path is not None:
-        source, options = str(path.parent), {"gguf_file": str(path)}
-    config, notes = _supported_config(source, options)
-    here = path is None and Path(source).is_dir()
-    files, tensors = _stored(source, source) if here else (None, {})
-    module, report = _construct(source, config, options, dtype, device_map)
-    if path is None and not here:  # of a hub, in whose cache the files are now
-        files, tensors = _stored(source, _snapshot(source, revision))
+    root = Path(folder)
+    called = str(folder) if source is None else source
+    place = _Place(dtype, device, device_map)
+    if gguf is not None:
+        with staged_file(_find_gguf(called, root, gguf)) as link:
+            return _load_gguf(called, link, place)
+    if not (root / CONFIG_NAME).exists():
+        raise _without_config(called, root)
+    content, left_out = read_config(root), list[str]()
+    if not trust_remote_code:
+        content, left_out = _checked_config(called, content)
+    files = weight_files(root)
+    stamp = files.stamp
+    tensors = stored_tensors(files.paths)
+    refuse_dtypes(called, tensors)
+    refuse_layers(called, content, len(tensors))
+    options = {"trust_remote_code": trust_remote_code}
+    with nullcontext(root) if trust_remote_code else staged(root, content, files) as view:
+        config, notes = _supported_config(called, view, options)
+        if not trust_remote_code:
+            refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
+        module, report = _construct(called, view, config, options, place)
+        _refuse_unsound(called, module, report)
+        refuse_changed(root, stamp)
+        tokenizer = load_staged(called, view, trust_remote_code=trust_remote_code)
+    return Loaded(
+        module=module if device_map is not None else module.to(device),
+        tokenizer=tokenizer,
+        stored_dtype=main_dtype(tensors),
+        notes=(*notes, *_ignored(left_out), *_remarks(module, tensors), *_aside(files)),
+    )
+
+
+class _Place(NamedTuple):
+    """What a model is computed in, and where."""
+
+    dtype: torch.dtype
+    device: str | torch.device
+    device_map: str | Mapping[str, Any] | None
+
+
+def _load_gguf(source: str, link: Path, place: _Place) -> Loaded:
+    options = {"gguf_file": str(link)}
+    _refuse_gguf_layers(source, link, options)
+    config, notes = _supported_config(source, link.parent, options)
+    refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES)
+    module, report = _construct(source, link.parent, config, options, place)
+    _refuse_unsound(source, module, report)
+    return Loaded(
+        module=module if place.device_map is not None else module.to(place.device),
+        tokenizer=load_staged(source, link.parent, **options),
+        stored_dtype="gguf",
+        notes=(*notes, *_remarks(module, {})),
+    )
+
+
+def _refuse_gguf_layers(source: str, link: Path, options: Mapping[str, Any]) -> None:
+    try:
+        metadata, names = read_gguf_metadata(str(link))
+    except PASSED_ON:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise _bad_gguf(source, options, error) from error
+    layers = metadata.get(f"{metadata.get('general.architecture')}.block_count")
+    refuse_layers(source, {"num_hidden_layers": layers}, len(names))
+
+
+def _refuse_unsound(source: str, module: PreTrainedModel, report: dict[str, Any]) -> None:
     _refuse_incomplete(source, report)
     refuse_unused(source, map(str, report.get("unexpected_keys") or ()))
     _refuse_offloaded(source, module)
     refuse_packed(source, module)
     _refuse_not_finite(source, module)
-    return Loaded(
-        module=module if device_map is not None else module.to(device),
-        tokenizer=load_tokenizer(source, **options),
-        stored_dtype="gguf" if path is not None else main_dtype(tensors),
-        commit=_commit(module) if path is None else str(extract_commit_hash(str(path), None) or ""),
-        notes=(*notes, *_remarks(module, tensors), *_aside(files)),
-    )
+
+
+def _checked_config(source: str, content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The content of a config.json without choices of code, and their names; refused if it cannot be attributed."""
+    _refuse_encoder_decoder(source, content.get("is_encoder_decoder"), content.get("model_type"))
+    if not isinstance(content.get("model_type"), str):
+        raise ModelError(
+            f"the config of {source!r} has model_type {quoted(content.get('model_type'))}; expected the name of a type "
+            "of model. Its config.json is damaged: save or download the model again"
+        )
+    find_family(content["model_type"])
+    _refuse_quantised(source, content.get("quantization_config"))
+    return safe_config(content)
+
+
+def _ignored(left_out: Sequence[str]) -> Iterator[str]:
+    if left_out:
+        yield (
+            f"its config.json asks for {', '.join(map(writable, left_out[:MAX_NAMED]))}, which would choose code or "
+            "how it is run; that is left to this package and not followed"
+        )
 
 
 def _construct(
-    source: str, config: Any, options: dict[str, Any], dtype: torch.dtype, device_map: str | Mapping[str, Any] | None
+    source: str, view: Path, config: Any, options: dict[str, Any], place: _Place
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model with its weights, and transformers' report on loading them."""
     gguf = "gguf_file" in options
     settings: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
-    if dtype == torch.float64:  # the grouped matrix product that transformers prefers for experts has no such version
+    if not options.get("trust_remote_code"):  # None is transformers' own choice, whatever a config says
+        settings |= {"attn_implementation": None, "experts_implementation": None}
+    if (
+        place.dtype == torch.float64
+    ):  # the grouped matrix product that transformers prefers for experts has no such version
         settings["experts_implementation"] = "eager"
     try:
         with quiet_transformers():  # what its report would say is checked by the caller
             return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
-                source,
+                str(view),
                 config=config,
-                dtype=dtype,
+                dtype=place.dtype,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                device_map=device_map,
+                device_map=place.device_map,
                 **settings,
                 **options,
             )
@@ -122,28 +213,15 @@ def _construct(
     except PASSED_ON:
         raise
     except Exception as error:  # whatever a config that contradicts itself makes a model's constructor raise
-        raise _bad_gguf(Path(options["gguf_file"]), error) if gguf else _not_loadable(source, error) from error
+        raise _bad_gguf(source, options, error) if gguf else _not_loadable(source, error) from error
 
 
-def _stored(source: str, folder: str | Path) -> tuple[WeightFiles, dict[str, Stored]]:
-    """The weight files of a folder and the tensors in them, whose dtypes are checked before any is read."""
-    files = weight_files(folder)
-    tensors = stored_tensors(files.paths)
-    refuse_dtypes(source, tensors)
-    return files, tensors
-
-
-def _aside(files: WeightFiles | None) -> Iterator[str]:
-    if files is not None and files.aside:
+def _aside(files: WeightFiles) -> Iterator[str]:
+    if files.aside:
         yield (
             f"left aside: {len(files.aside)} other safetensors files ({', '.join(files.aside[:MAX_NAMED])}); read are "
             f"{', '.join(path.name for path in files.paths[:MAX_NAMED])}"
         )
-
-
-def _snapshot(source: str, revision: str | None) -> Path:
-    """The folder of the hub's cache that a repository was loaded from."""
-    return Path(cached_file(source, "config.json", revision=revision, local_files_only=True)).parent
 
 
 def _remarks(module: PreTrainedModel, tensors: Mapping[str, Stored]) -> Iterator[str]:
@@ -164,25 +242,19 @@ def _remarks(module: PreTrainedModel, tensors: Mapping[str, Stored]) -> Iterator
         )
 
 
-def _supported_config(source: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def _supported_config(source: str, view: Path, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """The model's config, and what was changed in it; refused before any weight is read if it cannot be attributed."""
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(str(view), **options)
     except PASSED_ON:
         raise
     except Exception as error:  # whatever a damaged config.json makes transformers raise
-        if "gguf_file" in options:
-            raise _bad_gguf(Path(options["gguf_file"]), error) from error
-        raise _not_loadable(source, error) from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{source!r} is an encoder-decoder ({config.model_type}): there is no single residual stream from the "
-            "prompt to the logits. Decoder-only models of the families that `gated-lpi families` lists can be "
-            "attributed"
-        )
+        raise _bad_gguf(source, options, error) if "gguf_file" in options else _not_loadable(source, error) from error
+    _refuse_encoder_decoder(source, getattr(config, "is_encoder_decoder", False), config.model_type)
     find_family(config.model_type)
-    _refuse_quantised(source, config)
+    if "gguf_file" not in options:
+        _refuse_quantised(source, getattr(config, "quantization_config", None))
     pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
     if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
         config.pad_token_id = None
@@ -190,43 +262,42 @@ def _supported_config(source: str, options: dict[str, Any]) -> tuple[Any, list[s
     return config, []
 
 
-def _commit(module: PreTrainedModel) -> str:
-    return str(getattr(module.config, "_commit_hash", None) or "")
+def _refuse_encoder_decoder(source: str, is_one: Any, model_type: Any) -> None:
+    if is_one:
+        raise ModelError(
+            f"{source!r} is an encoder-decoder ({model_type}): there is no single residual stream from the "
+            "prompt to the logits. Decoder-only models of the families that `gated-lpi families` lists can be "
+            "attributed"
+        )
 
 
-def _find_gguf(source: str, name: str, revision: str | None) -> Path:
+def _find_gguf(source: str, folder: Path, name: str) -> Path:
     """The absolute path of a GGUF file: transformers would prefer a file of that name in the working directory."""
     if not is_gguf_available():
         raise OptionError(
             f"gguf={name!r} was given, but the package that reads GGUF files is missing or too old; "
             'install it: pip install "gated-lpi[gguf]"'
         )
-    folder = Path(source)
-    if folder.is_dir():
-        path = folder.resolve() / name
-        if not path.is_file():
-            there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no *.gguf file"
-            raise WeightsError(f"no file {name!r} in {source!r}, which holds {there}; name one that is there")
-        return path
-    try:
-        return Path(cached_file(source, name, revision=revision))
-    except (OSError, ValueError) as error:
-        raise _not_loadable(source, error) from error
+    path = folder.absolute() / name
+    if not path.is_file():
+        there = ", ".join(sorted(writable(file.name) for file in folder.glob("*.gguf"))) or "no *.gguf file"
+        raise WeightsError(f"no file {name!r} in {source!r}, which holds {there}; name one that is there")
+    return path
 
 
-def _bad_gguf(path: Path, error: Exception) -> WeightsError:
+def _bad_gguf(source: str, options: Mapping[str, Any], error: Exception) -> WeightsError:
     return WeightsError(
-        f"{path} cannot be read as GGUF ({first_line(error)}): the file is cut short or damaged, or transformers "
-        "does not know its architecture; download it again, or convert the model to safetensors"
+        f"{Path(options['gguf_file']).name} of {source!r} cannot be read as GGUF ({first_line(error)}): the file is "
+        "cut short or damaged, or transformers does not know its architecture; download it again, or convert the model "
+        "to safetensors"
     )
 
 
-def _refuse_quantised(source: str, config: Any) -> None:
+def _refuse_quantised(source: str, settings: Any) -> None:
     """Stop before any weight is read: reading them may need packages and devices that are not there."""
-    settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    settings = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
     if settings.get("dequantize"):
         return
     raise ModelError(
@@ -266,19 +337,19 @@ def _refuse_offloaded(source: str, module: PreTrainedModel) -> None:
         )
 
 
-def _not_loadable(source: str, error: Exception) -> ModelError:
-    folder = Path(source)
+def _without_config(source: str, folder: Path) -> ModelError:
+    packed = sorted(writable(file.name) for file in folder.glob("*.gguf"))
+    if packed:
+        return ModelError(f"{source!r} holds {', '.join(packed)}: name the file to be read with gguf= (--gguf)")
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            packed = sorted(file.name for file in folder.glob("*.gguf"))
-            if packed:
-                return ModelError(f"{source!r} holds {', '.join(packed)}: name the file to be read with gguf= (--gguf)")
-            return ModelError(
-                f"{source!r} is a folder without config.json; expected a model saved by transformers "
-                "(save_pretrained), with config.json and *.safetensors"
-            )
-    elif not folder.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        return ModelError(f"no folder {source!r}; give a folder saved by transformers or a hub repository name")
+        return ModelError(
+            f"{source!r} is a folder without config.json; expected a model saved by transformers "
+            "(save_pretrained), with config.json and *.safetensors"
+        )
+    return ModelError(f"no folder {source!r}; give a folder saved by transformers or a hub repository name")
+
+
+def _not_loadable(source: str, error: Exception) -> ModelError:
     return ModelError(
         f"transformers could not load {source!r} ({type(error).__name__}: {first_line(error)}); its config.json or "
         "weights are damaged, or contradict each other. Save or download the model again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import summarise
-from gated_lpi.report.source import RunSource
+from gated_lpi.report.source import QuarantineSource, RunSource
 
 if TYPE_CHECKING:
     from gated_lpi.runs.records import ArmRecord
@@ -70,10 +70,11 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class Results:
-    """All arms that have results, and why the others have none."""
+    """All arms that have results, why the others have none, and which checkpoints of these others are quarantined."""
 
     arms: tuple[ArmResults, ...]
     missing: Mapping[str, str]
+    missing_quarantined: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def summaries(self) -> dict[str, xr.Dataset]:
@@ -99,6 +100,12 @@ class Results:
     def dense(self) -> list[ArmResults]:
         """The arms without."""
         return [arm for arm in self.arms if not arm.is_moe]
+
+    @property
+    def quarantined(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """The checkpoints that could not be used, by arm, with or without results; arms without any are not there."""
+        found = {arm.name: arm.quarantined for arm in self.arms} | dict(self.missing_quarantined)
+        return {arm: records for arm, records in found.items() if records}
 
     @property
     def kinds(self) -> list[str]:
@@ -140,7 +147,15 @@ def load_results(run: RunSource) -> Results:
             f"{run.path} has no results to report yet ({'; '.join(missing.values()) or 'it has no arms'}); run the "
             "experiment until a checkpoint is complete, then report again"
         )
-    return Results(tuple(arms), missing)
+    return Results(tuple(arms), missing, {name: _quarantined(run, name) for name in missing})
+
+
+def _quarantined(run: RunSource, arm: str) -> Sequence[Mapping[str, Any]]:
+    """Which checkpoints of an arm without results are quarantined; none where it is their list that cannot be read."""
+    try:
+        return run.quarantined(arm) if isinstance(run, QuarantineSource) else ()
+    except RunError:
+        return ()
 
 
 def tokens_known(summary: xr.Dataset) -> bool:

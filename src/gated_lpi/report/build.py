@@ -2,7 +2,8 @@
 
 1. Every arm is read and summarised (`arms`); from then on nothing is computed, only laid out.
 2. Charts are built once and drawn twice: for the page, and as PNG and SVG.
-3. Every file is written beside its place and moved there whole; the page comes last.
+3. Every file is written beside its place and moved there whole; the page comes last but for report.sha256, which has
+   the digest of each, in the form that `sha256sum --check` reads.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 import plotly.offline
 
-from gated_lpi.folders import Folder, as_folder, make, write_atomically
+from gated_lpi.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, heatmaps
 from gated_lpi.report.arms import Results, load_results
@@ -33,6 +35,7 @@ from gated_lpi.report.tabulate import all_tables
 PAGE_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
 FIGURES_FOLDER = "figures"
+DIGESTS_FILE = "report.sha256"
 FORMATS = ("png", "svg")
 
 
@@ -56,23 +59,34 @@ def build_report(run: RunSource, out: str | Folder | None = None) -> ReportFiles
         Where the files are. report.html needs none of the others, and no network.
 
     Raises:
-        RunError: no arm has a complete checkpoint.
+        RunError: no arm has a complete checkpoint, or what is there is damaged.
+        WriteError: a file could not be written.
         OptionError: the run's options for metrics do not fit its checkpoints.
     """
     folder = run.path if out is None else as_folder(out)
     results = load_results(run)
     shown = all_charts(results)
     tables = all_tables(run, results)
-    make(folder / FIGURES_FOLDER)
+    refuse_links(folder / FIGURES_FOLDER)
+    try:
+        make(folder / FIGURES_FOLDER)
+    except OSError as error:
+        raise unwritten(folder / FIGURES_FOLDER, error) from error
+    digests = {}
+
+    def write(name: str, content: bytes) -> Folder:
+        write_atomically(folder / name, content)
+        digests[name] = sha256(content).hexdigest()
+        return folder / name
+
     pictures = []
     for name, chart in shown.items():
         drawn = matplotlib_figure(chart)
-        for kind in FORMATS:
-            pictures.append(folder / FIGURES_FOLDER / f"{name}.{kind}")
-            write_atomically(pictures[-1], image(drawn, kind))
-    write_atomically(folder / SUMMARY_FILE, _summary(run, results, tables).encode())
-    write_atomically(folder / PAGE_FILE, _page(run, results, shown, tables).encode())
-    return ReportFiles(folder / PAGE_FILE, tuple(pictures), folder / SUMMARY_FILE)
+        pictures += [write(f"{FIGURES_FOLDER}/{name}.{kind}", image(drawn, kind)) for kind in FORMATS]
+    summary = write(SUMMARY_FILE, _summary(run, results, tables).encode())
+    page = write(PAGE_FILE, _page(run, results, shown, tables).encode())
+    write_atomically(folder / DIGESTS_FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    return ReportFiles(page, tuple(pictures), summary)
 
 
 def all_charts(results: Results) -> dict[str, Chart]:

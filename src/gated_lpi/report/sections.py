@@ -249,6 +249,9 @@ def _provenance(content: Content) -> Iterable[str]:
     for arm in content.results.arms:
         title = f"{arm.name}: {len(arm.checkpoints)} checkpoints"
         yield folded(title, content.table(f"checkpoints_{arm.name}"))
+    if "remarks" in content.tables:
+        count = len(content.tables["remarks"].rows)
+        yield folded(f"Remarks on the checkpoints: {count}", content.table("remarks"))
     if "quarantined" in content.tables:
         yield content.table("quarantined")
     yield folded("Every option, version and digest", content.table("options"))
@@ -264,7 +267,9 @@ def _dropped(results: Results) -> str:
             if name in arm.summary
         )
         prompts, relations = (arm.scores.sizes.get(dim, 0) for dim in ("prompt", "relation"))
-        parts.append(f"{arm.name}: {prompts:,} prompts of {relations} relations, {undefined} undefined values")
+        skipped = max((int(record.get("n_skipped", 0)) for record in arm.checkpoints), default=0)
+        left = f"{skipped:,} {'fact' if skipped == 1 else 'facts'} skipped, " if skipped else ""
+        parts.append(f"{arm.name}: {prompts:,} prompts of {relations} relations, {left}{undefined} undefined values")
     left_out = f" Arms left out for lack of results: {listing(list(results.missing))}." if results.missing else ""
     return (
         f"{'; '.join(parts)}. Undefined values (of R_t, importance shares and profile correlations) arise where "

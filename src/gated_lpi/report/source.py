@@ -1,12 +1,13 @@
 """What the report needs of a run: a protocol, so that reading results takes no model library.
 
-`gated_lpi.runs.Run` satisfies it, and so does anything else with these attributes.
+`gated_lpi.runs.Run` satisfies it, and so does anything else with these attributes. What only some runs can tell is a
+protocol of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,3 +75,11 @@ class RunSource(Protocol):
 
     def record(self, arm: str) -> ArmRecord | None:
         """Ablations and top units of an arm's last checkpoint, if it has come to them."""
+
+
+@runtime_checkable
+class QuarantineSource(Protocol):
+    """A run that also knows what could not be used of an arm that has no scores, and so none to say it with."""
+
+    def quarantined(self, arm: str) -> Sequence[Mapping[str, Any]]:
+        """Records of an arm's quarantined checkpoints; raises `RunError` if they cannot be read."""

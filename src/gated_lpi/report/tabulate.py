@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gated_lpi.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.estimates import NAN, ablation_drop, number, read
@@ -27,7 +28,8 @@ def all_tables(run: RunSource, results: Results) -> dict[str, Table]:
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         beside_paper(results),
         *(checkpoints(arm) for arm in results.arms),
-        *([quarantined(results)] if any(arm.quarantined for arm in results.arms) else []),
+        *([said(results)] if any(_said(arm) for arm in results.arms) else []),
+        *([quarantined(results)] if results.quarantined else []),
         options(run, results),
     ]
     return {table.name: table for table in tables}
@@ -257,13 +259,44 @@ def checkpoints(arm: ArmResults) -> Table:
     return Table(f"checkpoints_{arm.name}", caption, columns, rows)
 
 
+def said(results: Results) -> Table:
+    """What the checkpoints' records say in words, each once with the checkpoints that it holds for."""
+    columns = (Column("arm"), Column("checkpoints"), Column("what"))
+    rows = tuple(
+        (arm.name, _which(keys, len(arm.checkpoints)), text)
+        for arm in results.arms
+        for text, keys in _said(arm).items()
+    )
+    caption = (
+        "What was skipped, cannot be told apart or was changed in loading, and at which checkpoints. Skipped facts are "
+        "in no number here."
+    )
+    return Table("remarks", caption, columns, rows)
+
+
+def _said(arm: ArmResults) -> dict[str, list[str]]:
+    """Each remark on an arm's checkpoints, and the keys of those that it is made on."""
+    found: dict[str, list[str]] = {}
+    for record in arm.checkpoints:
+        for text in remarks(record):
+            found.setdefault(text, []).append(str(record.get("key")))
+    return found
+
+
+def _which(keys: Sequence[str], count: int) -> str:
+    """Some of an arm's checkpoints, which are `count`, in few words."""
+    if len(keys) == count:
+        return "all"
+    return ", ".join(keys) if len(keys) <= 3 else f"{len(keys)} of {count}, from {keys[0]} to {keys[-1]}"
+
+
 def quarantined(results: Results) -> Table:
     """The checkpoints that could not be used."""
     columns = (Column("arm"), Column("checkpoint"), Column("step", "count"), Column("error"), Column("why"))
     rows = tuple(
-        (arm.name, record.get("key"), record.get("step"), record.get("error"), record.get("quarantined"))
-        for arm in results.arms
-        for record in arm.quarantined
+        (arm, record.get("key"), record.get("step"), record.get("error"), record.get("quarantined"))
+        for arm, records in results.quarantined.items()
+        for record in records
     )
     return Table("quarantined", "Checkpoints that could not be used, and are in no number here.", columns, rows)
 

@@ -7,7 +7,9 @@ from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord, TopUnit
 from gated_lpi.runs.run import Run, create_run, open_run
 from gated_lpi.runs.store import ResultStore
+from gated_lpi.runs.verify import Finding, verify_run
 from gated_lpi.runs.work import Engine, Job, Outcome, Storage, attribute_checkpoint, score_checkpoint
+from gated_lpi.runs.writer import Owner, writer_of
 
 __all__ = [
     "AblationRow",
@@ -15,9 +17,11 @@ __all__ = [
     "ArmRecord",
     "Engine",
     "Experiment",
+    "Finding",
     "Job",
     "LocalEngine",
     "Outcome",
+    "Owner",
     "Progress",
     "ResultStore",
     "Run",
@@ -32,4 +36,6 @@ __all__ = [
     "presets",
     "run_experiment",
     "score_checkpoint",
+    "verify_run",
+    "writer_of",
 ]

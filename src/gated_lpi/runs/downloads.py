@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
 from gated_lpi.errors import CheckpointError
-from gated_lpi.folders import write_atomically
-from gated_lpi.runs.files import validated
+from gated_lpi.runs.files import validated, write_file
 from gated_lpi.runs.work import Job
 
 
@@ -96,7 +94,7 @@ class Ledger:
 
     def _write(self, entries: list[str]) -> None:
         assert self.path is not None
-        write_atomically(self.path, json.dumps({"snapshots": entries}, indent=2) + "\n")
+        write_file(self.path, {"snapshots": entries})
 
 
 def _snapshot(checkpoint: Checkpoint, hub: Hub) -> str:

@@ -1,6 +1,7 @@
 """Running an experiment: train, attribute every checkpoint, ablate the last, keep the results.
 
-1. The run's folder is claimed for the experiment; a folder of another run is refused.
+1. The run's folder is claimed for the experiment; a folder of another run is refused, and one that another process
+   writes to. What does not verify in it is left out, said, and made again by what follows.
 2. Arms that the experiment trains are trained, all on one corpus and with one tokenizer. The checkpoints of the
    others are chosen from their series.
 3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
@@ -14,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,15 +24,17 @@ from typing import Any
 from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local, scan_local
 from gated_lpi.errors import FetchError, RunError
 from gated_lpi.facts import FactSet
-from gated_lpi.folders import Folder, is_remote, make
+from gated_lpi.folders import Folder, as_folder, is_remote, make
+from gated_lpi.remarks import remarks
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.last_checkpoint import study_last_checkpoint
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.run import Run, create_run
+from gated_lpi.runs.run import Run, create_run, refuse_other_files
 from gated_lpi.runs.series import choose_checkpoints
 from gated_lpi.runs.store import MisfitError
+from gated_lpi.runs.verify import leave_out_damaged
 from gated_lpi.runs.work import (
     IDENTITY,
     Engine,
@@ -39,9 +42,9 @@ from gated_lpi.runs.work import (
     Outcome,
     Storage,
     attribute_checkpoint,
-    remarks,
     with_overall_means,
 )
+from gated_lpi.runs.writer import writing
 from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
 from gated_lpi.training.folder import RECORD as ARM_RECORD
 
@@ -70,18 +73,26 @@ def run_experiment(
 
     Raises:
         RunExistsError: the folder holds another run.
+        RunBusyError: another process writes to the folder.
+        WriteError: it cannot be written to.
         GatedLPIError: facts or series that cannot be used, or a hub that fails; what was computed before is kept.
     """
     progress = Silent() if progress is None else progress
     facts = experiment.facts.load()
-    run = create_run(out, experiment, facts.sha256)
-    for note in facts.notes:
-        progress.note(f"facts: {note}")
-    storage = storage_of(experiment)
-    trained = _train_arms(run, facts, progress)
-    series = choose_checkpoints(experiment, trained, storage.hub(), progress.note, run.path / "series")
-    engine = make_engine(experiment, run) if engine is None else engine
-    _Attribution(run, experiment, facts, series, storage, progress).carry_out(engine, retry_quarantined)
+    folder = as_folder(out)
+    refuse_other_files(folder)
+    with writing(folder) as refuse_lost_lease:
+        run = create_run(folder, experiment, facts.sha256)
+        for note in facts.notes:
+            progress.note(f"facts: {note}")
+        for lost in leave_out_damaged(run):
+            progress.note(f"damaged, and made again: {lost}")
+        storage = storage_of(experiment)
+        trained = _train_arms(run, facts, progress)
+        series = choose_checkpoints(experiment, trained, storage.hub(), progress.note, run.path / "series")
+        engine = make_engine(experiment, run) if engine is None else engine
+        attribution = _Attribution(run, experiment, facts, series, storage, progress, refuse_lost_lease)
+        attribution.carry_out(engine, retry_quarantined)
     return run
 
 
@@ -139,6 +150,7 @@ class _Attribution:
     series: dict[str, list[Checkpoint]]
     storage: Storage
     progress: Progress
+    refuse_lost_lease: Callable[[], None]
     said: set[tuple[str, str]] = field(default_factory=set)
 
     def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
@@ -195,6 +207,7 @@ class _Attribution:
 
     def _keep(self, outcome: Outcome) -> bool:
         """Append an outcome's scores; if it has none, or they do not fit, put it in quarantine and return False."""
+        self.refuse_lost_lease()
         quarantine = self.run.quarantine(outcome.arm)
         record = outcome.record
         if outcome.scores is not None:

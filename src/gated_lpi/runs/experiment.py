@@ -17,16 +17,16 @@ from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
 from gated_lpi.lpi.attribute import Norm, Positions, Target
-from gated_lpi.lpi.memory import parse_memory
+from gated_lpi.lpi.memory import MOST
 from gated_lpi.runs.problems import A_LIST, A_NUMBER, A_TEXT, describe
-from gated_lpi.runs.settings import EngineSpec, StorageSpec
+from gated_lpi.runs.settings import EngineSpec, StorageSpec, in_bytes
 from gated_lpi.specs import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.training import ArmKind, ArmName, TrainingSpec
 
 EstimatorName = Literal["fast", "exact", "reference"]
 UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]
 SETTINGS = ("engine", "storage")
-ENDINGS = (".zarr", ".json", ".quarantine.json")  # of the files that an arm keeps: see `run`
+ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json")  # of the files that an arm keeps: see `run`
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
@@ -40,12 +40,7 @@ def _several(given: object) -> object:
 
 def _amount(given: str) -> str:
     """An amount of memory as it was given, once it is known to be one."""
-    try:
-        enough = parse_memory(given) > 0
-    except OverflowError:
-        enough = False
-    if not enough:
-        raise ValueError("expected some bytes, or an amount such as '512MB' or '2GiB'")
+    in_bytes(given)
     return given
 
 
@@ -64,7 +59,7 @@ Source = Annotated[
     Discriminator(lambda given: A_LIST if isinstance(given, list | tuple) else A_TEXT),
 ]
 Amount = Annotated[
-    Annotated[Positive, Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
+    Annotated[int, Field(ge=1, le=MOST), Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
     Discriminator(lambda given: A_TEXT if isinstance(given, str) else A_NUMBER),
 ]
 """Bytes as a number, or as text such as "8GB", kept as it was given."""

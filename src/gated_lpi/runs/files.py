@@ -1,19 +1,33 @@
-"""Reading the small JSON files of a run: whole and as they were written, or an error that says what to do."""
+"""The small JSON files of a run: written with a digest of themselves, read whole and as they were written.
+
+Each has the keys `format`, the version of how runs are laid out, and `sha256`, the digest of all else. So a flipped bit
+is found, and a file of a later version is refused. Files of format 1 have neither key.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, read_text
+from gated_lpi.folders import Folder, read_text, write_atomically
 from gated_lpi.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.runs.problems import describe
 
+FORMAT = 2
+FORMAT_KEY = "format"
+SEAL = "sha256"
 DEEPEST = 64
 M = TypeVar("M", bound=BaseModel)
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class NewerFormatError(RunError):
+    """A file that a later version of this package wrote."""
 
 
 class Entry(BaseModel):
@@ -28,31 +42,89 @@ class Entry(BaseModel):
     commit: str = ""
 
 
+def write_file(file: Folder, content: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, with the format's version and a digest.
+
+    Raises:
+        RunError: the file could not be written.
+    """
+    write_atomically(file, json.dumps(sealed(content), indent=2) + "\n")
+
+
 def read_file(file: Folder, model: type[M], what: str, advice: str) -> M | None:
     """The content of a file, None if there is none.
 
     Raises:
-        RunError: it is not JSON, or not that of a `model`: "FILE cannot be read as WHAT (why); ADVICE".
+        RunError: it is not JSON, was changed after it was written, or is not that of a `model`: "FILE cannot be read as
+            WHAT (why); ADVICE". NewerFormatError: a later version of this package wrote it.
     """
     try:
         text = read_text(file)
         return None if text is None else validated(text, model)
+    except NewerError as error:
+        raise NewerFormatError(f"{file} {error}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read as {what} ({error}); {advice}") from error
 
 
 def validated(text: str, model: type[M]) -> M:
-    """The content of a text of JSON.
+    """The content of a text of JSON, without what `sealed` adds.
 
     Raises:
         ValueError: says in one line why it is no `model`.
     """
-    content = parse_json(text)
-    _refuse_odd(content)
+    content = unsealed(parsed(text))
     try:
         return model.model_validate(content)
     except ValidationError as error:
         raise ForeignTextError(describe(error, model)) from None
+
+
+def parsed(text: str) -> Any:
+    """A text of JSON, unless it holds what no file of a run holds.
+
+    Raises:
+        ValueError: says in one line what is wrong with it.
+    """
+    content = parse_json(text)
+    _refuse_odd(content)
+    return content
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with the format's version, and a digest of all of it."""
+    plain: dict[str, Any] = json.loads(json.dumps({FORMAT_KEY: FORMAT, **content}))
+    return plain | {SEAL: digest(plain)}
+
+
+def unsealed(content: Any) -> Any:
+    """What was sealed; content of format 1, or that is no object, as it is.
+
+    Raises:
+        ValueError: it is not what was sealed, or was sealed by a later version.
+    """
+    if not isinstance(content, dict) or not content.keys() & {FORMAT_KEY, SEAL}:
+        return content
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    version = rest.get(FORMAT_KEY)
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerError(
+            f"was written by a later version of gated-lpi (format {version}; this one reads up to {FORMAT}). Install "
+            "that version: pip install --upgrade gated-lpi"
+        )
+    if content.get(SEAL) != digest(rest):
+        raise ForeignTextError("its digest is not that of its content: it was damaged or edited after it was written")
+    del rest[FORMAT_KEY]
+    return rest
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class NewerError(ValueError):
+    """Content that a later version sealed; the message lacks the name of the file."""
 
 
 def _refuse_odd(content: Any) -> None:

@@ -159,8 +159,10 @@ class _Downloads:
             if most is not None and sum(held.size for held in self._held) <= most:
                 break
             if download.job.storage.evict and download.result.exception() is None:
-                evict(download.result.result(), hub=download.job.storage.hub())
-                self._options.ledger.forget(download.job.checkpoint)
+                fetched = download.result.result()
+                evict(fetched, hub=download.job.storage.hub())
+                if not any(path.exists() for path in fetched.downloaded_files):  # another process may work with them
+                    self._options.ledger.forget(download.job.checkpoint)
             if download.job.storage.evict or download.result.exception() is not None:
                 self._held.remove(download)
         return most is None or sum(held.size for held in self._held) <= most

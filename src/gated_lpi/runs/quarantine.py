@@ -5,14 +5,13 @@ What is in it is not tried again until that is asked for. It is written whole or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gated_lpi.folders import Folder, write_atomically
-from gated_lpi.runs.files import Entry, read_file
+from gated_lpi.folders import Folder
+from gated_lpi.runs.files import Entry, read_file, write_file
 
 Record = dict[str, Any]
 
@@ -60,4 +59,4 @@ class Quarantine:
             self._write(kept)
 
     def _write(self, records: list[Record]) -> None:
-        write_atomically(self.path, json.dumps({"checkpoints": records}, indent=2) + "\n")
+        write_file(self.path, {"checkpoints": records})

@@ -3,12 +3,14 @@
 run/
   run.json              the experiment, the facts' digest and the versions it was started with
   results/ARM.zarr      scores of every checkpoint (`store`)
+  results/ARM.commit.json       what is complete in them, the second copy (`commit`)
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`series`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
-  report.html, figures/ what the report made of it
+  report.html, summary.json, figures/, report.sha256    what the report made of it
+  .writer.lock, .writer.json    who writes to the folder (`writer`)
 
 The folder may be an fsspec address ("s3://bucket/run"). downloads.json and training/ are then in a folder of this
 machine, `Run.local`.
@@ -27,17 +29,27 @@ from typing import Any
 import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
-from gated_lpi.errors import OptionError, RunError, RunExistsError
-from gated_lpi.folders import Folder, as_folder, is_remote, make, names, read_text, write_atomically
+from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
+from gated_lpi.folders import (
+    Folder,
+    as_folder,
+    is_draft,
+    is_remote,
+    make,
+    names,
+    read_text,
+    refuse_links,
+    unwritten,
+)
 from gated_lpi.runs.experiment import Experiment, FactsSpec
-from gated_lpi.runs.files import read_file
+from gated_lpi.runs.files import read_file, write_file
 from gated_lpi.runs.quarantine import Quarantine
 from gated_lpi.runs.records import ArmRecord
 from gated_lpi.runs.store import ResultStore
+from gated_lpi.runs.writer import is_ours
 from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
-_DRAFT = f".{RUN_FILE}.draft"  # what a run leaves behind that was killed at its very beginning
 
 
 class _Description(BaseModel):
@@ -95,11 +107,14 @@ class Run:
 
         Raises:
             OptionError: no arm has this name.
+            DamagedError: what is there is not what was written; later, as values are read, too.
             RunError: none of its checkpoints is complete.
         """
         quarantined = self.quarantined(arm)
         try:
             scores = self.store(arm).open()
+        except DamagedError:
+            raise
         except RunError as error:
             if not quarantined:
                 raise
@@ -141,7 +156,7 @@ class Run:
 
     def write_record(self, record: ArmRecord) -> None:
         """Keep an arm's record."""
-        write_atomically(self._record_path(record.arm), record.model_dump_json(indent=2) + "\n")
+        write_file(self._record_path(record.arm), record.model_dump(mode="json"))
 
     def training_folder(self, arm: str) -> Path:
         """Where the checkpoints of an arm that the run trains itself are, on this machine."""
@@ -184,8 +199,14 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
 
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
+        WriteError: the folder cannot be written to.
+        RunError: a folder of the run is a link that leads out of it.
     """
     folder = as_folder(path)
+    refuse_other_files(folder)
+    refuse_links(folder / "results", deep=True)
+    for name in ("series", "training", "figures"):
+        refuse_links(folder / name)
     if read_text(folder / RUN_FILE) is not None:
         run = open_run(folder)
         differing = run.experiment.differences(experiment)
@@ -196,15 +217,12 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
                 f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
                 "this one if its results are not needed"
             )
-        make(folder / "results")
+        _make(folder / "results")
         return run
-    if not _is_free(folder):
-        raise RunExistsError(f"{folder} exists and is not a run; give a new or empty folder")
-    make(folder)
+    _make(folder)
     info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
-    content = {"experiment": experiment.model_dump(mode="json"), **info}
-    write_atomically(folder / RUN_FILE, json.dumps(content, indent=2) + "\n")
-    make(folder / "results")
+    write_file(folder / RUN_FILE, {"experiment": experiment.model_dump(mode="json"), **info})
+    _make(folder / "results")
     return Run(folder, experiment, info)
 
 
@@ -217,9 +235,25 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     return content
 
 
-def _is_free(folder: Folder) -> bool:
-    """Whether a run may be started there."""
+def refuse_other_files(folder: Folder) -> None:
+    """Refuse a folder that is no run's and not empty; what a run leaves that was killed at its beginning is nothing.
+
+    Raises:
+        RunExistsError: it holds other files. RunError: it cannot be read.
+    """
     try:
-        return all(name == _DRAFT for name in names(folder))
+        if read_text(folder / RUN_FILE) is None and not all(is_ours(name) or is_draft(name) for name in names(folder)):
+            raise RunExistsError(f"{folder} exists and is not a run; give a new or empty folder")
     except NotADirectoryError:
-        return False
+        raise RunExistsError(f"{folder} is a file, not a folder; give a new or empty folder") from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder / RUN_FILE} cannot be read ({error}); make it readable, or give a new folder"
+        ) from error
+
+
+def _make(folder: Folder) -> None:
+    try:
+        make(folder)
+    except OSError as error:
+        raise unwritten(folder, error) from error

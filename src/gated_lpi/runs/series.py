@@ -7,7 +7,6 @@ checkpoints whatever was added to or moved in the repository since, and needs no
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
@@ -17,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.errors import GatedLPIError, OptionError
-from gated_lpi.folders import Folder, make, write_atomically
+from gated_lpi.folders import Folder, make
 from gated_lpi.runs.experiment import Arm, Experiment
-from gated_lpi.runs.files import Entry, read_file
+from gated_lpi.runs.files import Entry, read_file, write_file
 
 
 class _Entry(Entry):
@@ -71,11 +70,10 @@ def choose_checkpoints(
         if arm.checkpoints is not None:
             chosen[arm.name] = _folder(arm.name, arm.checkpoints, note)
         elif arm.series is not None:
-            file = None if kept is None else kept / f"{arm.name}.json"
-            before = None if file is None else _read(file)
+            before = None if kept is None else kept_choice(kept, arm.name)
             chosen[arm.name] = _from_series(arm, chosen, hub, note) if before is None else before
-            if file is not None and before is None and all(c.path is None for c in chosen[arm.name]):
-                _write(file, chosen[arm.name])
+            if kept is not None and before is None and all(c.path is None for c in chosen[arm.name]):
+                _write(kept / f"{arm.name}.json", chosen[arm.name])
     return {arm.name: chosen[arm.name] for arm in experiment.arms if arm.name in chosen}
 
 
@@ -154,6 +152,15 @@ def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint],
         note(f"{arm}: {key}: {reason}")
 
 
+def kept_choice(folder: Folder, arm: str) -> Checkpoints | None:
+    """What was chosen for an arm before, from the folder of choices; None if nothing was.
+
+    Raises:
+        RunError: the file is there but cannot be read.
+    """
+    return _read(folder / f"{arm}.json")
+
+
 def _read(file: Folder) -> Checkpoints | None:
     content = read_file(file, _Chosen, "the chosen checkpoints of an arm", "delete it, and they are chosen anew")
     return None if content is None else [Checkpoint(**entry.model_dump()) for entry in content.checkpoints]
@@ -162,4 +169,4 @@ def _read(file: Folder) -> Checkpoints | None:
 def _write(file: Folder, checkpoints: Checkpoints) -> None:
     make(file.parent)
     entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
-    write_atomically(file, json.dumps({"checkpoints": entries}, indent=2) + "\n")
+    write_file(file, {"checkpoints": entries})

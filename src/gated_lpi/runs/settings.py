@@ -14,17 +14,17 @@ from gated_lpi.specs import GREATEST, Spec, Text, Whole
 EngineKind = Literal["local", "ray"]
 
 
-def _bytes(given: object) -> object:
-    """Bytes from a number or from text such as "200GB"; anything else is left for pydantic to refuse."""
+def in_bytes(given: object) -> object:
+    """Bytes from text such as "200GB"; a number, and anything else, is left for pydantic to judge."""
     if not isinstance(given, str):
         return given
     try:
         return parse_memory(given)
-    except (OptionError, OverflowError) as error:
-        raise ValueError("expected bytes, or an amount such as '200GB' or '64GiB'") from error
+    except OptionError as error:
+        raise ValueError("expected bytes, or an amount such as '512MB' or '64GiB'") from error
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1, le=GREATEST)]
+Bytes = Annotated[int, BeforeValidator(in_bytes), Field(ge=1, le=GREATEST)]
 
 
 class EngineSpec(Spec):

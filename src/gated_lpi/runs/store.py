@@ -1,67 +1,73 @@
 """One arm's results on disk: an `xarray.Dataset` in a zarr group that grows by one checkpoint at a time.
 
-1. Every array that differs between checkpoints has `checkpoint` as its first dimension and one chunk per
-   checkpoint, so that appending never touches what is there.
-2. The group's attribute `checkpoints` lists what is complete, with each checkpoint's provenance. It is written
-   last, in one atomic write: that write is the commit. The first checkpoint is written beside and moved in place;
-   in an object store, where nothing can be moved in one step, it is written in place and committed like the others.
-3. Rows beyond the list are what an interrupted append left behind. Readers do not see them and the next append
-   cuts them off first, so a process that is killed, or a disk that fills up, costs one checkpoint at most.
-4. The same write holds the shapes of all arrays (zarr calls that consolidated metadata). An append touches the arrays
-   only, so that xarray and other readers see the complete rows while one is under way, and after it was interrupted.
+1. Every array that differs between checkpoints has `checkpoint` as its first dimension and its chunks hold one
+   checkpoint each, so that appending never touches what is there.
+2. The group's zarr.json says what is complete: each checkpoint's provenance and the digest of every chunk (`commit`).
+   It is written last, in one atomic write: that write is the commit. Before it, all that it speaks of is on the disk:
+   chunks and the arrays' metadata are written, then these files and their folders are synced, then comes the copy of
+   the commit, then the commit itself, each synced with its folder. The first checkpoint is written to a folder beside,
+   which is synced as a whole and moved in place; in an object store, where nothing can be moved in one step, it is
+   written in place and committed like the others.
+3. Rows beyond the commit are what an interrupted append left behind. Nobody sees them and the next append overwrites
+   them, so a process that is killed, or a disk that fills up, costs one checkpoint at most.
+4. A reader takes the commit as it was when it opened the store, and every chunk is verified as it is read.
+5. What does not verify is left out by `heal`, and can then be appended again.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
-from pydantic import BaseModel, ConfigDict
+from zarr.codecs import ZstdCodec
 
 from gated_lpi.checkpoints.names import stage_order
-from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, as_folder, is_remote, read_text, write_atomically, zarr_store
-from gated_lpi.foreign import parse_json
-from gated_lpi.runs.files import Entry, read_file
+from gated_lpi.errors import DamagedError, RunError, WriteError
+from gated_lpi.folders import (
+    Folder,
+    as_folder,
+    draft_of,
+    is_draft,
+    is_remote,
+    make,
+    read_bytes,
+    sizes,
+    sync,
+    write_atomically,
+)
+from gated_lpi.runs.chunks import Recorder, Verifier, opened
+from gated_lpi.runs.commit import (
+    COORDS,
+    DIM,
+    LOG,
+    META,
+    Commit,
+    Stored,
+    as_row,
+    draft_commit,
+    grows,
+    read_commit,
+    split,
+    stored,
+    with_length,
+    write_commit,
+)
+from gated_lpi.runs.damage import Damage, find_damage, leave_out, refuse_visible_damage
 from gated_lpi.runs.identity import differences
 from gated_lpi.specs import GREATEST
 
-LOG = "checkpoints"
-COORDS = "coords"
-META = "zarr.json"
-DIM = "checkpoint"
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
+_INTERNAL = ("digests", "format", "sha256")
 
 
 class MisfitError(RunError):
     """A checkpoint whose scores do not belong beside those of its arm: another model, other tokens or options."""
-
-
-class _Record(Entry):
-    weights_sha256: str = ""
-    reconstruction_error: float | None = None
-    coverage: float | None = None
-    seconds: float | None = None
-    shape: dict[str, int] | None = None
-
-
-class _Attributes(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    checkpoints: list[_Record] | None = None
-
-
-class _Group(BaseModel):
-    """zarr.json of a group, as far as it says which checkpoints are complete."""
-
-    model_config = ConfigDict(extra="allow")
-
-    attributes: _Attributes = _Attributes()
 
 
 class ResultStore:
@@ -75,23 +81,15 @@ class ResultStore:
         self.path: Folder = as_folder(path)
 
     def records(self) -> list[dict[str, Any]]:
-        """Provenance of the complete checkpoints, in the order in which they were appended.
+        """Provenance of the complete checkpoints, in the order of their rows.
 
         At an address, a group without a list is a first checkpoint that was interrupted, and counts as nothing.
 
         Raises:
-            RunError: the folder is there but is no result store.
+            RunError: the folder is there but is no result store, or a later version of this package wrote it.
         """
-        advice = "mend or delete what is there and run again"
-        group = read_file(self.path / META, _Group, "a store of results", advice)
-        if group is None:
-            return []
-        if group.attributes.checkpoints is None and not is_remote(self.path):
-            raise RunError(
-                f"{self.path} is not a store of results that can be read (it lists no checkpoints); if a run was "
-                "interrupted before its first checkpoint was complete, delete this folder and run again"
-            )
-        return [record.model_dump(exclude_unset=True) for record in group.attributes.checkpoints or ()]
+        commit = read_commit(self.path)
+        return [] if commit is None else commit.records
 
     def keys(self) -> list[str]:
         """Names of the complete checkpoints."""
@@ -106,22 +104,23 @@ class ResultStore:
 
         Raises:
             MisfitError: its model, tokens or units differ from those of the others.
-            RunError: the checkpoint is there already, or it could not be written; what was there before stays
-                readable.
+            WriteError: it could not be written; what was there before stays readable.
+            RunError: the checkpoint is there already, or another process wrote to the store meanwhile.
         """
-        records = self.records()
+        commit = read_commit(self.path)
+        records = [] if commit is None else commit.records
         if record["key"] in (r["key"] for r in records):
             raise RunError(f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once")
         self._refuse_others(records, record)
         row = _with_checkpoint(scores, record)
         try:
-            if records:
-                self._extend(row, len(records))
-                _commit(self.path, [*records, dict(record)])
-            else:
-                self._create(row, record)
-        except OSError as error:
-            raise RunError(
+            with zarr.config.set({"array.write_empty_chunks": True}):  # so that one that is missing is an error
+                if commit is not None and records:
+                    self._extend(commit, row, record)
+                else:
+                    self._create(row, record)
+        except (OSError, WriteError) as error:
+            raise WriteError(
                 f"checkpoint {record['key']!r} could not be written to {self.path}: {error}. The "
                 f"{len(records)} checkpoints before it are complete and readable; free space or mend the disk, and "
                 "run the same command again to go on from there"
@@ -130,71 +129,132 @@ class ResultStore:
     def open(self) -> xr.Dataset:
         """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
 
-        Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown.
+        Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown. What is
+        opened stays as it is while checkpoints are added. Values are verified as they are read, by DamagedError.
 
         Raises:
+            DamagedError: files are missing, or are not as long as what was written.
             RunError: no checkpoint is complete, or what was written is damaged.
         """
-        records = self.records()
-        if not records:
+        commit = read_commit(self.path)
+        if commit is None or not commit.records:
             raise RunError(f"{self.path} holds no complete checkpoint yet; run the experiment to add some")
+        if not is_remote(self.path):
+            refuse_visible_damage(self.path, commit)
+        records = commit.records
         order = sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
         digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
         try:
-            scores = self._complete_rows(len(records)).assign_coords(weights_sha256=(DIM, digests))
+            scores = xr.open_zarr(self._verified(commit), consolidated=True, chunks=None)
+            scores = scores.set_coords(set(commit.group["attributes"][COORDS]).intersection(scores.variables))
+            scores = scores.assign_coords(weights_sha256=(DIM, digests))
+        except DamagedError:
+            raise
         except Exception as error:  # whatever zarr, numpy and xarray make of files that were cut off or edited
             raise RunError(
                 f"{self.path} cannot be read: {type(error).__name__}: {error}. Restore the folder, or delete it and "
                 "run again"
             ) from error
+        for name in _INTERNAL:
+            scores.attrs.pop(name, None)
         scores.attrs[LOG] = [records[row] for row in order]
         ordered: xr.Dataset = scores if (np.diff(order) == 1).all() else scores.isel({DIM: order})
         return ordered
 
-    def _complete_rows(self, complete: int) -> xr.Dataset:
-        """Open the rows that are listed. An interrupted append may have left arrays of two lengths."""
-        place = zarr_store(self.path, read_only=True)
-        group = zarr.open_group(place, mode="r", use_consolidated=False)
-        lengths = {name: array.shape[0] for name, array in _growing(group)}
-        parts = []
-        for length in sorted(set(lengths.values())):
-            others = [name for name, other in lengths.items() if other != length]
-            part = xr.open_zarr(place, consolidated=False, chunks=None, drop_variables=others)
-            parts.append(part.isel({DIM: slice(0, complete)}))
-        coords = set(cast("list[str]", group.attrs[COORDS]))
-        parts = [part.set_coords(coords.intersection(part.variables)) for part in parts]
-        merged: xr.Dataset = xr.merge(parts, join="exact", compat="override").assign_attrs(parts[0].attrs)
-        return merged
+    def damage(self, *, whole: bool = True) -> Damage:
+        """What of the store is not what was written: see `find_damage`."""
+        return find_damage(self.path, whole=whole)
+
+    def heal(self, damage: Damage) -> list[str]:
+        """Leave out the checkpoints that do not verify, so that they can be appended again: see `leave_out`."""
+        return leave_out(self.path, damage)
+
+    def _write(self, name: str, content: bytes) -> None:
+        make((self.path / name).parent)
+        write_atomically(self.path / name, content)
+
+    def _verified(self, commit: Commit) -> Verifier:
+        return Verifier(opened(self.path, read_only=True), commit, str(self.path))
 
     def _create(self, row: xr.Dataset, record: Mapping[str, Any]) -> None:
         """Write the first checkpoint, to a folder beside the store's; moving that to its place is the commit.
 
         At an address it is written in place of what an interrupted attempt left there, and the log is the commit.
         """
-        encoding = {
-            name: {"chunks": (1, *variable.shape[1:])} for name, variable in row.variables.items() if _varies(variable)
-        }
-        attrs = {LOG: [], COORDS: sorted(map(str, row.coords))}
+        checked = [ZstdCodec(level=0, checksum=True)]  # so that other readers notice damage too
+        encoding: dict[str, dict[str, Any]] = {}
+        for name, variable in row.variables.items():
+            encoding[str(name)] = {"compressors": checked}
+            if _varies(variable):
+                encoding[str(name)]["chunks"] = (1, *variable.shape[1:])
+        content = row.assign_attrs({LOG: [], COORDS: sorted(map(str, row.coords))})
         if is_remote(self.path):
-            place = zarr_store(self.path, read_only=False)
-            row.assign_attrs(attrs).to_zarr(place, mode="w", consolidated=False, encoding=encoding)
-            _commit(self.path, [dict(record)])
+            recorder = Recorder(opened(self.path, read_only=False))
+            content.to_zarr(recorder, mode="w", consolidated=False, encoding=encoding)
+            write_commit(self.path, draft_commit(self.path, record, recorder.noted))
             return
-        draft = self.path.with_name(f".{self.path.name}.draft")
-        for folder in (draft, self.path):
+        self._remove_what_is_no_store()
+        draft = draft_of(self.path)
+        recorder = Recorder(opened(draft, read_only=False))
+        content.to_zarr(recorder, mode="w", consolidated=False, encoding=encoding)
+        write_commit(self.path, draft_commit(draft, record, recorder.noted), at=draft)
+        sync(draft)
+        draft.rename(self.path)
+        sync(self.path.parent, [])
+
+    def _remove_what_is_no_store(self) -> None:
+        """Delete a store without checkpoints, and drafts of one: there is one writer, so nobody is writing them."""
+        assert isinstance(self.path, Path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        drafts = [path for path in self.path.parent.iterdir() if is_draft(path.name, self.path.name)]
+        for folder in (self.path, *drafts):
             if folder.exists():
                 shutil.rmtree(folder)
-        row.assign_attrs(attrs).to_zarr(draft, mode="w", consolidated=False, encoding=encoding)
-        _commit(draft, [dict(record)])
-        draft.rename(self.path)
 
-    def _extend(self, row: xr.Dataset, complete: int) -> None:
-        group = zarr.open_group(zarr_store(self.path, read_only=False), mode="r+", use_consolidated=False)
-        self._refuse_other_axes(row, complete)
-        for name, array in _growing(group):
-            array.resize((complete, *array.shape[1:]))
-            array.resize((complete + 1, *array.shape[1:]))
-            array[complete] = row[name].to_numpy()[0]
+    def _extend(self, commit: Commit, row: xr.Dataset, record: Mapping[str, Any]) -> None:
+        if commit.rows is None:
+            commit = self._sealed_as_found(commit)
+        assert commit.rows is not None
+        damaged = self._refuse_other_axes(commit, row)
+        number = len(commit.records)
+        recorder = Recorder(opened(self.path, read_only=False))
+        for name, array in commit.arrays.items():
+            if grows(array) or name in damaged:
+                self._write(f"{name}/{META}", json.dumps(with_length(array, number + 1), indent=1).encode())
+        group = zarr.open_group(recorder, mode="r+", use_consolidated=False)
+        recorder.noted.clear()
+        for name, array in commit.arrays.items():
+            if grows(array):
+                _array(group, name)[number] = row[name].to_numpy()[0]
+            elif name in damaged:
+                _array(group, name)[...] = row[name].to_numpy()
+        if not is_remote(self.path):
+            sync(self.path, recorder.noted)
+        axes, new = split(recorder.noted, commit.arrays)
+        grown = commit.with_rows([*commit.records, record], [*commit.rows, new])
+        self._refuse_other_writer(commit)
+        write_commit(self.path, Commit(grown.group, grown.records, grown.arrays, grown.axes | axes, grown.rows))
+
+    def _sealed_as_found(self, commit: Commit) -> Commit:
+        """A store of format 1 with the digests of what is there: its rows are what they are from now on."""
+        axes: dict[str, Stored] = {}
+        rows: list[dict[str, Stored]] = [{} for _ in commit.records]
+        for name in sizes(self.path):
+            array = commit.arrays.get(name.split("/")[0])
+            if array is None or name.endswith(META):
+                continue
+            pattern, number = as_row(name) if grows(array) else (name, 0)
+            if number < len(rows):
+                (rows[number] if grows(array) else axes)[pattern] = stored(read_bytes(self.path / name) or b"")
+        return Commit(commit.group, commit.records, commit.arrays, axes, rows)
+
+    def _refuse_other_writer(self, commit: Commit) -> None:
+        now = read_commit(self.path)
+        if now is None or [r["key"] for r in now.records] != [r["key"] for r in commit.records]:
+            raise RunError(
+                f"another process wrote to {self.path} while a checkpoint was added to it, which is not added ; "
+                "end the other process, and run the same command again"
+            )
 
     def _refuse_others(self, records: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         for name in ("step", "tokens"):
@@ -207,53 +267,47 @@ class ResultStore:
                 "one model and one tokenizer; put this one into an arm of its own, or mend its config and tokenizer"
             )
 
-    def _refuse_other_axes(self, row: xr.Dataset, complete: int) -> None:
-        there = self._complete_rows(complete)
-        missing = [str(name) for name in there.variables if name not in row.variables]
+    def _refuse_other_axes(self, commit: Commit, row: xr.Dataset) -> set[str]:
+        """Refuse a checkpoint with other variables or axes; names of what all share and is damaged, to be written anew.
+
+        A coordinate that the store was begun without, by an earlier version, is not added.
+        """
+        missing = [name for name in commit.arrays if name not in row.variables]
         if missing:
             raise MisfitError(
                 f"this checkpoint has no {', '.join(missing)}, which those in {self.path} have: the models, facts or "
                 "options of one arm must be the same at every checkpoint"
             )
+        group = zarr.open_group(self._verified(commit), mode="r", use_consolidated=True)
+        damaged = set()
         for name, variable in row.variables.items():
-            same = name in there.variables and (
-                there[name].sizes.keys() == row[name].sizes.keys()
-                and all(there.sizes[dim] == size for dim, size in row[name].sizes.items() if dim != DIM)
-                and (_varies(variable) or bool((there[name].to_numpy() == row[name].to_numpy()).all()))
+            array = commit.arrays.get(str(name))
+            if array is None and not _varies(variable):
+                continue
+            same = array is not None and (
+                tuple(array["dimension_names"]) == variable.dims and tuple(array["shape"][1:]) == variable.shape[1:]
+                if _varies(variable)
+                else tuple(array["shape"]) == variable.shape
             )
+            if same and not _varies(variable):
+                try:
+                    same = bool(
+                        (np.asarray(_array(group, str(name))[...], dtype=variable.dtype) == variable.to_numpy()).all()
+                    )
+                except DamagedError:
+                    damaged.add(str(name))
             if not same:
                 raise MisfitError(
                     f"{name!r} of this checkpoint does not fit those in {self.path}: the models, facts or options of "
                     "one arm must be the same at every checkpoint"
                 )
+        return damaged
 
 
-def _commit(path: Folder, records: list[dict[str, Any]]) -> None:
-    """Write what is complete and the shapes that belong to it, in one step.
-
-    The shapes are zarr's consolidated metadata: each array's own metadata, once more, in that of the group.
-    """
-    group = zarr.open_group(zarr_store(path, read_only=True), mode="r", use_consolidated=False)
-    root = _metadata(path)
-    root["attributes"][LOG] = records
-    arrays = {name: _metadata(path / name) for name in sorted(group.array_keys())}
-    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
-    write_atomically(path / META, json.dumps(root, indent=2))
-
-
-def _metadata(node: Folder) -> dict[str, Any]:
-    text = read_text(node / META)
-    if text is None:
-        raise FileNotFoundError(str(node / META))
-    content: dict[str, Any] = parse_json(text)
-    return content
-
-
-def _growing(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
-    """Arrays with a row for each checkpoint."""
-    for name, array in group.arrays():
-        if (getattr(array.metadata, "dimension_names", None) or (None,))[0] == DIM:
-            yield name, array
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def _place_in_training(record: Mapping[str, Any]) -> tuple[Any, int]:

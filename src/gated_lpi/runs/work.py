@@ -7,33 +7,32 @@ score a checkpoint in this process or on another machine. A checkpoint that cann
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 import xarray as xr
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
 from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelError
+from gated_lpi.exhausted import is_of_the_machine
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
-from gated_lpi.lpi import attribute
+from gated_lpi.lpi import Options, attribute_asked
 from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
 from gated_lpi.signals import interrupted
+from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
 IDENTITY = ("key", "step", "tokens", "stage", "commit")
-_FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -137,18 +136,9 @@ def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcom
         return quarantined(job, error, fetched)
     if isinstance(error, FactsError):
         return dataclasses.replace(quarantined(job, error, fetched), suspect=True)
-    if _is_of_the_machine(error):
+    if isinstance(error, GatedLPIError) or is_of_the_machine(error):
         raise error
     return _unforeseen(job, error, fetched)
-
-
-def _is_of_the_machine(error: Exception) -> bool:
-    """Whether an error says nothing of the checkpoint that was worked on: other checkpoints would meet it as well."""
-    if isinstance(error, OSError):
-        return error.errno in _FAILING
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch, on a CPU
-        return True
-    return isinstance(error, GatedLPIError | MemoryError | torch.OutOfMemoryError)
 
 
 def _unforeseen(job: Job, error: Exception, fetched: Fetched | None) -> Outcome:
@@ -181,14 +171,14 @@ def attribute_checkpoint(
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
-    options = experiment.attribution.model_dump()
+    refuse_changed(str(checkpoint.path), weights.stamp)
     how = prompting(experiment)
-    encoded = encode_facts(model, facts, how).prompts
-    scores = attribute(model, facts, keep="relations", **dataclasses.asdict(how), **options)
+    asked = encode_facts(model, facts, how)
+    scores = attribute_asked(model, facts, asked, how, Options(keep="relations", **experiment.attribution.model_dump()))
     record = {
         **identity(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, encoded, experiment.attribution.target),
+        **identify(model, asked.prompts, experiment.attribution.target),
         **_checks(model),
         **_account(scores),
         "seconds": round(time.monotonic() - started, 3),
@@ -212,14 +202,6 @@ def _account(scores: xr.Dataset) -> dict[str, Any]:
         "collisions": list(scores.attrs["collisions"]),
         "notes": list(scores.attrs["notes"]),
     }
-
-
-def remarks(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a checkpoint's record says beside its numbers, one line each; nothing for one of an earlier version."""
-    yield from record.get("notes", ())
-    if record.get("n_skipped"):
-        yield f"{record['n_skipped']} facts are skipped, the first: {'; '.join(record['skipped'])}"
-    yield from record.get("collisions", ())
 
 
 def _checks(model: Model) -> dict[str, Any]:

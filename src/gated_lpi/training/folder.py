@@ -4,17 +4,20 @@
     step-N/      one checkpoint: config, safetensors weights, tokenizer and checkpoint.json
     .trainer/    the Trainer's own state (optimizer, schedule, generators); removed once the arm is finished
 
-1. A checkpoint is written to a hidden folder, then renamed: a folder that exists is complete.
+1. A checkpoint is written to a hidden folder, synced to the disk, then renamed: a folder that exists is complete. Its
+   checkpoint.json has the digest of each of its files, and of itself.
 2. The Trainer's state of step N is written before step-N is published, and older states are removed after.
    So the newest published step whose state is there is where a stopped run continues.
 3. The state's weights are written again under their names in the model. The Trainer saves experts one by one
    but does not join them when it resumes: it would continue with new experts, and say so in a log line only.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gated_lpi.errors import RunExistsError
 from gated_lpi.flatten import flatten
+from gated_lpi.folders import sync
 from gated_lpi.foreign import ForeignTextError, parse_json
 
 RECORD = "arm.json"
+CHECKPOINT = "checkpoint.json"
 STATE = ".trainer"
 
 
@@ -59,21 +64,60 @@ def publish(
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
-    _write_json(draft / "checkpoint.json", record)
+    files = {path.name: _sha256(path) for path in sorted(draft.iterdir()) if path.is_file()}
+    content = {**record, "files": files}
+    _write_json(draft / CHECKPOINT, {**content, "sha256": _digest(content)})
+    sync(draft)
     draft.replace(folder)
+    sync(folder.parent, [])
+
+
+def damaged_checkpoints(out: Path) -> Iterator[tuple[Path, str]]:
+    """The checkpoints of an arm's folder that are not what was written, and why; none where there is no such folder.
+
+    Nothing is said of one that an earlier version wrote, which has no digests.
+    """
+    for record in sorted(out.glob(f"step-*/{CHECKPOINT}")):
+        try:
+            content = parse_json(record.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ForeignTextError("it holds no object")
+            files = content.get("files")
+            if files is None:
+                continue
+            if content.pop("sha256", None) != _digest(content):
+                raise ForeignTextError("its digest is not that of its content")
+            for name, digest in files.items():
+                if _sha256(record.parent / name) != digest:
+                    raise ForeignTextError(f"{name} is not what was written")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            yield record.parent, str(error)
+    for folder in sorted(out.glob("step-*")):
+        if folder.is_dir() and not (folder / CHECKPOINT).exists():
+            yield folder, f"{CHECKPOINT} is missing"
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Take a checkpoint away, in one step, so that it is trained again."""
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    folder.replace(draft)
+    shutil.rmtree(draft)
 
 
 def keep_state(out: Path, step: int, model: PreTrainedModel) -> None:
     """Make the state that the Trainer has just saved one that it can load. To be called before `publish`."""
-    save_model(model, str(out / STATE / f"checkpoint-{step}" / "model.safetensors"), metadata={"format": "pt"})
+    folder = out / STATE / f"checkpoint-{step}"
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    sync(folder)
 
 
 def newest_state(out: Path, steps: Sequence[int]) -> Path | None:
-    """Return the Trainer's state at the newest published step; None if there is none to continue from.
+    """Return the Trainer's state at the newest step up to which all is published; None if there is none such.
 
-    States that are newer than the last published step may be incomplete; they are removed.
+    States that are newer than that may be incomplete, or have published steps missing before them; they are removed.
     """
-    published = [step for step in steps if (out / f"step-{step}").is_dir()]
+    published = list(takewhile(lambda step: (out / f"step-{step}").is_dir(), steps))
     states = {f"checkpoint-{step}": step for step in published}
     found = []
     for path in (out / STATE).glob("checkpoint-*"):
@@ -125,3 +169,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,11 +11,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -29,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gated_lpi.errors import WriteError
 from gated_lpi.quiet import no_progress_bars
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, build_model
@@ -37,6 +40,8 @@ from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
 
 Progress = Callable[[int, int], None]
+# How safetensors and torch's writer of archives say that a file could not be written; they raise no OSError.
+_UNWRITTEN = ("I/O error", "PytorchStreamWriter", "inline_container", "basic_ios")
 
 
 def train_arm(
@@ -55,7 +60,8 @@ def train_arm(
     bit-identical from run to run.
 
     Raises OptionError for more checkpoints than steps or a tokenizer larger than the vocabulary,
-    RunExistsError if `out` holds something else, FactsError for a corpus without a token to predict.
+    RunExistsError if `out` holds something else, WriteError if it cannot be written to, and FactsError for a corpus
+    without a token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
@@ -67,10 +73,26 @@ def train_arm(
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
         trainer = _trainer(build_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, keeper)
         state = folder.newest_state(out, steps)
-        with no_progress_bars():
+        with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
+
+
+@contextmanager
+def _writing_errors(out: Path) -> Iterator[None]:
+    """Make what the Trainer, safetensors and torch raise when a file cannot be written one error that says so."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        unwritten = isinstance(error, OSError) or any(sign in str(error) for sign in _UNWRITTEN)
+        if not unwritten:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WriteError(
+            f"a checkpoint could not be written to {out}: {reason}. Free space, or mend the disk or its permissions, "
+            "and run the same command again: training continues from the last one that is complete"
+        ) from error
 
 
 def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
