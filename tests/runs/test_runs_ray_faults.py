@@ -80,11 +80,9 @@ def wait_for_none(processes, seconds=10):
 @pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize(
     "name",
-    [
-        "ray::DashboardA",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray::RuntimeEnv", "raylet", "gcs_server")),
-    ],
+    ["ray::DashboardA", "ray::RuntimeEnv", "raylet", "gcs_server"],
 )
+@pytest.mark.slow
 def test_a_ray_that_breaks_down_is_started_again(source, caplog, name):
     jobs = jobs_of(source, "moe")
     outcomes = RayEngine(EngineSpec(kind="ray", retries=0), ahead=0).outcomes(jobs)
@@ -134,6 +132,7 @@ def test_an_error_in_a_task_is_one_of_this_package(cause, kind, words):
     assert "\n" not in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
 def test_a_ray_does_not_outlive_a_driver_that_is_killed(source):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}

@@ -99,16 +99,24 @@ class RayEngine:
                     raise
                 _log.warning("Ray broke down and is started again, %d of %d times: %s", restart + 1, RESTARTS, error)
 
-    def outcomes_here(self, jobs: Sequence[Job], started: Callable[[], None] | None = None) -> Iterator[Outcome]:
-        """The same, with this process as Ray's driver. started: called once Ray can be used."""
+    def outcomes_here(
+        self,
+        jobs: Sequence[Job],
+        started: Callable[[], None] = lambda: None,
+        failed: Callable[[Exception], None] = lambda _: None,
+    ) -> Iterator[Outcome]:
+        """The same, with this process as Ray's driver. started, failed: called once Ray can be used, and with the error
+        that is raised, while Ray still runs.
+        """
         with connected(self._ray) as started_here:
-            if started is not None:
-                started()
+            started()
             tasks = _Tasks(self._ray, self, jobs, patience=0.0 if started_here else self.patience)
             try:
                 yield from tasks.outcomes()
-            except self._ray.exceptions.RayError as error:
-                raise self._own_error(error) from error
+            except Exception as error:
+                own = self._own_error(error) if isinstance(error, self._ray.exceptions.RayError) else error
+                failed(own)
+                raise own from (None if own is error else error)
             finally:
                 tasks.cancel()
 
