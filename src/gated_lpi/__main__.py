@@ -5,7 +5,7 @@ from gated_lpi.signals import ended_by_signals
 
 def main() -> None:
     """Run the command line."""
-    ended_by_signals(_command_line)
+    ended_by_signals(_command_line, leave=True)
 
 
 def _command_line() -> None:

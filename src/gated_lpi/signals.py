@@ -9,7 +9,8 @@
 4. What is still there GRACE seconds after the signal (a call into C, a lock) is ended by a thread, which is woken
    through a pipe and needs nothing of the main thread. What a run keeps survives that, as it survives SIGKILL. A
    second signal does it at once.
-5. The exit code is 128 + the signal: 130 or 143. Exit handlers are run; threads are not waited for.
+5. The exit code is 128 + the signal: 130 or 143. Exit handlers are run; threads are not waited for, then or at any
+   other end of the command line.
 
 Only the command line asks for this; a program that imports the package keeps its own handlers. A signal that is ignored
 when the program starts (SIGINT, in the background of a script) stays ignored.
@@ -90,14 +91,6 @@ class _Watch:
                 sys.stderr.write(f"{self.kept}\n")
                 sys.stderr.flush()
 
-    def leave(self) -> NoReturn:
-        """End the program from the main thread; the thread behind the handlers sees to it that this comes to an end."""
-        self.say()
-        atexit._run_exitfuncs()
-        with suppress(OSError):
-            sys.stdout.flush()
-        os._exit(128 + (self.number or signal.SIGINT))
-
     def _end_hard(self) -> NoReturn:
         """End the program without the main thread, which may hold the lock of sys.stderr."""
         if self._first():
@@ -167,8 +160,12 @@ _watch: _Watch | None = None
 os.register_at_fork(after_in_child=lambda: None if _watch is None else _watch.forked())
 
 
-def ended_by_signals(program: Callable[[], None]) -> None:
-    """Run a program that SIGINT and SIGTERM end, if this is the main thread and no caller does so already."""
+def ended_by_signals(program: Callable[[], None], *, leave: bool = False) -> None:
+    """Run a program that SIGINT and SIGTERM end, if this is the main thread and no caller does so already.
+
+    leave: end the process with it, whatever threads still do, rather than return: what follows would not be
+    interrupted.
+    """
     global _watch
     if _watch is not None or threading.current_thread() is not threading.main_thread():
         program()
@@ -183,11 +180,32 @@ def ended_by_signals(program: Callable[[], None]) -> None:
     except BaseException as error:  # whatever the signal has become on its way
         failure = error
     if watch.number is not None:
-        watch.leave()
+        watch.say()
+        _leave(128 + watch.number)
+    if leave and (failure is None or isinstance(failure, SystemExit)):
+        _leave(_exit_code(failure))
     _watch = None
     watch.remove()
     if failure is not None:
         raise failure
+
+
+def _exit_code(failure: SystemExit | None) -> int:
+    """The exit code that Python would give; what it would print is printed."""
+    code = None if failure is None else failure.code
+    if code is None or isinstance(code, int):
+        return code or 0
+    sys.stderr.write(f"{code}\n")
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process from the main thread; the watch sees to it that this comes to an end, too, after a signal."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def say_at_interruption(kept: str) -> None:

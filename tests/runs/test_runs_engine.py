@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gated_lpi import attribute, load_facts, load_model, open_run
+from gated_lpi import attribute, load_facts, load_model, open_run, prompting
+from gated_lpi.checkpoints import list_local
 from gated_lpi.errors import CheckpointError, OptionError, RunError, RunExistsError
-from gated_lpi.runs import Experiment, run_experiment
+from gated_lpi.runs import Experiment, attribute_checkpoint, run_experiment
 from gated_lpi.runs.last_checkpoint import active_parameters
 from gated_lpi.training import ModelSize, TrainingSpec
 from tiny_models import tiny_model
@@ -36,6 +37,17 @@ def experiment(source, arms=("moe", "dense"), **changes):
             **changes,
         }
     )
+
+
+def test_the_facts_of_a_checkpoint_are_tokenised_once(source, monkeypatch):
+    encode, calls = prompting.encode_or_skip, []
+    monkeypatch.setattr(prompting, "encode_or_skip", lambda *given, **how: calls.append(1) or encode(*given, **how))
+    checkpoint, facts = list_local(source / "moe")[0], load_facts(source / "facts")
+    scores, record = attribute_checkpoint(experiment(source), checkpoint, facts)
+    assert calls == [1]
+    alone = attribute(load_model(checkpoint.path), facts, keep="relations")
+    xr.testing.assert_equal(scores["lpi"], alone["lpi"])
+    assert len(record["prompts_sha256"]) == 64
 
 
 @pytest.fixture(scope="module")

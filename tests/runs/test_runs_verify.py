@@ -13,10 +13,10 @@ from gated_lpi import open_run
 from gated_lpi.cli import main
 from gated_lpi.errors import DamagedError, GatedLPIError, RunError
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, ResultStore, run_experiment, verify_run
+from gated_lpi.runs import ResultStore, run_experiment, verify_run
 from gated_lpi.runs.commit import read_commit, write_commit
 from gated_lpi.runs.files import NewerFormatError
-from tiny_runs import QUICK, Notes
+from tiny_runs import Notes, tiny_experiment
 from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
@@ -30,10 +30,7 @@ def spec(tmp_path_factory):
     for seed, step in enumerate((0, 10, 20, 30)):
         save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
     (folder / "a" / "step-20" / "model.safetensors").unlink()
-    arms = [{"name": "a", "checkpoints": str(folder / "a")}]
-    return Experiment.model_validate(
-        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
-    )
+    return tiny_experiment(facts, {"name": "a", "checkpoints": str(folder / "a")})
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +133,8 @@ def test_only_what_is_damaged_is_made_again(spec, copied):
 def test_a_trained_checkpoint_that_is_damaged_is_trained_again(tmp_path):
     size = {"hidden": 8, "layers": 1, "heads": 2, "kv_heads": 2, "experts": 2, "expert_width": 8, "vocab_size": 300}
     facts = save_facts(tmp_path / "facts", [CAPITALS])
-    spec = Experiment.model_validate(
-        {
-            "name": "trained",
-            "facts": {"source": str(facts), "templates": "first"},
-            "training": {"size": size, "steps": 2, "checkpoints": 2, "batch_size": 2, "warmup_steps": 1},
-            "arms": [{"name": "t", "train": "moe"}],
-            **QUICK,
-        }
-    )
+    training = {"size": size, "steps": 2, "checkpoints": 2, "batch_size": 2, "warmup_steps": 1}
+    spec = tiny_experiment(facts, {"name": "t", "train": "moe"}, training=training)
     run = run_experiment(spec, tmp_path / "run")
     weights = run.training_folder("t") / "step-2" / "model.safetensors"
     content = weights.read_bytes()

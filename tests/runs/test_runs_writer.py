@@ -16,7 +16,7 @@ from gated_lpi.errors import RunBusyError, RunError, WriteError
 from gated_lpi.folders import as_folder, names, write_atomically
 from gated_lpi.runs import Experiment, run_experiment, writer, writer_of
 from gated_lpi.runs.writer import LOCK, OWNER, writing
-from tiny_runs import QUICK
+from tiny_runs import tiny_experiment
 from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
@@ -27,10 +27,7 @@ def spec(tmp_path_factory):
     facts = save_facts(folder / "facts", [CAPITALS])
     for seed, step in enumerate((0, 10)):
         save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
-    arms = [{"name": "a", "checkpoints": str(folder / "a")}]
-    return Experiment.model_validate(
-        {"name": "test", "facts": {"source": str(facts), "templates": "first"}, "arms": arms, **QUICK}
-    )
+    return tiny_experiment(facts, {"name": "a", "checkpoints": str(folder / "a")})
 
 
 @pytest.fixture

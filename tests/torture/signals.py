@@ -6,6 +6,7 @@ are spread over all of it, the start of Python included. Each run takes up the o
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +62,8 @@ train = "moe"
 
 def interrupt(ground: Ground) -> None:
     """Send signals to runs of one small experiment; each run takes up the one before it."""
-    with _experiment(ground.folder) as (file, environment):
+    with experiment(ground.folder) as (file, environment, hub):
+        hub.fault("trickle", "GET .*safetensors$", times=10**6, seconds=0.5)
         started = time.monotonic()
         code, said, _ = attempt(file, ground.folder / "whole", environment)
         whole = time.monotonic() - started
@@ -70,8 +72,9 @@ def interrupt(ground: Ground) -> None:
         for seed in ground.seeds():
             chance = random.Random(seed)
             number, moment = chance.choice((signal.SIGINT, signal.SIGTERM)), chance.uniform(0.1, whole)
-            code, said, seconds = attempt(file, ground.folder / f"run-{rounds}", environment, number, moment)
-            if seconds is None:  # it was done before the moment came
+            wait = functools.partial(time.sleep, moment)
+            code, said, seconds = attempt(file, ground.folder / f"run-{rounds}", environment, number, wait)
+            if seconds is None or (code == 0 and "report: " in said):  # it was done when the signal came
                 rounds += 1
                 continue
             slowest = max(slowest, seconds)
@@ -88,22 +91,25 @@ def attempt(
     out: Path,
     environment: Mapping[str, str],
     number: signal.Signals | None = None,
-    moment: float = 0.0,
+    wait: Callable[[], None] | None = None,
 ) -> tuple[int, str, float | None]:
-    """Run the experiment and signal it at a moment: exit code, what it said, and how long it lived after the signal."""
+    """Run the experiment and signal it when `wait` returns: exit code, what it said, how long it lived after that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a job in the background would ignore it
     command = [sys.executable, "-m", "gated_lpi", "run", str(file), "--out", str(out)]
-    with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=said, stderr=said, env=environment) as child,
+    ):
         sent = None
-        try:
-            child.wait(None if number is None else moment)
-        except subprocess.TimeoutExpired:
-            sent = time.monotonic()
-            child.send_signal(number)
-            try:
-                child.wait(4 * LIMIT)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        if number is not None:
+            wait()
+            if child.poll() is None:
+                sent = time.monotonic()
+                child.send_signal(number)
+                try:
+                    child.wait(4 * LIMIT)
+                except subprocess.TimeoutExpired:
+                    child.kill()
         code = child.wait()
         seconds = None if sent is None else time.monotonic() - sent
         said.seek(0)
@@ -124,15 +130,15 @@ def verdict(number: signal.Signals, moment: float, code: int, said: str, seconds
 
 
 @contextmanager
-def _experiment(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The experiment's file and the environment to run it in, for as long as the `with` block runs."""
+def experiment(folder: Path) -> Iterator[tuple[Path, dict[str, str], HubServer]]:
+    """The experiment's file, the environment to run it in and the hub, for as long as the `with` block runs."""
     for seed, step in enumerate(STEPS):
         save_checkpoint(folder / "series" / f"step{step}", "OLMoE", seed)
     facts = save_facts(folder / "facts", [CAPITALS])
     branches = {"main": {}, **{f"step{step}": files_in(folder / "series" / f"step{step}") for step in STEPS}}
     with HubServer({"org/tiny": branches}) as server:
-        server.fault("trickle", "GET .*safetensors$", times=10**6, seconds=0.5)
         file = folder / "experiment.toml"
         file.write_text(EXPERIMENT.format(facts=facts, endpoint=server.url, cache=folder / "cache"))
-        environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "NO_COLOR": "1"}
-        yield file, environment
+        path = os.pathsep.join(entry or "." for entry in sys.path)
+        settings = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "NO_COLOR": "1", "PYTHONPATH": path}
+        yield file, {**os.environ, **settings}, server

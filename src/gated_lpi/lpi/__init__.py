@@ -1,6 +1,6 @@
 """Gated-LPI: how much each neuron, head, expert and block raises the log-probability of a fact's target."""
 
-from gated_lpi.lpi.attribute import ALL_UNITS, ESTIMATORS, Options, attribute, attribute_encoded
+from gated_lpi.lpi.attribute import ALL_UNITS, ESTIMATORS, Options, attribute, attribute_asked, attribute_encoded
 from gated_lpi.lpi.problem import BlockProblem, BlockScores, Estimator
 from gated_lpi.lpi.reference import unit_lpi
 
@@ -12,6 +12,7 @@ __all__ = [
     "Estimator",
     "Options",
     "attribute",
+    "attribute_asked",
     "attribute_encoded",
     "unit_lpi",
 ]

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi.errors import ModelError, OptionError
-from gated_lpi.facts import EncodedPrompt, FactSet, OnError, collision_notes, first_token_collisions, load_facts
+from gated_lpi.facts import (
+    Encoded,
+    EncodedPrompt,
+    FactSet,
+    OnError,
+    collision_notes,
+    first_token_collisions,
+    load_facts,
+)
 from gated_lpi.facts.types import Templates
 from gated_lpi.heap import give_back
 from gated_lpi.lpi import exact, reference
@@ -169,7 +177,19 @@ def attribute(
     how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts, on_error=on_error)
-    encoded, skipped = encode_facts(model, facts, how)
+    return attribute_asked(model, facts, encode_facts(model, facts, how), how, options, progress)
+
+
+def attribute_asked(
+    model: Model,
+    facts: FactSet,
+    asked: Encoded,
+    how: Prompting,
+    options: Options,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Score facts that were put to the model already: `asked` is what `encode_facts` made of them; see `attribute`."""
+    encoded, skipped = asked
     collected = attribute_encoded(model, encoded, options, progress)
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
     sources = {

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from gated_lpi.folders import (
     sync,
     write_atomically,
 )
-from gated_lpi.runs.chunks import MEND, Recorder, Verifier, difference, opened
+from gated_lpi.runs.chunks import Recorder, Verifier, opened
 from gated_lpi.runs.commit import (
     COORDS,
     DIM,
@@ -51,47 +50,24 @@ from gated_lpi.runs.commit import (
     Commit,
     Stored,
     as_row,
-    copy_of,
     draft_commit,
     grows,
     read_commit,
-    read_one,
     split,
     stored,
     with_length,
     write_commit,
 )
-from gated_lpi.runs.files import NewerFormatError
+from gated_lpi.runs.damage import Damage, find_damage, leave_out, refuse_visible_damage
 from gated_lpi.runs.identity import differences
 from gated_lpi.specs import GREATEST
 
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
-SHOWN = 4
 _INTERNAL = ("digests", "format", "sha256")
 
 
 class MisfitError(RunError):
     """A checkpoint whose scores do not belong beside those of its arm: another model, other tokens or options."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What of a store is not what was written.
-
-    rows: of checkpoints, by name, why. axes: why, of what all checkpoints share. commit: why, of the two files that say
-    what is complete. unsealed: how many checkpoints have no digests, as they were written before there were any.
-    """
-
-    rows: dict[str, str]
-    axes: list[str]
-    commit: list[str]
-    unsealed: int = 0
-
-    def lines(self) -> Iterator[str]:
-        """Each of it in words."""
-        yield from self.commit
-        yield from self.axes
-        yield from (f"{key}: {reason}" for key, reason in self.rows.items())
 
 
 class ResultStore:
@@ -164,7 +140,7 @@ class ResultStore:
         if commit is None or not commit.records:
             raise RunError(f"{self.path} holds no complete checkpoint yet; run the experiment to add some")
         if not is_remote(self.path):
-            self._refuse_visible_damage(commit)
+            refuse_visible_damage(self.path, commit)
         records = commit.records
         order = sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
         digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
@@ -186,56 +162,12 @@ class ResultStore:
         return ordered
 
     def damage(self, *, whole: bool = True) -> Damage:
-        """Compare what is there with what was written.
-
-        Args:
-            whole: read every byte; else compare sizes only.
-
-        Raises:
-            RunError: nothing can be said, as neither file that says what is complete can be used.
-        """
-        commit = read_commit(self.path)
-        if commit is None:
-            return Damage({}, [], [])
-        if commit.rows is None:
-            return Damage({}, [], [], unsealed=len(commit.records))
-        rows: dict[str, str] = {}
-        axes = []
-        for name, number, reason in self._differences(commit, whole):
-            if number is None:
-                axes.append(f"{self.path / name} {reason}")
-            else:
-                rows.setdefault(str(commit.records[number]["key"]), f"{self.path / name} {reason}")
-        return Damage(rows, axes, [*self._damaged_commits()])
+        """What of the store is not what was written: see `find_damage`."""
+        return find_damage(self.path, whole=whole)
 
     def heal(self, damage: Damage) -> list[str]:
-        """Leave out the checkpoints that do not verify, so that they can be appended again: their names.
-
-        Where what all checkpoints share is damaged, one checkpoint is left out at least: it is written anew with the
-        next that is appended. A file that says what is complete is written again from the other.
-
-        Raises:
-            WriteError: it could not be written; what verifies is kept.
-        """
-        commit = read_commit(self.path)
-        if commit is None or not any(damage.lines()):
-            return []
-        records, rows = list(commit.records), list(commit.rows or ())
-        lost = set(damage.rows)
-        if damage.axes and not lost:
-            lost = {str(records[-1]["key"])}
-        for number in reversed(range(len(records))):
-            if records[number]["key"] not in lost:
-                continue
-            last = len(records) - 1
-            if number != last:  # the last one takes its place
-                for name in rows[last]:
-                    content = read_bytes(self.path / name.replace("*", str(last)))
-                    self._write(name.replace("*", str(number)), content or b"")
-                records[number], rows[number] = records[last], rows[last]
-            del records[last], rows[last]
-        write_commit(self.path, commit.with_rows(records, rows))
-        return sorted(lost)
+        """Leave out the checkpoints that do not verify, so that they can be appended again: see `leave_out`."""
+        return leave_out(self.path, damage)
 
     def _write(self, name: str, content: bytes) -> None:
         make((self.path / name).parent)
@@ -243,38 +175,6 @@ class ResultStore:
 
     def _verified(self, commit: Commit) -> Verifier:
         return Verifier(opened(self.path, read_only=True), commit, str(self.path))
-
-    def _differences(self, commit: Commit, whole: bool) -> Iterator[tuple[str, int | None, str]]:
-        """Chunks that are not what was written: name, row, and how they differ."""
-        there = {} if whole else sizes(self.path)
-        for name, number, known in commit.expected():
-            if whole:
-                try:
-                    reason = difference(read_bytes(self.path / name), known)
-                except OSError as error:
-                    reason = f"cannot be read ({error.strerror or error})"
-            elif name not in there:
-                reason = "is missing"
-            else:
-                reason = "" if there[name] == known[0] else f"has {there[name]:,} bytes, not {known[0]:,}"
-            if reason:
-                yield name, number, reason
-
-    def _damaged_commits(self) -> Iterator[str]:
-        for file in (self.path / META, copy_of(self.path)):
-            try:
-                if read_one(file, self.path) is None:
-                    yield f"{file} is missing; its other copy is used"
-            except NewerFormatError:
-                raise
-            except RunError as error:
-                yield f"{error} (its other copy is used)"
-
-    def _refuse_visible_damage(self, commit: Commit) -> None:
-        found = [f"{name} {reason}" for name, _, reason in self._differences(commit, whole=False)]
-        if found:
-            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise DamagedError(f"{self.path} is damaged: {'; '.join(found[:SHOWN])}{more}. {MEND}")
 
     def _create(self, row: xr.Dataset, record: Mapping[str, Any]) -> None:
         """Write the first checkpoint, to a folder beside the store's; moving that to its place is the commit.

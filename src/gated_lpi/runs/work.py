@@ -23,7 +23,7 @@ from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelEr
 from gated_lpi.exhausted import is_of_the_machine
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
-from gated_lpi.lpi import attribute
+from gated_lpi.lpi import Options, attribute_asked
 from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.experiment import Experiment
@@ -172,14 +172,13 @@ def attribute_checkpoint(
     weights = check_weights(checkpoint.path)
     model = storage.load(checkpoint)
     refuse_changed(str(checkpoint.path), weights.stamp)
-    options = experiment.attribution.model_dump()
     how = prompting(experiment)
-    encoded = encode_facts(model, facts, how).prompts
-    scores = attribute(model, facts, keep="relations", **dataclasses.asdict(how), **options)
+    asked = encode_facts(model, facts, how)
+    scores = attribute_asked(model, facts, asked, how, Options(keep="relations", **experiment.attribution.model_dump()))
     record = {
         **identity(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, encoded, experiment.attribution.target),
+        **identify(model, asked.prompts, experiment.attribution.target),
         **_checks(model),
         **_account(scores),
         "seconds": round(time.monotonic() - started, 3),
