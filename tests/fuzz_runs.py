@@ -19,6 +19,7 @@ from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import ablations, top_units
 from gated_lpi.runs import Experiment, ResultStore, load_experiment, open_run, preset, presets
 from gated_lpi.runs.downloads import Ledger, listed_bytes
+from gated_lpi.runs.files import FORMAT_KEY, SEAL, unsealed
 from gated_lpi.runs.last_checkpoint import percentage
 from gated_lpi.runs.quarantine import Quarantine
 from gated_lpi.runs.run import Run, create_run
@@ -265,7 +266,7 @@ def ledgers_of_downloads(folder: Path, first: int, count: int) -> Iterator[str]:
     ledger = Ledger(file)
     for checkpoint in CHOSEN:
         assert ledger.announce(checkpoint, hub)
-    samples = [json.loads(file.read_text())]
+    samples = [unsealed(json.loads(file.read_text()))]  # what is sealed is refused for its digest, whatever it holds
     for content in fuzzed_json(samples, count, first):
         file.write_bytes(content)
         known = [ledger.announced(checkpoint, hub) for checkpoint in CHOSEN]
@@ -284,8 +285,11 @@ def logs_of_stores(folder: Path, first: int, count: int) -> Iterator[str]:
         shape = {"layers": 1, "experts": 4}
         store.append(scores, {"key": f"s{step}", "step": step, "tokens": None, "shape": shape, "coverage": 1.0})
     file = folder / "a.zarr" / "zarr.json"
-    sound = json.loads(file.read_text())
-    for number, content in enumerate(fuzzed_json([sound], count, first)):
+    (folder / "a.commit.json").unlink()  # with it, no odd content would be looked at
+    sound, unsealed_too = json.loads(file.read_text()), json.loads(file.read_text())
+    for key in (FORMAT_KEY, SEAL):
+        del unsealed_too["attributes"][key]
+    for number, content in enumerate(fuzzed_json([sound, *[unsealed_too] * 3], count, first)):
         file.write_bytes(content)
         keys = accepted_or_none(store.keys, "store of results")
         if keys is None:
@@ -295,7 +299,8 @@ def logs_of_stores(folder: Path, first: int, count: int) -> Iterator[str]:
         opened = accepted_or_none(store.open, "a.zarr") if number % 10 == 0 else None
         if opened is not None:
             assert opened.sizes["checkpoint"] == len(keys)
-            assert np.isfinite(opened["lpi"].to_numpy()).all()
+            if SEAL in json.loads(content)["attributes"]:  # without it, as in format 1, values are what zarr makes of them
+                assert np.isfinite(opened["lpi"].to_numpy()).all()
         yield "taken"
 
 
