@@ -134,6 +134,7 @@ def test_an_error_in_a_task_is_one_of_this_package(cause, kind, words):
     assert "\n" not in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
 def test_a_ray_does_not_outlive_a_driver_that_is_killed(source):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
