@@ -163,14 +163,6 @@ def main() -> None:
         if not isinstance(error, GatedLPIError):
             error.add_note(traceback.format_exc())
         write("error", error)
-        # That Ray ends now is for the other side to bring about, to which it would look like the cause of the error.
-        sys.stdin.buffer.read(1)
-
-    try:
-        for outcome in RayEngine(**request).outcomes_here(jobs, started=lambda: write("started"), failed=tell):
-            write("outcome", outcome)
-    except Exception as error:  # Ray could not be started
-        tell(error)
 
     from gated_lpi.runs.ray_engine import RayEngine
     from gated_lpi.runs.ray_session import connected, installed_ray
