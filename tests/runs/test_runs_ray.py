@@ -67,16 +67,16 @@ def cluster(temporary):
 
 
 def workers(task):
-    """Processes of Ray that run a task now whose name matches."""
+    """Processes of a Ray of this process that run a task now whose name matches."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if re.fullmatch(f"ray::{task}", "".join(process.cmdline()[:1])):
                 found.append(process)
     return found
 
 
-def wait_for_quiet(task, seconds=1.5, limit=30):
+def wait_for_quiet(task, seconds=6.0, limit=90):
     """Wait until no such task was seen for so long."""
     limit += time.monotonic()
     seen = time.monotonic()
