@@ -299,7 +299,7 @@ def logs_of_stores(folder: Path, first: int, count: int) -> Iterator[str]:
         opened = accepted_or_none(store.open, "a.zarr") if number % 10 == 0 else None
         if opened is not None:
             assert opened.sizes["checkpoint"] == len(keys)
-            if SEAL in json.loads(content)["attributes"]:  # without it, as in format 1, values are what zarr makes of them
+            if SEAL in json.loads(content)["attributes"]:  # in format 1, without it, values are what zarr makes of them
                 assert np.isfinite(opened["lpi"].to_numpy()).all()
         yield "taken"
 

@@ -48,7 +48,7 @@ def test_a_linked_folder_of_a_run_is_refused(tmp_path, experiment, elsewhere, na
     if there.exists():
         there.rename(tmp_path / "aside")
     there.symlink_to(elsewhere)
-    with pytest.raises(RunError, match=rf"{name} is a link to .*elsewhere.* Replace it by a folder"):
+    with pytest.raises(RunError, match=rf"{name} is a link to .*Replace it by a folder"):
         run_experiment(experiment, tmp_path / "run")
     assert untouched(elsewhere)
 

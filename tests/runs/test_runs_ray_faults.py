@@ -2,11 +2,14 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +17,23 @@ import torch
 from huggingface_hub import constants
 
 from gated_lpi.checkpoints import Hub, list_series
-from gated_lpi.errors import RunError
+from gated_lpi.errors import FactsError, RunError
 from gated_lpi.runs import ray_guard
 from gated_lpi.runs.local_engine import LocalEngine
-from gated_lpi.runs.ray_engine import RayEngine
+from gated_lpi.runs.ray_engine import RESTARTS, RayEngine
+from gated_lpi.runs.ray_host import RayDiedError
 from gated_lpi.runs.settings import EngineSpec
-from gated_lpi.runs.work import Storage
+from gated_lpi.runs.work import Outcome, Storage
 from hub_server import HubServer, files_in
 from ray_runs import STEPS, assert_same, jobs_of, save_series
+from torture import signals
 
 DRIVER = """
 import sys, time
 from pathlib import Path
 import ray_runs
-from gated_lpi.runs.ray_engine import RayEngine
+from gated_lpi.runs.ray_engine import RESTARTS, RayEngine
+from gated_lpi.runs.ray_host import RayDiedError
 from gated_lpi.runs.settings import EngineSpec
 for outcome in RayEngine(EngineSpec(kind="ray")).outcomes(ray_runs.jobs_of(Path(sys.argv[1]), "moe")):
     print("scored", flush=True)
@@ -74,11 +80,9 @@ def wait_for_none(processes, seconds=10):
 @pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize(
     "name",
-    [
-        "ray::DashboardA",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ray::RuntimeEnv", "raylet", "gcs_server")),
-    ],
+    ["ray::DashboardA", "ray::RuntimeEnv", "raylet", "gcs_server"],
 )
+@pytest.mark.slow
 def test_a_ray_that_breaks_down_is_started_again(source, caplog, name):
     jobs = jobs_of(source, "moe")
     outcomes = RayEngine(EngineSpec(kind="ray", retries=0), ahead=0).outcomes(jobs)
@@ -92,13 +96,43 @@ def test_a_ray_that_breaks_down_is_started_again(source, caplog, name):
 
 
 def test_a_ray_that_breaks_down_again_and_again_ends_the_run_with_what_to_do(source, monkeypatch):
+    asked = []
+
+    def breaking(_request, jobs):
+        asked.append([(job.arm, job.checkpoint.key) for job in jobs])
+        yield Outcome(jobs[0].arm, jobs[0].checkpoint.key, None, {})
+        raise RayDiedError("Ray broke down")
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")  # where no Ray can start
-    monkeypatch.setattr("gated_lpi.runs.ray_engine.RESTARTS", 0)
-    with pytest.raises(RunError, match=r"Ray.*\$RAY_ADDRESS|run the same command again"):
-        next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe")))
+    monkeypatch.setattr("gated_lpi.runs.ray_engine.hosted", breaking)
+    jobs = jobs_of(source, "moe") + [replace(job, arm="again") for job in jobs_of(source, "moe")]
+    with pytest.raises(RunError, match="Ray broke down"):
+        list(RayEngine(EngineSpec(kind="ray")).outcomes(jobs))
+    keys = [(job.arm, job.checkpoint.key) for job in jobs]
+    assert asked == [keys[n:] for n in range(RESTARTS + 1)]  # what has an outcome is not asked for again
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind", "words"),
+    [
+        (FactsError("as it is without Ray"), FactsError, "as it is without Ray"),
+        ("ObjectStoreFullError", RunError, "the store is full.*run the same command again"),
+        ("OutOfDiskError", RunError, "the store is full.*run the same command again"),
+        (None, RunError, "run the same command again"),
+    ],
+)
+def test_an_error_in_a_task_is_one_of_this_package(cause, kind, words):
+    known = importlib.import_module("ray.exceptions")
+    cause = getattr(known, cause)("the store is full") if isinstance(cause, str) else cause
+    error = known.RayTaskError("score_on_node", "a traceback", cause or ValueError("lost on its way"))
+    error.cause = cause
+    found = RayEngine(EngineSpec(kind="ray"))._own_error(error)
+    assert type(found) is kind
+    assert re.search(words, str(found))
+    assert "\n" not in str(found)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary")
 def test_a_ray_does_not_outlive_a_driver_that_is_killed(source):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
@@ -111,6 +145,35 @@ def test_a_ray_does_not_outlive_a_driver_that_is_killed(source):
         finally:
             driver.kill()
     wait_for_none(processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_on_ray_that_gets_a_signal_ends_with_its_ray(temporary, tmp_path, number):
+    with signals.experiment(tmp_path) as (file, environment, hub):
+        file.write_text(file.read_text().replace("[storage]", '[engine]\nkind = "ray"\n[storage]'))
+        hub.fault("slow", "GET .*safetensors$", times=9, seconds=60)
+
+        def wait():
+            deadline = time.monotonic() + 120
+            while not hub.asked("GET .*safetensors$"):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert using(temporary)
+
+        code, said, seconds = signals.attempt(file, tmp_path / "run", environment, number, wait)
+    assert signals.verdict(number, 60.0, code, said, seconds) is None
+    wait_for_none(using(temporary))
+
+
+def using(folder):
+    """Processes with an open file in this folder."""
+    found = []
+    for process in map(int, (path.name for path in Path("/proc").glob("[0-9]*"))):
+        with suppress(OSError):
+            if any(str(link.readlink()).startswith(folder) for link in Path(f"/proc/{process}/fd").iterdir()):
+                found.append(process)
+    return found
 
 
 def test_a_guard_ends_what_has_lost_its_parents_and_nothing_else():

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import logging
 import math
 import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from gated_lpi.errors import CheckpointError, OptionError, RunError
 from gated_lpi.facts import FactSet
 from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.ray_host import RayDiedError, WorkerLostError, hosted
-from gated_lpi.runs.ray_session import LOCAL, address, connected
+from gated_lpi.runs.ray_session import LOCAL, address, connected, installed_ray
 from gated_lpi.runs.settings import EngineSpec
 from gated_lpi.runs.work import Job, Outcome, Storage, quarantined, score_checkpoint
 from gated_lpi.version import __version__
@@ -72,7 +71,7 @@ class RayEngine:
         self.spec = spec
         self.ahead = ahead
         self.patience = patience
-        self._ray = _installed_ray()
+        self._ray = installed_ray()
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield the outcome of each job: those of one arm in their order, arms as they come.
@@ -85,7 +84,8 @@ class RayEngine:
         """
         self._refuse_hidden_gpus(jobs)
         if self._ray.is_initialized() or address() != LOCAL:
-            yield from self.outcomes_here(jobs)
+            with connected(self._ray):
+                yield from self.outcomes_connected(jobs)
             return
         left = {(job.arm, job.checkpoint.key): job for job in jobs}
         for restart in range(RESTARTS + 1):
@@ -99,18 +99,15 @@ class RayEngine:
                     raise
                 _log.warning("Ray broke down and is started again, %d of %d times: %s", restart + 1, RESTARTS, error)
 
-    def outcomes_here(self, jobs: Sequence[Job], started: Callable[[], None] | None = None) -> Iterator[Outcome]:
-        """The same, with this process as Ray's driver. started: called once Ray can be used."""
-        with connected(self._ray) as started_here:
-            if started is not None:
-                started()
-            tasks = _Tasks(self._ray, self, jobs, patience=0.0 if started_here else self.patience)
-            try:
-                yield from tasks.outcomes()
-            except self._ray.exceptions.RayError as error:
-                raise self._own_error(error) from error
-            finally:
-                tasks.cancel()
+    def outcomes_connected(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """The same, on the Ray that this process is connected to."""
+        tasks = _Tasks(self._ray, self, jobs)
+        try:
+            yield from tasks.outcomes()
+        except self._ray.exceptions.RayError as error:
+            raise self._own_error(error) from error
+        finally:
+            tasks.cancel()
 
     def _own_error(self, error: Exception) -> Exception:
         """What an error of Ray's is to this package: the error of a task as it would be without Ray, or a RunError."""
@@ -148,7 +145,7 @@ class _Flight:
 class _Tasks:
     """The tasks of a sequence of jobs."""
 
-    def __init__(self, ray: Any, engine: RayEngine, jobs: Sequence[Job], patience: float) -> None:
+    def __init__(self, ray: Any, engine: RayEngine, jobs: Sequence[Job]) -> None:
         spec = engine.spec
         resources = {"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus, "memory": spec.memory}
         needs = {"CPU": spec.num_cpus, "GPU": spec.num_gpus, "memory": spec.memory}
@@ -158,7 +155,7 @@ class _Tasks:
         self._threads = max(1, int(spec.num_cpus))
         self._retries = spec.retries
         self._ahead = engine.ahead
-        self._patience = patience
+        self._patience = engine.patience
         self._waiting = deque(jobs)
         self._flights: list[_Flight] = []
         self._shared: dict[int, Any] = {}
@@ -296,15 +293,6 @@ class _Tasks:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _installed_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise OptionError(
-            "The engine 'ray' needs Ray, which is not installed here: pip install 'gated-lpi[ray]'"
-        ) from error
 
 
 def score_on_node(

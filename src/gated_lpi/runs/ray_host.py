@@ -60,6 +60,7 @@ def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
             if failed and host.breaks_down():
                 raise _died()
             if kind == "error":
+                host.let_go()
                 raise value
             if kind == "outcome":
                 left -= 1
@@ -111,6 +112,9 @@ class _Host:
 
     def let_go(self) -> None:
         """Let the host stop its Ray, which deletes what it has spilled to the disk."""
+        assert self._guard.stdin is not None
+        with suppress(BrokenPipeError):
+            self._guard.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._guard.wait(LEAVING)
 
@@ -155,16 +159,26 @@ def main() -> None:
         frames.write(len(frame).to_bytes(LENGTH) + frame)
         frames.flush()
 
-    from gated_lpi.runs.ray_engine import RayEngine
-
-    request, jobs = pickle.load(sys.stdin.buffer)
-    try:
-        for outcome in RayEngine(**request).outcomes_here(jobs, started=lambda: write("started")):
-            write("outcome", outcome)
-    except Exception as error:
+    def fail(error: Exception) -> None:
         if not isinstance(error, GatedLPIError):
             error.add_note(traceback.format_exc())
         write("error", error)
+
+    from gated_lpi.runs.ray_engine import RayEngine
+    from gated_lpi.runs.ray_session import connected, installed_ray
+
+    request, jobs = pickle.load(sys.stdin.buffer)
+    try:
+        with connected(installed_ray()):
+            write("started")
+            try:
+                for outcome in RayEngine(**request, patience=0.0).outcomes_connected(jobs):
+                    write("outcome", outcome)
+            except Exception as error:
+                fail(error)
+                sys.stdin.buffer.read()  # Ray has to be there while the other side looks whether it is
+    except RunError as error:  # it could not be started
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gated_lpi.errors import RunError
+from gated_lpi.errors import OptionError, RunError
 
 LOCAL = "local"
 
@@ -20,15 +21,25 @@ def address() -> str:
     return os.environ.get("RAY_ADDRESS") or LOCAL
 
 
+def installed_ray() -> Any:
+    """The package; OptionError if it is not there."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise OptionError(
+            "The engine 'ray' needs Ray, which is not installed here: pip install 'gated-lpi[ray]'"
+        ) from error
+
+
 @contextmanager
-def connected(ray: Any) -> Iterator[bool]:
-    """Ray for as long as the `with` block runs; whether it is one on this machine that was started for it.
+def connected(ray: Any) -> Iterator[None]:
+    """Be connected to a Ray for as long as the `with` block runs; one that was there before is left as it is.
 
     Raises:
         RunError: it could not be reached or started.
     """
     if ray.is_initialized():
-        yield False
+        yield
         return
     where = address()
     options = {"include_dashboard": False} if where == LOCAL else {}
@@ -42,7 +53,7 @@ def connected(ray: Any) -> Iterator[bool]:
             "on this machine only"
         ) from error
     try:
-        yield where == LOCAL
+        yield
     finally:
         ray.shutdown()
 
