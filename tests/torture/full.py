@@ -3,8 +3,8 @@
 A try is one `gated-lpi run` from which something is taken at a random moment. Either it had enough, or it ends with an
 exit code above 0 and one line that says what happened; then the same command, with all there is, ends as if left alone.
 Without memory a library may abort, and the interpreter fail or wait for a thread that it could not begin, before
-anybody can say so; that is counted apart, and what was kept has to be good all the same. A small disk of its own (tmpfs) is used where this process may mount one; elsewhere those ways are left out, and it is
-said.
+anybody can say so; that is counted apart, and what was kept has to be good all the same. A small disk of its own
+(tmpfs) is used where this process may mount one; elsewhere those ways are left out, and it is said.
 """
 
 import os
