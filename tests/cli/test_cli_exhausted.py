@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from gated_lpi import open_run
 from gated_lpi.cli import main
@@ -146,6 +147,10 @@ def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, tmp_path):
     assert "run the same command again" in said
 
 
+class PanicException(BaseException):
+    """As the Rust of the tokenizers raises it."""
+
+
 @pytest.mark.parametrize(
     ("error", "memory", "machine"),
     [
@@ -153,6 +158,11 @@ def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, tmp_path):
         (torch.OutOfMemoryError("CUDA out of memory"), True, True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True, True),
         (ImportError("x.so: failed to map segment from shared object"), True, True),
+        (RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"), True, True),
+        (RuntimeError("can't start new thread"), True, True),
+        (SafetensorError("Cannot allocate memory (os error 12)"), True, True),
+        (SafetensorError("HeaderTooLarge"), False, False),
+        (PanicException("ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: WouldBlock }) }"), True, True),
         (ImportError("No module named 'x'"), False, False),
         (OSError(errno.ENOSPC, "No space left on device"), False, True),
         (OSError(errno.EFBIG, "File too large"), False, True),

@@ -14,8 +14,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from gated_lpi import open_run
 from gated_lpi.cli import main
-from gated_lpi.errors import RunError
+from gated_lpi.errors import ModelError, RunError
 from gated_lpi.report import build_report
 from gated_lpi.runs import Experiment, run_experiment
 from gated_lpi.runs.store import MisfitError, ResultStore
@@ -212,6 +213,8 @@ def test_an_unforeseen_error_is_told_with_its_class_and_place(series, tmp_path, 
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EIO, "Input/output error"),
+        RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("can't start new thread"),
         KeyboardInterrupt(),
     ],
     ids=lambda error: type(error).__name__,
@@ -225,6 +228,15 @@ def test_what_is_the_machines_fault_ends_the_run(series, tmp_path, monkeypatch, 
     run = run_experiment(spec, tmp_path / "run")
     assert run.scores("series")["step"].values.tolist() == list(STEPS)
     assert run.quarantined("series") == []
+
+
+def test_nor_does_memory_count_against_a_checkpoint_that_could_not_be_loaded_for_it(series, tmp_path, monkeypatch):
+    wrapped = ModelError("its weights cannot be read (no more)")
+    wrapped.__cause__ = MemoryError()
+    failing(monkeypatch, wrapped, "step-10")
+    with pytest.raises(MemoryError):
+        run_experiment(experiment(tmp_path, series), tmp_path / "run")
+    assert open_run(tmp_path / "run").quarantined("series") == []
 
 
 def test_a_fault_of_all_is_no_fault_of_the_first_two(series, tmp_path, monkeypatch):

@@ -2,14 +2,16 @@
 
 A try is one `gated-lpi run` from which something is taken at a random moment. Either it had enough, or it ends with an
 exit code above 0 and one line that says what happened; then the same command, with all there is, ends as if left alone.
-A small disk of its own (tmpfs) is used where this process may mount one; elsewhere those ways are left out, and it is
-said.
+Without memory a library may abort, and the interpreter fail or wait for a thread that it could not begin, before
+anybody can say so; that is counted apart, and what was kept has to be good all the same. A small disk of its own
+(tmpfs) is used where this process may mount one; elsewhere those ways are left out, and it is said.
 """
 
 import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -26,6 +28,7 @@ from tiny_runs import as_toml, two_arms
 from torture.attack import Ground, Outcome, ended_clearly
 
 PATIENCE = 300.0
+SHORT = 60.0  # without memory: seconds after which a run waits for a thread that never began
 DONE = (0, QUARANTINED)
 DISK = 64 * 2**20  # bytes of the small disk
 
@@ -67,41 +70,56 @@ def starve(ground: Ground) -> None:
             ground.remark("left out, as nothing may be mounted here: a full disk, a read-only disk")
         else:
             ways |= {"full disk": _full_disk, "read-only disk": _read_only}
-        ended: Counter[str] = Counter()
+        ended, speechless = Counter[str](), Counter[str]()
         for seed in ground.seeds():
             name = sorted(ways)[seed % len(ways)]
             place = disk if disk is not None and name.endswith("disk") else ground.folder
             out = place / f"run-{seed}"
             with ground.judging(seed, name):
-                outcome = _starved(scene, ways[name], out, random.Random(seed))
+                outcome, how = _starved(scene, name, ways[name], out, random.Random(seed))
                 ended[name] += outcome == "refused"
+                if how:
+                    speechless[how] += 1
                 ground.came(outcome)
             _clear(out)
         ground.remark("ended by: " + ", ".join(f"{name} {ended[name]}" for name in sorted(ways)))
+        shown = ", ".join(f"{how} {count}" for how, count in sorted(speechless.items())) or "none"
+        ground.remark(f"of those by memory, without a line: {shown}")
 
 
-def _starved(scene: Scene, way: Way, out: Path, chance: random.Random) -> Outcome:
+def _starved(scene: Scene, name: str, way: Way, out: Path, chance: random.Random) -> tuple[Outcome, str]:
+    """What came of a way, and how it ended if nobody could say why."""
     code, said = way(scene, out, chance)
     outcome: Outcome = "survived"
+    how = _without_a_word(code, said) if name == "memory" else ""
     if code not in DONE:
-        ended_clearly(code, said)
         outcome = "refused"
+        if not how:
+            ended_clearly(code, said)
     again = scene.begin(out)
     code = again.wait(PATIENCE)
     assert code in DONE, f"with all there is it ends with {code}: {again.said()[-1500:]}"
     run = open_run(out)
     same_run(run, scene.whole, report=True)
     assert verify_run(run) == []
-    return outcome
+    return outcome, how
 
 
-def _after_a_while(scene: Scene, out: Path, chance: random.Random, take: Callable[[Child], object]) -> tuple[int, str]:
+def _without_a_word(code: int, said: str) -> str:
+    """How a run ended that has no memory left for saying so: in C or Rust, or in the interpreter; "" if it did not."""
+    ways = {-signal.SIGABRT: "aborted by a library", -signal.SIGSEGV: "crashed in a library", -signal.SIGKILL: "hung"}
+    return ways.get(code, "error of the interpreter" if code > 0 and "\nSystemError: " in said else "")
+
+
+def _after_a_while(
+    scene: Scene, out: Path, chance: random.Random, take: Callable[[Child], object], patience: float = PATIENCE
+) -> tuple[int, str]:
     """Run, and take something at a random moment."""
     child = scene.begin(out)
     code = child.wait_or_none(chance.uniform(0.0, 0.9 * scene.seconds))
     if code is None:
         take(child)
-        code = child.wait(PATIENCE)
+        code = child.wait(patience)
     return code, child.said()
 
 
@@ -112,10 +130,12 @@ def _file_size(scene: Scene, out: Path, chance: random.Random) -> tuple[int, str
 
 
 def _memory(scene: Scene, out: Path, chance: random.Random) -> tuple[int, str]:
-    more = chance.choice((0, 2, 10, 50)) * 10**6
-    return _after_a_while(
-        scene, out, chance, lambda child: child.limit(resource.RLIMIT_AS, child.address_space() + more)
-    )
+    more = chance.choice((1, 4, 16, 64)) * 10**6
+
+    def take(child: Child) -> None:
+        child.limit(resource.RLIMIT_AS, child.address_space() + more)
+
+    return _after_a_while(scene, out, chance, take, max(SHORT, 3 * scene.seconds))
 
 
 def _open_files(scene: Scene, out: Path, chance: random.Random) -> tuple[int, str]:

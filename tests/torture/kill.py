@@ -99,12 +99,12 @@ class Killing:
             kills += 1
             self._look_at(out)
         if code is None:
-            code = self._finish(out, kills)
-        assert code == 0, f"taken up after {kills} kills it ended with {code}"
+            self._finish(out, kills)
         run = open_run(out)
         same_run(run, self.whole, report=self.report)
         assert verify_run(run) == []
-        self.ground.came("survived", max(kills, 1))
+        if kills:  # else it was done before the moment came
+            self.ground.came("survived", kills)
         shutil.rmtree(out)
 
     def _kill(self, out: Path, phase: str, seconds: float) -> tuple[int | None, str]:
@@ -120,16 +120,16 @@ class Killing:
             code = victim.wait(seconds)
         if code is None:
             victim.kill()
-        return code, file.read_text()
+        assert code in (None, 0), f"it ended with {code}: {victim.said()[-1500:]}"
+        return code, file.read_text() or "between phases"
 
-    def _finish(self, out: Path, kills: int) -> int:
+    def _finish(self, out: Path, kills: int) -> None:
         """Let a run come to its end."""
         victim = self.begin(out, self.ground.folder / "phase")
         code = victim.wait(PATIENCE)
         if code is None:
             victim.kill()
         assert code == 0, f"taken up after {kills} kills it ended with {code} (None: never): {victim.said()[-1500:]}"
-        return code
 
     def _look_at(self, out: Path) -> None:
         """Plain xarray sees complete rows only, and what is there verifies but for what was being made."""
@@ -234,5 +234,5 @@ def _by_command(ground: Ground, experiment: Experiment, environment: dict[str, s
     first = begin(ground.folder / "whole", ground.folder / "phase")
     assert first.wait(PATIENCE) == 0, first.said()
     whole = open_run(ground.folder / "whole")
-    phases = [(START, time.monotonic() - started)]  # from outside no more is known
+    phases = [(START, 0.8 * (time.monotonic() - started))]  # from outside no more is known
     Killing(ground, begin, whole, phases, report=report).carry_out()

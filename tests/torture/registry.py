@@ -4,11 +4,11 @@ from torture import flips, full, fuzz, hostile, hub, kill, prefix, signals, writ
 from torture.attack import Attack
 
 ATTACKS = (
-    Attack("kill", "SIGKILL at random moments, local engine", 100, 3, 20, kill.forked, "torture/kill.py"),
+    Attack("kill", "SIGKILL at random moments, local engine", 100, 3, 18, kill.forked, "torture/kill.py"),
     Attack("kill-ray", "SIGKILL of the driver, Ray engine", 8, 1, 7, kill.on_ray, "torture/kill.py"),
     Attack("kill-command", "SIGKILL of the whole command", 10, 1, 6, kill.commanded, "torture/kill.py"),
     Attack("signals", "SIGINT and SIGTERM at random moments", 60, 2, 11, signals.interrupt, "torture/signals.py"),
-    Attack("full", "no disk, memory or files left, or read-only", 48, 6, 10, full.starve, "torture/full.py"),
+    Attack("full", "no disk, memory or files left, or read-only", 30, 6, 12, full.starve, "torture/full.py"),
     Attack("hub", "a hub with faults, alone and in pairs", 120, 6, 7, hub.stream, "torture/hub.py"),
     Attack("writers", "two commands on one folder, read meanwhile", 16, 1, 7, writers.collide, "torture/writers.py"),
     Attack("fuzz-runs", "fuzzed experiments and files of runs", 10_000, 40, 13, fuzz.runs, "torture/fuzz.py"),

@@ -65,7 +65,7 @@ def _main() -> None:
         _fail(str(error), 2)
     except GatedLPIError as error:
         _fail(str(error), 1)
-    except Exception as error:  # what the machine has no more of; all else is a fault of ours, and shown whole
+    except BaseException as error:  # what the machine has no more of; all else is a fault of ours, and shown whole
         line = explained(error)
         if line is None:
             raise

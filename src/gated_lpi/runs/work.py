@@ -19,8 +19,8 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
-from gated_lpi.errors import CheckpointError, FactsError, GatedLPIError, ModelError
-from gated_lpi.exhausted import is_of_the_machine
+from gated_lpi.errors import CheckpointError, FactsError, FetchError, GatedLPIError, ModelError
+from gated_lpi.exhausted import cause_in_the_machine
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import Options, attribute_asked
@@ -132,11 +132,14 @@ def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> Outcom
     """The outcome of a job that ended with an error, which is raised again if it is no fault of the checkpoint's."""
     if interrupted():  # C code may turn an interruption into any error
         raise KeyboardInterrupt from error
+    machine = None if isinstance(error, FetchError) else cause_in_the_machine(error)
+    if machine is not None:
+        raise machine
     if isinstance(error, CheckpointError | ModelError):
         return quarantined(job, error, fetched)
     if isinstance(error, FactsError):
         return dataclasses.replace(quarantined(job, error, fetched), suspect=True)
-    if isinstance(error, GatedLPIError) or is_of_the_machine(error):
+    if isinstance(error, GatedLPIError):
         raise error
     return _unforeseen(job, error, fetched)
 
