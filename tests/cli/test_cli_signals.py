@@ -9,13 +9,16 @@ import time
 import pytest
 
 from gated_lpi import signals
+from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.errors import ModelError
+from gated_lpi.runs.work import Job, failed
 from torture.signals import LIMIT, attempt, experiment, verdict
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 SOON = 1.0  # seconds in which a program that can be interrupted is gone
 
 PROGRAM = """
-import ctypes, os, signal, sys, threading, time
+import os, signal, sys, threading, time
 from gated_lpi import signals
 
 class Deaf:
@@ -209,6 +212,14 @@ def test_a_run_in_the_middle_of_a_download_ends_and_says_how_to_go_on(tmp_path):
         code, said, seconds = attempt(file, tmp_path / "run", environment, signal.SIGINT, wait)
     assert verdict(signal.SIGINT, 60.0, code, said, seconds) is None
     assert "the same command goes on from there" in said
+    assert seconds < signals.GRACE - 0.5  # by itself, without waiting for the download
+
+
+def test_an_error_that_an_interruption_has_become_is_no_fault_of_the_checkpoint(monkeypatch):
+    monkeypatch.setattr("gated_lpi.runs.work.interrupted", lambda: True)
+    job = Job("arm", Checkpoint(None, "step-1", 1, None, ""), None, None)
+    with pytest.raises(KeyboardInterrupt):
+        failed(job, ModelError("what C code has made of it"))
 
 
 def test_a_run_in_the_middle_of_its_imports_ends(tmp_path):

@@ -32,8 +32,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 import ray_runs
-from gated_lpi.runs.ray_engine import RESTARTS, RayEngine
-from gated_lpi.runs.ray_host import RayDiedError
+from gated_lpi.runs.ray_engine import RayEngine
 from gated_lpi.runs.settings import EngineSpec
 for outcome in RayEngine(EngineSpec(kind="ray")).outcomes(ray_runs.jobs_of(Path(sys.argv[1]), "moe")):
     print("scored", flush=True)
