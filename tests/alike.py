@@ -8,7 +8,7 @@ import numpy as np
 
 from gated_lpi.checkpoints import check_weights, list_local
 from gated_lpi.errors import RunError
-from gated_lpi.runs import Run
+from gated_lpi.results import Run
 
 TIMES = {"created", "seconds", "duration", "elapsed"}
 PLACES = {"source"}  # of a checkpoint that the run trained: it lies in the run's folder

@@ -12,18 +12,19 @@ import xarray as xr
 from fuzzing import fuzzed_bytes, fuzzed_json
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import GatedLPIError
+from gated_lpi.experiments import Experiment, load_experiment, preset, presets
 from gated_lpi.flatten import flatten
 from gated_lpi.report import charts, load_results
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import ablations, top_units
-from gated_lpi.runs import Experiment, ResultStore, load_experiment, open_run, preset, presets
+from gated_lpi.results import ResultStore, open_run
+from gated_lpi.results.files import FORMAT_KEY, SEAL, unsealed
+from gated_lpi.results.quarantine import Quarantine
+from gated_lpi.results.run import Run, create_run
+from gated_lpi.runs.ablations import percentage
+from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger, listed_bytes
-from gated_lpi.runs.files import FORMAT_KEY, SEAL, unsealed
-from gated_lpi.runs.last_checkpoint import percentage
-from gated_lpi.runs.quarantine import Quarantine
-from gated_lpi.runs.run import Run, create_run
-from gated_lpi.runs.series import choose_checkpoints
 from gated_lpi.training import TrainingSpec
 from gated_lpi.training.folder import claim
 from synthetic_run import DENSE, MOE, SyntheticRun, record

@@ -4,8 +4,8 @@ import xarray as xr
 
 from gated_lpi import load_facts
 from gated_lpi.checkpoints import list_local
-from gated_lpi.runs import Experiment
-from gated_lpi.runs.work import Job, Storage
+from gated_lpi.experiments import Experiment
+from gated_lpi.runs.job import Job, Storage
 from tiny_text import save_checkpoint, save_facts
 
 STEPS = (0, 10, 100, 1000)

@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import RunError
-from gated_lpi.runs.experiment import Experiment, MetricsSpec
-from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord, TopUnit
+from gated_lpi.experiments.experiment import Experiment, MetricsSpec
+from gated_lpi.metrics import summarise
+from gated_lpi.results import Run
+from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, TopUnit
 
 RELATIONS = 8
 PROMPTS_EACH = 10
@@ -122,8 +124,8 @@ def record(name: str, plan: ArmPlan, seed: int = 0) -> ArmRecord:
 
 
 @dataclass
-class SyntheticRun:
-    """Satisfies `gated_lpi.report.RunSource`; an arm whose plan is None has no results yet."""
+class SyntheticRun(Run):
+    """A run whose scores are made up; an arm whose plan is None has no results yet."""
 
     path: Path
     plans: Mapping[str, ArmPlan | None]
@@ -139,6 +141,9 @@ class SyntheticRun:
     @property
     def arms(self) -> tuple[str, ...]:
         return tuple(self.plans)
+
+    def summary(self, arm: str) -> xr.Dataset:
+        return summarise(self.scores(arm), **self.metrics.model_dump())
 
     def scores(self, arm: str) -> xr.Dataset:
         plan = self.plans[arm]

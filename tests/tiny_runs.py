@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from gated_lpi.runs import Experiment
+from gated_lpi.experiments import Experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 QUICK = {"metrics": {"draws": 3}, "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]}}

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import RunError
-from gated_lpi.runs import ResultStore
+from gated_lpi.results import ResultStore
 
 
 def scores(value, n=6, relations=("a", "b")):

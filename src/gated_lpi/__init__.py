@@ -31,18 +31,20 @@ if TYPE_CHECKING:
         WeightsError,
         WriteError,
     )
+    from gated_lpi.experiments import Experiment, load_experiment
     from gated_lpi.facts import FactSet, Prompt, load_facts
     from gated_lpi.loading import load_model, verify, wrap_model
     from gated_lpi.lpi import attribute
     from gated_lpi.metrics import summarise
     from gated_lpi.models import Model
     from gated_lpi.report import build_report
-    from gated_lpi.runs import Experiment, Run, load_experiment, open_run, run_experiment
+    from gated_lpi.results import Run, open_run
+    from gated_lpi.runs import run_experiment
 
 _HOMES = {
     "CheckpointError": "errors",
     "DamagedError": "errors",
-    "Experiment": "runs",
+    "Experiment": "experiments",
     "FactSet": "facts",
     "FactsError": "errors",
     "FetchError": "errors",
@@ -52,7 +54,7 @@ _HOMES = {
     "OptionError": "errors",
     "Prompt": "facts",
     "ReconstructionError": "errors",
-    "Run": "runs",
+    "Run": "results",
     "RunBusyError": "errors",
     "RunError": "errors",
     "RunExistsError": "errors",
@@ -61,10 +63,10 @@ _HOMES = {
     "WriteError": "errors",
     "attribute": "lpi",
     "build_report": "report",
-    "load_experiment": "runs",
+    "load_experiment": "experiments",
     "load_facts": "facts",
     "load_model": "loading",
-    "open_run": "runs",
+    "open_run": "results",
     "run_experiment": "runs",
     "summarise": "metrics",
     "verify": "loading",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from transformers import __version__ as transformers_version
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
+from gated_lpi.options import refuse_two_places
 from gated_lpi.trace import pad, trace
 
-DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PROBE_PROMPTS, PROBE_TOKENS = 4, 12
 
@@ -110,24 +110,6 @@ def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: b
         return hub.download(name, commit, gguf).parent, commit
     checkpoint = Checkpoint(None, revision or "main", 0, None, "", commit, name, revision or "main")
     return fetch(checkpoint, hub=hub, remote_code=remote_code).path, commit
-
-
-def refuse_two_places(device: str, device_map: str | Mapping[str, Any] | None) -> None:
-    """Refuse a device map that is none, or that is given beside a device.
-
-    Raises:
-        OptionError: says what was given and what is allowed.
-    """
-    if isinstance(device_map, str) and device_map not in get_args(DeviceMap):
-        raise OptionError(
-            f"device_map {device_map!r} was given; expected one of {', '.join(get_args(DeviceMap))} (or, in Python, "
-            "module → device). For one device give `device`"
-        )
-    if device_map is not None and device != "auto":
-        raise OptionError(
-            f"device {device!r} and device_map {device_map!r} were given, but a model is put on one device or spread "
-            "over those that the map chooses; leave one of them out"
-        )
 
 
 def resolve_device(device: str) -> torch.device:

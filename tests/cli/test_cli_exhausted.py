@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from gated_lpi import open_run
 from gated_lpi.cli import main
 from gated_lpi.exhausted import explained, is_of_memory, is_of_the_machine
-from gated_lpi.runs import verify_run
+from gated_lpi.results import verify_run
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 # Bytes that a file may have, and the first file of a run that has more.
@@ -137,7 +137,7 @@ def test_memory_that_ran_out_is_one_line(monkeypatch, capsys, tmp_path):
     def no_memory(*_arguments, **_options):
         torch.empty(2**60)
 
-    monkeypatch.setattr("gated_lpi.runs.open_run", no_memory)
+    monkeypatch.setattr("gated_lpi.results.open_run", no_memory)
     monkeypatch.setattr("sys.argv", ["gated-lpi", "report", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -12,7 +12,8 @@ import pytest
 
 from gated_lpi.errors import OptionError
 from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.lpi.memory import fixed_bytes, parse_memory, pieces, prompt_bytes, usual_batch
+from gated_lpi.lpi.memory import fixed_bytes, pieces, prompt_bytes, usual_batch
+from gated_lpi.options import parse_memory
 from gated_lpi.trace import Limits, forward_passes, trace
 from tiny_models import encoded, random_prompts, tiny_model
 

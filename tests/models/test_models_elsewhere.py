@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from gated_lpi import load_model
 from gated_lpi.checkpoints import check_weights
 from gated_lpi.errors import GatedLPIError, ModelError, WeightsError
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.models import weights
 from gated_lpi.runs import run_experiment
-from gated_lpi.runs.experiment import Experiment
 from hostile_checkpoints import (
     BOMBS,
     CONFIG,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gated_lpi.runs import Experiment, run_experiment
+from gated_lpi.experiments import Experiment
+from gated_lpi.runs import run_experiment
 from other_device import OTHER, OtherDevice
 from tiny_runs import QUICK
 from tiny_text import save_checkpoint, save_facts

@@ -7,8 +7,9 @@ import xarray as xr
 from gated_lpi import attribute, load_facts, load_model, open_run, prompting
 from gated_lpi.checkpoints import list_local
 from gated_lpi.errors import CheckpointError, OptionError, RunError, RunExistsError
-from gated_lpi.runs import Experiment, attribute_checkpoint, run_experiment
-from gated_lpi.runs.last_checkpoint import active_parameters
+from gated_lpi.experiments import Experiment
+from gated_lpi.runs import attribute_checkpoint, run_experiment
+from gated_lpi.runs.ablations import active_parameters
 from gated_lpi.training import ModelSize, TrainingSpec
 from tiny_models import tiny_model
 from tiny_text import save_checkpoint, save_facts

@@ -16,7 +16,9 @@ from huggingface_hub import constants
 
 from alike import same_run
 from children import Child
-from gated_lpi.runs import Experiment, open_run, run_experiment
+from gated_lpi.experiments import Experiment
+from gated_lpi.results import open_run
+from gated_lpi.runs import run_experiment
 from hub_server import HubServer, files_in
 from tiny_runs import QUICK
 from tiny_text import CAPITALS, save_checkpoint, save_facts

@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from gated_lpi import open_run
 from gated_lpi.cli import main
 from gated_lpi.errors import ModelError, RunError
+from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, run_experiment
-from gated_lpi.runs.store import MisfitError, ResultStore
-from gated_lpi.runs.work import Storage
+from gated_lpi.results.store import MisfitError, ResultStore
+from gated_lpi.runs import run_experiment
+from gated_lpi.runs.job import Storage
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 

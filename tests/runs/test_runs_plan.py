@@ -10,9 +10,12 @@ from gated_lpi import load_facts
 from gated_lpi.checkpoints import Hub, list_local
 from gated_lpi.cli import main
 from gated_lpi.errors import OptionError
-from gated_lpi.runs import Experiment, preset
+from gated_lpi.experiments import Experiment, preset
 from gated_lpi.runs.plan import plan
-from gated_lpi.training import ArmSpec, TrainingSpec, build_corpus, planned_tokens, train_arm, train_tokenizer
+from gated_lpi.training import ArmSpec, TrainingSpec
+from gated_lpi.training.corpus import build_corpus
+from gated_lpi.training.tokenizer import train_tokenizer
+from gated_lpi.training.trainer import planned_tokens, train_arm
 
 ENDPOINT = "https://hub.test"
 LISTED = {

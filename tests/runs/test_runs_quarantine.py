@@ -9,7 +9,8 @@ import pytest
 
 from gated_lpi.cli import main
 from gated_lpi.report import build_report
-from gated_lpi.runs import open_run, run_experiment
+from gated_lpi.results import open_run
+from gated_lpi.runs import run_experiment
 from tiny_runs import tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 

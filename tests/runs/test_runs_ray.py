@@ -20,11 +20,12 @@ from huggingface_hub import constants
 from gated_lpi import load_facts
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch, list_local, list_series
 from gated_lpi.errors import OptionError, RunError
-from gated_lpi.runs import Experiment, run_experiment
+from gated_lpi.experiments import Experiment
+from gated_lpi.experiments.settings import EngineSpec
+from gated_lpi.runs import run_experiment
+from gated_lpi.runs.job import Job, Storage
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.ray_engine import RayEngine, score_on_node
-from gated_lpi.runs.settings import EngineSpec
-from gated_lpi.runs.work import Job, Storage
 from hub_server import HubServer, files_in
 from ray_runs import STEPS, assert_same, experiment, jobs_of, lasting, save_series
 from tiny_text import save_checkpoint

@@ -18,12 +18,12 @@ from huggingface_hub import constants
 
 from gated_lpi.checkpoints import Hub, list_series
 from gated_lpi.errors import FactsError, RunError
+from gated_lpi.experiments.settings import EngineSpec
 from gated_lpi.runs import ray_guard
+from gated_lpi.runs.job import Outcome, Storage
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.ray_engine import RESTARTS, RayEngine
 from gated_lpi.runs.ray_host import RayDiedError
-from gated_lpi.runs.settings import EngineSpec
-from gated_lpi.runs.work import Outcome, Storage
 from hub_server import HubServer, files_in
 from ray_runs import STEPS, assert_same, jobs_of, save_series
 from torture import signals
@@ -33,7 +33,7 @@ import sys, time
 from pathlib import Path
 import ray_runs
 from gated_lpi.runs.ray_engine import RayEngine
-from gated_lpi.runs.settings import EngineSpec
+from gated_lpi.experiments.settings import EngineSpec
 for outcome in RayEngine(EngineSpec(kind="ray")).outcomes(ray_runs.jobs_of(Path(sys.argv[1]), "moe")):
     print("scored", flush=True)
     time.sleep(600)

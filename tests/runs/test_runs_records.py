@@ -7,8 +7,10 @@ import pytest
 from gated_lpi.checkpoints import Hub
 from gated_lpi.cli import main
 from gated_lpi.errors import RunError
-from gated_lpi.runs import Experiment, open_run, run_experiment
-from gated_lpi.runs.series import choose_checkpoints
+from gated_lpi.experiments import Experiment
+from gated_lpi.results import open_run
+from gated_lpi.runs import run_experiment
+from gated_lpi.runs.choose import choose_checkpoints
 from synthetic_run import MOE, record
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
@@ -147,7 +149,7 @@ def test_a_description_of_before_is_taken_up(run, spec):
 def test_a_run_at_an_address_keeps_its_folder_here_when_options_are_new(monkeypatch, tmp_path):
     import hashlib
 
-    from gated_lpi.runs import create_run
+    from gated_lpi.results import create_run
 
     monkeypatch.setenv("GATED_LPI_CACHE", str(tmp_path))
     content = {"name": "x", "arms": [{"name": "a", "train": "moe"}]}

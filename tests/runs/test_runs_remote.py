@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from gated_lpi import open_run
 from gated_lpi.cli import app
 from gated_lpi.errors import OptionError, RunError, RunExistsError
+from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, run_experiment
-from gated_lpi.runs.store import ResultStore
+from gated_lpi.results.store import ResultStore
+from gated_lpi.runs import run_experiment
 from tiny_text import save_checkpoint, save_facts
 
 

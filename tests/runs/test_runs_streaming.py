@@ -10,11 +10,13 @@ from huggingface_hub import constants
 
 from gated_lpi.checkpoints import fetch, list_series
 from gated_lpi.errors import OptionError, RunError
-from gated_lpi.runs import Experiment, LocalEngine, open_run, run_experiment
+from gated_lpi.experiments import Experiment
+from gated_lpi.results import open_run
+from gated_lpi.runs import LocalEngine, run_experiment
 from gated_lpi.runs import local_engine as module
 from gated_lpi.runs.downloads import Ledger, listed_bytes
-from gated_lpi.runs.engine import storage_of
-from gated_lpi.runs.work import Job
+from gated_lpi.runs.execute import storage_of
+from gated_lpi.runs.job import Job
 from hub_server import HubServer, files_in
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts

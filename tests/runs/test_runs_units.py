@@ -12,12 +12,12 @@ import pytest
 from gated_lpi import load_model
 from gated_lpi.cli import main
 from gated_lpi.errors import OptionError
+from gated_lpi.experiments.experiment import AblationSpec
 from gated_lpi.facts import encode
 from gated_lpi.metrics import summarise
 from gated_lpi.report import build_report
 from gated_lpi.runs import run_experiment, top_units
-from gated_lpi.runs.experiment import AblationSpec
-from gated_lpi.runs.last_checkpoint import _unit_rows, percentage, unit_importance
+from gated_lpi.runs.ablations import _unit_rows, percentage, unit_importance
 from tiny_models import tiny_model
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts, speaking_model

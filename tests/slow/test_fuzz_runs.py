@@ -9,7 +9,7 @@ import pytest
 
 import fuzz_runs as targets
 from fuzzing import COUNT, FIRST
-from gated_lpi.runs import presets
+from gated_lpi.experiments import presets
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from alike import same_run
 from gated_lpi.errors import GatedLPIError
+from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, Run, open_run, run_experiment, verify_run
+from gated_lpi.results import Run, open_run, verify_run
+from gated_lpi.runs import run_experiment
 from tiny_runs import two_arms
 from torture.attack import Ground, Outcome, refused_clearly
 

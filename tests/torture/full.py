@@ -23,7 +23,7 @@ from pathlib import Path
 from alike import same_run
 from children import Child, command
 from gated_lpi.cli.run import QUARANTINED
-from gated_lpi.runs import Run, open_run, verify_run
+from gated_lpi.results import Run, open_run, verify_run
 from tiny_runs import as_toml, two_arms
 from torture.attack import Ground, Outcome, ended_clearly
 

@@ -18,7 +18,9 @@ from huggingface_hub import constants
 
 from alike import complete, same_scores
 from gated_lpi.errors import GatedLPIError
-from gated_lpi.runs import Experiment, Run, open_run, run_experiment
+from gated_lpi.experiments import Experiment
+from gated_lpi.results import Run, open_run
+from gated_lpi.runs import run_experiment
 from hub_server import KINDS, HubServer, files_in
 from tiny_runs import tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts

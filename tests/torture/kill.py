@@ -25,8 +25,10 @@ import xarray as xr
 from alike import same_run
 from children import Child
 from gated_lpi.cli.run import QUARANTINED
+from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
-from gated_lpi.runs import Experiment, Run, open_run, run_experiment, verify_run
+from gated_lpi.results import Run, open_run, verify_run
+from gated_lpi.runs import run_experiment
 from tiny_runs import as_toml, two_arms
 from torture.attack import Ground
 

@@ -17,7 +17,9 @@ import xarray as xr
 
 from alike import same_run
 from gated_lpi.errors import GatedLPIError
-from gated_lpi.runs import Experiment, Run, open_run, run_experiment, verify_run
+from gated_lpi.experiments import Experiment
+from gated_lpi.results import Run, open_run, verify_run
+from gated_lpi.runs import run_experiment
 from power_cuts import STATES, contents, put, writes_of
 from tiny_runs import two_arms
 from tiny_store import filled, scores, signed, taken_up

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from gated_lpi.facts import FactSet, Relation, Sample
-from gated_lpi.training import ModelSize, TrainingSpec, build_corpus, train_tokenizer
+from gated_lpi.training import ModelSize, TrainingSpec
+from gated_lpi.training.corpus import build_corpus
+from gated_lpi.training.tokenizer import train_tokenizer
 
 PAIRS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima", "Chad": "N'Djamena"}
 TEMPLATES = ("The capital of {} is", "{} is governed from", "In {} the capital is called", "{}'s capital is")

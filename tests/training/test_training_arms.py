@@ -3,7 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
-from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec, arm_config, build_model, parameter_counts
+from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec
+from gated_lpi.training.arms import arm_config, build_model, parameter_counts
 
 MOE, ACTIVE, TOTAL = ARMS
 FFN_KEYS = {

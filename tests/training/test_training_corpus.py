@@ -3,8 +3,8 @@ import pytest
 
 from gated_lpi.errors import FactsError
 from gated_lpi.facts import FactSet, Relation, Sample, encode, join
-from gated_lpi.training import Corpus, build_corpus, train_tokenizer
-from gated_lpi.training.corpus import IGNORED, data_order, encode_corpus
+from gated_lpi.training.corpus import IGNORED, Corpus, build_corpus, data_order, encode_corpus
+from gated_lpi.training.tokenizer import train_tokenizer
 
 
 def test_one_sentence_a_training_prompt_and_none_held_out(facts, corpus):

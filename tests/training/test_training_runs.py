@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from gated_lpi.checkpoints import check_weights, list_local
 from gated_lpi.errors import OptionError, RunExistsError, WriteError
 from gated_lpi.facts import encode
-from gated_lpi.training import ARMS, Corpus, train_arm
+from gated_lpi.training import ARMS
 from gated_lpi.training import folder as arm_folder
-from gated_lpi.training.corpus import data_order, encode_corpus
+from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
+from gated_lpi.training.trainer import train_arm
 
 MOE, ACTIVE, _ = ARMS
 STEPS = (0, 1, 2, 3, 6)

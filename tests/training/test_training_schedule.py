@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gated_lpi.errors import OptionError
-from gated_lpi.training import checkpoint_steps
-from gated_lpi.training.schedule import learning_rate_factor
+from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 
 
 @given(st.data())

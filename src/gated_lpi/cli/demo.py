@@ -23,6 +23,6 @@ def command(
 
     Example: `gated-lpi demo --out demo-run`
     """
-    from gated_lpi.runs import preset
+    from gated_lpi.experiments import preset
 
     finish(preset("demo"), out)

@@ -26,7 +26,7 @@ def command(
     """
     from gated_lpi.metrics import summary_to_json
     from gated_lpi.report import load_results
-    from gated_lpi.runs import open_run
+    from gated_lpi.results import open_run
 
     results = load_results(open_run(run))
     summaries = results.summaries

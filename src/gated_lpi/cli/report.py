@@ -21,6 +21,6 @@ def command(
     Example: `gated-lpi report demo-run`
     """
     from gated_lpi.report import build_report
-    from gated_lpi.runs import open_run
+    from gated_lpi.results import open_run
 
     console.print(f"report: {build_report(open_run(run), out).html}", markup=False)

@@ -12,7 +12,7 @@ from gated_lpi.cli.console import out as console
 from gated_lpi.errors import OptionError
 
 if TYPE_CHECKING:
-    from gated_lpi.runs import Experiment
+    from gated_lpi.experiments import Experiment
 
 NAME = "run"
 INTERRUPTED = "interrupted; what was complete is kept, and the same command goes on from there"
@@ -43,8 +43,8 @@ def command(
 
     Example: `gated-lpi run experiment.toml --out runs/mine`
     """
-    from gated_lpi.runs import load_experiment
-    from gated_lpi.runs import preset as named
+    from gated_lpi.experiments import load_experiment
+    from gated_lpi.experiments import preset as named
 
     if (experiment is None) == (preset is None):
         raise OptionError("Expected an experiment file or --preset with a name, and not both.")

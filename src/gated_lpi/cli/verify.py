@@ -24,7 +24,7 @@ def command(
 
     Example: `gated-lpi verify runs/mine`
     """
-    from gated_lpi.runs import open_run, verify_run, writer_of
+    from gated_lpi.results import open_run, verify_run, writer_of
 
     opened = open_run(run)
     owner = writer_of(opened.path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -35,22 +35,19 @@ from gated_lpi.facts import (
 from gated_lpi.facts.types import Templates
 from gated_lpi.heap import give_back
 from gated_lpi.lpi import exact, reference
-from gated_lpi.lpi.collect import Collector, Floats, Keep
+from gated_lpi.lpi.collect import Collector, Floats
 from gated_lpi.lpi.dataset import PromptResults, build_dataset
 from gated_lpi.lpi.fast import FastEstimator
 from gated_lpi.lpi.groups import routing, score_groups
-from gated_lpi.lpi.memory import Pieces, parse_memory, pieces, usual_batch
+from gated_lpi.lpi.memory import Pieces, pieces, usual_batch
 from gated_lpi.lpi.problem import BlockProblem, Estimator
 from gated_lpi.lpi.rounding import full_precision, unit_roundoff
 from gated_lpi.models import Block, Model, Readout
+from gated_lpi.options import ALL_UNITS, Keep, Norm, Positions, Target, parse_memory
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.trace import BlockTrace, Trace, similar_lengths, target_rank, trace
 
-Norm = Literal["frozen", "recomputed"]
-Target = Literal["object", "top1"]
-Positions = Literal["summed", "resolved"]
 ESTIMATORS = ("fast", "exact", "reference")
-ALL_UNITS = ("ffn", "attention", "heads", "experts", "blocks")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.errors import OptionError
+from gated_lpi.options import Keep
 
-Keep = Literal["prompts", "relations", "mean"]
 Floats = NDArray[np.floating]
 
 

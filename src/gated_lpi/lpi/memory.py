@@ -9,15 +9,12 @@ estimators. A forward pass holds one prompt at least, and a batch too: a cap bel
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE, Limits
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-MOST = 2**60  # bytes: more is no machine's memory, but a slip of the pen
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
 OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
@@ -38,21 +35,6 @@ class Pieces(NamedTuple):
     forward: Limits
     pairs: int
     numbers: int
-
-
-def parse_memory(given: int | str) -> int:
-    """Bytes from a number, or from text such as "512MB" or "2GiB".
-
-    Raises:
-        OptionError: it says no amount of memory.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?B)?\s*", str(given), re.IGNORECASE)
-    unit = (match[2] or "").upper() if match else None
-    amount = float(match[1]) * UNITS[unit] if match and unit in UNITS else math.inf
-    if not 1 <= amount <= MOST:
-        shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:37] + "..."
-        raise OptionError(f"memory={shown} was given; expected bytes, or an amount such as '512MB' or '2GiB'")
-    return int(amount)
 
 
 def pieces(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Pieces:

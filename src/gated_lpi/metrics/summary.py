@@ -49,11 +49,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
 from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
 
+VERSION = 1  # of what is computed here: another number, and summaries that were kept are computed anew
 KINDS = ("ffn", "attention")
 HIT_KS = (1, 5, 10)
 
@@ -117,7 +119,7 @@ def summarise(
     }
     for name in ("step", "tokens", "stage"):
         if name in scores.coords:
-            coords[name] = ("checkpoint", scores[name].to_numpy())
+            coords[name] = ("checkpoint", _plain_text(scores[name].to_numpy()))
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
@@ -131,6 +133,11 @@ def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
     The layout is that of `xarray.Dataset.to_dict`. JSON has no NaN and no infinity: both become None.
     """
     return {str(key): _plain(value) for key, value in summary.to_dict().items()}
+
+
+def _plain_text(values: NDArray[Any]) -> NDArray[Any]:
+    """Strings that a store gives back as its own kind, as NumPy's plain ones; numbers as they are."""
+    return values if values.dtype.kind in "biuf" else values.astype(object).astype(str)
 
 
 def _refused_pairs(scores: xr.Dataset) -> BoolArray:

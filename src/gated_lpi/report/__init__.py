@@ -9,7 +9,6 @@ from gated_lpi.report.arms import ArmResults, Results, load_results
 from gated_lpi.report.build import ReportFiles, all_charts, build_report
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.figures import plotly_figure
-from gated_lpi.report.source import RunSource
 from gated_lpi.report.static import matplotlib_figure
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "Chart",
     "ReportFiles",
     "Results",
-    "RunSource",
     "all_charts",
     "build_report",
     "charts",

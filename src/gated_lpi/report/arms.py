@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import OptionError, RunError
-from gated_lpi.metrics import summarise
-from gated_lpi.report.source import QuarantineSource, RunSource
-
-if TYPE_CHECKING:
-    from gated_lpi.runs.records import ArmRecord
+from gated_lpi.results import ArmRecord, Run
 
 KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
 
@@ -119,22 +115,19 @@ def kinds_of(summaries: Sequence[xr.Dataset]) -> list[str]:
     return [kind for kind in KIND_NAMES if kind in found]
 
 
-def load_results(run: RunSource) -> Results:
+def load_results(run: Run) -> Results:
     """Read and summarise every arm; of those that have no results, or none by the run's options, why.
 
     Raises:
         RunError: no arm has a complete checkpoint, or a record cannot be read.
         OptionError: the run's options for metrics do not fit the checkpoints of any arm.
     """
-    options = run.experiment.metrics
     arms, missing = [], {}
     unfit: OptionError | None = None
     for name in run.arms:
         try:
             scores = run.scores(name)
-            summary = summarise(
-                scores, fraction=options.fraction, windows=options.windows, draws=options.draws, seed=options.seed
-            )
+            summary = run.summary(name)
         except (RunError, OptionError) as error:
             unfit = error if isinstance(error, OptionError) else unfit
             missing[name] = str(error)
@@ -150,10 +143,10 @@ def load_results(run: RunSource) -> Results:
     return Results(tuple(arms), missing, {name: _quarantined(run, name) for name in missing})
 
 
-def _quarantined(run: RunSource, arm: str) -> Sequence[Mapping[str, Any]]:
+def _quarantined(run: Run, arm: str) -> Sequence[Mapping[str, Any]]:
     """Which checkpoints of an arm without results are quarantined; none where it is their list that cannot be read."""
     try:
-        return run.quarantined(arm) if isinstance(run, QuarantineSource) else ()
+        return run.quarantined(arm)
     except RunError:
         return ()
 

@@ -27,10 +27,10 @@ from gated_lpi.report.chart import Chart
 from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
 from gated_lpi.report.html import escape
 from gated_lpi.report.sections import Content, body
-from gated_lpi.report.source import RunSource
 from gated_lpi.report.static import image, matplotlib_figure
 from gated_lpi.report.tables import Table, plain
 from gated_lpi.report.tabulate import all_tables
+from gated_lpi.results import Run
 
 PAGE_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
@@ -48,11 +48,11 @@ class ReportFiles:
     summary: Folder
 
 
-def build_report(run: RunSource, out: str | Folder | None = None) -> ReportFiles:
+def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
     """Write the report of a run: report.html, figures/NAME.png and .svg, summary.json.
 
     Args:
-        run: from `open_run`, or anything that satisfies `RunSource`.
+        run: from `open_run`.
         out: folder or fsspec address to write into, made if it is not there; default: the run's own.
 
     Returns:
@@ -107,7 +107,7 @@ def all_charts(results: Results) -> dict[str, Chart]:
     return {chart.name: chart for chart in drawn if chart.panels}
 
 
-def _summary(run: RunSource, results: Results, tables: Mapping[str, Table]) -> str:
+def _summary(run: Run, results: Results, tables: Mapping[str, Table]) -> str:
     content = {
         "run": run.experiment.name,
         "arms": {arm.name: summary_to_json(arm.summary) for arm in results.arms},
@@ -117,7 +117,7 @@ def _summary(run: RunSource, results: Results, tables: Mapping[str, Table]) -> s
     return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
 
 
-def _page(run: RunSource, results: Results, shown: Mapping[str, Chart], tables: Mapping[str, Table]) -> str:
+def _page(run: Run, results: Results, shown: Mapping[str, Chart], tables: Mapping[str, Table]) -> str:
     drawn = {name: plotly_figure(chart) for name, chart in shown.items()}
     heights = {name: int(figure.layout.height) for name, figure in drawn.items()}
     content = Content(run, results, shown, tables, heights, datetime.now(UTC))

@@ -7,7 +7,7 @@ are left out, so a chart may have fewer panels than its caption speaks of, or no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -15,9 +15,7 @@ import xarray as xr
 from gated_lpi.report.arms import KIND_NAMES, kinds_of, tokens_known
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, StepScale, arm_styles, short_number
 from gated_lpi.report.estimates import ablation_drop
-
-if TYPE_CHECKING:
-    from gated_lpi.runs.records import ArmRecord
+from gated_lpi.results.records import ArmRecord
 
 Summaries = Mapping[str, xr.Dataset]
 Styles = Mapping[str, ArmStyle]

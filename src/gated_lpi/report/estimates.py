@@ -7,15 +7,13 @@ its estimate. That errs towards "not distinguishable".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from gated_lpi.metrics import RandomControl, hit_interval, random_control, relative_drop
-
-if TYPE_CHECKING:
-    from gated_lpi.runs.records import AblationRow, AblationTable
+from gated_lpi.results.records import AblationRow, AblationTable
 
 NAN = float("nan")
 Verdict = Literal["higher", "lower", "not distinguishable", "undefined"]

@@ -12,8 +12,8 @@ from gated_lpi.report.arms import KIND_NAMES, Results
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.findings import Finding, findings, recall_sentence, recall_warning, small_sets_note
 from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
-from gated_lpi.report.source import RunSource
 from gated_lpi.report.tables import Table, listing, show
+from gated_lpi.results import Run
 
 NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and nothing over time to show."
 
@@ -22,7 +22,7 @@ NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and
 class Content:
     """What the sections are made of; `charts` holds those that have something to show, in order of their numbers."""
 
-    run: RunSource
+    run: Run
     results: Results
     charts: Mapping[str, Chart]
     tables: Mapping[str, Table]

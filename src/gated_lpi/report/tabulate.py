@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gated_lpi.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.estimates import NAN, ablation_drop, number, read
-from gated_lpi.report.source import RunSource
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
-
-if TYPE_CHECKING:
-    from gated_lpi.runs.records import TopUnit
+from gated_lpi.results import Run
+from gated_lpi.results.records import TopUnit
 
 LAST = -1
 
 
-def all_tables(run: RunSource, results: Results) -> dict[str, Table]:
+def all_tables(run: Run, results: Results) -> dict[str, Table]:
     """Every table of the report by name."""
     tables = [
         arms(results),
@@ -301,7 +299,7 @@ def quarantined(results: Results) -> Table:
     return Table("quarantined", "Checkpoints that could not be used, and are in no number here.", columns, rows)
 
 
-def options(run: RunSource, results: Results) -> Table:
+def options(run: Run, results: Results) -> Table:
     """Every option of the experiment and of the summaries, and what the run notes of itself."""
     shared = {name: v for name, v in results.arms[0].summary.attrs.items() if name != "refused_pairs"}
     rows = [

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
 from gated_lpi.errors import CheckpointError
-from gated_lpi.runs.files import validated, write_file
-from gated_lpi.runs.work import Job
+from gated_lpi.results.files import validated, write_file
+from gated_lpi.runs.job import Job
 
 
 class _Content(BaseModel):

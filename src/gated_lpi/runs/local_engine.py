@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from gated_lpi.checkpoints import Fetched, evict, fetch, sweep
 from gated_lpi.errors import OptionError
 from gated_lpi.runs.downloads import Ledger, download_bytes
-from gated_lpi.runs.work import Job, Outcome, failed, score_checkpoint
+from gated_lpi.runs.job import Job, Outcome, failed, score_checkpoint
 
 
 class LocalEngine:

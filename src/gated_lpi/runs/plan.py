@@ -16,14 +16,17 @@ from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import CheckpointError, WeightsError
+from gated_lpi.experiments.experiment import Arm, Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.foreign import parse_json
-from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, parse_memory, usual_batch
+from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, usual_batch
+from gated_lpi.options import parse_memory
+from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import listed_bytes
-from gated_lpi.runs.engine import storage_of
-from gated_lpi.runs.experiment import Arm, Experiment
-from gated_lpi.runs.series import choose_checkpoints
-from gated_lpi.training import build_corpus, planned_tokens, train_tokenizer
+from gated_lpi.runs.execute import storage_of
+from gated_lpi.training.corpus import build_corpus
+from gated_lpi.training.tokenizer import train_tokenizer
+from gated_lpi.training.trainer import planned_tokens
 from gated_lpi.weight_files import weight_files
 
 FLOPS = 200e9  # float32 matrix products on a few CPU cores

@@ -31,12 +31,12 @@ from filelock import FileLock
 
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import CheckpointError, OptionError, RunError
+from gated_lpi.experiments.experiment import Experiment
+from gated_lpi.experiments.settings import EngineSpec
 from gated_lpi.facts import FactSet
-from gated_lpi.runs.experiment import Experiment
+from gated_lpi.runs.job import Job, Outcome, Storage, quarantined, score_checkpoint
 from gated_lpi.runs.ray_host import RayDiedError, WorkerLostError, hosted
 from gated_lpi.runs.ray_session import LOCAL, address, connected, installed_ray
-from gated_lpi.runs.settings import EngineSpec
-from gated_lpi.runs.work import Job, Outcome, Storage, quarantined, score_checkpoint
 from gated_lpi.version import __version__
 
 SCRATCH = ".gated-lpi/scratch"

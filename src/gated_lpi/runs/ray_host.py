@@ -25,7 +25,7 @@ from typing import Any
 
 from gated_lpi.errors import GatedLPIError, RunError
 from gated_lpi.runs import ray_guard
-from gated_lpi.runs.work import Job, Outcome
+from gated_lpi.runs.job import Job, Outcome
 
 POLL = 0.5
 SETTLED = 2.0  # seconds after which a Ray that is breaking down has broken down

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.models import Model
-from gated_lpi.runs.records import TopUnit
+from gated_lpi.results.records import TopUnit
 from gated_lpi.trace import trace
 
 KINDS = ("ffn", "attention")

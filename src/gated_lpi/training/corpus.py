@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gated_lpi.errors import FactsError
 from gated_lpi.facts import FactSet
+from gated_lpi.training.spec import Loss
 
-Loss = Literal["answers", "all"]
 IGNORED = -100  # the label that `transformers` leaves out of the loss
 
 

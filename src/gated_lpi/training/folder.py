@@ -16,13 +16,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_model
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from gated_lpi.errors import RunExistsError
 from gated_lpi.flatten import flatten
@@ -54,16 +51,16 @@ def claim(out: Path, identity: Mapping[str, Any]) -> None:
     (out / f".{RECORD}").replace(record)
 
 
-def publish(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: Mapping[str, Any]
-) -> None:
-    """Write one checkpoint folder in a single step; one that exists is complete and is left as it is."""
+def publish(folder: Path, save: Callable[[Path], None], record: Mapping[str, Any]) -> None:
+    """Write one checkpoint folder in a single step; one that exists is complete and is left as it is.
+
+    `save` writes model and tokenizer into the folder that it is given.
+    """
     if folder.exists():
         return
     draft = folder.with_name(f".{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
+    save(draft)
     files = {path.name: _sha256(path) for path in sorted(draft.iterdir()) if path.is_file()}
     content = {**record, "files": files}
     _write_json(draft / CHECKPOINT, {**content, "sha256": _digest(content)})
@@ -105,10 +102,13 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(draft)
 
 
-def keep_state(out: Path, step: int, model: PreTrainedModel) -> None:
-    """Make the state that the Trainer has just saved one that it can load. To be called before `publish`."""
+def keep_state(out: Path, step: int, save_weights: Callable[[Path], None]) -> None:
+    """Make the state that the Trainer has just saved one that it can load. To be called before `publish`.
+
+    `save_weights` writes the weights, under their names in the model, to the file that it is given.
+    """
     folder = out / STATE / f"checkpoint-{step}"
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    save_weights(folder / "model.safetensors")
     sync(folder)
 
 

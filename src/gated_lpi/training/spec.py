@@ -18,9 +18,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gated_lpi.specs import Positive, Spec, Whole
-from gated_lpi.training.corpus import Loss
 from gated_lpi.training.schedule import Decay, refuse_count
 
+Loss = Literal["answers", "all"]
 ArmKind = Literal["moe", "dense_active", "dense_total"]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
+from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -186,11 +187,17 @@ class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def on_save(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
         """Publish what the Trainer has saved, then drop its older states."""
-        folder.keep_state(self.out, state.global_step, kwargs["model"])
-        self._publish(state, kwargs["model"])
+        model = kwargs["model"]
+        folder.keep_state(self.out, state.global_step, lambda file: save_model(model, str(file), {"format": "pt"}))
+        self._publish(state, model)
         folder.remove_older_states(self.out, state.global_step)
 
     def _publish(self, state: TrainerState, model: PreTrainedModel) -> None:
         step = state.global_step
         counts = {"step": step, "tokens": state.num_input_tokens_seen}
-        folder.publish(self.out / f"step-{step}", model, self.tokenizer, {**self.record, **counts})
+
+        def save(draft: Path) -> None:
+            model.save_pretrained(draft)
+            self.tokenizer.save_pretrained(draft)
+
+        folder.publish(self.out / f"step-{step}", save, {**self.record, **counts})

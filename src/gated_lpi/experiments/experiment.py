@@ -13,20 +13,18 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
+from gated_lpi.experiments.problems import A_LIST, A_NUMBER, A_TEXT, describe
+from gated_lpi.experiments.settings import EngineSpec, StorageSpec, in_bytes
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
-from gated_lpi.lpi.attribute import Norm, Positions, Target
-from gated_lpi.lpi.memory import MOST
-from gated_lpi.runs.problems import A_LIST, A_NUMBER, A_TEXT, describe
-from gated_lpi.runs.settings import EngineSpec, StorageSpec, in_bytes
+from gated_lpi.options import MOST_MEMORY, Norm, Positions, Target, UnitName
 from gated_lpi.specs import GREATEST, Positive, Spec, Text, Whole
-from gated_lpi.training import ArmKind, ArmName, TrainingSpec
+from gated_lpi.training.spec import ArmKind, ArmName, TrainingSpec
 
 EstimatorName = Literal["fast", "exact", "reference"]
-UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]
 SETTINGS = ("engine", "storage")
-ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json")  # of the files that an arm keeps: see `run`
+ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json", ".summary.json")
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
@@ -59,7 +57,7 @@ Source = Annotated[
     Discriminator(lambda given: A_LIST if isinstance(given, list | tuple) else A_TEXT),
 ]
 Amount = Annotated[
-    Annotated[int, Field(ge=1, le=MOST), Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
+    Annotated[int, Field(ge=1, le=MOST_MEMORY), Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
     Discriminator(lambda given: A_TEXT if isinstance(given, str) else A_NUMBER),
 ]
 """Bytes as a number, or as text such as "8GB", kept as it was given."""

@@ -41,8 +41,8 @@ from gated_lpi.folders import (
     sync,
     write_atomically,
 )
-from gated_lpi.runs.chunks import Recorder, Verifier, opened
-from gated_lpi.runs.commit import (
+from gated_lpi.results.chunks import Recorder, Verifier, opened
+from gated_lpi.results.commit import (
     COORDS,
     DIM,
     LOG,
@@ -58,8 +58,9 @@ from gated_lpi.runs.commit import (
     with_length,
     write_commit,
 )
-from gated_lpi.runs.damage import Damage, find_damage, leave_out, refuse_visible_damage
-from gated_lpi.runs.identity import differences
+from gated_lpi.results.damage import Damage, find_damage, leave_out, refuse_visible_damage
+from gated_lpi.results.files import digest
+from gated_lpi.results.identity import differences
 from gated_lpi.specs import GREATEST
 
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
@@ -94,6 +95,17 @@ class ResultStore:
     def keys(self) -> list[str]:
         """Names of the complete checkpoints."""
         return [record["key"] for record in self.records()]
+
+    def digest(self) -> str | None:
+        """Digest of what is complete, scores and provenance; None if nothing is, or an earlier version wrote it.
+
+        Raises:
+            RunError: what is there is no result store, or is damaged.
+        """
+        commit = read_commit(self.path)
+        if commit is None or commit.rows is None or not commit.records:
+            return None
+        return digest({"records": commit.records, "axes": commit.axes, "rows": commit.rows})
 
     def append(self, scores: xr.Dataset, record: Mapping[str, Any]) -> None:
         """Add one checkpoint, or nothing.

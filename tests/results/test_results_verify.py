@@ -13,9 +13,10 @@ from gated_lpi import open_run
 from gated_lpi.cli import main
 from gated_lpi.errors import DamagedError, GatedLPIError, RunError
 from gated_lpi.report import build_report
-from gated_lpi.runs import ResultStore, run_experiment, verify_run
-from gated_lpi.runs.commit import read_commit, write_commit
-from gated_lpi.runs.files import NewerFormatError
+from gated_lpi.results import ResultStore, verify_run
+from gated_lpi.results.commit import read_commit, write_commit
+from gated_lpi.results.files import NewerFormatError
+from gated_lpi.runs import run_experiment
 from tiny_runs import Notes, tiny_experiment
 from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts

@@ -23,19 +23,18 @@ from typing import Any
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local, scan_local
 from gated_lpi.errors import FetchError, RunError
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, as_folder, is_remote, make
 from gated_lpi.remarks import remarks
+from gated_lpi.results.run import Run, create_run, refuse_other_files
+from gated_lpi.results.store import MisfitError
+from gated_lpi.results.verify import leave_out_damaged
+from gated_lpi.results.writer import writing
+from gated_lpi.runs.ablations import study_last_checkpoint
+from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger
-from gated_lpi.runs.experiment import Experiment
-from gated_lpi.runs.last_checkpoint import study_last_checkpoint
-from gated_lpi.runs.local_engine import LocalEngine
-from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.run import Run, create_run, refuse_other_files
-from gated_lpi.runs.series import choose_checkpoints
-from gated_lpi.runs.store import MisfitError
-from gated_lpi.runs.verify import leave_out_damaged
-from gated_lpi.runs.work import (
+from gated_lpi.runs.job import (
     IDENTITY,
     Engine,
     Job,
@@ -44,9 +43,13 @@ from gated_lpi.runs.work import (
     attribute_checkpoint,
     with_overall_means,
 )
-from gated_lpi.runs.writer import writing
-from gated_lpi.training import ArmSpec, Corpus, build_corpus, train_arm, train_tokenizer
+from gated_lpi.runs.local_engine import LocalEngine
+from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.training import ArmSpec
+from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
+from gated_lpi.training.tokenizer import train_tokenizer
+from gated_lpi.training.trainer import train_arm
 
 __all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from gated_lpi.errors import RunError
-from gated_lpi.runs import ResultStore
+from gated_lpi.results import ResultStore
 from tiny_store import filled, record, scores
 
 

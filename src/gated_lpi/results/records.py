@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gated_lpi.runs.files import Number
+from gated_lpi.results.files import Number
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -10,7 +10,7 @@ import os
 import pytest
 import xarray as xr
 
-from gated_lpi.runs import ResultStore
+from gated_lpi.results import ResultStore
 from power_cuts import STATES, contents, put, writes_of
 from tiny_store import filled, made_again, scores, signed, taken_up
 

@@ -20,7 +20,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 from gated_lpi.errors import DamagedError
 from gated_lpi.folders import Folder, is_remote, zarr_store
-from gated_lpi.runs.commit import META, Commit, Stored, stored
+from gated_lpi.results.commit import META, Commit, Stored, stored
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype

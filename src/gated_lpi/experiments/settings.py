@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gated_lpi.errors import OptionError
-from gated_lpi.loading import DeviceMap, refuse_two_places
-from gated_lpi.lpi.memory import parse_memory
+from gated_lpi.options import DeviceMap, parse_memory, refuse_two_places
 from gated_lpi.specs import GREATEST, Spec, Text, Whole
 
 EngineKind = Literal["local", "ray"]

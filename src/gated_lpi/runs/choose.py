@@ -7,44 +7,14 @@ checkpoints whatever was added to or moved in the repository since, and needs no
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.errors import GatedLPIError, OptionError
-from gated_lpi.folders import Folder, make
-from gated_lpi.runs.experiment import Arm, Experiment
-from gated_lpi.runs.files import Entry, read_file, write_file
-
-
-class _Entry(Entry):
-    """A checkpoint of a hub; its commit names a folder of the cache."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    path: None = None
-    commit: Annotated[str, Field(pattern="^[0-9a-fA-F]{7,64}$")]
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
-    revision: str = ""
-    step_unit: Literal["steps", "billion tokens", "index"] = "steps"
-
-
-class _Chosen(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    checkpoints: Annotated[list[_Entry], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        twice = [key for key, count in Counter(entry.key for entry in self.checkpoints).items() if count > 1]
-        if twice:
-            raise ValueError(f"checkpoint {twice[0]!r} is listed twice")
-        return self
-
+from gated_lpi.experiments.experiment import Arm, Experiment
+from gated_lpi.folders import Folder
+from gated_lpi.results.choices import keep_choice, kept_choice
 
 Checkpoints = list[Checkpoint]
 Note = Callable[[str], None]
@@ -73,7 +43,7 @@ def choose_checkpoints(
             before = None if kept is None else kept_choice(kept, arm.name)
             chosen[arm.name] = _from_series(arm, chosen, hub, note) if before is None else before
             if kept is not None and before is None and all(c.path is None for c in chosen[arm.name]):
-                _write(kept / f"{arm.name}.json", chosen[arm.name])
+                keep_choice(kept, arm.name, chosen[arm.name])
     return {arm.name: chosen[arm.name] for arm in experiment.arms if arm.name in chosen}
 
 
@@ -150,23 +120,3 @@ def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint],
         note(f"{arm}: identical files {', '.join(shared.files)} in {', '.join(shared.keys)}")
     for key, reason in report.unusable.items():
         note(f"{arm}: {key}: {reason}")
-
-
-def kept_choice(folder: Folder, arm: str) -> Checkpoints | None:
-    """What was chosen for an arm before, from the folder of choices; None if nothing was.
-
-    Raises:
-        RunError: the file is there but cannot be read.
-    """
-    return _read(folder / f"{arm}.json")
-
-
-def _read(file: Folder) -> Checkpoints | None:
-    content = read_file(file, _Chosen, "the chosen checkpoints of an arm", "delete it, and they are chosen anew")
-    return None if content is None else [Checkpoint(**entry.model_dump()) for entry in content.checkpoints]
-
-
-def _write(file: Folder, checkpoints: Checkpoints) -> None:
-    make(file.parent)
-    entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
-    write_file(file, {"checkpoints": entries})

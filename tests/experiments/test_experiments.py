@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
-from gated_lpi.runs import Experiment, load_experiment, preset, presets
+from gated_lpi.experiments import Experiment, load_experiment, preset, presets
 
 
 def written(tmp_path, text):

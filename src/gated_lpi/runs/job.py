@@ -21,12 +21,12 @@ import xarray as xr
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, check_weights, evict, fetch
 from gated_lpi.errors import CheckpointError, FactsError, FetchError, GatedLPIError, ModelError
 from gated_lpi.exhausted import cause_in_the_machine
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
 from gated_lpi.lpi import Options, attribute_asked
 from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
-from gated_lpi.runs.experiment import Experiment
 from gated_lpi.runs.identity import identify
 from gated_lpi.signals import interrupted
 from gated_lpi.weight_files import refuse_changed

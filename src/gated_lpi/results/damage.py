@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from gated_lpi.errors import DamagedError, RunError
 from gated_lpi.folders import Folder, make, read_bytes, sizes, write_atomically
-from gated_lpi.runs.chunks import MEND, difference
-from gated_lpi.runs.commit import META, Commit, copy_of, read_commit, read_one, write_commit
-from gated_lpi.runs.files import NewerFormatError
+from gated_lpi.results.chunks import MEND, difference
+from gated_lpi.results.commit import META, Commit, copy_of, read_commit, read_one, write_commit
+from gated_lpi.results.files import NewerFormatError
 
 SHOWN = 4
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gated_lpi.errors import RunBusyError, RunError
 from gated_lpi.folders import Folder, is_remote, make, read_text, unwritten, write_atomically
-from gated_lpi.runs.files import validated
+from gated_lpi.results.files import validated
 
 if TYPE_CHECKING:
     from upath import UPath

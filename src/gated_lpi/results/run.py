@@ -5,6 +5,7 @@ run/
   results/ARM.zarr      scores of every checkpoint (`store`)
   results/ARM.commit.json       what is complete in them, the second copy (`commit`)
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
+  results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`series`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
@@ -30,6 +31,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
+from gated_lpi.experiments.experiment import Experiment, FactsSpec
 from gated_lpi.folders import (
     Folder,
     as_folder,
@@ -41,12 +43,13 @@ from gated_lpi.folders import (
     refuse_links,
     unwritten,
 )
-from gated_lpi.runs.experiment import Experiment, FactsSpec
-from gated_lpi.runs.files import read_file, write_file
-from gated_lpi.runs.quarantine import Quarantine
-from gated_lpi.runs.records import ArmRecord
-from gated_lpi.runs.store import ResultStore
-from gated_lpi.runs.writer import is_ours
+from gated_lpi.metrics import summarise
+from gated_lpi.results.files import read_file, write_file
+from gated_lpi.results.quarantine import Quarantine
+from gated_lpi.results.records import ArmRecord
+from gated_lpi.results.store import ResultStore
+from gated_lpi.results.summaries import keep_summary, kept_summary, made_of
+from gated_lpi.results.writer import is_ours
 from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
@@ -120,6 +123,27 @@ class Run:
                 raise
             raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
         return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
+
+    def summary(self, arm: str) -> xr.Dataset:
+        """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the options of the
+        experiment. It is computed once, and kept in results/ARM.summary.json with digests of what it came from.
+
+        Raises:
+            OptionError: no arm has this name, or the options do not fit its checkpoints.
+            DamagedError: what is there is not what was written.
+            RunError: none of its checkpoints is complete.
+        """
+        options = self.experiment.metrics
+        scores = self.scores(arm)
+        digest = self.store(arm).digest()
+        file = self.path / "results" / f"{arm}.summary.json"
+        source = made_of(digest or "", options.model_dump(mode="json"))
+        summary = None if digest is None else kept_summary(file, source)
+        if summary is None:
+            summary = summarise(scores, **options.model_dump())
+            if digest is not None:
+                keep_summary(file, source, summary)
+        return summary
 
     def quarantine(self, arm: str) -> Quarantine:
         """Where it is kept which checkpoints of an arm could not be used.

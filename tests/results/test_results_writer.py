@@ -13,9 +13,11 @@ import pytest
 
 from gated_lpi import open_run
 from gated_lpi.errors import RunBusyError, RunError, WriteError
+from gated_lpi.experiments import Experiment
 from gated_lpi.folders import as_folder, names, write_atomically
-from gated_lpi.runs import Experiment, run_experiment, writer, writer_of
-from gated_lpi.runs.writer import LOCK, OWNER, writing
+from gated_lpi.results import writer, writer_of
+from gated_lpi.results.writer import LOCK, OWNER, writing
+from gated_lpi.runs import run_experiment
 from tiny_runs import tiny_experiment
 from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts

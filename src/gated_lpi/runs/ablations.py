@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from gated_lpi.ablation import compare_with_random, head_units, target_ranks
 from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.experiments.experiment import AblationSpec
 from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
 from gated_lpi.prompting import encode_facts
-from gated_lpi.runs.experiment import AblationSpec
+from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord
+from gated_lpi.results.run import Run
+from gated_lpi.runs.job import Storage, prompting
 from gated_lpi.runs.progress import Advance, Progress
-from gated_lpi.runs.records import AblationRow, AblationTable, ArmRecord
-from gated_lpi.runs.run import Run
 from gated_lpi.runs.top_units import KINDS, describe_top_units, unit_label
-from gated_lpi.runs.work import Storage, prompting
 
 Indices = NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gated_lpi.folders import Folder
-from gated_lpi.runs.files import Entry, read_file, write_file
+from gated_lpi.results.files import Entry, read_file, write_file
 
 Record = dict[str, Any]
 

@@ -1,0 +1,26 @@
+"""What a run found, on disk: stores of scores, records, and the reader of it all. No torch.
+
+Read `run` first: what is in a run's folder, and `open_run`. `store` keeps scores, in the order of writes that its head
+gives, with `commit`, `chunks` and `damage`; `files` the small JSON files; `writer` who may write.
+"""
+
+from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, TopUnit
+from gated_lpi.results.run import Run, create_run, open_run
+from gated_lpi.results.store import ResultStore
+from gated_lpi.results.verify import Finding, verify_run
+from gated_lpi.results.writer import Owner, writer_of
+
+__all__ = [
+    "AblationRow",
+    "AblationTable",
+    "ArmRecord",
+    "Finding",
+    "Owner",
+    "ResultStore",
+    "Run",
+    "TopUnit",
+    "create_run",
+    "open_run",
+    "verify_run",
+    "writer_of",
+]
