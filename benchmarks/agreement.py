@@ -1,4 +1,4 @@
-"""Does the certified estimator change any finding? Every metric of a run from `fast` scores beside `exact` ones.
+"""Does the certified estimator change any finding? Every metric of a run from `certified` scores beside `exact` ones.
 
     python benchmarks/agreement.py demo-run [TOLERANCE]   # a run that trained its arms
     python benchmarks/agreement.py MODEL [TOLERANCE]      # one model folder: top sets and layer profiles only
@@ -22,6 +22,8 @@ import xarray as xr
 from gated_lpi import attribute, load_facts, load_model
 from gated_lpi.checkpoints import list_local
 from gated_lpi.metrics import summarise, top_set, top_set_undecided
+from gated_lpi.options import LPI
+from gated_lpi.options.methods import from_flat
 from gated_lpi.results import open_run
 from gated_lpi.runs.execute import with_overall_means
 
@@ -55,27 +57,26 @@ def compare(models: list[str], options: dict[str, Any], templates: str) -> dict[
     """One series of model folders, by kind of unit."""
     facts = load_facts("builtin")
     series: dict[str, xr.Dataset] = {}
-    for estimator in ("fast", "exact"):
+    for estimator in ("certified", "exact"):
         parts = []
         for folder in models:
             scores = attribute(
                 load_model(folder),
                 facts,
                 templates=templates,
-                estimator=estimator,
+                method=from_flat(LPI, {"estimator": estimator, **options}),
                 units=UNITS,
                 keep="relations",
-                **options,
             )
             parts.append(with_overall_means(scores))
         joined = xr.concat(parts, "checkpoint", coords="minimal", compat="override", combine_attrs="override")
         series[estimator] = joined.assign_coords(step=("checkpoint", np.arange(len(models))))
-    return {str(kind): compare_kind(series, str(kind)) for kind in np.unique(series["fast"]["block"].astype(str))}
+    return {str(kind): compare_kind(series, str(kind)) for kind in np.unique(series["certified"]["block"].astype(str))}
 
 
 def compare_kind(series: dict[str, xr.Dataset], kind: str) -> dict[str, Any]:
     """Top sets, profiles and metrics of one kind of unit."""
-    fast, exact = (series[name] for name in ("fast", "exact"))
+    fast, exact = (series[name] for name in ("certified", "exact"))
     inside = np.flatnonzero(fast["block"].astype(str) == kind)
     one, two = (scores["lpi_mean"].values[:, inside].astype(float) for scores in (fast, exact))
     names = list(zip(fast["block_layer"].values.tolist(), fast["block_kind"].values.tolist(), strict=True))
@@ -96,7 +97,7 @@ def compare_kind(series: dict[str, xr.Dataset], kind: str) -> dict[str, Any]:
         ),
     }
     if len(one) > 1:
-        a, b = (summarise(series[name], draws=1).sel(kind=kind) for name in ("fast", "exact"))
+        a, b = (summarise(series[name], draws=1).sel(kind=kind) for name in ("certified", "exact"))
         found |= {f"{name}, largest difference": float(np.abs(a[name] - b[name]).max()) for name in COMPARED}
     return found
 

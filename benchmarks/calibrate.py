@@ -27,9 +27,9 @@ from torch import Tensor
 
 from benchmarks import smollm
 from gated_lpi import load_model
-from gated_lpi.lpi.envelope import squares
-from gated_lpi.lpi.problem import BlockProblem
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods import BlockProblem
+from gated_lpi.methods.lpi.certified.envelope import squares
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 
 FILE = Path(__file__).with_name("calibration.json")
 PROMPTS = 128

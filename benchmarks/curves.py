@@ -11,8 +11,8 @@ import torch
 from benchmarks import layers, synthetic
 from benchmarks.layers import Say
 from benchmarks.published import published_scores
+from benchmarks.scorer import Scorer
 from benchmarks.timing import timed
-from gated_lpi.lpi.fast import FastEstimator
 
 DEPTH = "middle"
 
@@ -40,7 +40,7 @@ def all_curves(layer: synthetic.Layer, n_prompts: int, say: Say) -> dict[str, li
 def point(layer: synthetic.Layer, n_prompts: int) -> dict[str, float]:
     """Seconds of the certified estimator (prepared) and of the logit lens on one layer."""
     blocks = synthetic.problems(layer, DEPTH, n_prompts)
-    estimator = FastEstimator(blocks["ffn"].readout, layers.TOLERANCE)
+    estimator = Scorer(blocks["ffn"].readout, layers.TOLERANCE)
     layers.score(estimator, blocks)
     fast = timed(lambda: layers.score(estimator, layers.fresh(blocks)))
     lens = timed(lambda: layers.lens(blocks))

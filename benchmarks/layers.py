@@ -11,9 +11,9 @@ import torch
 from benchmarks import synthetic
 from benchmarks.calibrate import concentration
 from benchmarks.published import published_scores
+from benchmarks.scorer import Scorer
 from benchmarks.timing import Flops, Timing, in_turn, timed
-from gated_lpi.lpi.fast import FastEstimator
-from gated_lpi.lpi.problem import BlockProblem, Tier
+from gated_lpi.methods import BlockProblem, Tier
 
 TOLERANCE = 1e-3
 PUBLISHED_UNITS = 640  # of one prompt and block that the yardstick is timed on
@@ -31,7 +31,7 @@ def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, BlockProblem]:
 
 
 @torch.no_grad()
-def score(estimator: FastEstimator, blocks: Blocks) -> dict[str, list[int]]:
+def score(estimator: Scorer, blocks: Blocks) -> dict[str, list[int]]:
     """Score all blocks; pairs by tier and kind of block."""
     return {kind: estimator(problem).tiers.sum(dim=0).tolist() for kind, problem in blocks.items()}
 
@@ -64,12 +64,12 @@ def whole_run(blocks: Blocks) -> Whole:
     """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it."""
     tiers: dict[str, list[int]] = {}
     counted: dict[str, int] = {}
-    kept: list[tuple[FastEstimator, Blocks]] = []
+    kept: list[tuple[Scorer, Blocks]] = []
 
     def first() -> None:
         kept.clear()
         unprepared = fresh(blocks, readout=True)
-        kept[:] = [(FastEstimator(unprepared["ffn"].readout, TOLERANCE), unprepared)]
+        kept[:] = [(Scorer(unprepared["ffn"].readout, TOLERANCE), unprepared)]
         with Flops() as work:
             tiers.update(score(*kept[0]))
         counted["first"] = work.count

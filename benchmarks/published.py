@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem
 
 MEMORY = 512 * 2**20  # bytes of logits and their log-softmax at a time
 

@@ -15,10 +15,9 @@ from benchmarks.published import published_scores
 from benchmarks.timing import timed
 from gated_lpi import load_model
 from gated_lpi.facts import EncodedPrompt
-from gated_lpi.lpi import attribute_encoded
-from gated_lpi.lpi.attribute import Options
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem, attribute_encoded
 from gated_lpi.models import Model
+from gated_lpi.options import LPI, Scoring
 
 KINDS = ("attention", "ffn")
 CAP = "300MB"
@@ -104,7 +103,7 @@ def break_even(model: Model, prompts: Sequence[EncodedPrompt], few: int, say: Sa
     for count in (n for n in (8, 32) if n < few):
         say(f"SmolLM2: certified, {count} prompts")
         chosen = prompts[:: max(1, len(prompts) // count)][:count]
-        options = Options(units=KINDS, keep="mean")
-        run = timed(lambda chosen=chosen, options=options: attribute_encoded(model, chosen, options))
+        scoring = Scoring(units=KINDS, keep="mean")
+        run = timed(lambda chosen=chosen, scoring=scoring: attribute_encoded(model, chosen, LPI(), scoring))
         found.append({"x": count, "per_prompt": run.seconds / count, "runs": run.runs})
     return found

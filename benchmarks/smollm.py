@@ -11,7 +11,7 @@ import torch
 
 from gated_lpi import load_facts
 from gated_lpi.facts import EncodedPrompt, FactSet, encode
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem, problem_of
 from gated_lpi.models import Model
 from gated_lpi.trace import trace
 
@@ -48,14 +48,4 @@ def problems(model: Model, prompts: Sequence[EncodedPrompt], kinds: Sequence[str
     targets = torch.tensor([item.target_id for item in prompts])
     for block, seen in zip(model.blocks, traced.blocks, strict=True):
         if block.kind in kinds:
-            yield BlockProblem(
-                readout=model.readout,
-                base=seen.base,
-                inverse_scale=model.readout.inverse_scale(traced.final_residual),
-                targets=targets,
-                slabs=tuple(seen.slabs(block)),
-                n_units=block.n_units,
-                block=block,
-                traced=seen,
-                key=block.name,
-            )
+            yield problem_of(model.readout, block, seen, targets, model.readout.inverse_scale(traced.final_residual))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.calibrate import FILE, concentration
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -121,8 +121,6 @@ def _block(
         targets=targets,
         slabs=tuple(slabs),
         n_units=layer.units(kind),
-        block=None,  # type: ignore[arg-type]  # only the reference and the heads' scores read these
-        traced=None,  # type: ignore[arg-type]
         key=f"{layer.name} {kind}",
     )
 

@@ -11,10 +11,10 @@ from gated_lpi import errors
 
 
 def test_all_is_sorted_and_every_name_resolves():
-    assert gated_lpi.__all__ == sorted(gated_lpi.__all__)
+    assert gated_lpi.__all__ == sorted(gated_lpi.__all__, key=lambda name: (not name.isupper(), name))
     for name in gated_lpi.__all__:
         assert getattr(gated_lpi, name) is not None
-    assert dir(gated_lpi) == gated_lpi.__all__
+    assert dir(gated_lpi) == sorted(gated_lpi.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gated_lpi.nothing
 

@@ -34,16 +34,20 @@ if TYPE_CHECKING:
     from gated_lpi.experiments import Experiment, load_experiment
     from gated_lpi.facts import FactSet, Prompt, load_facts
     from gated_lpi.loading import load_model, verify, wrap_model
-    from gated_lpi.lpi import attribute
+    from gated_lpi.methods import attribution as attribute
     from gated_lpi.metrics import summarise
     from gated_lpi.models import Model
+    from gated_lpi.options import LPI, Certified, Exact, Reference
     from gated_lpi.report import build_report
     from gated_lpi.results import Run, open_run
     from gated_lpi.runs import run_experiment
 
 _HOMES = {
+    "LPI": "options",
+    "Certified": "options",
     "CheckpointError": "errors",
     "DamagedError": "errors",
+    "Exact": "options",
     "Experiment": "experiments",
     "FactSet": "facts",
     "FactsError": "errors",
@@ -54,6 +58,7 @@ _HOMES = {
     "OptionError": "errors",
     "Prompt": "facts",
     "ReconstructionError": "errors",
+    "Reference": "options",
     "Run": "results",
     "RunBusyError": "errors",
     "RunError": "errors",
@@ -61,7 +66,7 @@ _HOMES = {
     "UnknownFamilyError": "errors",
     "WeightsError": "errors",
     "WriteError": "errors",
-    "attribute": "lpi",
+    "attribute": "methods",
     "build_report": "report",
     "load_experiment": "experiments",
     "load_facts": "facts",
@@ -74,8 +79,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "LPI",
+    "Certified",
     "CheckpointError",
     "DamagedError",
+    "Exact",
     "Experiment",
     "FactSet",
     "FactsError",
@@ -86,6 +94,7 @@ __all__ = [
     "OptionError",
     "Prompt",
     "ReconstructionError",
+    "Reference",
     "Run",
     "RunBusyError",
     "RunError",

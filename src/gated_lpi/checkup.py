@@ -11,11 +11,13 @@ import numpy as np
 
 from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import probe_prompts
-from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import Model, Reconstruction, adds_bos
+from gated_lpi.options import Scoring
 from gated_lpi.trace import trace
 
 TIMED_PROMPTS = 32
+MEAN = Scoring(keep="mean")
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,10 @@ def _seconds_per_prompt(model: Model) -> float:
     one_layer = dataclasses.replace(model, blocks=model.blocks[2 * middle : 2 * middle + 2])
     ids = (probe_prompts(model) * TIMED_PROMPTS)[:TIMED_PROMPTS]
     encoded = [EncodedPrompt(tuple(row), 0, "", Prompt("", "")) for row in ids]
-    attribute_encoded(one_layer, encoded[:1], Options(keep="mean"))  # the first call also sets things up
+    attribute_encoded(one_layer, encoded[:1], scoring=MEAN)  # the first call also sets things up
     started = time.perf_counter()
     trace(model, ids)
     forward = time.perf_counter() - started
-    attribute_encoded(one_layer, encoded, Options(keep="mean"))
+    attribute_encoded(one_layer, encoded, scoring=MEAN)
     scoring = max(0.0, time.perf_counter() - started - 2 * forward)
     return (forward + model.n_layers * scoring) / len(encoded)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.scorer import Scorer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import calibrate, gradients, layers, plots, published, run, synthetic, tables, timing
-from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.lpi.fast import FastEstimator
-from gated_lpi.lpi.problem import BlockProblem
+from flat import asked, certified
+from gated_lpi.methods import attribute_encoded, problem_of
 from gated_lpi.trace import trace
 from tiny_models import encoded, random_prompts, tiny_model
 
@@ -26,8 +26,8 @@ TINY_MOE = synthetic.Layer("tiny experts", d=32, ffn=24, attention=32, vocabular
 @pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-NeoX (Pythia)", "Gemma2", "Qwen2-MoE"])
 def test_the_yardstick_gives_the_exact_scores(case):
     model, prompts = tiny_model(case), random_prompts(3)
-    options = Options(units=("ffn", "attention"), estimator="exact")
-    exact = attribute_encoded(model, encoded(prompts), options)[0].result("lpi")
+    options = asked(units=("ffn", "attention"), estimator="exact")
+    exact = attribute_encoded(model, encoded(prompts), *options)[0].result("lpi")
     targets = torch.tensor([item.target_id for item in encoded(prompts)])
     traced = trace(model, prompts)
     frozen = model.readout.inverse_scale(traced.final_residual)
@@ -35,9 +35,7 @@ def test_the_yardstick_gives_the_exact_scores(case):
     for prompt in range(len(prompts)):
         scores = [
             published.published_scores(
-                BlockProblem(
-                    model.readout, seen.base, frozen, targets, tuple(seen.slabs(block)), block.n_units, block, seen
-                ),
+                problem_of(model.readout, block, seen, targets, frozen),
                 prompt,
                 memory=4000,
             )[0]
@@ -61,7 +59,7 @@ def test_the_yardstick_is_timed_on_as_many_units_as_it_says():
 @pytest.mark.parametrize("layer", [TINY_DENSE, TINY_MOE], ids=lambda layer: layer.name)
 def test_a_synthetic_layer_is_scored_within_its_bound(layer):
     blocks = synthetic.problems(layer, "last", 12)
-    estimator = FastEstimator(blocks["ffn"].readout, layers.TOLERANCE)
+    estimator = Scorer(blocks["ffn"].readout, layers.TOLERANCE)
     for problem in blocks.values():
         found = estimator(problem)
         true = torch.stack([published.published_scores(problem, prompt)[0] for prompt in range(12)])
@@ -76,7 +74,7 @@ def test_a_synthetic_layer_has_the_measured_scales():
     found = calibrate.concentration(problem.base_logits.log_p)
     assert found["entropy"] == pytest.approx(measured["entropy"], abs=0.5)
     assert found["likeness"] == pytest.approx(measured["likeness"], abs=0.05)
-    strength = calibrate.measure(problem, FastEstimator(problem.readout, 1e-3).table)["strength"]
+    strength = calibrate.measure(problem, Scorer(problem.readout, 1e-3).prepared.table)["strength"]
     drawn, true = np.array(strength), np.array(measured["strength"])
     middle = calibrate.QUANTILES.index(0.5)
     assert np.allclose(np.log(drawn[:, middle]), np.log(true[:, middle]), atol=0.4)
@@ -86,9 +84,9 @@ def test_a_synthetic_layer_has_the_measured_scales():
 def test_operations_are_counted_as_torch_counts_them():
     problem = replace(synthetic.problems(TINY_DENSE, "last", 12)["ffn"])
     with FlopCounterMode(display=False) as true:
-        FastEstimator(problem.readout, layers.TOLERANCE)(replace(problem))
+        certified(replace(problem), layers.TOLERANCE)
     with timing.Flops() as found:
-        FastEstimator(problem.readout, layers.TOLERANCE)(replace(problem))
+        certified(replace(problem), layers.TOLERANCE)
     assert found.count == true.get_total_flops() > 0
 
 

@@ -139,7 +139,7 @@ def test_an_interrupted_attribute_says_that_nothing_was_kept(monkeypatch, capsys
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gated_lpi.lpi.attribute", interrupted)
+    monkeypatch.setattr("gated_lpi.methods.attribute", interrupted)
     arguments = ("attribute", checkpoint, "--facts", facts, "--out", tmp_path / "scores" / "x.zarr")
     code, _, err = run(monkeypatch, capsys, *arguments)
     assert code == 130
@@ -162,7 +162,11 @@ def test_an_interrupted_run_says_what_is_kept(monkeypatch, capsys, tmp_path):
     [
         (["attribute", "./nowhere", "--out", "x"], 1, "no folder './nowhere'"),
         (["attribute", "CHECKPOINT", "--facts", "none.json", "--out", "x"], 1, "none.json"),
-        (["attribute", "CHECKPOINT", "--norm", "thawed", "--out", "x"], 2, "norm='thawed' was given"),
+        (
+            ["attribute", "CHECKPOINT", "--norm", "thawed", "--out", "x"],
+            2,
+            "'frozen' or 'recomputed' (given: 'thawed')",
+        ),
         (["attribute", "CHECKPOINT", "--device-map", "atuo", "--out", "x"], 2, "expected one of auto, balanced"),
         (["run", "none.toml", "--out", "x"], 2, "no experiment file"),
         (["report", "."], 1, "holds no run.json"),

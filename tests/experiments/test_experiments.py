@@ -5,6 +5,9 @@ from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments import Experiment, load_experiment, preset, presets
+from gated_lpi.folders import as_folder
+from gated_lpi.options import LPI, Certified, Exact
+from gated_lpi.results import Run
 
 
 def written(tmp_path, text):
@@ -206,3 +209,20 @@ def test_facts_have_options_that_change_results(tmp_path):
         "facts.on_error ('raise' there, 'skip' given)",
         "facts.separator (None there, '' given)",
     ]
+
+
+def test_the_folder_of_a_run_at_an_address_keeps_its_name():
+    run = Run(as_folder("memory://bucket/run"), preset("demo"), {"facts_sha256": "ab"})
+    assert run.local.name == "memory-bucket-run-64e2ddefde611968"  # as every version before called it
+
+
+def test_a_file_with_the_estimator_s_former_name_is_the_same_experiment(tmp_path):
+    file = tmp_path / "old.toml"
+    base = 'name = "x"\n[[arms]]\nname = "a"\ntrain = "moe"\n[attribution]\nestimator = "{}"\n'
+    file.write_text(base.format("fast"))
+    old = load_experiment(file)
+    file.write_text(base.format("certified"))
+    assert old == load_experiment(file)
+    assert old.attribution.method == LPI(estimator=Certified())
+    file.write_text(base.format("exact") + "tolerance = 0.1\n")
+    assert load_experiment(file).attribution.method.estimator == Exact()

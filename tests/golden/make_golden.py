@@ -25,8 +25,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the case table, when this file is run by itself
 
+from flat import asked
 from gated_lpi.loading import wrap_model
-from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import Model, UnitTable, find_family
 from tiny_models import CASES, Case, encoded, tiny_module
 
@@ -63,7 +64,7 @@ def golden_model(case: Case) -> Model:
 def golden_values(case: Case) -> Values:
     """Scores of the two prompts and their first logits: by kind of score, then by label."""
     model = golden_model(case)
-    collector, _ = attribute_encoded(model, encoded(PROMPTS, TARGET), Options(estimator="reference"))
+    collector, _ = attribute_encoded(model, encoded(PROMPTS, TARGET), *asked(estimator="reference"))
     with torch.no_grad():
         logits = torch.stack([model.module(torch.tensor([ids])).logits[0, -1] for ids in PROMPTS])
     arrays = {name: collector.result(name) for name in collector.collected} | {"logits": logits.numpy()}

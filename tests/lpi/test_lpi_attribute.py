@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from gated_lpi import attribute
+import gated_lpi
+from flat import attribute
 from gated_lpi.errors import FactsError, ModelError, OptionError
 from gated_lpi.facts import encode
-from gated_lpi.lpi import unit_lpi
+from gated_lpi.methods import Method, all_exact, block_problems, unit_lpi
+from gated_lpi.options import Scoring
+from gated_lpi.prompting import encode_facts
 from gated_lpi.trace import trace
 from tiny_models import CASES, tiny_model, tiny_module
 from tiny_text import FACTS, speaking_model, tiny_tokenizer
@@ -167,14 +170,14 @@ def test_progress_reaches_the_end(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "thawed"}, r"norm='thawed'.*'frozen', 'recomputed'"),
-        ({"target": "best"}, r"target='best'.*'object', 'top1'"),
-        ({"estimator": "magic"}, r"estimator='magic'.*'exact', 'reference'"),
-        ({"keep": "some"}, r"keep='some'"),
-        ({"units": ("neurons",)}, r"units='neurons'"),
-        ({"units": ()}, r"units is empty"),
+        ({"norm": "thawed"}, r"norm: .*'frozen' or 'recomputed' \(given: 'thawed'\)"),
+        ({"target": "best"}, r"target: .*'object' or 'top1' \(given: 'best'\)"),
+        ({"estimator": "magic"}, r"estimator: expected one of 'certified', 'exact', 'reference' \(given: 'magic'\)"),
+        ({"keep": "some"}, r"keep: .*\(given: 'some'\)"),
+        ({"units": ("neurons",)}, r"units.0: .*'ffn', .*\(given: 'neurons'\)"),
+        ({"units": ()}, r"units: .*at least 1 item"),
         ({"templates": "last"}, r"templates='last'"),
-        ({"batch_size": 0}, r"batch_size=0"),
+        ({"batch_size": 0}, r"batch_size: .*greater than or equal to 1 \(given: 0\)"),
     ],
 )
 def test_options_that_mean_nothing_are_named(model, options, message):
@@ -204,3 +207,52 @@ def test_scores_that_are_not_finite_are_an_error():
         module.model.layers[1].mlp.up_proj.weight.mul_(1e10)
     with pytest.raises(ModelError, match="not finite"):
         attribute(model, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ({"norm": "recomputed"}, r"gated_lpi\.LPI\(norm='recomputed'\)"),
+        ({"tolerance": 1e-4}, r"gated_lpi\.LPI\(estimator=Certified\(tolerance=0\.0001\)\)"),
+        ({"unit": "ffn"}, "no such option"),
+    ],
+)
+def test_options_in_the_wrong_place_are_refused_with_the_right_one(model, option, place):
+    with pytest.raises(OptionError, match=place):
+        gated_lpi.attribute(model, FACTS, **option)
+
+
+def test_a_method_of_ones_own_is_scored_kept_and_named(model):
+    class Coefficients(Method):
+        """The plain coefficients."""
+
+        name = "coefficient"
+
+        def prepare(self, readout, room):
+            return len(readout.weight), room
+
+        def score(self, state, problem):
+            assert state[0] == problem.readout.vocabulary
+            scores = torch.zeros(len(problem.targets), problem.n_units)
+            for slab in problem.slabs:
+                units = slice(slab.start, slab.start + len(slab.values))
+                scores[problem.prompts(slab), units] = slab.coefficients.float()
+            return all_exact(problem, scores)
+
+    found = gated_lpi.attribute(model, FACTS, method=Coefficients(), units=("ffn", "attention"))
+    assert found["coefficient"].dims == ("prompt", "unit")
+    assert "units" not in found["coefficient"].attrs
+    assert found.attrs["method"] == "coefficient"
+    assert "lpi" not in found
+    asked_of = encode_facts(model, FACTS).prompts
+    by_hand = np.zeros(found["coefficient"].shape, dtype=np.float32)
+    start = 0
+    for rows, problem in block_problems(model, asked_of, scoring=Scoring(batch_size=2)):
+        start = 0 if problem.block is model.blocks[0] else start
+        for slab in problem.slabs:
+            some = rows[problem.prompts(slab).numpy()]
+            by_hand[np.ix_(some, start + slab.start + np.arange(len(slab.values)))] = slab.coefficients.float()
+        start += problem.n_units
+    assert np.abs(by_hand - found["coefficient"].values).max() < 1e-5
+    with pytest.raises(OptionError, match=r"method='lpi' was given; expected the options of one \(LPI\), or a Method"):
+        gated_lpi.attribute(model, FACTS, method="lpi")

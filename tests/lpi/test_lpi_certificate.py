@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gated_lpi.lpi.certificate import SAFETY, TILE, Moments, Pairs, Region, certify, phi, psi
+from gated_lpi.methods.lpi.certified.certificate import SAFETY, TILE_BYTES, Moments, Pairs, Region, certify, phi, psi
 
 TOLERANCE = 1e-3
 EXACT = [
@@ -196,7 +196,7 @@ def test_errors_of_log_p_are_covered(seed, size, spread):
 
 def test_a_large_matrix_of_pairs_is_worked_through_in_tiles():
     _, pairs, moments, region = split(3, 30, 0.1, 1.0, True, 0.0)
-    n = TILE // 16
+    n = TILE_BYTES // 16
     many = pairs.units(torch.arange(4).repeat(n))
     sums = moments.units(torch.arange(4).repeat(n))
     few, all_of_them = certify(pairs, moments, region, TOLERANCE), certify(many, sums, region, TOLERANCE)

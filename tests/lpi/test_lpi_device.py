@@ -5,13 +5,11 @@ import pytest
 import torch
 from accelerate import dispatch_model
 
-from gated_lpi import attribute
+from flat import asked, attribute, certified
 from gated_lpi.ablation import head_units, silenced, target_ranks
 from gated_lpi.facts import encode
 from gated_lpi.loading import wrap_model
-from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.lpi.fast import FastEstimator
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem, attribute_encoded
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 from other_device import OTHER, OtherDevice
@@ -22,7 +20,7 @@ from tiny_text import FACTS, speaking_model, tiny_tokenizer
 def scores(module, **options):
     """Scores of five prompts, and the bounds."""
     with torch.no_grad():
-        collector, results = attribute_encoded(wrap_model(module), encoded(random_prompts(5)), Options(**options))
+        collector, results = attribute_encoded(wrap_model(module), encoded(random_prompts(5)), *asked(**options))
     return collector.result("lpi").astype(float), results.error_bound
 
 
@@ -132,16 +130,16 @@ def block_of(vocabulary, device="cpu"):
     readout = Readout(weight, None, gamma, None, centred=False, eps=1e-6)
     slab = Slab(0, values, coefficients.double(), None)
     scale = readout.inverse_scale(base)
-    return BlockProblem(readout, base, scale, targets, (slab,), len(values), block=None, traced=None)
+    return BlockProblem(readout, base, scale, targets, (slab,), len(values))
 
 
 def test_every_step_of_the_fast_estimator_runs_there_and_waits_as_often_for_more_tokens():
     reads = []
     for vocabulary in (20_000, 30_000):
-        here = FastEstimator(block_of(vocabulary).readout, 1e-3)(block_of(vocabulary))
+        here = certified(block_of(vocabulary), 1e-3)
         with OtherDevice() as device:
             problem = block_of(vocabulary, OTHER)
-            there = FastEstimator(problem.readout, 1e-3)(problem)
+            there = certified(problem, 1e-3)
             reads.append(device.reads)
             assert there.scores.device.type == there.error_bound.device.type == OTHER
             scores, bound, tiers = there.scores.cpu(), there.error_bound.cpu(), there.tiers.cpu()

@@ -5,15 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gated_lpi.lpi import reach
-from gated_lpi.lpi.distribution import distribution
-from gated_lpi.lpi.envelope import fitted, fitting_cost, uniform
-from gated_lpi.lpi.excess import with_excess
-from gated_lpi.lpi.lens import base_logits
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.lens import base_logits
+from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified.distribution import distribution
+from gated_lpi.methods.lpi.certified.envelope import fitted, fitting_cost, uniform, with_excess
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.models import Readout
 
-vnni = pytest.mark.skipif(not reach.supported("cpu"), reason="no exact and fast 8-bit products on this processor")
+vnni = pytest.mark.skipif(not eight_bit.supported("cpu"), reason="no exact and fast 8-bit products on this processor")
 
 
 def a_block(vocabulary=6000, width=48, n_prompts=7, sharpness=1.0, seed=0):
@@ -107,7 +106,7 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero):
     values[2] *= 0 if zero else 1
     table = Unembedding(readout)
     skipped = p.order[: p.levels[-2]]
-    (found,) = reach.Reach(table)([values], skipped)
+    (found,) = eight_bit.EightBit(table)([values], skipped)
     u = (readout.weight.double() - table.mean.double()) @ values.double().T
     u[skipped] = 0.0
     assert (found.least <= u.amin(dim=0)).all()
@@ -117,14 +116,14 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero):
 @vnni
 def test_bounds_from_8_bits_are_far_tighter_than_norms():
     _, table, p, values = a_block(6000, width=512)
-    (found,) = reach.Reach(table)([values], p.order[:1])
+    (found,) = eight_bit.EightBit(table)([values], p.order[:1])
     assert (found.largest < 0.4 * table.longest * torch.linalg.vector_norm(values, dim=-1)).all()
 
 
 @vnni
 def test_bounds_of_parts_are_those_of_their_units():
     _, table, p, values = a_block(6000)
-    find = reach.Reach(table)
+    find = eight_bit.EightBit(table)
     (together,) = find([values], p.order[:1])
     one, other = find([values[:4], values[4:]], p.order[:1])
     assert torch.equal(torch.cat([one.least, other.least]), together.least)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flat import asked
 from gated_lpi.loading import wrap_model
-from gated_lpi.lpi import Options, attribute_encoded, exact, reference, unit_lpi
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods import BlockProblem, attribute_encoded, problem_of, unit_lpi
+from gated_lpi.methods.lpi import exact, reference
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab, trace
 from tiny_models import CASES, encoded, random_prompts, tiny_model, tiny_module
@@ -21,7 +22,7 @@ UNITS_ONLY = ("ffn", "attention")
 
 def unit_scores(model, prompts, **options):
     collector, _ = attribute_encoded(
-        model, encoded(prompts), Options(units=UNITS_ONLY, **{"estimator": "exact"} | options)
+        model, encoded(prompts), *asked(units=UNITS_ONLY, **{"estimator": "exact"} | options)
     )
     return collector.result("lpi")
 
@@ -62,8 +63,6 @@ def one_block(base, values, coefficients, weight, targets, inverse_scale=None):
         targets=targets,
         slabs=(Slab(0, values, coefficients, None),),
         n_units=len(values),
-        block=None,
-        traced=None,
     )
 
 
@@ -140,8 +139,7 @@ def test_what_contributes_nothing_scores_exactly_nothing(norm, n_prompts):
 def test_tiles_change_nothing(monkeypatch):
     model, prompts = tiny_model("OLMoE"), random_prompts(7)
     whole = {norm: unit_scores(model, prompts, norm=norm) for norm in ("frozen", "recomputed")}
-    monkeypatch.setattr(exact, "TILE", 64 * 3)
-    monkeypatch.setattr(exact, "MAX_DIRECTIONS", 64 * 5)
+    monkeypatch.setattr(exact, "TILE_NUMBERS", 64 * 3)
     for norm, scores in whole.items():
         assert np.abs(unit_scores(model, prompts, norm=norm) - scores).max() < 1e-5
 
@@ -189,5 +187,5 @@ def test_reference_scores_do_not_use_slabs():
     traced = trace(model, random_prompts(2))
     block, seen = model.blocks[1], traced.blocks[1]
     frozen = model.readout.inverse_scale(traced.final_residual)
-    problem = BlockProblem(model.readout, seen.base, frozen, torch.tensor([3, 4]), (), block.n_units, block, seen)
+    problem = problem_of(model.readout, block, seen, torch.tensor([3, 4]), frozen)
     assert (reference.score_block(problem).scores != 0).sum() == 2 * 2 * 16

@@ -9,18 +9,19 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from benchmarks.scorer import Scorer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from gated_lpi.lpi import Options, attribute_encoded, exact
-from gated_lpi.lpi.cascade import first_few
-from gated_lpi.lpi.climb import Part
-from gated_lpi.lpi.distribution import distribution
-from gated_lpi.lpi.envelope import Envelope, fitted, uniform
-from gated_lpi.lpi.fast import FastEstimator
-from gated_lpi.lpi.problem import BlockProblem, Tier
-from gated_lpi.lpi.unembedding import Unembedding
+from flat import asked, certified
+from gated_lpi.methods import BlockProblem, Tier, attribute_encoded
+from gated_lpi.methods.lpi import exact
+from gated_lpi.methods.lpi.certified.cascade import first_few
+from gated_lpi.methods.lpi.certified.distribution import distribution
+from gated_lpi.methods.lpi.certified.envelope import Envelope, fitted, uniform
+from gated_lpi.methods.lpi.certified.parts import Part
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 from tiny_models import CASES, MOE_CASES, encoded, random_prompts, tiny_model
@@ -30,7 +31,7 @@ TOLERANCE = 1e-3
 
 
 def run(model, prompts, **options):
-    collector, results = attribute_encoded(model, encoded(prompts), Options(units=UNITS, **options))
+    collector, results = attribute_encoded(model, encoded(prompts), *asked(units=UNITS, **options))
     return collector.result("lpi").astype(float), results
 
 
@@ -92,7 +93,7 @@ def problem_of(weight, base, values, coefficients, targets, *, centred=False, ke
     readout = Readout(weight, None, torch.ones(d, dtype=weight.dtype), None, centred=centred, eps=1e-6)
     slab = Slab(0, values, coefficients.double(), None)
     scale = readout.inverse_scale(base)
-    return BlockProblem(readout, base, scale, targets, (slab,), len(values), block=None, traced=None, key=key)
+    return BlockProblem(readout, base, scale, targets, (slab,), len(values), key=key)
 
 
 def truth(problem):
@@ -119,7 +120,7 @@ def test_units_that_move_unlikely_tokens_by_millions_are_within_their_bounds(gap
     problem = problem_of(weight, base, values, coefficients, torch.tensor([11]))
     logits = problem.readout.logits(base, problem.inverse_scale)[0].sort().values
     problem = dataclasses.replace(problem, inverse_scale=problem.inverse_scale * gap / (logits[-1] - logits[-2]))
-    found = FastEstimator(problem.readout, TOLERANCE)(problem)
+    found = certified(problem, TOLERANCE)
     assert ((found.scores - truth(problem)).abs() <= found.error_bound.unsqueeze(-1)).all()
 
 
@@ -130,10 +131,8 @@ def test_a_large_offset_of_the_logits_does_not_widen_exact_bounds():
     readout = Readout(weight, bias, torch.ones(16), beta, centred=False, eps=1e-6)
     slab = Slab(0, values, (torch.randn(6, 4) * torch.tensor([1e-6, 1e-3, 0.01, 0.1])).double(), None)
     targets = torch.arange(6)
-    problem = BlockProblem(
-        readout, base, readout.inverse_scale(base), targets, (slab,), len(values), block=None, traced=None
-    )
-    found = FastEstimator(readout, 1e-4)(problem)
+    problem = BlockProblem(readout, base, readout.inverse_scale(base), targets, (slab,), len(values))
+    found = certified(problem, 1e-4)
     assert readout.offset().abs().max() * torch.finfo(torch.float32).eps > 1e-3
     assert found.tiers[:, Tier.EXACT].sum() > 0
     assert (found.error_bound <= 1e-4).all()
@@ -179,8 +178,8 @@ def test_the_bound_holds_for_adversarial_inputs(
     targets = torch.randint(vocabulary, (n_prompts,), generator=generator)
     problem = problem_of(weight, base, values, coefficients, targets, centred=centred)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gated_lpi.lpi.envelope.uniform", envelope)  # what every block starts with
-        found = FastEstimator(problem.readout, TOLERANCE)(problem)
+        patch.setattr("gated_lpi.methods.lpi.certified.envelope.uniform", envelope)  # what every block starts with
+        found = certified(problem, TOLERANCE)
     true = truth(problem)
     moved = coefficients.abs().double() * weight.norm(dim=-1).max() * values.norm(dim=-1)
     size = moved * problem.inverse_scale.unsqueeze(-1)
@@ -215,8 +214,8 @@ def test_the_work_stays_near_that_of_the_logit_lens():
     problem = middle_layer()
     vocabulary, d = problem.readout.weight.shape
     n_prompts, n_units = problem.slabs[0].coefficients.shape
-    estimator = FastEstimator(problem.readout, TOLERANCE)
-    estimator.table  # noqa: B018 - prepared once, not counted
+    estimator = Scorer(problem.readout, TOLERANCE)
+    estimator.prepared.table  # noqa: B018 - prepared once, not counted
     work = flops(lambda: estimator(problem))
     lens = 2 * n_prompts * d * vocabulary
     assert lens < work < 6 * lens
@@ -227,7 +226,7 @@ def test_the_work_stays_near_that_of_the_logit_lens():
 
 def test_more_prompts_cost_no_more_than_in_proportion():
     few, many = (middle_layer(n_prompts=n) for n in (32, 128))
-    estimators = [FastEstimator(problem.readout, TOLERANCE) for problem in (few, many)]
+    estimators = [Scorer(problem.readout, TOLERANCE) for problem in (few, many)]
     costs = [flops(lambda e=e, p=p: e(p)) for e, p in zip(estimators, (few, many), strict=True)]
     assert costs[1] < 4.2 * costs[0]
 
@@ -247,10 +246,12 @@ def test_a_checkpoint_is_prepared_once(monkeypatch):
 
 def test_the_envelope_is_fitted_where_that_pays(monkeypatch):
     made = []
-    monkeypatch.setattr("gated_lpi.lpi.envelope.fitted", lambda table, p: made.append(1) or fitted(table, p))
+    monkeypatch.setattr(
+        "gated_lpi.methods.lpi.certified.envelope.fitted", lambda table, p: made.append(1) or fitted(table, p)
+    )
     for strength in (1e-4, 0.1):
         problem = middle_layer(n_prompts=48, n_units=2000, strength=strength)
-        found, true = FastEstimator(problem.readout, TOLERANCE)(problem), exact.score_block(problem)
+        found, true = certified(problem, TOLERANCE), exact.score_block(problem)
         assert ((found.scores - true.scores).abs() <= found.error_bound.unsqueeze(-1) + 1e-5).all()
         assert len(made) == (strength == 0.1)  # once for the block, and not where nothing has to be looked at
 
@@ -263,11 +264,11 @@ def test_nothing_of_a_block_outlives_it(monkeypatch):
         seen.append(weakref.ref(p))
         return p
 
-    monkeypatch.setattr("gated_lpi.lpi.fast.distribution", watched)
+    monkeypatch.setattr("gated_lpi.methods.lpi.certified.estimator.distribution", watched)
     problem = middle_layer(strength=0.3)
     gc.disable()  # what only a collection of cycles would free stays for long, and it is large
     try:
-        FastEstimator(problem.readout, TOLERANCE)(problem)
+        certified(problem, TOLERANCE)
         assert [p() for p in seen] == [None]
     finally:
         gc.enable()
@@ -277,7 +278,7 @@ def test_a_tighter_tolerance_is_kept_too():
     problem = middle_layer(vocabulary=3000, n_prompts=16, n_units=40, strength=0.3)
     true, tiers = truth(problem), []
     for tolerance in (1e-1, 1e-3, 1e-4):
-        found = FastEstimator(problem.readout, tolerance)(problem)
+        found = certified(problem, tolerance)
         assert float((found.scores - true).abs().max()) <= float(found.error_bound.max()) <= tolerance
         tiers.append(int(found.tiers[:, Tier.LINEAR].sum()))
     assert tiers[0] > tiers[2]
@@ -285,8 +286,8 @@ def test_a_tighter_tolerance_is_kept_too():
 
 def test_chunks_of_units_change_nothing():
     problem = middle_layer(vocabulary=3000, n_prompts=16, n_units=40, strength=0.1)
-    whole = FastEstimator(problem.readout, TOLERANCE)(problem)
-    parts = FastEstimator(problem.readout, TOLERANCE, pairs=100, numbers=7000)(problem)
+    whole = certified(problem, TOLERANCE)
+    parts = certified(problem, TOLERANCE, pairs=100, numbers=7000)
     assert ((whole.scores - parts.scores).abs() <= (whole.error_bound + parts.error_bound).unsqueeze(-1)).all()
     assert (whole.tiers.sum(dim=1) == parts.tiers.sum(dim=1)).all()
 
@@ -305,7 +306,7 @@ def test_the_first_few_units_and_the_others(sizes):
 def test_what_is_not_finite_stays_visible():
     problem = middle_layer(vocabulary=300, n_prompts=4, n_units=5)
     problem.slabs[0].coefficients[2, 3] = math.nan
-    found = FastEstimator(problem.readout, TOLERANCE)(problem)
+    found = certified(problem, TOLERANCE)
     assert found.scores[2, 3].isnan()
     assert int(found.scores.isnan().sum()) == 1
     assert found.error_bound[2].isnan()
@@ -314,5 +315,5 @@ def test_what_is_not_finite_stays_visible():
 
 def test_the_exact_estimator_agrees_within_the_bound_where_the_reference_is_too_slow():
     problem = middle_layer(strength=0.05)
-    found, true = FastEstimator(problem.readout, TOLERANCE)(problem), exact.score_block(problem)
+    found, true = certified(problem, TOLERANCE), exact.score_block(problem)
     assert ((found.scores - true.scores).abs() <= found.error_bound.unsqueeze(-1) + 1e-5).all()

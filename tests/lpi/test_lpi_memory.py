@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 
+from flat import asked
 from gated_lpi.errors import OptionError
-from gated_lpi.lpi import Options, attribute_encoded
-from gated_lpi.lpi.memory import fixed_bytes, pieces, prompt_bytes, usual_batch
+from gated_lpi.methods import attribute_encoded
+from gated_lpi.methods.memory import fixed_bytes, prompt_bytes, sizes_for, usual_batch
 from gated_lpi.options import parse_memory
 from gated_lpi.trace import Limits, forward_passes, trace
 from tiny_models import encoded, random_prompts, tiny_model
@@ -36,14 +37,14 @@ def test_what_is_no_amount_is_refused(given):
 
 def test_less_memory_means_fewer_prompts_and_smaller_pieces():
     model = tiny_model("OLMoE")
-    assert pieces(model, 64, None, 12).prompts == 64
-    small, large = (pieces(model, 10**6, n, 12) for n in (3 * 10**7, 10**8))
+    assert sizes_for(model, 64, None, 12).prompts == 64
+    small, large = (sizes_for(model, 10**6, n, 12) for n in (3 * 10**7, 10**8))
     assert 0 < small.prompts < large.prompts
-    assert small.pairs < large.pairs
-    assert small.numbers < large.numbers
+    assert small.room.pairs < large.room.pairs
+    assert small.room.numbers < large.room.numbers
     assert large.prompts * prompt_bytes(model) + fixed_bytes(model) < 10**8
     with pytest.raises(OptionError, match="less than the working set of one prompt of 12 tokens"):
-        pieces(model, 64, 1000, 12)
+        sizes_for(model, 64, 1000, 12)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_a_cap_changes_no_score(estimator):
     options = {"units": ("ffn", "attention"), "estimator": estimator}
     found = []
     for memory in (None, 2 * (fixed_bytes(model) + 3 * prompt_bytes(model))):
-        collector, results = attribute_encoded(model, encoded(prompts), Options(memory=memory, **options))
+        collector, results = attribute_encoded(model, encoded(prompts), *asked(memory=memory, **options))
         found.append((collector.result("lpi"), results.error_bound.max()))
     (whole, one), (parts, two) = found
     assert np.abs(whole - parts).max() <= one + two + 1e-5
@@ -98,9 +99,9 @@ def test_a_cap_that_is_too_low_names_the_least_that_works(long, positions):
     prompts = encoded([[1] * long, [2, 3]])
     options = {"units": ("ffn", "attention"), "positions": positions, "keep": "mean"}
     with pytest.raises(OptionError, match=rf"one prompt of {long} tokens.*give at least \d+MB") as told:
-        attribute_encoded(model, prompts, Options(memory=1000, **options))
+        attribute_encoded(model, prompts, *asked(memory=1000, **options))
     least = re.search(r"at least (\d+MB)", str(told.value))[1]
-    collector, _ = attribute_encoded(model, prompts, Options(memory=least, **options))
+    collector, _ = attribute_encoded(model, prompts, *asked(memory=least, **options))
     assert np.isfinite(collector.result("lpi")).all()
 
 
@@ -109,7 +110,8 @@ MEASURE = """
 import ctypes, gc, json, sys
 import torch
 from gated_lpi.errors import OptionError
-from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.methods import attribute_encoded
+from flat import asked
 from tiny_models import encoded, tiny_model
 
 def held(key):
@@ -123,13 +125,13 @@ for family, estimator, positions, count, length, caps in json.loads(sys.argv[1])
     generator = torch.Generator().manual_seed(0)
     prompts = encoded(torch.randint(16000, (count, length), generator=generator).tolist())
     options = dict(keep="mean", estimator=estimator, positions=positions)
-    attribute_encoded(model, prompts[:1], Options(batch_size=1, **options | {"positions": "summed"}))
+    attribute_encoded(model, prompts[:1], *asked(batch_size=1, **options | {"positions": "summed"}))
     for cap in caps:
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         before = held("VmRSS")
         open("/proc/self/clear_refs", "w").write("5")
-        attribute_encoded(model, prompts, Options(memory=cap, **options))
+        attribute_encoded(model, prompts, *asked(memory=cap, **options))
         found.append((family, estimator, positions, length, cap, held("VmHWM") - before))
 print(json.dumps(found))
 """
@@ -160,5 +162,5 @@ def least(family, _, positions, count, length):
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
     model = tiny_model(family, vocab_size=16000, hidden_size=128, num_hidden_layers=1, **heads, **width)
     with pytest.raises(OptionError) as told:
-        pieces(model, count, 1000, length, by_position=positions == "resolved")
+        sizes_for(model, count, 1000, length, by_position=positions == "resolved")
     return int(re.search(r"at least (\d+)MB", str(told.value))[1])

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gated_lpi import attribute
-from gated_lpi.lpi import Options, attribute_encoded, exact, reference
-from gated_lpi.lpi.attribute import _by_position
-from gated_lpi.lpi.problem import BlockProblem
+from flat import asked, attribute
+from gated_lpi.methods import attribute_encoded, problem_of
+from gated_lpi.methods.lpi import exact, reference
 from gated_lpi.trace import trace
 from tiny_models import CASES, encoded, random_prompts, tiny_model
 from tiny_text import FACTS, speaking_model
@@ -36,8 +35,8 @@ def test_exact_agrees_with_the_reference_at_every_position(case, norm):
     traced = trace(model, prompts, by_position=True)
     block, seen = model.blocks[2], traced.blocks[2]
     held = model.readout.inverse_scale(traced.final_residual) if norm == "frozen" else None
-    whole = BlockProblem(model.readout, seen.base, held, torch.tensor([3, 4]), (), block.n_units, block, seen)
-    problem = _by_position(whole)
+    whole = problem_of(model.readout, block, seen, torch.tensor([3, 4]), held)
+    problem = whole.resolved()
     assert problem.n_units == 4 * block.n_units
     difference = exact.score_block(problem).scores - reference.score_block(problem).scores
     assert difference.abs().max() < 1e-8
@@ -76,9 +75,9 @@ def test_a_prompt_of_one_token_has_one_position():
     traced = trace(model, [[7]], by_position=True)
     block, seen = model.blocks[0], traced.blocks[0]
     held = model.readout.inverse_scale(traced.final_residual)
-    whole = BlockProblem(model.readout, seen.base, held, torch.tensor([3]), tuple(seen.slabs(block)), 32, block, seen)
+    whole = problem_of(model.readout, block, seen, torch.tensor([3]), held)
     whole = dataclasses.replace(whole, n_units=block.n_units)
-    one, all_at_once = exact.score_block(_by_position(whole)).scores, exact.score_block(whole).scores
+    one, all_at_once = exact.score_block(whole.resolved()).scores, exact.score_block(whole).scores
     assert torch.allclose(one, all_at_once, atol=1e-12)
 
 
@@ -93,9 +92,9 @@ def test_the_bound_of_a_sum_over_positions_is_within_the_tolerance(case, toleran
     # Every source position is certified by itself: their errors add up, so each may take its part of the tolerance.
     model, prompts = tiny_model(case), encoded(random_prompts(5, seed=3))
     options = {"units": ("attention",), "positions": "resolved"}
-    fast, found = attribute_encoded(model, prompts, Options(tolerance=tolerance, **options))
+    fast, found = attribute_encoded(model, prompts, *asked(tolerance=tolerance, **options))
     exact_in_float64, _ = attribute_encoded(
-        tiny_model(case, torch.float64), prompts, Options(estimator="exact", **options)
+        tiny_model(case, torch.float64), prompts, *asked(estimator="exact", **options)
     )
     bound = found.error_bound[:, ::2]
     assert bound.max() <= tolerance

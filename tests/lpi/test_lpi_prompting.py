@@ -7,7 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from gated_lpi import attribute
+from flat import attribute
 from gated_lpi.errors import FactsError, ModelError, OptionError
 from gated_lpi.facts import FactSet, Prompt, Relation, Sample, encode
 from gated_lpi.loading import wrap_model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gated_lpi.lpi.rounding import (
+from gated_lpi.methods.rounding import (
     GRAM_ROWS,
     BlockedProduct,
     frobenius,

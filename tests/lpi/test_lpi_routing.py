@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from flat import asked
 from gated_lpi.loading import wrap_model
-from gated_lpi.lpi import Options, attribute_encoded
+from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import Model, Writer
 from gated_lpi.trace import trace
 from tiny_models import MOE_CASES, encoded, random_prompts, tiny_model, tiny_module
@@ -22,7 +23,7 @@ WITH_SHARED = ("Qwen2-MoE", "DeepSeek-V2", "DeepSeek-V3")
 
 
 def unit_scores(model: Model, prompts: list[list[int]]) -> np.ndarray:
-    collector, _ = attribute_encoded(model, encoded(prompts), Options(units=("ffn", "attention"), estimator="exact"))
+    collector, _ = attribute_encoded(model, encoded(prompts), *asked(units=("ffn", "attention"), estimator="exact"))
     return collector.result("lpi")
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from gated_lpi.lpi.series import MAX_ORDER, MAX_Y, _bessel, _tail, log_mean_exp
+from gated_lpi.methods.lpi.chebyshev import MAX_ORDER, MAX_Y, _bessel, _tail, log_mean_exp
 
 
 def weights(kind, generator, prompts, vocabulary):

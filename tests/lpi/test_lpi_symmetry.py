@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gated_lpi.lpi import Options, attribute_encoded
+from flat import asked
+from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import Block, Model, Writer
 from tiny_models import CASES, MOE_CASES, encoded, random_prompts, tiny_model
 
@@ -28,7 +29,7 @@ Scores = dict[str, np.ndarray]
 
 def score(model: Model) -> Scores:
     """Everything that gets a score or a gate, by name: [prompts, units, heads, experts or blocks]."""
-    collector, _ = attribute_encoded(model, encoded(random_prompts(4)), Options())
+    collector, _ = attribute_encoded(model, encoded(random_prompts(4)), *asked())
     return {name: collector.result(name) for name in collector.collected}
 
 

@@ -3,12 +3,11 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gated_lpi.lpi.distribution import distribution
-from gated_lpi.lpi.envelope import fitted, uniform
-from gated_lpi.lpi.excess import with_excess
-from gated_lpi.lpi.lens import base_logits
-from gated_lpi.lpi.moments import MomentSums, Units, everything
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.lens import base_logits
+from gated_lpi.methods.lpi.certified.distribution import distribution
+from gated_lpi.methods.lpi.certified.envelope import fitted, uniform, with_excess
+from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.models import Readout
 from other_device import READS
 
@@ -37,8 +36,8 @@ def work(vocabulary):
         p = distribution(readout, table, base, logits)
         for envelope in (uniform(table, p), fitted(table, p)):
             with_excess(envelope, p)
-            MomentSums(table, p, envelope, [Units(values, None)]).extend(len(p.levels) - 2)
-        everything(table, p, [Units(values, None)], 4)
+            MomentSums(table, p, envelope, [FoldedUnits(values, None)]).extend(len(p.levels) - 2)
+        everything(table, p, [FoldedUnits(values, None)], 4)
     return found.count, found.reads
 
 

@@ -30,7 +30,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.olmo import modeling_olmo
 from transformers.models.olmoe import modeling_olmoe
 
-from gated_lpi import attribute, load_model
+from flat import attribute
+from gated_lpi import load_model
 from gated_lpi.models import Model
 
 MODELING = {"olmoe": modeling_olmoe, "olmo": modeling_olmo}

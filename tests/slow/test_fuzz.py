@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.fast import FastEstimator
-from gated_lpi.lpi.problem import BlockProblem
+from flat import certified
+from gated_lpi.methods import BlockProblem
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -121,7 +121,7 @@ def fuzzed(seed: int) -> Fuzzed:
     base = base.to(dtype)
     targets = odds.indices(vocabulary, prompts)
     scale = readout.inverse_scale(base)
-    problem = BlockProblem(readout, base, scale, targets, slabs, units, block=None, traced=None, key="fuzzed")
+    problem = BlockProblem(readout, base, scale, targets, slabs, units, key="fuzzed")
     tolerance = odds.some(1e-3, 1e-3, 1e-2, 1.0, 1e-4, 1e-5 if dtype == torch.float32 else 1e-8)
     pieces = {"pairs": int(odds.some(16, 500)), "numbers": int(odds.some(2**14, 2**18))} if odds.happens(0.3) else {}
     return Fuzzed(problem, tolerance, pieces)
@@ -152,7 +152,7 @@ def truth(problem: BlockProblem) -> tuple[Tensor, Tensor]:
 def test_no_score_of_a_random_problem_is_beyond_its_bound(first):
     for seed in range(first, min(first + GROUP, FIRST + COUNT)):
         problem, tolerance, pieces = fuzzed(seed)
-        found = FastEstimator(problem.readout, tolerance, **pieces)(problem)
+        found = certified(problem, tolerance, **pieces)
         true, size = truth(problem)
         bound = found.error_bound.unsqueeze(-1)
         assert found.scores.isfinite().all(), seed

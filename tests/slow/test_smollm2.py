@@ -13,11 +13,12 @@ import pytest
 import torch
 import xarray as xr
 
+from flat import certified
 from gated_lpi import attribute, load_model
 from gated_lpi.cli import main
 from gated_lpi.facts import Prompt, encode
-from gated_lpi.lpi import BlockProblem, exact, unit_lpi
-from gated_lpi.lpi.fast import FastEstimator
+from gated_lpi.methods import problem_of, unit_lpi
+from gated_lpi.methods.lpi import exact
 from gated_lpi.trace import trace
 
 pytestmark = pytest.mark.slow
@@ -88,12 +89,10 @@ def test_scores_follow_the_definition(model, layer):
     random = np.random.default_rng(layer)
     for kind, index in (("attention", 2 * layer), ("ffn", 2 * layer + 1)):
         block, seen = model.blocks[index], traced.blocks[index]
-        problem = BlockProblem(
-            model.readout, seen.base, inverse_scale, targets, tuple(seen.slabs(block)), block.n_units, block, seen
-        )
+        problem = problem_of(model.readout, block, seen, targets, inverse_scale)
         scores = exact.score_block(problem).scores
-        certified = FastEstimator(model.readout, TOLERANCE)(problem)
-        assert float(certified.error_bound.max()) <= TOLERANCE
+        bounded = certified(problem, TOLERANCE)
+        assert float(bounded.error_bound.max()) <= TOLERANCE
         for p, item in enumerate(items):
             inputs, weights = watched(model, layer, item.ids)
             base = inputs["input"]
@@ -104,7 +103,7 @@ def test_scores_follow_the_definition(model, layer):
                 contribution = inputs[kind][unit] * weights[kind][:, unit]
                 expected = unit_lpi(base, contribution, item.target_id, readout, inverse_scale[p].double())
                 assert scores[p, unit].item() == pytest.approx(expected, abs=1e-4)
-                assert abs(certified.scores[p, unit].item() - expected) <= certified.error_bound[p].item()
+                assert abs(bounded.scores[p, unit].item() - expected) <= bounded.error_bound[p].item()
 
 
 def test_the_gguf_is_the_same_model(model, folder):

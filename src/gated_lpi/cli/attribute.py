@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
+from gated_lpi.cli.options import with_options
 from gated_lpi.errors import RunError, RunExistsError
+from gated_lpi.options import LPI, Scoring
+from gated_lpi.options.methods import flat_fields, from_flat
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +25,7 @@ NAME = "attribute"
 INTERRUPTED = "interrupted; scores are written when all are there, so none were kept: run the command again"
 
 
+@with_options({**flat_fields(LPI), **flat_fields(Scoring)}, keep="relations")
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
@@ -40,28 +44,6 @@ def command(
         str, typer.Option(help="raise at facts that cannot be used, or skip them and say so.")
     ] = "raise",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
-    norm: Annotated[str, typer.Option(help="frozen or recomputed.")] = "frozen",
-    target: Annotated[str, typer.Option(help="object, or top1: the model's own prediction.")] = "object",
-    estimator: Annotated[str, typer.Option(help="fast (certified), exact or reference.")] = "fast",
-    tolerance: Annotated[float, typer.Option(help="Largest error of a unit's score, in nats (fast).")] = 1e-3,
-    keep: Annotated[str, typer.Option(help="prompts, relations or mean.")] = "relations",
-    units: Annotated[
-        list[str] | None,
-        typer.Option(help="ffn, attention, heads, experts, blocks: repeat, or join by commas. Default: all."),
-    ] = None,
-    positions: Annotated[
-        str, typer.Option(help="Attention units summed over source positions, or resolved.")
-    ] = "summed",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Prompts that are worked on together, at most. Default: 192, more for some models."),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Cap on the working set beside model and result, such as 2GB.")
-    ] = None,
-    readout_eps: Annotated[
-        float | None, typer.Option(help="Epsilon of the readout's norm. Default: the model's own.")
-    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
@@ -71,6 +53,8 @@ def command(
     ] = False,
     gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print sizes and provenance of the scores as JSON.")] = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Score every unit, head, expert and block of a model on facts, and store the scores.
 
@@ -78,23 +62,12 @@ def command(
     """
     from gated_lpi.facts import load_facts
     from gated_lpi.loading import load_model
-    from gated_lpi.lpi import ALL_UNITS, Options, attribute
+    from gated_lpi.methods import attribute
     from gated_lpi.prompting import Prompting
 
     # All that can be refused without the model is refused before it is loaded.
     how = Prompting(templates, separator, on_error, bos)  # type: ignore[arg-type]  # checked there
-    options = Options(
-        norm=norm,  # type: ignore[arg-type]  # checked there, which names what is allowed
-        target=target,  # type: ignore[arg-type]
-        estimator=estimator,
-        tolerance=tolerance,
-        units=tuple(_split(units) if units else ALL_UNITS),
-        keep=keep,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        positions=positions,  # type: ignore[arg-type]
-        memory=memory,
-        readout_eps=readout_eps,
-    )
+    method, scoring = from_flat(LPI, options), from_flat(Scoring, options)
     loaded_facts = load_facts(facts, on_error=how.on_error)
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
@@ -109,7 +82,7 @@ def command(
             gguf=gguf,
         )
         with progress.task("attribute") as advance:
-            scores = attribute(loaded, loaded_facts, **vars(how), **vars(options), progress=advance)
+            scores = attribute(loaded, loaded_facts, method=method, **vars(how), **dict(scoring), progress=advance)
         for note in _remarks(scores):
             progress.note(note)
         scores.to_zarr(draft, mode="w", consolidated=False)
@@ -145,8 +118,3 @@ def _remarks(scores: xr.Dataset) -> Iterator[str]:
         yield f"{len(skipped):,} {'fact is' if len(skipped) == 1 else 'facts are'} skipped:"
         yield from (f"  {fact}" for fact in skipped)
     yield from scores.attrs["collisions"]
-
-
-def _split(values: list[str]) -> list[str]:
-    """Options that may be repeated or joined by commas, as one list."""
-    return [part.strip() for value in values for part in value.split(",")]

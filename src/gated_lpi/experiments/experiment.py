@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
-from gated_lpi.experiments.problems import A_LIST, A_NUMBER, A_TEXT, describe
-from gated_lpi.experiments.settings import EngineSpec, StorageSpec, in_bytes
+from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.flatten import flatten
-from gated_lpi.options import MOST_MEMORY, Norm, Positions, Target, UnitName
-from gated_lpi.specs import GREATEST, Positive, Spec, Text, Whole
+from gated_lpi.options import LPI, Scoring
+from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
+from gated_lpi.options.problems import A_LIST, A_TEXT, describe
+from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.training.spec import ArmKind, ArmName, TrainingSpec
 
-EstimatorName = Literal["fast", "exact", "reference"]
 SETTINGS = ("engine", "storage")
 ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json", ".summary.json")
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
@@ -36,31 +44,10 @@ def _several(given: object) -> object:
     return given if given is None or isinstance(given, list | tuple) else (given,)
 
 
-def _amount(given: str) -> str:
-    """An amount of memory as it was given, once it is known to be one."""
-    in_bytes(given)
-    return given
-
-
-def _different(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = [value for value, count in Counter(given).items() if count > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is listed twice; leave one out")
-    return given
-
-
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_different)]
-"""One value or more, all different."""
 Source = Annotated[
     Annotated[Text, Tag(A_TEXT)] | Annotated[Listed[Text], Tag(A_LIST)],
     Discriminator(lambda given: A_LIST if isinstance(given, list | tuple) else A_TEXT),
 ]
-Amount = Annotated[
-    Annotated[int, Field(ge=1, le=MOST_MEMORY), Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
-    Discriminator(lambda given: A_TEXT if isinstance(given, str) else A_NUMBER),
-]
-"""Bytes as a number, or as text such as "8GB", kept as it was given."""
 Count = Annotated[int, BeforeValidator(_count), Field(ge=0, le=GREATEST)]
 Counts = Annotated[Listed[Count] | None, BeforeValidator(_several)]
 
@@ -93,18 +80,29 @@ class FactsSpec(Spec):
         return facts if self.separator is None else facts.with_separator(self.separator)
 
 
-class AttributionSpec(Spec):
-    """Options of `attribute`."""
+class _Attribution(Spec):
+    """Options of `attribute`: those of the method, and what is scored; what is kept are means over relations."""
 
-    norm: Norm = "frozen"
-    target: Target = "object"
-    estimator: EstimatorName = "fast"
-    tolerance: float = Field(default=1e-3, gt=0, le=1)
-    units: Listed[UnitName] = get_args(UnitName)
-    positions: Positions = "summed"
-    batch_size: Positive | None = None
-    memory: Amount | None = None
-    readout_eps: float | None = Field(default=None, ge=0)
+    @property
+    def method(self) -> LPI:
+        """How scores are computed."""
+        return from_flat(LPI, dict(self))
+
+    @property
+    def scoring(self) -> Scoring:
+        """What is scored and kept."""
+        return from_flat(Scoring, dict(self)).model_copy(update={"keep": "relations"})
+
+
+if TYPE_CHECKING:
+    AttributionSpec = _Attribution
+else:  # its keys are those of the method and of scoring, which are declared there and nowhere else
+    AttributionSpec = create_model(
+        "AttributionSpec",
+        __base__=_Attribution,
+        __doc__=_Attribution.__doc__,
+        **flat_fields(LPI) | {key: field for key, field in flat_fields(Scoring).items() if key != "keep"},
+    )
 
 
 class MetricsSpec(Spec):
@@ -132,8 +130,8 @@ class AblationSpec(Spec):
     In a model with fewer than twice as many heads as a row asks for, half of its heads are ablated instead.
     """
 
-    heads: Annotated[tuple[Positive, ...], AfterValidator(_different)] = (1, 10)
-    units: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(_different)] = (0.01,)
+    heads: Annotated[tuple[Positive, ...], AfterValidator(different)] = (1, 10)
+    units: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(different)] = (0.01,)
     random_draws: Positive = 20
     k: Positive = 10
     top_units: Whole = 10

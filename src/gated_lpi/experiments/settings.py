@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options import DeviceMap, parse_memory, refuse_two_places
-from gated_lpi.specs import GREATEST, Spec, Text, Whole
+from gated_lpi.options.spec import GREATEST, Spec, Text, Whole
 
 EngineKind = Literal["local", "ray"]
 

@@ -44,6 +44,7 @@ from gated_lpi.folders import (
     unwritten,
 )
 from gated_lpi.metrics import summarise
+from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
@@ -250,13 +251,32 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
     return Run(folder, experiment, info)
 
 
+_FIRST_KEYS = (
+    "norm",
+    "target",
+    "estimator",
+    "tolerance",
+    "units",
+    "positions",
+    "batch_size",
+    "memory",
+    "readout_eps",
+)
+
+
 def _as_first_written(experiment: Experiment) -> dict[str, Any]:
-    """The content of run.json without options that it did not have at first, so that a name made of it stays."""
+    """The content of run.json as it was at first, in order and names, so that a name made of it stays."""
     content = experiment.model_dump(mode="json")
     for key in ("separator", "on_error"):
         if content["facts"][key] == FactsSpec.model_fields[key].default:
             del content["facts"][key]
+    attribution = content["attribution"]
+    content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     return content
+
+
+def _formerly(value: Any) -> Any:
+    return next((former for former, name in FORMER.items() if name == value), value)
 
 
 def refuse_other_files(folder: Folder) -> None:

@@ -41,6 +41,7 @@ from gated_lpi.folders import (
     sync,
     write_atomically,
 )
+from gated_lpi.options.spec import GREATEST
 from gated_lpi.results.chunks import Recorder, Verifier, opened
 from gated_lpi.results.commit import (
     COORDS,
@@ -61,7 +62,6 @@ from gated_lpi.results.commit import (
 from gated_lpi.results.damage import Damage, find_damage, leave_out, refuse_visible_damage
 from gated_lpi.results.files import digest
 from gated_lpi.results.identity import differences
-from gated_lpi.specs import GREATEST
 
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
 _INTERNAL = ("digests", "format", "sha256")

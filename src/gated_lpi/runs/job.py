@@ -24,7 +24,7 @@ from gated_lpi.exhausted import cause_in_the_machine
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.loading import load_model
-from gated_lpi.lpi import Options, attribute_asked
+from gated_lpi.methods import attribute_asked
 from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.identity import identify
@@ -177,11 +177,12 @@ def attribute_checkpoint(
     refuse_changed(str(checkpoint.path), weights.stamp)
     how = prompting(experiment)
     asked = encode_facts(model, facts, how)
-    scores = attribute_asked(model, facts, asked, how, Options(keep="relations", **experiment.attribution.model_dump()))
+    spec = experiment.attribution
+    scores = attribute_asked(model, facts, asked, how, spec.method, spec.scoring)
     record = {
         **identity(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, asked.prompts, experiment.attribution.target),
+        **identify(model, asked.prompts, spec.method.target),
         **_checks(model),
         **_account(scores),
         "seconds": round(time.monotonic() - started, 3),

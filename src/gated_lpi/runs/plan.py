@@ -19,7 +19,7 @@ from gated_lpi.errors import CheckpointError, WeightsError
 from gated_lpi.experiments.experiment import Arm, Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.foreign import parse_json
-from gated_lpi.lpi.memory import FULL_TILES, TOKENS_SEEN, usual_batch
+from gated_lpi.methods.memory import FULL_TILES, TOKENS_SEEN, usual_batch
 from gated_lpi.options import parse_memory
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import listed_bytes
@@ -209,7 +209,7 @@ def _scoring(shape: Shape) -> float:
 
 
 def _working_set(experiment: Experiment, shape: Shape) -> int:
-    spec = experiment.attribution
+    spec = experiment.attribution.scoring
     if spec.memory is not None:
         return parse_memory(spec.memory)
     numbers = 3 * shape.vocabulary + 12 * shape.hidden * shape.layers

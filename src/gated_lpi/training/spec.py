@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gated_lpi.specs import Positive, Spec, Whole
+from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.training.schedule import Decay, refuse_count
 
 Loss = Literal["answers", "all"]

@@ -10,7 +10,7 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
    Σ_S p·y², which the first and second moments give. Where the third and fourth are there too, it also is
    ½Σp·y² + ⅙Σp·y³ plus between ψ(min y) and ψ(max y) times Σp·y⁴, ψ(y) = (e^y − 1 − y − y²/2 − y³/6)/y⁴ increasing.
 2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² for any weights q of the tokens
-   and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|, or what bounds on u say (`reach`).
+   and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|, or what bounds on u say (`eight_bit`).
 3. What rounding may do to a, to u on S, to the moments and to p itself widens the interval.
 
 4. The score is a guess of what the sums really are, kept so near the interval's middle that its bound, half the
@@ -30,10 +30,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import unit_roundoff
+from gated_lpi.methods.rounding import unit_roundoff
 
 LARGEST = 30.0  # exponents above this are left to the exact sum
-TILE = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
+TILE_BYTES = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
 SAFETY = {torch.float64: 1e-9, torch.float32: 2e-5}  # relative: of the arithmetic on sums of terms of one sign
 ABSOLUTE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of that on scores, over the size of their terms
 UNDERFLOW = 1e-30
@@ -137,25 +137,25 @@ class Region(NamedTuple):
         return Region(*(part.to(dtype) if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
-class Estimate(NamedTuple):
+class Certificate(NamedTuple):
     """Scores and their error bounds, [P, n]; a bound is infinite or NaN where nothing can be said."""
 
     score: Tensor
     bound: Tensor
 
 
-def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
+def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
     """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
     n_prompts, n_units = pairs.c.shape
     region = region.to(pairs.c.dtype)
-    size = max(1, TILE * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
+    size = max(1, TILE_BYTES * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
     if n_units <= size:
         return _certify(pairs, moments, region, tolerance)
     parts = [
         _certify(pairs.units(some), moments.units(some), region, tolerance)
         for some in (slice(start, start + size) for start in range(0, n_units, size))
     ]
-    return Estimate(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
+    return Certificate(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
 
 
 class _Given(NamedTuple):
@@ -182,7 +182,7 @@ class _Sums(NamedTuple):
         return _Sums(low, high, guess, variance, torch.maximum(self.reach, other.reach))
 
 
-def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Estimate:
+def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
     dtype, gain = pairs.c.dtype, pairs.gain.abs()
     given = _given(pairs, region)
     parts = [_tail(pairs, moments, region, given)] if region.tail_tokens else []
@@ -202,7 +202,7 @@ def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -
     middle = (top + bottom) / 2
     room = (tolerance - bound).clamp_min(0.0)
     moved = (torch.log1p(sums.guess.clamp_min(0.0)) - middle).clamp(-room, room)
-    return Estimate(pairs.gain - middle - moved, bound + moved.abs())
+    return Certificate(pairs.gain - middle - moved, bound + moved.abs())
 
 
 def _given(pairs: Pairs, region: Region) -> _Given:

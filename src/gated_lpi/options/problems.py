@@ -12,17 +12,17 @@ SHOWN = 200
 A_TEXT, A_LIST, A_NUMBER = "a text", "a list", "a number"  # which of several forms a value has; no keys
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """All problems that validating `model` found, in one line."""
+def describe(error: ValidationError, model: type[BaseModel], whole: str = "experiment") -> str:
+    """All problems that validating `model`, called `whole`, found, in one line."""
     problems = error.errors()
     broken = {problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))}
     # A list whose entry is wrong counts as too short as well, which helps nobody.
-    return "; ".join(_one(p, model) for p in problems if not (p["type"] == "too_short" and p["loc"] in broken))
+    return "; ".join(_one(p, model, whole) for p in problems if not (p["type"] == "too_short" and p["loc"] in broken))
 
 
-def _one(problem: Any, model: type[BaseModel]) -> str:
+def _one(problem: Any, model: type[BaseModel], whole: str) -> str:
     keys = [str(part) for part in problem["loc"] if part not in (A_TEXT, A_LIST, A_NUMBER)]
-    where = ".".join(key if len(key) <= SHOWN else _shown(key) for key in keys) or "experiment"
+    where = ".".join(key if len(key) <= SHOWN else _shown(key) for key in keys) or whole
     if problem["type"] == "extra_forbidden":
         known = _keys(model, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)

@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.certificate import Moments, Region
-from gated_lpi.lpi.distribution import Distribution
-from gated_lpi.lpi.envelope import Envelope
-from gated_lpi.lpi.reach import Bounds
-from gated_lpi.lpi.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.lpi.certified.certificate import Moments, Region
+from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.lpi.certified.eight_bit import Extremes
+from gated_lpi.methods.lpi.certified.envelope import Envelope
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are summed in one product of the weights' dtype
-TILE = 2**23  # numbers in a matrix of powers of u
+TILE_NUMBERS = 2**23  # numbers in a matrix of powers of u
 
 
-class Units(NamedTuple):
-    """Units that the same prompts use: `folded` value vectors [n, d], `prompts` [P'] or None for all."""
+class FoldedUnits(NamedTuple):
+    """FoldedUnits that the same prompts use: `folded` value vectors [n, d], `prompts` [P'] or None for all."""
 
     folded: Tensor
     prompts: Tensor | None
@@ -45,18 +45,18 @@ class MomentSums:
         table: Unembedding,
         p: Distribution,
         envelope: Envelope,
-        parts: Sequence[Units],
-        outside: Sequence[Bounds] | None = None,
+        parts: Sequence[FoldedUnits],
+        outside: Sequence[Extremes] | None = None,
         seen: Sequence[Moments] | None = None,
         level: int = 0,
     ) -> None:
         self._table, self._p, self._envelope, self._parts = table, p, envelope, list(parts)
-        self._outside: list[Bounds | None] = [None] * len(parts) if outside is None else list(outside)
+        self._outside: list[Extremes | None] = [None] * len(parts) if outside is None else list(outside)
         self._summed = p.levels[level]
         seen = [self._nothing(part) for part in parts] if seen is None else seen
         self.moments = [_with_ends(moments, ends) for moments, ends in zip(seen, self._outside, strict=True)]
 
-    def _nothing(self, part: Units) -> Moments:
+    def _nothing(self, part: FoldedUnits) -> Moments:
         """Moments over no token."""
         nothing = torch.zeros(len(part.folded), dtype=torch.float64, device=part.folded.device)
         none = nothing.new_zeros(()).expand(_shape(self._p, part))
@@ -77,7 +77,7 @@ class MomentSums:
         if last == self._summed:
             return
         folded = torch.cat([part.folded for part in self._parts])
-        sums = _Sums(self._p, self._parts, 2)
+        sums = _PowerSums(self._p, self._parts, 2)
         step = min(last - self._summed, _tokens(len(folded), 2))
         multiply = BlockedProduct(len(folded), step, folded)
         squares = torch.zeros(len(folded), dtype=torch.float64, device=folded.device)
@@ -104,13 +104,13 @@ class MomentSums:
         return [region(self._table, self._p, self._envelope, part.prompts, level) for part in self._parts]
 
 
-def _with_ends(moments: Moments, outside: Bounds | None) -> Moments:
+def _with_ends(moments: Moments, outside: Extremes | None) -> Moments:
     if outside is None:
         return moments
     return moments._replace(outside_least=outside.least, outside_largest=outside.largest)
 
 
-def everything(table: Unembedding, p: Distribution, parts: Sequence[Units], orders: int) -> list[Moments]:
+def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits], orders: int) -> list[Moments]:
     """Moments of each part over the whole vocabulary, of `orders` 2 or 4.
 
     Tokens are taken in the order of the vocabulary, and all parts together, so that its rows are read once.
@@ -119,7 +119,7 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[Units], orde
     step = _tokens(len(values), orders)
     multiply = BlockedProduct(len(values), step, values)
     rows = values.new_empty(step, values.shape[1])
-    sums = _Sums(p, parts, orders)
+    sums = _PowerSums(p, parts, orders)
     for start in range(0, len(table.weight), step):
         tokens = slice(start, start + step)
         sums.add(p.log_p[:, tokens].exp(), multiply(values, table.centred(tokens, rows).T))
@@ -128,13 +128,13 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[Units], orde
 
 def _tokens(units: int, orders: int) -> int:
     """How many tokens to take at a time."""
-    return max(LEAST_TOKENS, min(TOKENS, TILE // (units * orders)))
+    return max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // (units * orders)))
 
 
-class _Sums:
+class _PowerSums:
     """Σ p·u^k over tiles of tokens, [n, orders, P'] of every part; least and largest u, [n] of all parts together."""
 
-    def __init__(self, p: Distribution, parts: Sequence[Units], orders: int) -> None:
+    def __init__(self, p: Distribution, parts: Sequence[FoldedUnits], orders: int) -> None:
         like = parts[0].folded
         self._parts, self._orders = parts, orders
         self._counts = [len(part.folded) for part in parts]
@@ -177,7 +177,7 @@ class _Sums:
         return found
 
 
-def _shape(p: Distribution, units: Units) -> tuple[int, int]:
+def _shape(p: Distribution, units: FoldedUnits) -> tuple[int, int]:
     return len(p.log_p) if units.prompts is None else len(units.prompts), len(units.folded)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import GRAM_ROWS, RUN, frobenius, gamma, gram, gram_gamma, quadratic_gamma, sum_in_runs
+from gated_lpi.methods.rounding import GRAM_ROWS, RUN, frobenius, gamma, gram, gram_gamma, quadratic_gamma, sum_in_runs
 from gated_lpi.models import Readout
 
 

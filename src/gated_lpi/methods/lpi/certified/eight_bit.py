@@ -17,25 +17,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import gamma, lengths, unit_roundoff
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.rounding import gamma, lengths, unit_roundoff
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
 ENCODED = 2**19  # numbers that are rounded at a time
-TILE = 2**21  # numbers that stay in a processor's cache
+TILE_NUMBERS = 2**21  # numbers that stay in a processor's cache
 LARGEST = 127
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
 
-class Bounds(NamedTuple):
+class Extremes(NamedTuple):
     """Least and largest u of each unit over some tokens, [n], float64."""
 
     least: Tensor
     largest: Tensor
 
-    def units(self, chosen: Tensor) -> Bounds:
+    def units(self, chosen: Tensor) -> Extremes:
         """Those of some of the units."""
-        return Bounds(self.least[chosen], self.largest[chosen])
+        return Extremes(self.least[chosen], self.largest[chosen])
 
 
 class _Codes(NamedTuple):
@@ -59,7 +59,7 @@ def supported(device_type: str) -> bool:
     return device_type == "cpu" and hasattr(torch, "_int_mm") and has_vnni is not None and bool(has_vnni())
 
 
-class Reach:
+class EightBit:
     """The unembedding in 8 bits, a quarter of its size; made once for a checkpoint.
 
     Rows are kept in the order of their scales. Those that are multiplied together then have nearly the same one, and
@@ -77,8 +77,8 @@ class Reach:
         self._wrong = float(wrong.max())
         self._longest = table.longest + self._wrong
 
-    def __call__(self, parts: Sequence[Tensor], skipped: Tensor) -> list[Bounds]:
-        """Bounds on u over all tokens but those `skipped`, of folded value vectors [n, d] of some parts.
+    def __call__(self, parts: Sequence[Tensor], skipped: Tensor) -> list[Extremes]:
+        """Extremes on u over all tokens but those `skipped`, of folded value vectors [n, d] of some parts.
 
         0 always lies between them.
         """
@@ -86,7 +86,7 @@ class Reach:
         units = _Codes(*map(torch.cat, zip(*codes, strict=True)))
         least = torch.zeros_like(units.scale)
         largest = torch.zeros_like(least)
-        tokens = max(LEAST_TOKENS, min(TOKENS, TILE // len(least)))
+        tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // len(least)))
         starts = range(0, len(self._codes), tokens)
         hidden = self._place[skipped].sort().values
         bounds = torch.searchsorted(hidden, torch.tensor([*starts, len(self._codes)], device=hidden.device)).tolist()
@@ -101,7 +101,7 @@ class Reach:
         wide = units.scale.double() * (1 + ROUNDING)
         ends = wide * least.double() - margin, wide * largest.double() + margin
         split = (end.split([len(part) for part in parts]) for end in ends)
-        return [Bounds(*end) for end in zip(*split, strict=True)]
+        return [Extremes(*end) for end in zip(*split, strict=True)]
 
 
 def _tiles(length: int, width: int) -> Iterator[slice]:

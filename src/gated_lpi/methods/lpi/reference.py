@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem, BlockScores, all_exact
+from gated_lpi.methods.contract import BlockScores, all_exact
+from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
 
 
@@ -31,8 +32,8 @@ def unit_lpi(base: Tensor, contribution: Tensor, target: int, readout: Readout, 
     return float(after - before)
 
 
-def score_block(problem: BlockProblem) -> BlockScores:
-    """Score every unit of a block on every prompt in float64, one at a time; an `Estimator`."""
+def score_block(problem: TracedProblem) -> BlockScores:
+    """Score every unit of a block on every prompt in float64, one at a time."""
     readout = problem.readout.to(dtype=torch.float64)
     n_prompts = len(problem.targets)
     scores = torch.zeros(n_prompts, problem.n_units, dtype=torch.float64)
@@ -45,7 +46,7 @@ def score_block(problem: BlockProblem) -> BlockScores:
     return all_exact(problem, scores.to(problem.base.device))
 
 
-def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
+def _contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tensor]]:
     """Index within the block and contribution [d] of every unit that writes for this prompt."""
     block, traced = problem.block, problem.traced
     if problem.by_position:
@@ -67,7 +68,7 @@ def _contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor
     return found
 
 
-def _position_contributions(problem: BlockProblem, prompt: int) -> list[tuple[int, Tensor]]:
+def _position_contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tensor]]:
     """The same for an attention block whose units are counted once for every source position."""
     (writer,), (seen,) = problem.block.writers, problem.traced.writers
     assert seen.by_position is not None  # the trace was asked for it

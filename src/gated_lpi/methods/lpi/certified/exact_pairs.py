@@ -15,14 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.distribution import Distribution
-from gated_lpi.lpi.problem import BlockProblem
-from gated_lpi.lpi.rounding import RUN, gamma, sum_in_runs, unit_roundoff, wide_products
+from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.problem import BlockProblem
+from gated_lpi.methods.rounding import RUN, gamma, sum_in_runs, unit_roundoff, wide_products
 from gated_lpi.models import Readout
 
-TILE = 2**17
+TILE_NUMBERS = 2**17
 LARGEST = 60.0  # exponents above this are left to float64
-MAX_DIRECTIONS = 2**24
 
 
 class _Singles(NamedTuple):
@@ -57,7 +56,7 @@ def exact_pairs(
     units: Tensor,
     *,
     tolerance: float,
-    numbers: int = MAX_DIRECTIONS,
+    numbers: int,
 ) -> tuple[Tensor, Tensor]:
     """Scores and error bounds, [m] in float64, of m pairs.
 
@@ -129,7 +128,7 @@ def _sum_up(
     at_target = (weight[problem.targets[pairs.prompts]].double() * wide[pairs.units]).sum(dim=-1)
     u = wide_products(wide, weight).to(dtype)
     total, tilted = torch.empty_like(c), torch.empty_like(c)
-    step = max(1, TILE // vocabulary)
+    step = max(1, TILE_NUMBERS // vocabulary)
     terms = u.new_empty(step, vocabulary)
     row = rows.row_of[pairs.prompts]
     for start in range(0, len(c), step):

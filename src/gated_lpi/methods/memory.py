@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
+from gated_lpi.methods.contract import Room
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE, Limits
 
@@ -21,23 +22,21 @@ OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
 PAIR_BYTES, NUMBER_BYTES = 512, 32  # of the arrays of one pair, and of the copies of one number of [units, V]
 
 
-class Pieces(NamedTuple):
+class Sizes(NamedTuple):
     """What is worked on at a time.
 
     Attributes:
         prompts: prompts in a batch.
         forward: what of a batch is run at a time.
-        pairs: pairs of prompt and unit whose float64 arrays are held.
-        numbers: numbers in one [units, V] matrix.
+        room: what an estimator holds at a time.
     """
 
     prompts: int
     forward: Limits
-    pairs: int
-    numbers: int
+    room: Room
 
 
-def pieces(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Pieces:
+def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Sizes:
     """Split the work so that it fits into `memory` bytes; None takes `batch_size` prompts at a time.
 
     Args:
@@ -54,7 +53,7 @@ def pieces(model: Model, batch_size: int, memory: int | None, longest: int, *, b
     tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
     numbers = max(1, tiles // NUMBER_BYTES)
     logits = max(1, min(AT_ONCE, numbers // model.readout.vocabulary))
-    sizes = Pieces(batch_size, Limits(logits=logits), max(1, tiles // PAIR_BYTES), numbers)
+    sizes = Sizes(batch_size, Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem
+from gated_lpi.methods.problem import TracedProblem
 
 MAX_NUMBERS = 2**23
 
@@ -38,7 +38,7 @@ class Routing(NamedTuple):
     gates: Tensor
 
 
-def score_groups(problem: BlockProblem, numbers: int = MAX_NUMBERS) -> GroupScores:
+def score_groups(problem: TracedProblem, numbers: int = MAX_NUMBERS) -> GroupScores:
     """Score the heads or experts of a block, and the block, on every prompt.
 
     Args:
@@ -53,7 +53,7 @@ def score_groups(problem: BlockProblem, numbers: int = MAX_NUMBERS) -> GroupScor
     return GroupScores(block, inner if attention else None, inner if has_experts else None)
 
 
-def routing(problem: BlockProblem) -> Routing | None:
+def routing(problem: TracedProblem) -> Routing | None:
     """Read which experts each prompt was routed to and with what weight; None for a block without experts."""
     n_prompts, columns, found = len(problem.targets), [], False
     for writer, seen in zip(problem.block.writers, problem.traced.writers, strict=True):
@@ -70,7 +70,7 @@ def routing(problem: BlockProblem) -> Routing | None:
     return Routing(torch.cat([c[0] for c in columns], dim=1), torch.cat([c[1] for c in columns], dim=1))
 
 
-def _head_contributions(problem: BlockProblem) -> Tensor:
+def _head_contributions(problem: TracedProblem) -> Tensor:
     """[P, H, d]: each head's units, summed."""
     (writer,), (slab,) = problem.block.writers, problem.slabs
     n_prompts, d = problem.base.shape
@@ -79,7 +79,7 @@ def _head_contributions(problem: BlockProblem) -> Tensor:
     return torch.einsum("phn,hnd->phd", coefficients, values)
 
 
-def _expert_contributions(problem: BlockProblem) -> Tensor:
+def _expert_contributions(problem: TracedProblem) -> Tensor:
     """[P, E, d]: the units of each expert, or of the dense FFN (E = 1), summed; routed experts first."""
     n_prompts, d = problem.base.shape
     column_of: dict[int, int] = {}
@@ -93,7 +93,7 @@ def _expert_contributions(problem: BlockProblem) -> Tensor:
     return contributions
 
 
-def _score(problem: BlockProblem, contributions: Tensor, numbers: int) -> Tensor:
+def _score(problem: TracedProblem, contributions: Tensor, numbers: int) -> Tensor:
     """I of `contributions` [P, G, d] → [P, G], a chunk of prompts at a time; 0 where nothing is contributed."""
     n_prompts, n_groups, _ = contributions.shape
     before = problem.base_logits.target_log_p

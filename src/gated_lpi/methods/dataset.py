@@ -11,21 +11,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi import schema
 from gated_lpi.facts import EncodedPrompt
-from gated_lpi.lpi.collect import Collector, Floats
-from gated_lpi.lpi.problem import Tier
+from gated_lpi.methods.collect import Collector, Floats
+from gated_lpi.methods.contract import Tier
 from gated_lpi.models import Model
+from gated_lpi.schema import SCHEMA
 from gated_lpi.version import __version__
-
-AXES = {
-    "lpi": "unit",
-    "head_lpi": "head_unit",
-    "expert_lpi": "expert_unit",
-    "expert_utilisation": "expert_unit",
-    "expert_gate": "expert_unit",
-    "block_lpi": "block_index",
-}
-UNITLESS = ("expert_utilisation", "expert_gate")
 
 
 @dataclass(frozen=True)
@@ -69,37 +61,42 @@ class PromptResults:
 def build_dataset(
     model: Model,
     encoded: Sequence[EncodedPrompt],
-    options: Mapping[str, Any],
+    units: Sequence[str],
+    sources: Mapping[str, Any],
     collector: Collector,
     results: PromptResults,
 ) -> xr.Dataset:
-    """Assemble scores, coordinates and provenance."""
-    variables: dict[str, Any] = {
-        name: ((*collector.dims, axis), collector.result(name), {} if name in UNITLESS else {"units": "nats"})
-        for name, axis in AXES.items()
+    """Assemble scores, coordinates and provenance; `units` were asked for, `sources` are options and facts."""
+    values: dict[str, NDArray[Any]] = {
+        name: collector.result(name)
+        for name in dict.fromkeys((*SCHEMA, *collector.collected))
         if name in collector.collected
     }
-    nats = {"units": "nats"}
     if results.positions:
-        lengths = [len(item.ids) for item in encoded]
-        variables["position_lpi"] = (
-            ("prompt", "position", "attention_unit"),
-            _padded(results.positions, lengths),
-            nats,
-        )
-    variables |= {
-        "target_rank": ("prompt", results.target_rank),
-        "target_logprob": ("prompt", results.target_logprob, nats),
-        "base_logprob": (("prompt", "block_index"), results.base_logprob, nats),
-        "error_bound": (("prompt", "block_index"), results.error_bound, nats),
-        "tier_pairs": (("block_index", "tier"), results.tier_pairs),
+        values[schema.POSITION_LPI] = _padded(results.positions, [len(item.ids) for item in encoded])
+    values |= {
+        schema.TARGET_RANK: results.target_rank,
+        schema.TARGET_LOGPROB: results.target_logprob,
+        schema.BASE_LOGPROB: results.base_logprob,
+        schema.ERROR_BOUND: results.error_bound,
+        schema.TIER_PAIRS: results.tier_pairs,
     }
-    used = {dim for dims, *_ in variables.values() for dim in ((dims,) if isinstance(dims, str) else dims)}
-    coords = _prompt_coords(encoded, results) | _model_coords(model, options["units"], used)
+    variables = {name: _variable(name, array, collector.dims) for name, array in values.items()}
+    used = {dim for dims, *_ in variables.values() for dim in dims}
+    coords = _prompt_coords(encoded, results) | _model_coords(model, units, used)
     if collector.keep == "relations":
         coords["relation"] = ("relation", _strings(collector.names))
         coords["n_prompts"] = ("relation", collector.counts)
-    return xr.Dataset(variables, coords, provenance(model, options))
+    return xr.Dataset(variables, coords, provenance(model, sources))
+
+
+def _variable(
+    name: str, values: NDArray[Any], kept: tuple[str, ...]
+) -> tuple[tuple[str, ...], NDArray[Any], dict[str, str]]:
+    """Dimensions, values and attributes, by the schema; a method that it does not have scores units."""
+    known = SCHEMA.get(name, SCHEMA[schema.LPI]._replace(unit=""))
+    dims = (*kept, *known.dims[1:]) if known.reduced else known.dims
+    return dims, values, {"units": known.unit} if known.unit else {}
 
 
 def _padded(positions: Mapping[int, Floats], lengths: Sequence[int]) -> Floats:
@@ -159,6 +156,7 @@ def provenance(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
         "coverage": model.coverage,
         "reconstruction_error": None if check is None else check.worst,
         "gated_lpi": __version__,
+        "schema": schema.VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return recorded

@@ -12,32 +12,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi import reach
-from gated_lpi.lpi.certificate import certify
-from gated_lpi.lpi.choosing import choose
-from gated_lpi.lpi.climb import Best, Part, climb, fold, pairs_of
-from gated_lpi.lpi.distribution import Distribution
-from gated_lpi.lpi.envelope import Envelope
-from gated_lpi.lpi.excess import with_excess
-from gated_lpi.lpi.leftover import LeftOver
-from gated_lpi.lpi.moments import MomentSums, Units, everything, region
-from gated_lpi.lpi.prepared import Prepared
-from gated_lpi.lpi.problem import BlockProblem, BlockScores, Tier
-from gated_lpi.lpi.reach import Bounds
-from gated_lpi.lpi.rounding import unit_roundoff
-from gated_lpi.lpi.stages import Costs
+from gated_lpi.methods.contract import BlockScores, Tier
+from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified.certificate import certify
+from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.lpi.certified.eight_bit import Extremes
+from gated_lpi.methods.lpi.certified.envelope import Envelope, with_excess
+from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
+from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything, region
+from gated_lpi.methods.lpi.certified.parts import Best, Part, climb, fold, pairs_of
+from gated_lpi.methods.lpi.certified.prepared import Prepared
+from gated_lpi.methods.lpi.certified.stops import Costs, choose
+from gated_lpi.methods.problem import BlockProblem
+from gated_lpi.methods.rounding import unit_roundoff
 from gated_lpi.trace import Slab
 
-REACH_SAMPLE = 128  # units that show whether bounds on u are worth having
+EIGHT_BIT_SAMPLE = 128  # units that show whether bounds on u are worth having
 FEW = 64
 FINE = 1e-4  # nats: a smaller tolerance is not left to certificates in float32
-REACH_WORTH = 0.65  # share of units that may be left after it
+EIGHT_BIT_WORTH = 0.65  # share of units that may be left after it
 
 
-class _Step(enum.Enum):
+class _Queue(enum.Enum):
     """What units wait for."""
 
-    REACH = enum.auto()
+    EIGHT_BIT = enum.auto()
     TWO_MOMENTS = enum.auto()
     FOUR_MOMENTS = enum.auto()
 
@@ -59,10 +58,10 @@ class Cascade:
         self._dtype = torch.float64 if fine else torch.float32  # of the certificates
         self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
         self._levels, self._envelope = choose(prepared, problem, p, self._dtype)
-        self._reach_pays = reach.supported(device.type)
+        self._eight_bit_pays = eight_bit.supported(device.type)
         self._cut: Envelope | None = None  # the envelope, once it is known what of p lies above it scaled down
-        self._waiting: dict[_Step, list[Part]] = {step: [] for step in _Step}
-        self._left = LeftOver()
+        self._waiting: dict[_Queue, list[Part]] = {queue: [] for queue in _Queue}
+        self._left = _LeftOver()
         self._found = BlockScores(
             torch.zeros(n_prompts, problem.n_units, dtype=problem.base.dtype, device=device),
             torch.zeros(n_prompts, dtype=torch.float64, device=device),
@@ -74,21 +73,21 @@ class Cascade:
         for slab in self._problem.slabs:
             if slab.coefficients.numel():
                 self._score_slab(slab)
-        for step in _Step:
-            self._take(step)
-        self._left.settle(self._problem, self._p, self._found, self._tolerance, self._prepared.max_numbers)
+        for queue in _Queue:
+            self._take(queue)
+        self._left.settle(self._problem, self._p, self._found, self._tolerance, self._prepared.room.numbers)
         return self._found
 
     def _score_slab(self, slab: Slab) -> None:
         """Steps 2 and 3, the likeliest tokens."""
         n_prompts, n_units = slab.coefficients.shape
-        size = max(1, self._prepared.max_pairs // n_prompts)
+        size = max(1, self._prepared.room.pairs // n_prompts)
         for start in range(0, n_units, size):
             part = Part.of(slab, slice(start, start + size))
             pairs, folded = pairs_of(self._problem, self._p, self._table, part, self._dtype)
-            squares = self._prepared.squares(self._problem, part, folded, self._envelope)
+            squares = self._prepared.squares(self._problem, int(part.units[0]), folded, self._envelope)
             part = part._replace(pairs=pairs._replace(squares=squares))
-            self._wait(_Step.REACH, self._climb([part], [folded], self._levels, self._envelope))
+            self._wait(_Queue.EIGHT_BIT, self._climb([part], [folded], self._levels, self._envelope))
 
     def _climb(
         self,
@@ -96,12 +95,12 @@ class Cascade:
         folded: Sequence[Tensor],
         levels: Sequence[int],
         envelope: Envelope,
-        outside: Sequence[Bounds] | None = None,
+        outside: Sequence[Extremes] | None = None,
     ) -> list[Part]:
         """Certify units level by level; returns those that are left."""
         pairs = [part.pairs for part in parts if part.pairs is not None]
         best = [Best(some.c, self._tolerance) for some in pairs]
-        units = [Units(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
+        units = [FoldedUnits(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
         seen = [part.moments for part in parts if part.moments is not None]
         before = self._levels[-1] if seen else 0
         sums = MomentSums(self._table, self._p, envelope, units, outside, seen or None, before)
@@ -115,32 +114,32 @@ class Cascade:
             for part, kept, moments in zip(parts, left, sums.moments, strict=True)
         ]
 
-    def _wait(self, step: _Step, parts: Sequence[Part]) -> None:
-        """Keep units for a step, and take it when there are enough."""
-        waiting = self._waiting[step]
+    def _wait(self, queue: _Queue, parts: Sequence[Part]) -> None:
+        """Keep units in a queue, and take it when there are enough."""
+        waiting = self._waiting[queue]
         waiting += [part for part in parts if len(part.units)]
-        if sum(part.coefficients.numel() for part in waiting) >= self._prepared.max_pairs:
-            self._take(step)
+        if sum(part.coefficients.numel() for part in waiting) >= self._prepared.room.pairs:
+            self._take(queue)
 
-    def _take(self, step: _Step) -> None:
-        """Take a step with the units that wait for it."""
-        parts, self._waiting[step] = self._waiting[step], []
-        if parts and step is _Step.REACH:
-            self._score_within_reach(parts)
+    def _take(self, queue: _Queue) -> None:
+        """Take the units that wait in a queue."""
+        parts, self._waiting[queue] = self._waiting[queue], []
+        if parts and queue is _Queue.EIGHT_BIT:
+            self._score_by_eight_bit(parts)
         elif parts:
-            self._score_everywhere(parts, 4 if step is _Step.FOUR_MOMENTS else self._orders(parts))
+            self._score_everywhere(parts, 4 if queue is _Queue.FOUR_MOMENTS else self._orders(parts))
 
-    def _score_within_reach(self, parts: list[Part]) -> None:
+    def _score_by_eight_bit(self, parts: list[Part]) -> None:
         """Step 3 again, with bounds on u over the other tokens; the first few units show whether it pays."""
-        for group in first_few(parts, REACH_SAMPLE):
-            left = self._certify_within_reach(group) if group and self._reach_pays else group
-            self._reach_pays &= _units(left) <= REACH_WORTH * _units(group)
-            self._wait(_Step.TWO_MOMENTS, left)
+        for group in first_few(parts, EIGHT_BIT_SAMPLE):
+            left = self._certify_by_eight_bit(group) if group and self._eight_bit_pays else group
+            self._eight_bit_pays &= _units(left) <= EIGHT_BIT_WORTH * _units(group)
+            self._wait(_Queue.TWO_MOMENTS, left)
 
-    def _certify_within_reach(self, parts: Sequence[Part]) -> list[Part]:
+    def _certify_by_eight_bit(self, parts: Sequence[Part]) -> list[Part]:
         """At the largest level below the last; returns the units that are left."""
         folded = fold(self._problem.readout, parts)
-        bounds = self._prepared.reach(folded, self._p.order[: self._p.levels[-2]])
+        bounds = self._prepared.eight_bit(folded, self._p.order[: self._p.levels[-2]])
         self._cut = self._cut or with_excess(self._envelope, self._p)
         return self._climb(parts, folded, [len(self._p.levels) - 2], self._cut, bounds)
 
@@ -152,7 +151,7 @@ class Cascade:
     def _score_everywhere(self, parts: Sequence[Part], orders: int) -> None:
         """Step 4: moments over all tokens, two, then four of the few units that are left."""
         folded = fold(self._problem.readout, parts)
-        units = [Units(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
+        units = [FoldedUnits(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
         found = everything(self._table, self._p, units, orders)
         last = len(self._p.levels) - 1
         for part, moments in zip(parts, found, strict=True):
@@ -162,7 +161,7 @@ class Cascade:
             left = best.take(certify(pairs, moments, whole, self._tolerance), part.units, Tier.MOMENTS)
             if orders == 2:
                 self._record(part, best, ~left)
-                self._wait(_Step.FOUR_MOMENTS, [part.some(left)])
+                self._wait(_Queue.FOUR_MOMENTS, [part.some(left)])
             else:
                 self._record(part, best, torch.ones_like(left))
                 self._left.add(self._problem, part, best.settled)
@@ -174,6 +173,40 @@ class Cascade:
         settled = torch.where(best.settled & done, best.bound, 0.0)
         found.error_bound[prompts] = torch.maximum(found.error_bound[prompts], settled.amax(dim=1).double())
         found.tiers[prompts] += torch.stack([((best.tier == tier) & done).sum(dim=1) for tier in Tier], dim=1)
+
+
+class _LeftOver:
+    """The pairs of a block that no moments settle, of all its slabs, to be summed exactly; settled once."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._count = 0
+
+    def add(self, problem: BlockProblem, part: Part, settled: Tensor) -> None:
+        """Take the pairs of some units that are not settled, [P', n]."""
+        rows, columns = (~settled).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        units, which = columns.unique(return_inverse=True)
+        prompts = problem.prompts(part)[rows]
+        c = part.coefficients[rows, columns] * problem.base_logits.inverse_scale[prompts]
+        self._values.append(part.values[units])
+        self._parts.append((c, prompts, which + self._count, part.units[columns]))
+        self._count += len(units)
+
+    def settle(
+        self, problem: BlockProblem, p: Distribution, found: BlockScores, tolerance: float, numbers: int
+    ) -> None:
+        """Sum them, into the block's scores and bounds."""
+        if not self._parts:
+            return
+        c, prompts, which, units = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        score, bound = exact_pairs(
+            problem, p, torch.cat(self._values), c, prompts, which, tolerance=tolerance, numbers=numbers
+        )
+        found.scores[prompts, units] = score.to(found.scores.dtype)
+        found.error_bound.scatter_reduce_(0, prompts, bound, "amax")
 
 
 def _units(parts: Sequence[Part]) -> int:

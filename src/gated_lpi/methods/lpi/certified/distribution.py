@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.lens import BaseLogits
-from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, sum_in_runs
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.lens import BaseLogits
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.rounding import BlockedProduct, gamma, product_gamma, sum_in_runs
 from gated_lpi.models import Readout
 
 HEAD = 1024
@@ -127,7 +127,7 @@ def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Ten
     return log_p
 
 
-class _Sums(NamedTuple):
+class _OverVocabulary(NamedTuple):
     """Σ p·w [P, d], Σ p·‖w‖ [P]; mass and Σ p·‖w‖² of the tokens outside the head [P], rounded up; float64."""
 
     row: Tensor
@@ -136,7 +136,7 @@ class _Sums(NamedTuple):
     outside_squares: Tensor
 
 
-def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tensor) -> _Sums:
+def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tensor) -> _OverVocabulary:
     """One pass over p, in the order of the vocabulary."""
     n_prompts, vocabulary = log_p.shape
     row = torch.zeros(n_prompts, table.weight.shape[1], dtype=torch.float64, device=log_p.device)
@@ -149,7 +149,7 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
         p = log_p[:, columns].exp()
         row += multiply(p, table.weight[columns])
         sums += p @ weights[columns]
-    return _Sums(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
+    return _OverVocabulary(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
 
 
 def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.rounding import RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
+from gated_lpi.methods.rounding import RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
 from gated_lpi.models import Readout
 
 COLUMNS = 1024

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.certificate import Estimate, Moments, Pairs, certify
-from gated_lpi.lpi.distribution import Distribution
-from gated_lpi.lpi.moments import MomentSums
-from gated_lpi.lpi.problem import BlockProblem, Tier
-from gated_lpi.lpi.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
-from gated_lpi.lpi.unembedding import Unembedding
+from gated_lpi.methods.contract import Tier
+from gated_lpi.methods.lpi.certified.certificate import Certificate, Moments, Pairs, certify
+from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.lpi.certified.moments import MomentSums
+from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.problem import BlockProblem
+from gated_lpi.methods.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -134,7 +135,7 @@ class Best:
         """Which pairs are within the tolerance; NaN is not."""
         return self.bound <= self.tolerance
 
-    def take(self, estimate: Estimate, units: Tensor, tier: Tier) -> Tensor:
+    def take(self, estimate: Certificate, units: Tensor, tier: Tier) -> Tensor:
         """Keep an estimate of some units where it is better; returns those that more tokens could settle, as a mask."""
         whole = len(units) == self.score.shape[1]
         before = self.bound if whole else self.bound[:, units]

@@ -1,25 +1,24 @@
-"""What an estimator is given and what it returns: the contract, written once.
+"""One block on P prompts, as a problem to be scored.
 
-A *problem* is one block on P prompts: the residual stream before it writes, the readout, and the block's units as
-slabs of value vectors with the coefficients that each prompt gives them. An *estimator* returns
+A problem has the residual stream before the block writes, the readout, and the block's units as slabs of value vectors
+with the coefficients that each prompt gives them. A score is that of the definition,
 
-    I(p, u) = log p(target | base + contribution_u) − log p(target | base)    [nats]
+    I(p, u) = log p(target | base + contribution_u) − log p(target | base)    [nats],
 
-for every unit and prompt, and for each prompt a proven bound on the error of its scores (0 where they are exact
-up to rounding). Units that no slab holds, those of experts that were not routed to, score 0.
+or whatever else a method makes of these. What comes from a forward pass also says from which block, and what was
+recorded there (`TracedProblem`).
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.lens import BaseLogits, base_logits
+from gated_lpi.methods.lens import BaseLogits, base_logits
 from gated_lpi.models import Block, Readout
 from gated_lpi.trace import BlockTrace, Slab
 
@@ -47,7 +46,6 @@ class BlockProblem:
         by_position: whether the block's units are counted once for every source position (attention only); unit u at
             position t is then unit t · (units of the block) + u.
         key: the block's name, under which an estimator may keep what it finds of the block's units; "" to keep nothing.
-        block, traced: where the problem comes from; the reference reads these and not the slabs.
     """
 
     readout: Readout
@@ -56,8 +54,6 @@ class BlockProblem:
     targets: Tensor
     slabs: tuple[Slab, ...]
     n_units: int
-    block: Block
-    traced: BlockTrace
     by_position: bool = False
     key: str = ""
 
@@ -98,40 +94,43 @@ class BlockProblem:
         return torch.arange(len(self.targets), device=self.base.device)
 
 
-class Tier(enum.IntEnum):
-    """How a score was found: from means over the vocabulary, from second moments of part of it, from all of it."""
-
-    LINEAR = 0
-    MOMENTS = 1
-    EXACT = 2
-
-
-class BlockScores(NamedTuple):
-    """The scores of one block.
+@dataclass(frozen=True, kw_only=True)
+class TracedProblem(BlockProblem):
+    """A problem that comes from a forward pass.
 
     Attributes:
-        scores: [P, n_units], nats.
-        error_bound: [P], nats: no score of the prompt is off by more (0: exact up to rounding, which is not bounded).
-        tiers: [P, 3], how many of the prompt's scores were found in which way (`Tier`); units that no slab holds are
-            not counted.
+        block, traced: the block, and what was recorded of it, which the float64 reference and scores of groups read.
     """
 
-    scores: Tensor
-    error_bound: Tensor
-    tiers: Tensor
+    block: Block
+    traced: BlockTrace
+
+    def resolved(self) -> TracedProblem:
+        """The same attention block with its units counted once for every source position."""
+        slabs = tuple(self.traced.position_slabs(self.block))
+        return replace(self, slabs=slabs, n_units=len(slabs) * self.n_units, by_position=True)
 
 
-class Estimator(Protocol):
-    """Scores one block after the other; made once for a checkpoint, so that it can keep what it prepares."""
+def problem_of(
+    readout: Readout, block: Block, traced: BlockTrace, targets: Tensor, inverse_scale: Tensor | None
+) -> TracedProblem:
+    """The problem of one block on the prompts of a forward pass.
 
-    def __call__(self, problem: BlockProblem) -> BlockScores:
-        """Score every unit of a block on every prompt."""
-        ...
-
-
-def all_exact(problem: BlockProblem, scores: Tensor) -> BlockScores:
-    """Scores of which all are exact up to rounding."""
-    tiers = torch.zeros(len(scores), len(Tier), dtype=torch.long, device=scores.device)
-    for slab in problem.slabs:
-        tiers[problem.prompts(slab), Tier.EXACT] += slab.values.shape[0]
-    return BlockScores(scores, torch.zeros(len(scores), dtype=torch.float64, device=scores.device), tiers)
+    Args:
+        readout: the model's.
+        block: the block.
+        traced: what was recorded of it.
+        targets: [P], target token ids.
+        inverse_scale: [P], 1/σ of the final residual (frozen norm); None recomputes the norm.
+    """
+    return TracedProblem(
+        readout=readout,
+        base=traced.base,
+        inverse_scale=inverse_scale,
+        targets=targets,
+        slabs=tuple(traced.slabs(block)),
+        n_units=block.n_units,
+        key=block.name,
+        block=block,
+        traced=traced,
+    )

@@ -10,7 +10,7 @@
    residual stream and β = coefficient·α, and a log-softmax over them. σ is found from inner products, in float64,
    since base and contribution may cancel.
 
-Terms are summed in tiles of at most `TILE` numbers, small enough to stay in a processor's cache.
+Terms are summed in tiles of at most `TILE_NUMBERS`, small enough to stay in a processor's cache.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gated_lpi.lpi.problem import BlockProblem, BlockScores, all_exact
-from gated_lpi.lpi.series import log_mean_exp
+from gated_lpi.methods.contract import BlockScores, Room, all_exact
+from gated_lpi.methods.lpi.chebyshev import log_mean_exp
+from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
-TILE = 2**18
-MAX_DIRECTIONS = 2**24
+TILE_NUMBERS = 2**18
 EXPONENT_LIMIT = 60.0  # exp(±60) is far from float32's limits, with room for the sum over the vocabulary
 FEW = 16  # prompts below which the series costs more than summing all terms: its polynomials are made per unit
 MANY = 0.3  # share of pairs left by the series from which on it is quicker to sum all terms of all pairs
 
 
-def score_block(problem: BlockProblem, numbers: int = MAX_DIRECTIONS) -> BlockScores:
-    """Score every unit of a block on every prompt with the full vocabulary; an `Estimator`.
+def score_block(problem: BlockProblem, numbers: int = Room().numbers) -> BlockScores:
+    """Score every unit of a block on every prompt with the full vocabulary.
 
     Args:
         problem: the block.
@@ -44,7 +44,7 @@ def score_block(problem: BlockProblem, numbers: int = MAX_DIRECTIONS) -> BlockSc
     p = problem.base_logits.log_p.exp()
     for slab in problem.slabs:
         prompts = problem.prompts(slab)
-        for start, stop in _unit_chunks(slab, problem.readout.vocabulary, min(numbers, MAX_DIRECTIONS)):
+        for start, stop in _unit_chunks(slab, problem.readout.vocabulary, numbers):
             coefficients = slab.coefficients[:, start:stop].to(slab.values.dtype)
             chunk = Slab(slab.start + start, slab.values[start:stop], coefficients, prompts)
             directions = problem.readout.directions(chunk.values)
@@ -88,8 +88,8 @@ def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
     """Σ_j p_j·exp(c·u_j), [P', n], of every pair of `c` [P', n] with `directions` [n, V] and `p` [P', V]."""
     n_units, vocabulary = directions.shape
     sums = torch.empty_like(c)
-    columns = max(1, min(n_units, TILE // vocabulary))
-    rows = max(1, TILE // (columns * vocabulary))
+    columns = max(1, min(n_units, TILE_NUMBERS // vocabulary))
+    rows = max(1, TILE_NUMBERS // (columns * vocabulary))
     tile = c.new_empty(rows * columns * vocabulary)  # one piece of memory for all tiles: large ones cost page faults
     for start in range(0, len(c), rows):
         chosen = slice(start, start + rows)
@@ -106,7 +106,7 @@ def _single_pairs(problem: BlockProblem, c: Tensor, directions: Tensor, prompts:
     """Scores, [n], of single pairs: −log Σ_j p_j·exp(c·(u_j − u_target)), where nothing large has to cancel."""
     scores = torch.empty_like(c)
     log_p = problem.base_logits.log_p
-    size = max(1, TILE // directions.shape[1])
+    size = max(1, TILE_NUMBERS // directions.shape[1])
     for start in range(0, len(c), size):
         pairs = slice(start, start + size)
         u = directions[units[pairs]]
@@ -123,8 +123,8 @@ def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompt
     beta = slab.coefficients * alpha
     n_units, vocabulary = directions.shape
     scores = torch.empty_like(beta)
-    columns = max(1, min(n_units, TILE // vocabulary))
-    rows = max(1, TILE // (columns * vocabulary))
+    columns = max(1, min(n_units, TILE_NUMBERS // vocabulary))
+    rows = max(1, TILE_NUMBERS // (columns * vocabulary))
     for start in range(0, len(prompts), rows):
         chosen = slice(start, start + rows)
         before = problem.base_directions[prompts[chosen]].unsqueeze(1)

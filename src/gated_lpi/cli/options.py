@@ -1,0 +1,82 @@
+"""Options of the command line that are made of classes of options, so that they are declared in one place.
+
+A parameter `options: dict[str, Any]` of a command becomes one option for each field: `tolerance: float` is --tolerance,
+with the field's default and description. Values are checked by the class itself, whose errors say what is allowed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+
+def with_options(fields: Mapping[str, tuple[Any, FieldInfo]], **defaults: Any) -> Callable[[Callable[..., None]], Any]:
+    """Give a command one option for each field, which it gets as the dict `options`.
+
+    Args:
+        fields: name → (type, field), as `gated_lpi.options.methods.flat_fields` makes them.
+        defaults: of this command, in place of those of the fields.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def flat(**given: Any) -> None:
+            options = {name: _joined(given.pop(name), kind) for name, (kind, _) in fields.items()}
+            command(**given, options={name: value for name, value in options.items() if value is not None})
+
+        before = inspect.signature(command, eval_str=True).parameters
+        mine = {name: _parameter(name, *field, defaults) for name, field in fields.items()}
+        own = [parameter for name, parameter in before.items() if name != "options"]
+        both = [*own, *mine.values()]
+        ordered = sorted(both, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+        flat.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        flat.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+        return flat
+
+    return decorate
+
+
+def _parameter(name: str, kind: Any, field: FieldInfo, defaults: Mapping[str, Any]) -> inspect.Parameter:
+    default = defaults.get(name, None if _is_list(kind) else field.default)
+    option = typer.Option(help=field.description)
+    plain: Any = _plain(kind, default)
+    annotation = Annotated[plain, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _plain(kind: Any, default: Any) -> Any:
+    """The type that a command line can read: texts are checked later."""
+    if _is_list(kind):
+        return list[str] | None
+    inner = {bool, int, float}.intersection(_types(kind))
+    found: Any = inner.pop() if len(inner) == 1 and str not in _types(kind) else str
+    return found | None if default is None else found
+
+
+def _is_list(kind: Any) -> bool:
+    return tuple in _types(kind)
+
+
+def _types(kind: Any) -> set[Any]:
+    """The plain types that an annotation is made of."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _types(get_args(kind)[0])
+    if origin in (Union, UnionType):
+        return {found for inner in get_args(kind) for found in _types(inner)}
+    if origin is Literal:
+        return {str}
+    return {origin or kind}
+
+
+def _joined(value: Any, kind: Any) -> Any:
+    """Values of a list, which may be repeated or joined by commas."""
+    if not _is_list(kind) or value is None:
+        return value
+    return tuple(part.strip() for joined in value for part in joined.split(","))

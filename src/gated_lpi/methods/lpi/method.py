@@ -1,0 +1,81 @@
+"""Gated-LPI as a method: which of its estimators computes the scores of a block.
+
+    I(u) = log p(target | base + contribution_u) − log p(target | base)
+
+Source: arXiv 2601.08383; of dense models arXiv 2312.12141. Check: every estimator against the float64 `reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from gated_lpi.methods.contract import BlockScores, Method, Room
+from gated_lpi.methods.lpi import exact, reference
+from gated_lpi.methods.lpi.certified import CertifiedEstimator
+from gated_lpi.methods.problem import TracedProblem
+from gated_lpi.models import Readout
+from gated_lpi.options import LPI, Certified, Exact, MethodOptions, Reference
+
+State = TypeVar("State")
+
+
+class Estimator(Protocol[State]):
+    """A way of computing the scores; the two steps are those of `Method`."""
+
+    def prepare(self, readout: Readout, room: Room) -> State:
+        """What is kept of a checkpoint."""
+        ...
+
+    def score(self, state: State, problem: TracedProblem, /) -> BlockScores:
+        """Score every unit of a block on every prompt."""
+        ...
+
+
+class ExactEstimator:
+    """The full vocabulary, in batches (`exact`)."""
+
+    def prepare(self, _readout: Readout, room: Room) -> Room:
+        """Nothing of the checkpoint is kept."""
+        return room
+
+    def score(self, room: Room, problem: TracedProblem, /) -> BlockScores:
+        """Score every unit of a block on every prompt."""
+        return exact.score_block(problem, room.numbers)
+
+
+class ReferenceEstimator:
+    """The definition in float64, one unit at a time (`reference`)."""
+
+    def prepare(self, _readout: Readout, _room: Room) -> None:
+        """Nothing is kept."""
+
+    def score(self, _state: None, problem: TracedProblem, /) -> BlockScores:
+        """Score every unit of a block on every prompt."""
+        return reference.score_block(problem)
+
+
+ESTIMATORS: dict[type[MethodOptions], Callable[[Any], Estimator[Any]]] = {
+    Certified: lambda options: CertifiedEstimator(options.tolerance),
+    Exact: lambda _: ExactEstimator(),
+    Reference: lambda _: ReferenceEstimator(),
+}
+
+
+class GatedLPI(Method[Any]):
+    """The method that `gated_lpi.LPI` asks for."""
+
+    name = "lpi"
+
+    def __init__(self, options: LPI) -> None:
+        self.norm, self.target, self.readout_eps = options.norm, options.target, options.readout_eps
+        self.certified = isinstance(options.estimator, Certified)
+        self.estimator = ESTIMATORS[type(options.estimator)](options.estimator)
+
+    def prepare(self, readout: Readout, room: Room) -> Any:
+        """What the estimator keeps of a checkpoint."""
+        return self.estimator.prepare(readout, room)
+
+    def score(self, state: Any, problem: TracedProblem) -> BlockScores:
+        """Score every unit of a block on every prompt, in nats."""
+        return self.estimator.score(state, problem)

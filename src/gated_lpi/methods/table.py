@@ -1,0 +1,28 @@
+"""Which method is meant: one row for each class of options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gated_lpi.errors import OptionError
+from gated_lpi.methods.contract import Method
+from gated_lpi.methods.lpi.method import GatedLPI
+from gated_lpi.options import LPI, MethodOptions
+
+METHODS: dict[type[MethodOptions], Callable[[Any], Method[Any]]] = {LPI: GatedLPI}
+
+
+def method_for(given: MethodOptions | Method[Any]) -> Method[Any]:
+    """The method that options ask for; a method itself as it is.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if isinstance(given, Method):
+        return given
+    make = METHODS.get(type(given))
+    if make is None:
+        known = ", ".join(options.__name__ for options in METHODS)
+        raise OptionError(f"method={given!r} was given; expected the options of one ({known}), or a Method of your own")
+    return make(given)

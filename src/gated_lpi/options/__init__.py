@@ -1,0 +1,39 @@
+"""What may be asked, for Python, experiment files and the command line alike; nothing of it needs torch.
+
+`values` has what single options may be; `spec` the base of options that are read from files, and `problems` what is
+wrong with them, in words; `methods` the options of each method, which become keys of files and of the command line.
+"""
+
+from gated_lpi.options.methods import LPI, Certified, Estimator, Exact, MethodOptions, Reference, Scoring
+from gated_lpi.options.values import (
+    ALL_UNITS,
+    MOST_MEMORY,
+    DeviceMap,
+    Keep,
+    Norm,
+    Positions,
+    Target,
+    UnitName,
+    parse_memory,
+    refuse_two_places,
+)
+
+__all__ = [
+    "ALL_UNITS",
+    "LPI",
+    "MOST_MEMORY",
+    "Certified",
+    "DeviceMap",
+    "Estimator",
+    "Exact",
+    "Keep",
+    "MethodOptions",
+    "Norm",
+    "Positions",
+    "Reference",
+    "Scoring",
+    "Target",
+    "UnitName",
+    "parse_memory",
+    "refuse_two_places",
+]

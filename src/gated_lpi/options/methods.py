@@ -1,0 +1,213 @@
+"""The options of methods and of scoring, each declared once.
+
+`attribute` takes them as objects: `method=LPI(norm="recomputed", estimator=Certified(tolerance=1e-4))`. An experiment
+file and the command line have them as flat keys, which `flat_fields` makes of a class: an option that names one of
+several classes, as `estimator` does, becomes a key for its name, and beside it the options of all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic.fields import FieldInfo
+
+from gated_lpi.errors import OptionError
+from gated_lpi.options.problems import A_NUMBER, A_TEXT, describe
+from gated_lpi.options.spec import Positive, Spec
+from gated_lpi.options.values import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
+
+
+def _amount(given: str) -> str:
+    """An amount of memory as it was given, once it is known to be one."""
+    try:
+        parse_memory(given)
+    except OptionError as error:
+        raise ValueError("expected bytes, or an amount such as '512MB' or '64GiB'") from error
+    return given
+
+
+def different(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values of a list, once they are known to be all different."""
+    twice = [value for value, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is listed twice; leave one out")
+    return given
+
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(different)]
+"""One value or more, all different."""
+Amount = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_MEMORY), Tag(A_NUMBER)] | Annotated[str, BeforeValidator(_amount), Tag(A_TEXT)],
+    Discriminator(lambda given: A_TEXT if isinstance(given, str) else A_NUMBER),
+]
+"""Bytes as a number, or as text such as "8GB", kept as it was given."""
+
+
+class MethodOptions(Spec):
+    """Options of a method or of one of its estimators; made with keywords.
+
+    Raises:
+        OptionError: names the option, what was given and what is allowed.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise OptionError(describe(error, type(self), type(self).__name__)) from None
+
+
+class Certified(MethodOptions):
+    """The fast estimator: every unit's score with a proven bound on its error (docs/certificate.md)."""
+
+    tolerance: float = Field(default=1e-3, gt=0, le=1, description="Largest error of a unit's score, in nats.")
+
+
+class Exact(MethodOptions):
+    """The full vocabulary for every pair of prompt and unit, in batches; exact up to rounding."""
+
+
+class Reference(MethodOptions):
+    """The definition in float64, one unit at a time; for tiny models."""
+
+
+Estimator = Certified | Exact | Reference
+ESTIMATORS: dict[str, type[MethodOptions]] = {"certified": Certified, "exact": Exact, "reference": Reference}
+FORMER = {"fast": "certified"}  # names that files of earlier versions have
+
+
+class _Alternatives:
+    """Marks an option that is one of several classes of options, by name."""
+
+    def __init__(self, classes: Mapping[str, type[MethodOptions]], default: str) -> None:
+        self.classes = classes
+        self.default = default
+
+
+def _estimator(given: object) -> object:
+    name = FORMER.get(given, given) if isinstance(given, str) else given
+    if isinstance(name, str) and name not in ESTIMATORS:
+        raise ValueError(f"expected one of {', '.join(map(repr, ESTIMATORS))}")
+    return ESTIMATORS[name]() if isinstance(name, str) else name
+
+
+class LPI(MethodOptions):
+    """Gated-LPI: how much a unit's contribution raises log p of the target (arXiv 2601.08383; docs/method.md).
+
+    Attributes:
+        norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed" applies
+            the norm afresh before and after.
+        target: "object", or "top1", the model's own prediction.
+        estimator: how scores are computed: `Certified(tolerance=…)`, `Exact()` or `Reference()`, or their names.
+            Certified takes the exact path where the logits are not affine in a contribution (norm="recomputed", or a
+            family with a softcap).
+        readout_eps: epsilon of the readout's norm in place of the model's own, as in the publication's code, which
+            fixes it.
+    """
+
+    norm: Norm = Field(default="frozen", description="frozen or recomputed.")
+    target: Target = Field(default="object", description="object, or top1: the model's own prediction.")
+    estimator: Annotated[Estimator, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
+        default=Certified(), description="certified, exact or reference."
+    )
+    readout_eps: float | None = Field(
+        default=None, ge=0, description="Epsilon of the readout's norm. Default: the model's own."
+    )
+
+
+class Scoring(MethodOptions):
+    """What is scored and kept, whatever the method.
+
+    Attributes:
+        units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
+        keep: "prompts", or means over "relations", or the "mean" over all prompts.
+        positions: "summed", or "resolved": attention units at every source position.
+        batch_size: prompts that are run and scored together, at most; None: as many as suit the model.
+        memory: cap on the working set beside model and result, in bytes or as "2GB".
+    """
+
+    units: Listed[UnitName] = Field(
+        default=ALL_UNITS,
+        description="ffn, attention, heads, experts, blocks: repeat, or join by commas. Default: all.",
+    )
+    keep: Keep = Field(default="prompts", description="prompts, relations or mean.")
+    positions: Positions = Field(
+        default="summed", description="Attention units summed over source positions, or resolved."
+    )
+    batch_size: Positive | None = Field(
+        default=None,
+        description="Prompts that are worked on together, at most. Default: 192, more for some models.",
+    )
+    memory: Amount | None = Field(
+        default=None, description="Cap on the working set beside model and result, such as 2GB."
+    )
+
+    @property
+    def by_position(self) -> bool:
+        """Whether attention units are scored at every source position."""
+        return self.positions == "resolved" and "attention" in self.units
+
+
+def flat_fields(options: type[MethodOptions]) -> dict[str, Any]:
+    """Options as keys of one level: name → (type, field), as `pydantic.create_model` takes them."""
+    flat: dict[str, Any] = {}
+    for name, field in options.model_fields.items():
+        alternatives = _alternatives(field)
+        if alternatives is None:
+            flat[name] = (field.rebuild_annotation(), field)
+            continue
+        names: Any = Literal[tuple(alternatives.classes)]
+        flat[name] = (
+            Annotated[names, BeforeValidator(_renamed)],
+            Field(default=alternatives.default, description=field.description),
+        )
+        for inner in alternatives.classes.values():
+            flat |= flat_fields(inner)
+    return flat
+
+
+M = TypeVar("M", bound=MethodOptions)
+
+
+def from_flat(options: type[M], given: Mapping[str, Any]) -> M:
+    """The options that flat keys say; keys of others are left aside.
+
+    Raises:
+        OptionError: a value that means nothing.
+    """
+    values: dict[str, Any] = {}
+    for name, field in options.model_fields.items():
+        alternatives = _alternatives(field)
+        if alternatives is None:
+            values |= {name: given[name]} if name in given else {}
+            continue
+        named = _renamed(given.get(name, alternatives.default))
+        kind = alternatives.classes.get(named)
+        if name in given or (kind is not None and kind.model_fields.keys() & given.keys()):
+            values[name] = named if kind is None else from_flat(kind, given)
+    return options(**values)
+
+
+def to_flat(options: MethodOptions) -> dict[str, Any]:
+    """The flat keys of options, without those of alternatives that were not chosen."""
+    flat: dict[str, Any] = {}
+    for name, field in type(options).model_fields.items():
+        alternatives, value = _alternatives(field), getattr(options, name)
+        if alternatives is None:
+            flat[name] = value
+            continue
+        flat[name] = next(key for key, kind in alternatives.classes.items() if isinstance(value, kind))
+        flat |= to_flat(value)
+    return flat
+
+
+def _renamed(given: Any) -> Any:
+    return FORMER.get(given, given) if isinstance(given, str) else given
+
+
+def _alternatives(field: FieldInfo) -> _Alternatives | None:
+    return next((mark for mark in field.metadata if isinstance(mark, _Alternatives)), None)

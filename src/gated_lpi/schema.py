@@ -1,0 +1,69 @@
+"""The one schema of scores: every variable's name, dimensions, unit and meaning, and the version of it all.
+
+Whoever writes, keeps, reads or shows scores takes names from here. docs/results.md has it as a table, which
+`docs/make_tables.py` writes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+VERSION = 1  # of names and meanings: raised when one changes
+
+LPI = "lpi"
+HEAD_LPI = "head_lpi"
+EXPERT_LPI = "expert_lpi"
+BLOCK_LPI = "block_lpi"
+POSITION_LPI = "position_lpi"
+EXPERT_UTILISATION = "expert_utilisation"
+EXPERT_GATE = "expert_gate"
+TARGET_RANK = "target_rank"
+TARGET_LOGPROB = "target_logprob"
+BASE_LOGPROB = "base_logprob"
+ERROR_BOUND = "error_bound"
+TIER_PAIRS = "tier_pairs"
+LPI_MEAN = "lpi_mean"
+
+
+class Variable(NamedTuple):
+    """One variable of scores.
+
+    Attributes:
+        dims: of one checkpoint whose prompts are all kept.
+        unit: "nats", or "" for counts, ranks and shares.
+        meaning: in a line.
+        reduced: whether `keep` reduces its `prompt` dimension to `relation`, or to nothing.
+        method: which method it is of; "" for what every method gives.
+    """
+
+    dims: tuple[str, ...]
+    unit: str
+    meaning: str
+    reduced: bool = False
+    method: str = "lpi"
+
+
+SCHEMA = {
+    LPI: Variable(("prompt", "unit"), "nats", "score of every unit", reduced=True),
+    HEAD_LPI: Variable(("prompt", "head_unit"), "nats", "score of every attention head", reduced=True),
+    EXPERT_LPI: Variable(("prompt", "expert_unit"), "nats", "score of every expert", reduced=True),
+    BLOCK_LPI: Variable(("prompt", "block_index"), "nats", "score of every block", reduced=True),
+    POSITION_LPI: Variable(
+        ("prompt", "position", "attention_unit"), "nats", "score of attention units at each source position"
+    ),
+    EXPERT_UTILISATION: Variable(
+        ("prompt", "expert_unit"), "", "1 where the last token was routed to the expert", reduced=True, method=""
+    ),
+    EXPERT_GATE: Variable(("prompt", "expert_unit"), "", "the router's final weight", reduced=True, method=""),
+    TARGET_RANK: Variable(("prompt",), "", "rank of the target, 0 the likeliest", method=""),
+    TARGET_LOGPROB: Variable(("prompt",), "nats", "log p(target) of the model itself", method=""),
+    BASE_LOGPROB: Variable(("prompt", "block_index"), "nats", "log p(target | base) of every block", method=""),
+    ERROR_BOUND: Variable(("prompt", "block_index"), "nats", "no unit's score of the block is off by more"),
+    TIER_PAIRS: Variable(("block_index", "tier"), "", "pairs of prompt and unit by what their score was found from"),
+}
+"""What `attribute` returns. A run adds a `checkpoint` dimension in front."""
+
+OF_RUNS = {
+    LPI_MEAN: Variable(("unit",), "nats", "mean score over all prompts"),
+}
+"""What a run keeps beside it, of scores by relation."""
