@@ -19,7 +19,7 @@ from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import ablations, top_units
 from gated_lpi.runs import Experiment, ResultStore, load_experiment, open_run, preset, presets
 from gated_lpi.runs.downloads import Ledger, listed_bytes
-from gated_lpi.runs.files import FORMAT_KEY, SEAL, unsealed
+from gated_lpi.runs.files import FORMAT_KEY, SEAL, NewerFormatError, unsealed
 from gated_lpi.runs.last_checkpoint import percentage
 from gated_lpi.runs.quarantine import Quarantine
 from gated_lpi.runs.run import Run, create_run
@@ -109,6 +109,8 @@ def accepted_or_none(read, message):
     """What reading gives; None if it was refused, in a message that says this."""
     try:
         return read()
+    except NewerFormatError:
+        return None
     except GatedLPIError as error:
         refused = str(error)
     assert message in refused

@@ -144,6 +144,17 @@ def test_wrong_bytes_are_removed_and_named(server, models, hub_of):
     assert [path.name for path in fetched.downloaded_files] == [ONE]
 
 
+def test_no_wrong_file_stays_in_the_cache(server, models, hub_of):
+    checkpoint, hub = step(server, hub_of, 1)
+    server.fault("wrong", "GET .*/resolve/.*", times=10**6)
+    with pytest.raises(WeightsError, match="It was removed"):
+        fetch(checkpoint, hub=hub)
+    for path in (path for folder in hub.cache.glob("models--*/snapshots/*") for path in folder.iterdir()):
+        assert path.read_bytes() == models["one"][path.name]
+    server.faults.clear()
+    assert (fetch(checkpoint, hub=hub).path / ONE).read_bytes() == models["one"][ONE]
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_cache_that_rotted(server, hub_of, tmp_path, listed):
     checkpoint, hub = step(server, hub_of, 1)
