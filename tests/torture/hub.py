@@ -131,5 +131,5 @@ def _cache_is_right(cache: Path, server: HubServer) -> None:
         assert found is not None, snapshot
         for file in snapshot.iterdir():
             if file.name.endswith(".safetensors") or not file.exists():
-                continue  # verified as they are used, and deleted if they are wrong; a link to what was deleted is no file
+                continue  # those are verified as they are used; a link to what was deleted is no file
             assert file.read_bytes() == found[1][file.name], f"{file} is not what the hub lists"
