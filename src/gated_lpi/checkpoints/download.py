@@ -120,6 +120,7 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
     with deciding(storage):
         if is_held(storage, commit):
             return 0
+        _drop_dead_links(storage)
         try:
             cache = scan_cache_dir(hub.cache)
         except (CacheNotFound, ValueError):  # no such folder, or a file in its place
@@ -254,8 +255,17 @@ def _git_oid(path: Path, size: int) -> str:
 
 def _discard(path: Path) -> None:
     """Remove a file of the cache and all that it links to, so that nothing brings the same bytes back."""
+    storage = path.parent.parent.parent
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()
         path = target
     path.unlink(missing_ok=True)
+    _drop_dead_links(storage)
+
+
+def _drop_dead_links(storage: Path) -> None:
+    """Remove links to what is gone: of a repository that has one, nothing would be found to be deleted any more."""
+    for link in storage.glob("snapshots/*/**/*"):
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)
