@@ -19,7 +19,7 @@ from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import ablations, top_units
 from gated_lpi.results import ResultStore, open_run
-from gated_lpi.results.files import FORMAT_KEY, SEAL, unsealed
+from gated_lpi.results.files import FORMAT_KEY, SEAL, NewerFormatError, unsealed
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.run import Run, create_run
 from gated_lpi.runs.ablations import percentage
@@ -110,6 +110,8 @@ def accepted_or_none(read, message):
     """What reading gives; None if it was refused, in a message that says this."""
     try:
         return read()
+    except NewerFormatError:
+        return None
     except GatedLPIError as error:
         refused = str(error)
     assert message in refused

@@ -144,6 +144,32 @@ def test_wrong_bytes_are_removed_and_named(server, models, hub_of):
     assert [path.name for path in fetched.downloaded_files] == [ONE]
 
 
+def test_no_wrong_file_stays_in_the_cache(server, models, hub_of):
+    checkpoint, hub = step(server, hub_of, 1)
+    server.fault("wrong", "GET .*/resolve/.*", times=10**6)
+    with pytest.raises(WeightsError, match="It was removed"):
+        fetch(checkpoint, hub=hub)
+    for path in (path for folder in hub.cache.glob("models--*/snapshots/*") for path in folder.iterdir()):
+        assert path.read_bytes() == models["one"][path.name]
+    server.faults.clear()
+    assert (fetch(checkpoint, hub=hub).path / ONE).read_bytes() == models["one"][ONE]
+
+
+def test_a_hub_that_gives_two_files_one_name_leaves_no_link_to_nothing_and_no_weights(server, hub_of):
+    checkpoint, hub = step(server, hub_of, 1)
+    server.fault("headers", ".*json", times=10**6, headers={"ETag": f'"{"0" * 40}"'})
+    with pytest.raises(WeightsError, match="It was removed"):
+        fetch(checkpoint, hub=hub)
+    assert not [path for path in hub.cache.rglob("*") if path.is_symlink() and not path.exists()]
+    server.faults.clear()
+    fetched = fetch(checkpoint, hub=hub)
+    dead = fetched.path.with_name("f" * 40) / "config.json"  # as other programs may leave one behind
+    dead.parent.mkdir()
+    dead.symlink_to("../../blobs/gone")
+    evict(fetched, hub=hub)
+    assert not list(hub.cache.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_cache_that_rotted(server, hub_of, tmp_path, listed):
     checkpoint, hub = step(server, hub_of, 1)

@@ -101,3 +101,10 @@ def test_a_damaged_tokenizer_is_an_error_with_its_reason(tmp_path, content):
     (folder / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match="no tokenizer could be loaded"):
         load_model(str(folder))
+
+
+def test_a_tokenizer_that_cannot_encode_words_it_does_not_know_is_refused(tmp_path):
+    save_tokenizer(tmp_path)
+    Tokenizer(models.WordLevel({"known": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot encode a text: .*\[UNK\]"):
+        load_tokenizer(str(tmp_path))

@@ -86,18 +86,20 @@ def fetch(
     brought: list[Path] = []
     size = 0
     paths: dict[str, Path] = {}
-    for file in wanted:
+    verified: dict[str, WeightFile] = {}
+    for file in wanted:  # each is verified before the next is asked for, so that no wrong one stays in the cache
         there = _cached(checkpoint, file.name, hub) is not None
         fresh = not there and not (storage / "blobs" / (file.digest or "-")).exists()
         paths[file.name] = _downloaded(checkpoint, file, hub)
+        if paths[file.name].exists():
+            verified[file.name] = _verified(paths[file.name], file, checkpoint, hub)
         if not there:
             brought.append(paths[file.name])
         size += file.size if fresh else 0
     with deciding(storage):  # what another process deleted meanwhile, since no checkpoint of its own had it any more
         gone = [file for file in wanted if not paths[file.name].exists()]
     for file in gone:
-        _downloaded(checkpoint, file, hub)
-    verified = {file.name: _verified(paths[file.name], file, checkpoint, hub) for file in wanted}
+        verified[file.name] = _verified(_downloaded(checkpoint, file, hub), file, checkpoint, hub)
     weights = tuple(verified[file.name] for file in inventory.weights)
     return Fetched(paths[inventory.weights[0].name].parent, tuple(brought), size, weights)
 
@@ -118,6 +120,7 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
     with deciding(storage):
         if is_held(storage, commit):
             return 0
+        _drop_dead_links(storage)
         try:
             cache = scan_cache_dir(hub.cache)
         except (CacheNotFound, ValueError):  # no such folder, or a file in its place
@@ -252,8 +255,17 @@ def _git_oid(path: Path, size: int) -> str:
 
 def _discard(path: Path) -> None:
     """Remove a file of the cache and all that it links to, so that nothing brings the same bytes back."""
+    storage = path.parent.parent.parent
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()
         path = target
     path.unlink(missing_ok=True)
+    _drop_dead_links(storage)
+
+
+def _drop_dead_links(storage: Path) -> None:
+    """Remove links to what is gone: of a repository that has one, nothing would be found to be deleted any more."""
+    for link in storage.glob("snapshots/*/**/*"):
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def load_staged(source: str, view: Path, **options: Any) -> LoadedTokenizer:
                 f"transformers' own {was} differs from this model's {FILE} in {_and(differing)}; the file's tokenizer "
                 "is used"
             )
+    _refuse_speechless(source, "it", tokenizer)
     notes += _bos_notes(tokenizer, settings)
     digest = "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     return LoadedTokenizer(tokenizer, digest, tuple(notes))
@@ -157,7 +159,16 @@ def _stored(source: str, file: Path) -> Tokenizer:
         raise _no_tokenizer(source, f"{file.name}: {first_line(error)}") from error
     stored.no_truncation()
     stored.no_padding()
+    _refuse_speechless(source, file.name, lambda text: stored.encode(text, add_special_tokens=False))
     return stored
+
+
+def _refuse_speechless(source: str, what: str, encode: Callable[[str], object]) -> None:
+    """Refuse what has no ids for a text: words that it does not know need a token for what is unknown."""
+    try:
+        encode(PROBE)
+    except Exception as error:  # tokenizers raises no class of its own
+        raise _no_tokenizer(source, f"{what} cannot encode a text: {first_line(error)}") from error
 
 
 def _bos_notes(tokenizer: PreTrainedTokenizerBase, settings: Path | None) -> list[str]:

@@ -19,6 +19,7 @@ from gated_lpi.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.options.problems import describe
 
 FORMAT = 2
+NO_FORMAT = 10**6  # no version of this package comes to this many formats: such a number is damage
 FORMAT_KEY = "format"
 SEAL = "sha256"
 DEEPEST = 64
@@ -107,7 +108,7 @@ def unsealed(content: Any) -> Any:
         return content
     rest = {key: value for key, value in content.items() if key != SEAL}
     version = rest.get(FORMAT_KEY)
-    if isinstance(version, int) and version > FORMAT:
+    if isinstance(version, int) and FORMAT < version < NO_FORMAT:
         raise NewerError(
             f"was written by a later version of gated-lpi (format {version}; this one reads up to {FORMAT}). Install "
             "that version: pip install --upgrade gated-lpi"
