@@ -152,6 +152,14 @@ class Trace:
     final_residual: Tensor
     logits: Tensor
 
+    def slabs(self, model: Model) -> Iterator[tuple[slice, Slab]]:
+        """Yield every block's slabs, each with the place of its units on the model's axis."""
+        for index, (block, seen) in enumerate(zip(model.blocks, self.blocks, strict=True)):
+            start = model.block_units(index).start
+            for slab in seen.slabs(block):
+                first = start + slab.start
+                yield slice(first, first + slab.values.shape[0]), slab
+
 
 class Limits(NamedTuple):
     """What is worked on at a time.
