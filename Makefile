@@ -67,7 +67,7 @@ endef
 test-oldest:
 	$(call environment,$(OLDEST),constraints-oldest.txt)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto -W ignore::DeprecationWarning -W ignore::ResourceWarning \
-		tests/golden tests/models tests/test_trace.py tests/results/test_results_store.py tests/runs/test_runs_engine.py \
+		tests/golden tests/models tests/trace tests/results/test_results_store.py tests/runs/test_runs_engine.py \
 		tests/runs/test_runs_s3.py tests/report tests/cli/test_cli.py \
 		tests/runs/test_runs_ray.py::test_a_run_equals_one_in_this_process
 

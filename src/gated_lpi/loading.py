@@ -245,8 +245,7 @@ def relative_error(rebuilt: Tensor, true: Tensor) -> float:
 def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
     batch = pad(prompts, device=model.device)
     logits: Tensor = model.module(**batch.arguments()).logits
-    last = logits[torch.arange(len(batch.last), device=logits.device), batch.last.to(logits.device)]
-    return last.to(model.readout.weight.device)
+    return batch.pick(logits).to(model.readout.weight.device)
 
 
 def _refuse(model: Model, what: str, error: float, tolerance: float) -> None:

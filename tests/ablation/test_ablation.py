@@ -26,12 +26,8 @@ def zero_columns(model, units):
     module = copy.deepcopy(model.module)
     changed = wrap_model(module)
     with torch.no_grad():
-        start = 0
-        for block in changed.blocks:
-            for writer in block.writers:
-                for unit in units[(units >= start) & (units < start + writer.n_units)] - start:
-                    writer.raw_values(int(unit) // writer.width)[int(unit) % writer.width] = 0.0
-                start += writer.n_units
+        for block, writer, expert, column in zip(*changed.locate(units), strict=True):
+            changed.blocks[block].writers[writer].raw_values(expert)[column] = 0.0
     return changed
 
 
@@ -64,7 +60,7 @@ def test_contributions_are_what_silencing_takes_off_the_last_block(case):
     # Nothing comes after the last FFN, so silencing its units must lower the final residual by their contributions.
     # (A post-norm would be computed afresh from what is left, so there the two differ by design.)
     model, prompts = tiny_model(case, torch.float64), random_prompts(4)
-    first = len(model.units) - model.blocks[-1].n_units
+    first = model.block_units(-1).start
     units = np.arange(first, first + 24)
     traced = trace(model, prompts)
     expected = torch.zeros_like(traced.final_residual)

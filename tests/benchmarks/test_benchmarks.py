@@ -105,7 +105,7 @@ def test_gradients_are_those_of_the_target():
     unit, small = 3, 1e-6
     changed = traced.final_residual + torch.tensor([[0.0], [small]]) * slab.coefficients[0, unit] * slab.values[unit]
     before, after = model.readout.log_probability(changed, item.target_id)
-    assert float(found[-last.n_units + unit]) == pytest.approx(float(after - before) / small, rel=1e-4)
+    assert float(found[model.block_units(-1)][unit]) == pytest.approx(float(after - before) / small, rel=1e-4)
 
 
 def test_results_fill_the_page(tmp_path):

@@ -42,11 +42,9 @@ def assert_same(found: Scores, expected: Scores, changed: str) -> None:
 
 def ffn_writers(model: Model) -> Iterator[tuple[Block, Writer, int]]:
     """FFN writers with the index of their first unit in the model."""
-    first = 0
-    for block in model.blocks:
-        if block.kind == "ffn":
-            yield from ((block, writer, first + start) for writer, start in block.offsets())
-        first += block.n_units
+    for part in model.by_writer():
+        if part.block.kind == "ffn":
+            yield part.block, part.writer, part.start
 
 
 def moved(n: int, start: int, order: Tensor) -> np.ndarray:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gated_lpi.errors import OptionError
 from gated_lpi.models import Model, Writer
 from gated_lpi.trace import expert_coefficients
 
@@ -40,33 +39,16 @@ def silenced(model: Model, units: Units) -> Iterator[None]:
     Raises:
         OptionError: an index is not on the axis.
     """
-    units = np.unique(np.asarray(units, dtype=np.int64))
-    if units.size and (units[0] < 0 or units[-1] >= len(model.units)):
-        raise OptionError(
-            f"units {units[0]} to {units[-1]} were given; this model's units are 0 to {len(model.units) - 1}"
-        )
     with ExitStack() as hooks:
-        for writer, inside in _by_writer(model, units):
-            hook = _silence_routed if writer.kind == "routed" else _silence_input
-            hooks.callback(hook(writer, torch.from_numpy(inside)).remove)
+        for part in model.by_writer(units):
+            hook = _silence_routed if part.writer.kind == "routed" else _silence_input
+            hooks.callback(hook(part.writer, torch.from_numpy(part.inside)).remove)
         yield
 
 
 def head_units(model: Model, head: int) -> Units:
     """Units of the head at this index of `model.heads`."""
-    layer, index = model.heads.layer[head], model.heads.index[head]
-    return np.flatnonzero((model.units.layer == layer) & (model.units.head == index))
-
-
-def _by_writer(model: Model, units: Units) -> Iterator[tuple[Writer, Units]]:
-    """Writers with some of `units`, given as indices within the writer."""
-    start = 0
-    for block in model.blocks:
-        for writer in block.writers:
-            inside = units[(units >= start) & (units < start + writer.n_units)] - start
-            if inside.size:
-                yield writer, inside
-            start += writer.n_units
+    return model.head_units(head)
 
 
 def _silence_input(writer: Writer, units: Tensor) -> RemovableHandle:

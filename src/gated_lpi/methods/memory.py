@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gated_lpi.errors import OptionError
 from gated_lpi.methods.contract import Room
 from gated_lpi.models import Block, Model
-from gated_lpi.trace import AT_ONCE, TOKENS_AT_ONCE, Limits
+from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
@@ -52,7 +52,7 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
     half = 2 * FULL_TILES if memory is None else memory // 2
     tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
     numbers = max(1, tiles // NUMBER_BYTES)
-    logits = max(1, min(AT_ONCE, numbers // model.readout.vocabulary))
+    logits = max(1, min(LOGITS_AT_ONCE, numbers // model.readout.vocabulary))
     sizes = Sizes(batch_size, Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
     if memory is None:
         return sizes

@@ -5,7 +5,7 @@ from gated_lpi.models.families import FAMILIES, Family, find_family
 from gated_lpi.models.model import Model, Reconstruction, build_model
 from gated_lpi.models.readout import Readout
 from gated_lpi.models.tokenizer import LoadedTokenizer, adds_bos, load_tokenizer
-from gated_lpi.models.units import GroupTable, UnitTable
+from gated_lpi.models.units import GroupTable, Places, UnitAxis, UnitTable, WriterUnits
 from gated_lpi.models.weights import Loaded, load_weights, refuse_packed
 
 __all__ = [
@@ -16,11 +16,14 @@ __all__ = [
     "Loaded",
     "LoadedTokenizer",
     "Model",
+    "Places",
     "PostNorm",
     "Readout",
     "Reconstruction",
+    "UnitAxis",
     "UnitTable",
     "Writer",
+    "WriterUnits",
     "adds_bos",
     "build_model",
     "find_family",

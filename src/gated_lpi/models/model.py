@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +16,17 @@ from gated_lpi.errors import ModelError
 from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.families import Family, find_family
 from gated_lpi.models.readout import Readout
-from gated_lpi.models.units import GroupTable, UnitTable, expert_table, head_table, unit_table
+from gated_lpi.models.units import (
+    GroupTable,
+    Ints,
+    Places,
+    UnitAxis,
+    UnitTable,
+    WriterUnits,
+    expert_table,
+    head_table,
+    unit_table,
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,67 @@ class Model:
     def device(self) -> torch.device:
         """Where prompts go in."""
         return cast(torch.device, self.module.get_input_embeddings().weight.device)
+
+    @cached_property
+    def _axis(self) -> UnitAxis:
+        return UnitAxis(self.blocks)
+
+    def locate(self, units: ArrayLike) -> Places:
+        """Find the block, writer, expert and column of units, one or an array; their order and repeats are kept.
+
+        Raises:
+            OptionError: something is no index on the axis of units.
+        """
+        return self._axis.locate(units)
+
+    def by_writer(self, units: ArrayLike | None = None) -> Iterator[WriterUnits]:
+        """Sort units, each of which counts once, by writer; writers without any are left out. None: every unit.
+
+        Raises:
+            OptionError: something is no index on the axis of units.
+        """
+        return self._axis.by_writer(units)
+
+    def block_units(self, index: int) -> slice:
+        """The units of `blocks[index]` on the axis of units."""
+        return self._axis.of_block(index)
+
+    def head_units(self, head: int) -> Ints:
+        """Indices of the units of the head at this index of `heads`."""
+        return self.units.of_head(int(self.heads.layer[head]), int(self.heads.index[head]))
+
+    def label(self, unit: int) -> str:
+        """A unit's name, such as "layer 2 expert 5 neuron 17".
+
+        Raises:
+            OptionError: there is no such unit.
+        """
+        return self.units.label(unit)
+
+    def value(self, unit: int) -> Tensor:
+        """A unit's value vector, with the block's constant scales folded in: [d].
+
+        Raises:
+            OptionError: there is no such unit.
+        """
+        place = self.locate(unit)
+        block = self.blocks[int(place.block)]
+        return block.values(block.writers[int(place.writer)], int(place.expert))[int(place.column)]
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters in all."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def n_active_parameters(self) -> int:
+        """Parameters that one token passes through: all but those of the experts that it is not routed to."""
+        total = self.n_parameters
+        for writer in (writer for block in self.blocks for writer in block.writers):
+            if writer.kind == "routed":
+                idle = 1 - self.module.config.num_experts_per_tok / writer.n_experts
+                total -= round(idle * sum(parameter.numel() for parameter in writer.module.parameters()))
+        return total
 
 
 def build_model(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:

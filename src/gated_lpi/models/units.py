@@ -1,20 +1,117 @@
 """The axis of everything that gets a score: units, heads and experts of a model, in one fixed order.
 
 Order of units: layer; within it attention, then FFN; within a block routed experts before shared ones, expert by
-expert, neuron by neuron. Ties between scores are broken by this order.
+expert, neuron by neuron. Ties between scores are broken by this order. Nobody else counts along it: `UnitAxis` says
+where a unit is, and which units a writer has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from gated_lpi.errors import OptionError
 from gated_lpi.models.blocks import Block, Writer
 
 Ints = NDArray[np.int64]
+
+
+class Places(NamedTuple):
+    """Where units are: arrays of the shape of what was asked for, single numbers for a single unit.
+
+    Attributes:
+        block: index in the model's `blocks`.
+        writer: index in the block's `writers`.
+        expert: which of the writer's value matrices, 0 unless it holds routed experts.
+        column: the unit's row in `Block.values(writer, expert)`, its column in the projection.
+    """
+
+    block: Ints
+    writer: Ints
+    expert: Ints
+    column: Ints
+
+
+class WriterUnits(NamedTuple):
+    """Some of the units of one writer, in ascending order, each once.
+
+    Attributes:
+        block: the block that the writer is of.
+        writer: the writer.
+        start: where the writer's first unit is on the model's axis.
+        inside: [n], indices within the writer, expert · width + column.
+    """
+
+    block: Block
+    writer: Writer
+    start: int
+    inside: Ints
+
+    @property
+    def units(self) -> Ints:
+        """The same units on the model's axis, [n]."""
+        return self.start + self.inside
+
+
+class UnitAxis:
+    """The order in which the units of `blocks` stand after each other."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self._writers = [(b, w) for b, block in enumerate(blocks) for w in range(len(block.writers))]
+        self._starts = np.cumsum([0, *(blocks[b].writers[w].n_units for b, w in self._writers)], dtype=np.int64)
+        self._widths = np.array([blocks[b].writers[w].width for b, w in self._writers], dtype=np.int64)
+        self._of_blocks = np.cumsum([0, *(block.n_units for block in blocks)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, units: ArrayLike) -> Places:
+        """Find the block, writer, expert and column of each of `units`; their order and repeats are kept.
+
+        Raises:
+            OptionError: something is no index on the axis.
+        """
+        units = self._checked(units)
+        row = np.searchsorted(self._starts, units, side="right") - 1
+        block, writer = np.array(self._writers, dtype=np.int64)[row].T
+        expert, column = np.divmod(units - self._starts[row], self._widths[row])
+        return Places(block.T, writer.T, expert, column)
+
+    def by_writer(self, units: ArrayLike | None = None) -> Iterator[WriterUnits]:
+        """Sort units, each of which counts once, by writer; writers without any are left out. None: every unit.
+
+        Raises:
+            OptionError: something is no index on the axis.
+        """
+        units = np.arange(len(self)) if units is None else np.unique(self._checked(units))
+        cuts = np.searchsorted(units, self._starts)
+        for (b, w), start, first, end in zip(self._writers, self._starts, cuts, cuts[1:], strict=False):
+            if first < end:
+                yield WriterUnits(self._blocks[b], self._blocks[b].writers[w], int(start), units[first:end] - start)
+
+    def of_block(self, index: int) -> slice:
+        """The units of the block at this index of the model's `blocks`."""
+        index = range(len(self._blocks))[index]
+        return slice(int(self._of_blocks[index]), int(self._of_blocks[index + 1]))
+
+    def _checked(self, units: ArrayLike) -> Ints:
+        given = np.asarray(units)
+        if given.size and given.dtype.kind not in "iu":
+            raise OptionError(
+                f"units of type {given.dtype} were given; expected indices, whole numbers from 0 to {len(self) - 1}"
+            )
+        outside = given[(given < 0) | (given >= len(self))]
+        if outside.size:
+            raise OptionError(
+                f"unit {outside[0]} was given ({outside.size} of {given.size} are out of range); this model's units "
+                f"are 0 to {len(self) - 1}"
+            )
+        return given.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -39,6 +136,27 @@ class UnitTable:
 
     def __len__(self) -> int:
         return len(self.layer)
+
+    def label(self, unit: int) -> str:
+        """A unit's name, such as "layer 2 expert 5 neuron 17".
+
+        Raises:
+            OptionError: there is no such unit.
+        """
+        if not 0 <= unit < len(self):
+            raise OptionError(f"unit {unit} was given; this model's units are 0 to {len(self) - 1}")
+        parts = [f"layer {self.layer[unit]}"]
+        if self.head[unit] >= 0:
+            parts.append(f"head {self.head[unit]}")
+        if self.expert[unit] >= 0:
+            parts.append(f"expert {self.expert[unit]}")
+        if self.shared[unit]:
+            parts.append("shared expert")
+        return " ".join([*parts, f"neuron {self.neuron[unit]}"])
+
+    def of_head(self, layer: int, head: int) -> Ints:
+        """Indices of the units of a layer's attention head."""
+        return np.flatnonzero((self.layer == layer) & (self.head == head))
 
 
 def unit_table(blocks: Sequence[Block]) -> UnitTable:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi.ablation import compare_with_random, head_units, target_ranks
+from gated_lpi.ablation import compare_with_random, target_ranks
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.experiments.experiment import AblationSpec
 from gated_lpi.facts import EncodedPrompt, FactSet
@@ -21,7 +21,7 @@ from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.results.run import Run
 from gated_lpi.runs.job import Storage, prompting
 from gated_lpi.runs.progress import Advance, Progress
-from gated_lpi.runs.top_units import KINDS, describe_top_units, unit_label
+from gated_lpi.runs.top_units import KINDS, describe_top_units
 
 Indices = NDArray[np.int64]
 
@@ -66,8 +66,8 @@ def study_last_checkpoint(
     run.write_record(
         ArmRecord(
             arm=arm,
-            parameters=sum(parameter.numel() for parameter in model.module.parameters()),
-            parameters_active=active_parameters(model),
+            parameters=model.n_parameters,
+            parameters_active=model.n_active_parameters,
             ablation=table,
             top_ffn=top["ffn"],
             top_attention=top["attention"],
@@ -95,17 +95,6 @@ def _skipped(model: Model, scores: xr.Dataset, importance: NDArray[np.float64], 
         and unscored["attention"],
     }
     return tuple(reason for reason, holds in rows.items() if holds)
-
-
-def active_parameters(model: Model) -> int:
-    """Parameters that one token passes through: all but those of the experts that it is not routed to."""
-    total: int = sum(parameter.numel() for parameter in model.module.parameters())
-    for block in model.blocks:
-        for writer in block.writers:
-            if writer.kind == "routed":
-                idle = 1 - model.module.config.num_experts_per_tok / writer.n_experts
-                total -= round(idle * sum(parameter.numel() for parameter in writer.module.parameters()))
-    return total
 
 
 def _ablate(
@@ -142,7 +131,7 @@ def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator
     if "head_lpi" not in scores:
         return
     n_heads = len(model.heads)
-    pool = [head_units(model, head) for head in range(n_heads)]
+    pool = [model.head_units(head) for head in range(n_heads)]
     weights = scores["n_prompts"] / scores["n_prompts"].sum()
     importance = (scores["head_lpi"] * weights).sum("relation").to_numpy()
     order = np.argsort(-importance, kind="stable")
@@ -161,7 +150,7 @@ def _unit_rows(model: Model, importance: NDArray[np.float64], spec: AblationSpec
         chosen = top_set(importance[ffn], fraction)
         name = f"top-{percentage(fraction)}% FFN units"
         asked = set_size(len(ffn), fraction)
-        yield _Intervention(name, "unit", asked, chosen, pool, lambda i: unit_label(model, int(ffn[i])))
+        yield _Intervention(name, "unit", asked, chosen, pool, lambda i: model.label(int(ffn[i])))
 
 
 def percentage(fraction: float) -> str:

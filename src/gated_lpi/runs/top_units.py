@@ -39,9 +39,9 @@ def describe_top_units(
     coefficients = _mean_coefficients(model, encoded)
 
     def describe(unit: int) -> TopUnit:
-        effect = model.readout.directions(_value(model, unit).to(model.readout.weight.device))
+        effect = model.readout.directions(model.value(unit).to(model.readout.weight.device))
         return TopUnit(
-            label=unit_label(model, unit),
+            label=model.label(unit),
             block=str(model.units.block[unit]),
             layer=int(model.units.layer[unit]),
             expert=int(model.units.expert[unit]),
@@ -56,19 +56,6 @@ def describe_top_units(
     return {kind: tuple(map(describe, units)) for kind, units in best.items()}
 
 
-def unit_label(model: Model, unit: int) -> str:
-    """A unit's name, such as "layer 2 expert 5 neuron 17"."""
-    table = model.units
-    parts = [f"layer {table.layer[unit]}"]
-    if table.head[unit] >= 0:
-        parts.append(f"head {table.head[unit]}")
-    if table.expert[unit] >= 0:
-        parts.append(f"expert {table.expert[unit]}")
-    if table.shared[unit]:
-        parts.append("shared expert")
-    return " ".join([*parts, f"neuron {table.neuron[unit]}"])
-
-
 def _tokens(model: Model, effect: Tensor) -> tuple[str, ...]:
     assert model.tokenizer is not None  # prompts were encoded with it
     top = effect.topk(min(N_TOKENS, len(effect))).indices.tolist()
@@ -76,26 +63,11 @@ def _tokens(model: Model, effect: Tensor) -> tuple[str, ...]:
     return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in top)
 
 
-def _value(model: Model, unit: int) -> Tensor:
-    start = 0
-    for block in model.blocks:
-        for writer, first in block.offsets():
-            inside = unit - start - first
-            if 0 <= inside < writer.n_units:
-                return block.values(writer, inside // writer.width)[inside % writer.width]
-        start += block.n_units
-    raise IndexError(unit)
-
-
 def _mean_coefficients(model: Model, encoded: Sequence[EncodedPrompt]) -> NDArray[np.float64]:
     """Mean of scale · gate · coefficient over prompts, [N]."""
     total = np.zeros(len(model.units))
     for first in range(0, len(encoded), BATCH):
         traced = trace(model, [item.ids for item in encoded[first : first + BATCH]])
-        start = 0
-        for block, seen in zip(model.blocks, traced.blocks, strict=True):
-            for slab in seen.slabs(block):
-                units = slice(start + slab.start, start + slab.start + slab.values.shape[0])
-                total[units] += slab.coefficients.sum(dim=0).double().cpu().numpy()
-            start += block.n_units
+        for units, slab in traced.slabs(model):
+            total[units] += slab.coefficients.sum(dim=0).double().cpu().numpy()
     return total / len(encoded)

@@ -1,0 +1,46 @@
+"""Forward passes → everything that attribution needs of them, at the last position of every prompt or at others.
+
+1. Prompts are cut into batches by their tokens and padded on the right; a batch says where its items are, the pairs of
+   prompt and position that are recorded (`batches`).
+2. Hooks record each block there (`hooks`), and attention position by position if that is asked for (`attention`).
+3. The coefficients of routed experts are computed again from what was recorded, for the experts that were routed to
+   (`experts`).
+4. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
+"""
+
+from gated_lpi.trace.batches import (
+    LOGITS_AT_ONCE,
+    TOKENS_AT_ONCE,
+    Batch,
+    Limits,
+    forward_passes,
+    pad,
+    resolve_positions,
+    similar_lengths,
+)
+from gated_lpi.trace.experts import expert_coefficients
+from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace
+from gated_lpi.trace.hooks import Recording, record
+from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
+
+__all__ = [
+    "LOGITS_AT_ONCE",
+    "TOKENS_AT_ONCE",
+    "Batch",
+    "BlockTrace",
+    "Limits",
+    "Recording",
+    "Slab",
+    "Trace",
+    "WriterTrace",
+    "expert_coefficients",
+    "forward_passes",
+    "last_logits",
+    "pad",
+    "pad_id",
+    "record",
+    "resolve_positions",
+    "similar_lengths",
+    "target_rank",
+    "trace",
+]

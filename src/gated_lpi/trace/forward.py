@@ -1,0 +1,157 @@
+"""Running the model: forward passes over prompts → what is recorded of them, laid out as a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gated_lpi.heap import give_back
+from gated_lpi.models import Block, Model, Writer
+from gated_lpi.trace.attention import listening
+from gated_lpi.trace.batches import (
+    USUAL,
+    Batch,
+    Limits,
+    Positions,
+    Prompts,
+    forward_passes,
+    pad,
+    resolve_positions,
+)
+from gated_lpi.trace.experts import expert_coefficients
+from gated_lpi.trace.hooks import Recording, record, record_final, writer_name
+from gated_lpi.trace.records import BlockTrace, Trace, WriterTrace, join
+
+
+@torch.no_grad()
+def trace(
+    model: Model,
+    prompts: Prompts,
+    positions: Positions | None = None,
+    *,
+    by_position: bool = False,
+    limits: Limits = USUAL,
+) -> Trace:
+    """Run the model over token ids, a few prompts at a time, and record its blocks at some positions.
+
+    Args:
+        model: the model.
+        prompts: token ids.
+        positions: for each prompt one position or more where its blocks are recorded, −1 being its last token; each
+            pair of prompt and position is an item of the trace, in the order given. None: the last token of each.
+        by_position: also record what each source position adds to the coefficients of attention units; attention is
+            then computed eagerly.
+        limits: what is worked on at a time.
+
+    Raises:
+        OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
+    """
+    chosen = resolve_positions(prompts, positions)
+    parts = []
+    for some in forward_passes(prompts, limits.tokens):
+        parts.append(_forward(model, _batch(model, prompts[some], chosen[some]), by_position))
+        if limits.frugal:
+            give_back()
+    # Block by block, and each part's own copy is dropped at once.
+    blocks = tuple(join([part.blocks.pop(0) for part in parts]) for _ in model.blocks)
+    final = join([part.final for part in parts])
+    return Trace(
+        blocks=blocks,
+        embedding=join([part.embedding for part in parts]),
+        final_residual=final,
+        logits=_logits(model, final, limits),
+        of_prompt=torch.tensor([i for i, some in enumerate(chosen) for _ in some], device=final.device),
+        at_position=torch.tensor([position for some in chosen for position in some], device=final.device),
+    )
+
+
+@torch.no_grad()
+def last_logits(
+    model: Model, prompts: Prompts, positions: Positions | None = None, *, limits: Limits = USUAL
+) -> Tensor:
+    """The model's logits at each prompt's last position, or at those of `trace(positions=)`, [P, V]; nothing more."""
+    chosen = resolve_positions(prompts, positions)
+    finals = []
+    for some in forward_passes(prompts, limits.tokens):
+        batch = _batch(model, prompts[some], chosen[some])
+        with record_final(model, batch) as recording:
+            model.module.base_model(**batch.arguments())
+        finals.append(recording.inputs["final"])
+    return _logits(model, join(finals), limits)
+
+
+def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:
+    """Rank of each target [P] among `logits` [P, V]: how many tokens are likelier; ties count in its favour."""
+    ranks: NDArray[np.int64] = (logits > logits.gather(-1, targets.unsqueeze(-1))).sum(dim=-1).cpu().numpy()
+    return ranks
+
+
+def pad_id(model: Model) -> int:
+    """The token that fills up batches; which one it is changes no score, and one without an embedding is not taken."""
+    given = getattr(model.tokenizer, "pad_token_id", None)
+    return given if isinstance(given, int) and 0 <= given < model.n_embeddings else 0
+
+
+def _batch(model: Model, prompts: Prompts, positions: Positions) -> Batch:
+    return pad(prompts, positions, pad_id=pad_id(model), device=model.device)
+
+
+def _logits(model: Model, final: Tensor, limits: Limits) -> Tensor:
+    logits = final.new_empty(len(final), model.readout.vocabulary)
+    for some, hidden in zip(logits.split(limits.logits), final.split(limits.logits), strict=True):
+        some[:] = model.readout.logits(hidden)
+    return logits
+
+
+class _Seen(NamedTuple):
+    """What `Trace` has of some items."""
+
+    blocks: list[BlockTrace]
+    embedding: Tensor
+    final: Tensor
+
+
+def _forward(model: Model, batch: Batch, by_position: bool) -> _Seen:
+    with record(model, batch) as recording, ExitStack() as stack:
+        if by_position:
+            stack.enter_context(listening(model.module, recording.hear_attention))
+        model.module.base_model(**batch.arguments())
+    return _Seen(list(_block_traces(model, recording)), recording.inputs["layer 0"], recording.inputs["final"])
+
+
+def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
+    for block in model.blocks:
+        entering = recording.inputs[f"layer {block.layer}"]
+        if block.kind == "attention":
+            attention_written = _written(block, recording)
+            base, written = entering, attention_written
+        else:
+            base = entering if model.parallel else entering + attention_written
+            written = _written(block, recording)
+        scale = None
+        if block.post_norm is not None:
+            scale = block.post_norm.scale(recording.inputs[f"{block.name} post-norm"])
+        writers = tuple(_writer_trace(block, writer, recording) for writer in block.writers)
+        yield BlockTrace(base, written, scale, writers)
+
+
+def _written(block: Block, recording: Recording) -> Tensor:
+    return recording.outputs[block.name] * block.multiplier
+
+
+def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterTrace:
+    name = writer_name(block, writer)
+    coefficients = recording.inputs[name]
+    if writer.kind == "routed":
+        experts, gates = recording.routing[name]
+        coefficients = expert_coefficients(writer.module, coefficients, experts)
+        return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
+    if writer.gate is not None:
+        return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
+    return WriterTrace(coefficients, by_position=recording.by_position.get(block.module))
