@@ -181,7 +181,7 @@ def test_chosen_checkpoints_are_read_strictly(tmp_path, content, why):
     (tmp_path / "a.json").write_text(json.dumps(content))
     spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "series": "owner/repo"}]})
     with pytest.raises(RunError, match=rf"a\.json cannot be read as the chosen .*{why}.*delete it"):
-        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), str, tmp_path)
+        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), lambda *_: None, tmp_path)
 
 
 def test_rows_that_are_gone_are_an_error(run):
