@@ -6,7 +6,7 @@ import pytest
 
 from gated_lpi.checkpoints import Hub
 from gated_lpi.cli import main
-from gated_lpi.errors import RunError
+from gated_lpi.errors import RunError, RunExistsError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import open_run
 from gated_lpi.runs import run_experiment
@@ -156,10 +156,31 @@ def test_a_run_at_an_address_keeps_its_folder_here_when_options_are_new(monkeypa
     plain = create_run("memory://folder-of-before", Experiment.model_validate(content), "f")
     written = plain.experiment.model_dump(mode="json")
     del written["facts"]["separator"], written["facts"]["on_error"]
+    for key in ("training", "group", "replicates"):
+        del written["arms"][0][key]
     digest = hashlib.sha256(json.dumps(["memory://folder-of-before", written, "f"]).encode()).hexdigest()[:16]
     assert plain.local.name.endswith(digest)
     other = Experiment.model_validate(content | {"facts": {"on_error": "skip"}})
     assert create_run("memory://folder-of-others", other, "f").local.name[-16:] != digest
+    grouped = Experiment.model_validate({"name": "x", "arms": [content["arms"][0] | {"group": "g"}]})
+    assert create_run("memory://folder-of-groups", grouped, "f").local.name[-16:] != digest
+
+
+def test_a_run_of_before_arms_had_groups_and_training_goes_on(tmp_path):
+    from gated_lpi.results import create_run
+
+    spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "train": "moe"}]})
+    file = create_run(tmp_path, spec, "f").path / "run.json"
+    content = json.loads(file.read_text())
+    for key in ("training", "group", "replicates"):
+        del content["experiment"]["arms"][0][key]
+    for key in ("format", "sha256"):  # as an earlier version wrote it
+        del content[key]
+    file.write_text(json.dumps(content))
+    assert create_run(tmp_path, spec, "f").experiment == spec
+    grouped = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "train": "moe", "group": "g"}]})
+    with pytest.raises(RunExistsError, match=r"differs in arms"):
+        create_run(tmp_path, grouped, "f")
 
 
 ENTRY = {"path": None, "key": "s", "step": 1, "tokens": None, "stage": "", "commit": "a" * 40, "repo": "owner/repo"}

@@ -256,6 +256,10 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     for key in ("separator", "on_error"):
         if content["facts"][key] == FactsSpec.model_fields[key].default:
             del content["facts"][key]
+    for arm in content["arms"]:
+        for key in ("training", "group", "replicates"):
+            if arm[key] is None:
+                del arm[key]
     return content
 
 

@@ -2,8 +2,8 @@
 
 1. The run's folder is claimed for the experiment; a folder of another run is refused, and one that another process
    writes to. What does not verify in it is left out, said, and made again by what follows.
-2. Arms that the experiment trains are trained, all on one corpus and with one tokenizer. The checkpoints of the
-   others are chosen from their series.
+2. Arms that the experiment trains are trained, each with its options, all on one corpus and with one tokenizer. The
+   checkpoints of the others are chosen from their series.
 3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
    other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
 4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
@@ -106,7 +106,7 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
         folder = run.training_folder(arm.name)
         with progress.task(f"train {arm.name}") as advance:
             spec = ArmSpec(name=arm.name, kind=arm.train)
-            train_arm(spec, run.experiment.training, corpus, tokenizer, folder, progress=advance)
+            train_arm(spec, run.experiment.training_of(arm), corpus, tokenizer, folder, progress=advance)
         series[arm.name] = list_local(folder)
         for item in scan_local(folder).excluded:
             if item.name != ARM_RECORD:

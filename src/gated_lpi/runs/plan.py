@@ -133,14 +133,16 @@ def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Che
     steps and tokens before any training.
     """
     wanted = {arm.tokens_aligned_with for arm in experiment.arms}
-    names = [arm.name for arm in experiment.arms if arm.train is not None and arm.name in wanted]
-    if not names:
+    arms = [arm for arm in experiment.arms if arm.train is not None and arm.name in wanted]
+    if not arms:
         return {}
     corpus = build_corpus(facts)
     tokenizer = train_tokenizer(corpus, experiment.training.size.vocab_size)
-    tokens = planned_tokens(experiment.training, corpus, tokenizer)
-    checkpoints = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
-    return dict.fromkeys(names, checkpoints)
+    found = {}
+    for arm in arms:
+        tokens = planned_tokens(experiment.training_of(arm), corpus, tokenizer)
+        found[arm.name] = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
+    return found
 
 
 def _arm(
