@@ -57,14 +57,9 @@ def _summaries(run: Run) -> tuple[dict[str, xr.Dataset], dict[str, OptionError |
         except (OptionError, RunError) as error:
             missing[arm] = error
     if not summaries:
-        unfit = [error for error in missing.values() if isinstance(error, OptionError)]
-        raise (
-            unfit[0]
-            if unfit
-            else RunError(
-                f"{run.path} has no results to measure yet ({'; '.join(map(str, missing.values()))}); run the experiment "
-                "until a checkpoint is complete"
-            )
+        reasons = "; ".join(map(str, missing.values()))
+        raise next((error for error in missing.values() if isinstance(error, OptionError)), None) or RunError(
+            f"{run.path} has no results to measure yet ({reasons}); run the experiment until a checkpoint is complete"
         )
     return summaries, missing
 

@@ -35,7 +35,7 @@ from gated_lpi.runs.access import fetched_to, hub_of, on_this_machine
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.failures import quarantine_record
-from gated_lpi.runs.job import IDENTITY, Engine, Failure, Job, JobOutcome
+from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.training import ArmSpec
@@ -211,7 +211,7 @@ class _Scoring:
             try:
                 self.run.store(outcome.arm).append(outcome.scores, record)
             except MisfitError as error:
-                record = quarantine_record({key: record[key] for key in IDENTITY if key in record}, error, str(error))
+                record = quarantine_record({key: record[key] for key in LABELS if key in record}, error, str(error))
             else:
                 quarantine.remove(outcome.key)
                 self._say(outcome.arm, record)

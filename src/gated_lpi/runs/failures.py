@@ -10,7 +10,7 @@ from typing import Any
 from gated_lpi.checkpoints import Fetched
 from gated_lpi.errors import CheckpointError, FactsError, FetchError, GatedLPIError, ModelError
 from gated_lpi.exhausted import cause_in_the_machine
-from gated_lpi.runs.job import Failure, Job, JobOutcome, identity
+from gated_lpi.runs.job import Failure, Job, JobOutcome, labels
 from gated_lpi.signals import interrupted
 
 
@@ -41,12 +41,12 @@ def failure_of(error: Exception) -> Failure | None:
 def unusable(job: Job, error: Exception, failure: Failure, fetched: Fetched | None = None) -> JobOutcome:
     """The outcome of a job whose checkpoint cannot be used, with the error as the reason."""
     reason = _what_to_report(error) if failure is Failure.UNFORESEEN else str(error)
-    record = quarantine_record(identity(job.checkpoint), error, reason)
+    record = quarantine_record(labels(job.checkpoint), error, reason)
     return JobOutcome(job.arm, job.checkpoint.key, None, record, fetched, failure)
 
 
 def quarantine_record(checkpoint: Mapping[str, Any], error: Exception, reason: str) -> dict[str, Any]:
-    """What the quarantine keeps of a checkpoint, given as its `identity`."""
+    """What the quarantine keeps of a checkpoint, given as its `labels`."""
     return {**checkpoint, "quarantined": reason, "error": type(error).__name__}
 
 

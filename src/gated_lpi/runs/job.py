@@ -19,7 +19,7 @@ from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import FactSet
 
-IDENTITY = ("key", "step", "tokens", "stage", "commit")
+LABELS = ("key", "step", "tokens", "stage", "commit")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ class Engine(Protocol):
         ...
 
 
-def identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What every record says of its checkpoint."""
-    return {name: getattr(checkpoint, name) for name in IDENTITY}
+def labels(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which checkpoint a record is of, as each says it."""
+    return {name: getattr(checkpoint, name) for name in LABELS}

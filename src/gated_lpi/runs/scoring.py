@@ -19,7 +19,7 @@ from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identity import identify
-from gated_lpi.runs.job import Job, JobOutcome, identity
+from gated_lpi.runs.job import Job, JobOutcome, labels
 from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
@@ -73,7 +73,7 @@ def attribute_checkpoint(
     asked = encode_facts(model, facts, how)
     scores = attribute_asked(model, facts, asked, how, Options(keep="relations", **experiment.attribution.model_dump()))
     record = {
-        **identity(checkpoint),
+        **labels(checkpoint),
         "weights_sha256": weights.sha256,
         **identify(model, asked.prompts, experiment.attribution.target),
         **_checks(model),
