@@ -25,7 +25,7 @@ from gated_lpi.metrics import summarise, top_set, top_set_undecided
 from gated_lpi.options import LPI
 from gated_lpi.options.methods import from_flat
 from gated_lpi.results import open_run
-from gated_lpi.runs.execute import with_overall_means
+from gated_lpi.runs.scoring import with_overall_means
 
 COMPARED = ("stability", "gain_top_set", "gain_top_by_gain", "importance_share", "rho_avg", "sigma_rel")
 UNITS = ("ffn", "attention")

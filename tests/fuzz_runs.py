@@ -245,7 +245,7 @@ def chosen_series(folder: Path, first: int, count: int) -> Iterator[str]:
     for content in fuzzed_json([{"checkpoints": [asdict(c) for c in CHOSEN]}], count, first):
         file.write_bytes(content)
         found = accepted_or_none(
-            lambda: choose_checkpoints(run.experiment, {}, hub, str, file.parent),
+            lambda: choose_checkpoints(run.experiment, {}, hub, lambda *_: None, file.parent),
             "a.json cannot be read as the chosen checkpoints of an arm",
         )
         if found is None:

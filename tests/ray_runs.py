@@ -5,7 +5,8 @@ import xarray as xr
 from gated_lpi import load_facts
 from gated_lpi.checkpoints import list_local
 from gated_lpi.experiments import Experiment
-from gated_lpi.runs.job import Job, Storage
+from gated_lpi.experiments.settings import StorageSpec
+from gated_lpi.runs.job import Job
 from tiny_text import save_checkpoint, save_facts
 
 STEPS = (0, 10, 100, 1000)
@@ -37,7 +38,7 @@ def experiment(source, arms=("moe", "dense")):
 def jobs_of(source, arm, storage=None, checkpoints=None):
     facts = load_facts(source / "facts")
     checkpoints = list_local(source / arm) if checkpoints is None else checkpoints
-    return [Job(arm, c, experiment(source), facts, storage or Storage()) for c in checkpoints]
+    return [Job(arm, c, experiment(source), facts, storage or StorageSpec()) for c in checkpoints]
 
 
 def assert_same(found, expected):

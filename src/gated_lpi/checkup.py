@@ -21,7 +21,7 @@ MEAN = Scoring(keep="mean")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """Rough cost of `attribute` with its default options.
 
     Attributes:
@@ -70,7 +70,7 @@ class Checkup:
     biases: int
     coverage: float
     reconstruction: Reconstruction
-    estimate: Estimate
+    estimate: Cost
     tokenizer: str
     notes: tuple[str, ...]
 
@@ -112,10 +112,10 @@ def _tokenizer(model: Model) -> str:
     return f"{name} of {len(model.tokenizer):,} tokens, {bos}"
 
 
-def _estimate(model: Model, prompts: int) -> Estimate:
+def _estimate(model: Model, prompts: int) -> Cost:
     size = np.dtype(str(model.dtype).removeprefix("torch.")).itemsize
     scores = len(model.units) + len(model.heads) + 3 * len(model.experts) + len(model.blocks)
-    return Estimate(
+    return Cost(
         prompts=prompts,
         seconds=_seconds_per_prompt(model) * prompts,
         weights_bytes=sum(p.numel() * p.element_size() for p in model.module.parameters()),

@@ -11,7 +11,8 @@ import pytest
 from gated_lpi import signals
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import ModelError
-from gated_lpi.runs.job import Job, failed
+from gated_lpi.runs.failures import failed
+from gated_lpi.runs.job import Job
 from torture.signals import LIMIT, attempt, experiment, verdict
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -216,7 +217,7 @@ def test_a_run_in_the_middle_of_a_download_ends_and_says_how_to_go_on(tmp_path):
 
 
 def test_an_error_that_an_interruption_has_become_is_no_fault_of_the_checkpoint(monkeypatch):
-    monkeypatch.setattr("gated_lpi.runs.job.interrupted", lambda: True)
+    monkeypatch.setattr("gated_lpi.runs.failures.interrupted", lambda: True)
     job = Job("arm", Checkpoint(None, "step-1", 1, None, ""), None, None)
     with pytest.raises(KeyboardInterrupt):
         failed(job, ModelError("what C code has made of it"))

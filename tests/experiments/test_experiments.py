@@ -1,4 +1,5 @@
 import os
+import pickle
 
 import pytest
 from pydantic import ValidationError
@@ -99,6 +100,86 @@ def test_a_missing_file_is_an_error(tmp_path):
 def test_an_unknown_preset_is_an_error():
     with pytest.raises(OptionError, match="there are demo, "):
         preset("nothing")
+
+
+TRAINED = 'name = "x"\n[training]\nseed = 5\nsteps = 20\n[[arms]]\ntrain = "moe"\n'
+
+
+def test_replicates_are_arms_of_one_group_with_seeds_in_a_row(tmp_path):
+    text = TRAINED + "replicates = 3\n" + SERIES.removeprefix('name = "x"\n') + 'group = "small"\n'
+    experiment = load_experiment(written(tmp_path, text))
+    assert [(arm.name, arm.group) for arm in experiment.arms] == [
+        *(("moe-1", "moe"), ("moe-2", "moe"), ("moe-3", "moe")),
+        ("a", "small"),
+    ]
+    assert [experiment.training_of(arm).seed for arm in experiment.arms] == [5, 6, 7, 5]
+    assert experiment.groups == {"moe": ("moe-1", "moe-2", "moe-3"), "small": ("a",)}
+    assert experiment.training_of(experiment.arms[1]) == experiment.training.model_copy(update={"seed": 6})
+    again = Experiment.model_validate_json(experiment.model_dump_json())
+    assert again == experiment
+    assert again.differences(experiment) == []
+
+
+def test_replicates_have_the_name_and_the_seed_that_are_given(tmp_path):
+    more = 'name = "big"\ngroup = "sizes"\nreplicates = 2\ntraining = {seed = 40, steps = 30}\n'
+    experiment = load_experiment(written(tmp_path, TRAINED + more))
+    assert experiment.groups == {"sizes": ("big-1", "big-2")}
+    assert [(experiment.training_of(arm).seed, experiment.training_of(arm).steps) for arm in experiment.arms] == [
+        (40, 30),
+        (41, 30),
+    ]
+
+
+def test_an_arm_without_a_group_is_a_group_of_its_own():
+    assert preset("demo").groups == {name: (name,) for name in ("moe", "dense-active", "dense-total")}
+
+
+def test_only_the_keys_that_an_arm_gives_take_the_place_of_the_shared_ones(tmp_path):
+    more = 'name = "a"\ntraining = {learning_rate = 0.1, load_balancing = 0.0, size = {experts = 8}}\n'
+    experiment = load_experiment(written(tmp_path, TRAINED + more))
+    shared, own = experiment.training, experiment.training_of(experiment.arms[0])
+    assert own.size == shared.size.model_copy(update={"experts": 8})
+    changed = {"learning_rate": 0.1, "load_balancing": 0.0, "size": own.size}
+    assert own == shared.model_copy(update=changed)
+    assert pickle.loads(pickle.dumps(experiment)) == experiment
+    plain = load_experiment(written(tmp_path, TRAINED + 'name = "a"\n'))
+    assert plain.training_of(plain.arms[0]) is plain.training
+    assert [line.split(" (")[0] for line in plain.differences(experiment)] == ["arms"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TRAINED + "training = {learnin_rate = 1}\n", r"arms\.0\.training\.learnin_rate: .*mean learning_rate\?"),
+        (TRAINED + "training = {size = {expert = 4}}\n", r"training\.size\.expert: .*did you mean experts\?"),
+        (TRAINED + "training = {size = {vocab_size = 300}}\n", r"training\.size\.vocab_size: there is no such key"),
+        (TRAINED + "training = {learning_rate = 0}\n", r"arms\.0\.training\.learning_rate: .*greater than 0"),
+        (TRAINED + "training = {steps = 3}\n", r"arm 'a' with its own training: 14 checkpoints asked of 3 training"),
+        (
+            TRAINED + "training = {size = {kv_heads = 3}}\n",
+            r"arm 'a' with its own training: heads 4 must be a",
+        ),
+        (TRAINED + "training = {seed = 4294967295}\nreplicates = 2\n", r"seed: .*less than 4294967296"),
+        (TRAINED + "replicates = 0\n", r"arms\.0\.replicates: .*equal to 1"),
+        (TRAINED + "replicates = 99999999999\n", r"arms\.0\.replicates: .*equal to 1000"),
+        (SERIES + "replicates = 2\n", r"'a' has replicates but no `train`.*`group`"),
+        (SERIES + "training = {seed = 1}\n", r"'a' has training but no `train`"),
+        (SERIES + 'group = "../up"\n', r"arms\.0\.group: .*pattern"),
+        (TRAINED + 'replicates = 2\n[[arms]]\nname = "moe"\ntrain = "moe"\n', r"group 'moe' has the name of an arm"),
+        (TRAINED + 'replicates = 2\n[[arms]]\nname = "moe-2"\ntrain = "moe"\n', r"arms need different names"),
+        (
+            TRAINED + 'group = "g"\n[[arms]]\nname = "b"\ntrain = "moe"\ngroup = "g"\n',
+            r"arms 'a' and 'b' of group 'g' are trained alike, seed and all",
+        ),
+        ('name = "x"\n[[arms]]\nreplicates = 2\n', r"arms\.0\.name: Field required"),
+    ],
+    ids=lambda part: part[-70:],
+)
+def test_what_groups_and_trainings_of_arms_cannot_be_is_refused(tmp_path, text, message):
+    if "replicates" not in text and 'name = "a"' not in text:
+        text = text.replace("[[arms]]\n", '[[arms]]\nname = "a"\n', 1)
+    with pytest.raises(OptionError, match=message):
+        load_experiment(written(tmp_path, text))
 
 
 def section(text):

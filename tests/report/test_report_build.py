@@ -22,6 +22,7 @@ from synthetic_run import DENSE, MOE, NASTY_TOKENS, ArmPlan, SyntheticRun
 
 SECTIONS = [
     "found",
+    "source",
     "stability",
     "profiles",
     "concentration",
@@ -31,7 +32,6 @@ SECTIONS = [
     "routing",
     "recall",
     "units",
-    "source",
     "definitions",
     "provenance",
 ]
@@ -233,12 +233,35 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
 
 def test_what_is_not_there_is_said(bare: ReportFiles) -> None:
     page = read(bare)[1]
-    assert [i for i in page.ids if i in SECTIONS] == SECTIONS
+    assert [i for i in page.ids if i in SECTIONS] == [anchor for anchor in SECTIONS if anchor != "source"]
+    assert {link[1:] for link in page.links} == set(SECTIONS) - {"found", "source"}
     assert "no pairs" in page.text
     assert "only: ablations not run." in page.text
+    assert "three claims" not in page.text
     assert "no mixture-of-experts arm: there is nothing to compare" in page.text
     assert "Dense arms have no routing: only." in page.text
     assert "Arm late is left out: late holds no complete checkpoint yet" in page.text
+
+
+def test_the_publication_is_left_out_whole_where_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    files = build_report(SyntheticRun(tmp_path, {"moe": MOE}))
+    page = read(files)[1]
+    assert [i for i in page.ids if i in SECTIONS] == [anchor for anchor in SECTIONS if anchor != "source"]
+    assert "no dense arm: there is nothing to compare" in page.text
+    assert not [link for link in page.links if not link.startswith("#")]
+    assert "beside_paper" not in json.loads(files.summary.read_text(encoding="utf-8"))["tables"]
+    assert "FFN neurons: J_stab stays at or above 0.5 " in page.text  # said of every run
+    assert not re.search(r"is (higher than|lower than|not distinguishable from)", page.text)
+
+
+def test_the_publication_s_claims_and_figures_are_one_section(files: ReportFiles, page: Page) -> None:
+    text = files.html.read_text(encoding="utf-8")
+    part = text.split('<section id="source"')[1].split("</section>")[0]
+    assert part.count("<article") == text.count("<article") == 3
+    assert "OLMoE-1B-7B" in part
+    assert "9.44%" in part
+    assert page.text.count("9.44%") == 1
+    assert "beside_paper" in json.loads(files.summary.read_text(encoding="utf-8"))["tables"]
 
 
 def test_figures_without_content_are_not_written(bare: ReportFiles) -> None:

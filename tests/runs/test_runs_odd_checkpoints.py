@@ -20,8 +20,7 @@ from gated_lpi.errors import ModelError, RunError
 from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
 from gated_lpi.results.store import MisfitError, ResultStore
-from gated_lpi.runs import run_experiment
-from gated_lpi.runs.job import Storage
+from gated_lpi.runs import run_experiment, scoring
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 
@@ -187,14 +186,14 @@ class Broken(Exception):
 
 
 def failing(monkeypatch, error, *keys):
-    load = Storage.load
+    load = scoring.load_checkpoint
 
-    def loaded(self, checkpoint):
+    def loaded(checkpoint, storage):
         if checkpoint.key in keys:
             raise error
-        return load(self, checkpoint)
+        return load(checkpoint, storage)
 
-    monkeypatch.setattr(Storage, "load", loaded)
+    monkeypatch.setattr(scoring, "load_checkpoint", loaded)
 
 
 def test_an_unforeseen_error_is_told_with_its_class_and_place(series, tmp_path, monkeypatch):

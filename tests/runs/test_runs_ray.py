@@ -21,9 +21,10 @@ from gated_lpi import load_facts
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch, list_local, list_series
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.experiments import Experiment
-from gated_lpi.experiments.settings import EngineSpec
+from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.runs import run_experiment
-from gated_lpi.runs.job import Job, Storage
+from gated_lpi.runs.access import hub_of
+from gated_lpi.runs.job import Failure, Job
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.ray_engine import RayEngine, score_on_node
 from hub_server import HubServer, files_in
@@ -121,7 +122,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
 def test_a_request_that_ray_cannot_meet_is_refused(source):
     with pytest.raises(OptionError, match=r"num_gpus = 1\.5.*Give 2"):
         RayEngine(EngineSpec(kind="ray", num_gpus=1.5))
-    for storage, need in ((Storage(device="cuda"), 1), (Storage(device_map="auto"), 2)):
+    for storage, need in ((StorageSpec(device="cuda"), 1), (StorageSpec(device_map="auto"), 2)):
         with pytest.raises(OptionError, match=f"Ray hides GPUs.*num_gpus = {need}"):
             next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe", storage)))
 
@@ -177,7 +178,7 @@ def test_odd_checkpoints_are_quarantined_as_in_this_process(source, tmp_path):
 
 @pytest.mark.usefixtures("cluster")
 def test_an_error_that_is_no_checkpoints_fault_ends_the_run_after_what_came_before_it(source):
-    good, bad = jobs_of(source, "moe")[:1], jobs_of(source, "moe", Storage(device="nonsense"))[1:2]
+    good, bad = jobs_of(source, "moe")[:1], jobs_of(source, "moe", StorageSpec(device="nonsense"))[1:2]
     outcomes = RayEngine(EngineSpec(kind="ray")).outcomes(good + bad)
     assert next(outcomes).key == "step-0"
     with pytest.raises(OptionError, match="device 'nonsense' was given"):
@@ -193,7 +194,7 @@ def test_a_task_that_fits_on_no_node_is_an_error(source):
 
 @pytest.mark.usefixtures("cluster")
 def test_a_variable_that_the_node_does_not_have_is_an_error(source):
-    jobs = jobs_of(source, "moe", Storage(cache_dir="$NO_SUCH_DISK/cache"))
+    jobs = jobs_of(source, "moe", StorageSpec(cache_dir="$NO_SUCH_DISK/cache"))
     with pytest.raises(OptionError, match=r"'\$NO_SUCH_DISK/cache' names an environment variable"):
         next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs))
 
@@ -232,7 +233,7 @@ def hub(source, monkeypatch):
 
 
 def hub_jobs(source, hub, cache):
-    storage = Storage(cache_dir=str(cache), endpoint=hub.url)
+    storage = StorageSpec(cache_dir=str(cache), endpoint=hub.url)
     listing = Hub(endpoint=hub.url, cache_dir=source / "listing", token=False)
     return jobs_of(source, "moe", storage, list_series("org/model", hub=listing).checkpoints)
 
@@ -249,6 +250,7 @@ def test_nodes_download_into_their_own_cache_and_leave_nothing(source, hub, tmp_
     assert_same([first, third], list(LocalEngine().outcomes(hub_jobs(source, hub, tmp_path)[::2])))
     assert second.scores is None
     assert second.record["error"] == "WeightsError"
+    assert second.failure is Failure.CHECKPOINT
     assert all(o.fetched is None for o in (first, second, third))
     assert weights_in(f"{temporary}/node/cache") == []
 
@@ -256,7 +258,7 @@ def test_nodes_download_into_their_own_cache_and_leave_nothing(source, hub, tmp_
 @pytest.mark.usefixtures("cluster")
 def test_what_a_nodes_cache_has_is_used_and_stays(source, hub, temporary):
     job = hub_jobs(source, hub, f"{temporary}/node/full")[0]
-    fetch(job.checkpoint, hub=job.storage.hub())
+    fetch(job.checkpoint, hub=hub_of(job.storage))
     downloads = len(hub.asked("GET .*safetensors"))
     (outcome,) = RayEngine(EngineSpec(kind="ray")).outcomes([job])
     assert outcome.scores is not None
@@ -283,6 +285,7 @@ def test_a_checkpoint_whose_worker_always_dies_is_quarantined(source, hub):
     assert len(killer.killed) == 2
     assert first.scores is None
     assert first.record["error"] == "WorkerLostError"
+    assert first.failure is Failure.WORKER
     assert "died at each of 2 attempts (engine.retries = 1)" in first.record["quarantined"]
     assert (first.key, first.record["step"]) == ("step0", 0)
     assert second.scores is not None

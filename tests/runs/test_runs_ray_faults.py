@@ -18,9 +18,9 @@ from huggingface_hub import constants
 
 from gated_lpi.checkpoints import Hub, list_series
 from gated_lpi.errors import FactsError, RunError
-from gated_lpi.experiments.settings import EngineSpec
+from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.runs import ray_guard
-from gated_lpi.runs.job import Outcome, Storage
+from gated_lpi.runs.job import JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.ray_engine import RESTARTS, RayEngine
 from gated_lpi.runs.ray_host import RayDiedError
@@ -99,7 +99,7 @@ def test_a_ray_that_breaks_down_again_and_again_ends_the_run_with_what_to_do(sou
 
     def breaking(_request, jobs):
         asked.append([(job.arm, job.checkpoint.key) for job in jobs])
-        yield Outcome(jobs[0].arm, jobs[0].checkpoint.key, None, {})
+        yield JobOutcome(jobs[0].arm, jobs[0].checkpoint.key, None, {})
         raise RayDiedError("Ray broke down")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -227,7 +227,7 @@ def test_a_run_on_two_nodes_of_which_one_dies_equals_one_in_this_process(two_nod
         hub.fault("slow", "GET .*safetensors", times=99, seconds=2.0)  # so that every task takes a while
         listing = Hub(endpoint=hub.url, cache_dir=tmp_path / "listing", token=False)
         checkpoints = list_series("org/model", hub=listing).checkpoints
-        storage = [Storage(cache_dir=str(tmp_path / name), endpoint=hub.url) for name in ("there", "here")]
+        storage = [StorageSpec(cache_dir=str(tmp_path / name), endpoint=hub.url) for name in ("there", "here")]
         outcomes = RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe", storage[0], checkpoints))
         found = [next(outcomes)]
         wait_for_task(node.all_processes["raylet"][0].process.pid)

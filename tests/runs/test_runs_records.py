@@ -1,14 +1,15 @@
 """Files of a run that were damaged or edited: an error that says which and what to do, or work that is done again."""
 
 import json
+import re
 
 import pytest
 
 from gated_lpi.checkpoints import Hub
 from gated_lpi.cli import main
-from gated_lpi.errors import RunError
+from gated_lpi.errors import RunError, RunExistsError
 from gated_lpi.experiments import Experiment
-from gated_lpi.results import open_run
+from gated_lpi.results import create_run, open_run
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.choose import choose_checkpoints
 from synthetic_run import MOE, record
@@ -149,17 +150,34 @@ def test_a_description_of_before_is_taken_up(run, spec):
 def test_a_run_at_an_address_keeps_its_folder_here_when_options_are_new(monkeypatch, tmp_path):
     import hashlib
 
-    from gated_lpi.results import create_run
-
     monkeypatch.setenv("GATED_LPI_CACHE", str(tmp_path))
     content = {"name": "x", "arms": [{"name": "a", "train": "moe"}]}
     plain = create_run("memory://folder-of-before", Experiment.model_validate(content), "f")
     written = plain.experiment.model_dump(mode="json")
     del written["facts"]["separator"], written["facts"]["on_error"]
+    for key in ("training", "group", "replicates"):
+        del written["arms"][0][key]
     digest = hashlib.sha256(json.dumps(["memory://folder-of-before", written, "f"]).encode()).hexdigest()[:16]
     assert plain.local.name.endswith(digest)
     other = Experiment.model_validate(content | {"facts": {"on_error": "skip"}})
     assert create_run("memory://folder-of-others", other, "f").local.name[-16:] != digest
+    grouped = Experiment.model_validate({"name": "x", "arms": [content["arms"][0] | {"group": "g"}]})
+    assert create_run("memory://folder-of-groups", grouped, "f").local.name[-16:] != digest
+
+
+def test_a_run_of_before_arms_had_groups_and_training_goes_on(tmp_path):
+    spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "train": "moe"}]})
+    file = create_run(tmp_path, spec, "f").path / "run.json"
+    content = json.loads(file.read_text())
+    for key in ("training", "group", "replicates"):
+        del content["experiment"]["arms"][0][key]
+    for key in ("format", "sha256"):  # as an earlier version wrote it
+        del content[key]
+    file.write_text(json.dumps(content))
+    assert create_run(tmp_path, spec, "f").experiment == spec
+    grouped = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "train": "moe", "group": "g"}]})
+    with pytest.raises(RunExistsError, match=r"differs in arms"):
+        create_run(tmp_path, grouped, "f")
 
 
 ENTRY = {"path": None, "key": "s", "step": 1, "tokens": None, "stage": "", "commit": "a" * 40, "repo": "owner/repo"}
@@ -181,7 +199,7 @@ def test_chosen_checkpoints_are_read_strictly(tmp_path, content, why):
     (tmp_path / "a.json").write_text(json.dumps(content))
     spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "series": "owner/repo"}]})
     with pytest.raises(RunError, match=rf"a\.json cannot be read as the chosen .*{why}.*delete it"):
-        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), str, tmp_path)
+        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), lambda *_: None, tmp_path)
 
 
 def test_rows_that_are_gone_are_an_error(run):
@@ -204,9 +222,32 @@ def test_the_command_ends_with_a_message(run, monkeypatch, capsys):
     file = run.path / "results" / "a.json"
     sound = file.read_bytes()
     file.write_bytes(b"{")
-    monkeypatch.setattr("sys.argv", ["gated-lpi", "metrics", str(run.path)])
+    monkeypatch.setattr("sys.argv", ["gated-lpi", "report", str(run.path)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
     assert "a.json cannot be read" in " ".join(capsys.readouterr().err.split())
     file.write_bytes(sound)
+
+
+def test_metrics_reads_summaries_alone(run, monkeypatch, capsys):
+    file = run.path / "results" / "a.json"
+    sound = file.read_bytes()
+    file.write_bytes(b"{")
+    monkeypatch.setattr("sys.argv", ["gated-lpi", "metrics", str(run.path), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert list(json.loads(capsys.readouterr().out)) == ["a"]
+    file.write_bytes(sound)
+
+
+def test_metrics_of_a_run_without_results_says_what_to_do(tmp_path, monkeypatch, capsys):
+    create_run(tmp_path, Experiment.model_validate({"name": "x", "arms": [{"name": "a", "train": "moe"}]}), "f")
+    monkeypatch.setattr("sys.argv", ["gated-lpi", "metrics", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"has no results to measure yet \(.*a\.zarr holds no complete checkpoint yet", said)
+    assert "run the experiment until a checkpoint is complete" in said

@@ -14,8 +14,8 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.results import open_run
 from gated_lpi.runs import LocalEngine, run_experiment
 from gated_lpi.runs import local_engine as module
+from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.downloads import Ledger, listed_bytes
-from gated_lpi.runs.execute import storage_of
 from gated_lpi.runs.job import Job
 from hub_server import HubServer, files_in
 from tiny_runs import Notes, tiny_experiment
@@ -104,7 +104,7 @@ class Watched:
 @pytest.mark.parametrize(("checkpoints", "most"), [(1.5, 1), (2.5, 2), (3.5, 3)])
 def test_downloads_stay_within_the_budget(server, tmp_path, checkpoints, most):
     spec = experiment(server, tmp_path)
-    size = listed_bytes(list_series(REPO, hub=storage_of(spec).hub()).checkpoints[0], storage_of(spec).hub())
+    size = listed_bytes(list_series(REPO, hub=hub_of(spec.storage)).checkpoints[0], hub_of(spec.storage))
     spec = spec.with_settings(storage={"disk_budget": int(size * checkpoints)}, engine={"prefetch": 3})
     with Watched(tmp_path / "cache") as watched:
         run = run_experiment(spec, tmp_path / "run")
@@ -121,7 +121,7 @@ def test_a_budget_below_one_checkpoint_is_refused_before_any_download(server, tm
 
 def test_what_was_there_before_stays(server, tmp_path):
     spec = experiment(server, tmp_path)
-    hub = storage_of(spec).hub()
+    hub = hub_of(spec.storage)
     fetch(list_series(REPO, hub=hub).checkpoints[1], hub=hub)
     run_experiment(spec, tmp_path / "run")
     assert weights_in(tmp_path / "cache") == [server.commit(REPO, "step10-tokens10B")]
@@ -134,11 +134,11 @@ def test_downloads_are_kept_when_that_is_wanted(server, tmp_path):
 
 def test_what_a_killed_run_downloaded_is_deleted_by_the_next(server, tmp_path):
     spec = experiment(server, tmp_path)
-    hub = storage_of(spec).hub()
+    hub = hub_of(spec.storage)
     checkpoint = list_series(REPO, hub=hub).checkpoints[0]
     assert Ledger(tmp_path / "downloads.json").announce(checkpoint, hub)
     fetch(checkpoint, hub=hub)  # and here it was killed
-    jobs = [Job("a", checkpoint, spec, FACTS, storage_of(spec))]
+    jobs = [Job("a", checkpoint, spec, FACTS, spec.storage)]
     for ledger, left in ((Ledger(tmp_path / "another.json"), 1), (Ledger(tmp_path / "downloads.json"), 0)):
         (outcome,) = LocalEngine(ledger=ledger).outcomes(jobs)
         assert outcome.scores is not None

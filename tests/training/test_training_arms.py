@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec
-from gated_lpi.training.arms import arm_config, build_model, parameter_counts
+from gated_lpi.training.arms import arm_config, new_model, parameter_counts
 
 MOE, ACTIVE, TOTAL = ARMS
 FFN_KEYS = {
@@ -26,7 +26,7 @@ INERT = {"layer_types": ["full_attention"] * 2, "max_window_layers": 28}
 
 @pytest.fixture(scope="module")
 def models(spec, tokenizer):
-    return {arm.kind: build_model(arm, spec, tokenizer) for arm in ARMS}
+    return {arm.kind: new_model(arm, spec, tokenizer) for arm in ARMS}
 
 
 def outside_ffn(model):
@@ -60,7 +60,7 @@ def test_without_ffn_the_arms_are_one_model(spec, tokenizer):
     ids = torch.tensor([[0, 5, 9, 300, 42]])
     logits = []
     for arm in ARMS:
-        model = build_model(arm, spec, tokenizer).eval()
+        model = new_model(arm, spec, tokenizer).eval()
         for layer in model.model.layers:
             layer.mlp.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
         logits.append(model(ids).logits)
@@ -83,8 +83,8 @@ def test_counts_of_parts(models, spec):
 
 
 def test_seed_and_name_decide_the_initial_weights(spec, tokenizer, models):
-    other = build_model(ACTIVE, spec.model_copy(update={"seed": 1}), tokenizer)
-    same = build_model(ACTIVE, spec, tokenizer)
+    other = new_model(ACTIVE, spec.model_copy(update={"seed": 1}), tokenizer)
+    same = new_model(ACTIVE, spec, tokenizer)
     name = "model.layers.0.self_attn.q_proj.weight"
     reference = models["dense_active"].state_dict()
     assert torch.equal(same.state_dict()[name], reference[name])
@@ -95,7 +95,7 @@ def test_seed_and_name_decide_the_initial_weights(spec, tokenizer, models):
 
 def test_tied_embeddings_are_counted_once(spec, tokenizer):
     size = spec.size.model_copy(update={"tie_embeddings": True})
-    model = build_model(MOE, spec.model_copy(update={"size": size}), tokenizer)
+    model = new_model(MOE, spec.model_copy(update={"size": size}), tokenizer)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert parameter_counts(model)["embedding"] == len(tokenizer) * size.hidden
 
@@ -132,7 +132,7 @@ def test_a_router_that_nothing_teaches_is_refused():
 @pytest.mark.parametrize("size", [{"experts_per_token": 1, "normalise_gates": False}, {"experts_per_token": 4}])
 def test_a_router_that_is_allowed_has_a_gradient_from_the_loss(spec, tokenizer, size):
     content = spec.model_dump() | {"size": spec.size.model_dump() | size, "load_balancing": 0.0}
-    model = build_model(MOE, TrainingSpec.model_validate(content), tokenizer)
+    model = new_model(MOE, TrainingSpec.model_validate(content), tokenizer)
     ids = torch.arange(2, 10).view(1, -1)
     model(input_ids=ids, labels=ids).loss.backward()
     for layer in model.model.layers:

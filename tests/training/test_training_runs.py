@@ -5,12 +5,13 @@ import shutil
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from gated_lpi.checkpoints import check_weights, list_local
 from gated_lpi.errors import OptionError, RunExistsError, WriteError
+from gated_lpi.experiments import Experiment
 from gated_lpi.facts import encode
-from gated_lpi.training import ARMS
+from gated_lpi.training import ARMS, ArmSpec
 from gated_lpi.training import folder as arm_folder
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
 from gated_lpi.training.trainer import train_arm
@@ -184,6 +185,62 @@ def test_another_run_in_the_folder_is_refused(finished, spec, corpus, tokenizer,
             out,
         )
     assert digests(folders) == before
+
+
+def test_a_replicate_goes_on_as_itself_alone(spec, corpus, tokenizer, tmp_path):
+    content = {"name": "x", "training": spec.model_dump(), "arms": [{"train": "moe", "replicates": 2}]}
+    experiment = Experiment.model_validate(content)
+    specs = [experiment.training_of(arm) for arm in experiment.arms]
+    arms = [ArmSpec(name=arm.name, kind="moe") for arm in experiment.arms]
+    with pytest.raises(StoppedError):
+        train_arm(arms[0], specs[0], corpus, tokenizer, tmp_path, progress=stop_at_five)
+    with pytest.raises(RunExistsError, match=r"spec\.seed is 0 in the folder, 1 given"):
+        train_arm(arms[0], specs[1], corpus, tokenizer, tmp_path)
+    with pytest.raises(RunExistsError, match=r"arm\.name is moe-1 in the folder, moe-2 given; spec\.seed is 0 "):
+        train_arm(arms[1], specs[1], corpus, tokenizer, tmp_path)
+    assert len(train_arm(arms[0], specs[0], corpus, tokenizer, tmp_path)) == len(STEPS)
+
+
+class Onlooker(TrainerCallback):
+    """Counts steps, and keeps the embedding and the folders that it sees at the beginning and at each save."""
+
+    def __init__(self, out):
+        self.out, self.steps, self.seen = out, [], {}
+
+    def on_train_begin(self, _args, state, _control, **kwargs):
+        self.look(state, kwargs["model"])
+
+    def on_step_end(self, _args, state, _control, **_kwargs):
+        self.steps.append(state.global_step)
+
+    def on_save(self, _args, state, _control, **kwargs):
+        self.look(state, kwargs["model"])
+
+    def look(self, state, model):
+        there = (self.out / f"step-{state.global_step}").is_dir()
+        self.seen[state.global_step] = (there, model.get_input_embeddings().weight.detach().clone())
+
+
+def test_a_callback_looks_on_at_every_step_and_sees_the_model_of_each_checkpoint(
+    finished, spec, corpus, tokenizer, tmp_path
+):
+    onlooker = Onlooker(tmp_path)
+    folders = train_arm(MOE, spec, corpus, tokenizer, tmp_path, callbacks=[onlooker])
+    assert onlooker.steps == list(range(1, 7))
+    assert tuple(onlooker.seen) == STEPS
+    for step, (published, weights) in onlooker.seen.items():
+        assert published
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path / f"step-{step}").get_input_embeddings().weight
+        assert torch.equal(weights, saved)
+    assert digests(folders) == digests(finished[1])
+
+
+def test_a_callback_of_a_resumed_run_sees_the_steps_that_are_left(spec, corpus, tokenizer, tmp_path):
+    with pytest.raises(StoppedError):
+        train_arm(MOE, spec, corpus, tokenizer, tmp_path, progress=stop_at_five)
+    onlooker = Onlooker(tmp_path)
+    train_arm(MOE, spec, corpus, tokenizer, tmp_path, callbacks=[onlooker])
+    assert onlooker.steps == [4, 5, 6]
 
 
 def test_other_files_in_the_folder_are_refused(spec, corpus, tokenizer, tmp_path):

@@ -9,9 +9,12 @@ from rich.table import Table
 
 from gated_lpi.cli.console import err, print_json
 from gated_lpi.cli.console import out as console
+from gated_lpi.errors import OptionError, RunError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from gated_lpi.results import Run
 
 NAME = "metrics"
 
@@ -25,12 +28,10 @@ def command(
     Example: `gated-lpi metrics demo-run --json > metrics.json`
     """
     from gated_lpi.metrics import summary_to_json
-    from gated_lpi.report import load_results
     from gated_lpi.results import open_run
 
-    results = load_results(open_run(run))
-    summaries = results.summaries
-    for arm, reason in results.missing.items():
+    summaries, missing = _summaries(open_run(run))
+    for arm, reason in missing.items():
         err.print(f"{arm}: no results: {reason}", markup=False)
     if json:
         print_json({arm: summary_to_json(summary) for arm, summary in summaries.items()})
@@ -45,6 +46,22 @@ def command(
         for kind in summary["kind"].values.tolist():
             table.add_row(arm, kind, *_cells(summary.sel(kind=kind)))
     console.print(table)
+
+
+def _summaries(run: Run) -> tuple[dict[str, xr.Dataset], dict[str, OptionError | RunError]]:
+    """The summaries of the arms that have any, and why others have none; the reason itself if that is all of them."""
+    summaries, missing = {}, {}
+    for arm in run.arms:
+        try:
+            summaries[arm] = run.summary(arm)
+        except (OptionError, RunError) as error:
+            missing[arm] = error
+    if not summaries:
+        reasons = "; ".join(map(str, missing.values()))
+        raise next((error for error in missing.values() if isinstance(error, OptionError)), None) or RunError(
+            f"{run.path} has no results to measure yet ({reasons}); run the experiment until a checkpoint is complete"
+        )
+    return summaries, missing
 
 
 def _cells(summary: xr.Dataset) -> list[str]:

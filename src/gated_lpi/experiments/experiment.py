@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -14,7 +14,9 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -29,9 +31,10 @@ from gated_lpi.options import LPI, Scoring
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.problems import A_LIST, A_TEXT, describe
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
-from gated_lpi.training.spec import ArmKind, ArmName, TrainingSpec
+from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec
 
 SETTINGS = ("engine", "storage")
+MOST_REPLICATES = 1000
 ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json", ".summary.json")
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
@@ -148,6 +151,11 @@ class Arm(Spec):
         steps, tokens, count, spacing, every, stages: which checkpoints of the series: see `select`. Steps and tokens
             are numbers, or text such as "10K" and "2.5T".
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
+        training: options of the experiment's `training` that this arm has otherwise, if it is trained.
+        group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
+        replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group
+            NAME (unless `group` says another), each with a seed one more than the one before it. NAME is the group or
+            the kind if there is no `name`.
     """
 
     name: ArmName
@@ -161,6 +169,17 @@ class Arm(Spec):
     every: Positive | None = None
     stages: Annotated[Listed[str] | None, BeforeValidator(_several)] = None
     tokens_aligned_with: str | None = None
+    training: TrainingOverrides | None = None
+    group: ArmName | None = None
+    replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_group(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("replicates") is not None and "name" not in given:
+            name = given.get("group") or given.get("train")
+            return given if name is None else {"name": name} | given
+        return given
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -169,6 +188,12 @@ class Arm(Spec):
             raise ValueError(
                 f"arm {self.name!r} needs exactly one of `train` (a kind), `checkpoints` (a folder) and `series` (a "
                 f"suite, repository or folder to choose from); it has {' and '.join(sources) or 'none'}"
+            )
+        trained = [key for key in ("training", "replicates") if getattr(self, key) is not None]
+        if trained and self.train is None:
+            raise ValueError(
+                f"arm {self.name!r} has {' and '.join(trained)} but no `train`, which that is for; other arms are put "
+                "together by `group`"
             )
         chosen = [key for key in SELECTION if getattr(self, key) is not None]
         if chosen and self.series is None:
@@ -183,6 +208,17 @@ class Arm(Spec):
             raise ValueError(f"arm {self.name!r} has spacing = {self.spacing!r} but no `count`, which it belongs to")
         return self
 
+    def each(self, seed: int) -> Iterator[Arm]:
+        """The arms that it stands for: itself, or its replicates; `seed` is that of the first unless it has its own."""
+        if self.replicates is None:
+            yield self
+            return
+        content = self.model_dump() | {"group": self.group or self.name, "replicates": None}
+        training = {"seed": seed} | (content["training"] or {})
+        for i in range(self.replicates):
+            own = training | {"seed": training["seed"] + i}
+            yield Arm.model_validate(content | {"name": f"{self.name}-{i + 1}", "training": own})
+
 
 class Experiment(Spec):
     """A whole experiment. `engine` and `storage` say how it is carried out, all else what its results are."""
@@ -196,6 +232,13 @@ class Experiment(Spec):
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()
     arms: tuple[Arm, ...] = Field(min_length=1)
+
+    @field_validator("arms", mode="after")
+    @classmethod
+    def _replicated(cls, arms: tuple[Arm, ...], info: ValidationInfo) -> tuple[Arm, ...]:
+        if "training" not in info.data:  # it is wrong, and that is said
+            return arms
+        return tuple(replicate for arm in arms for replicate in arm.each(info.data["training"].seed))
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -212,6 +255,48 @@ class Experiment(Spec):
                     f"itself: {', '.join(others) or 'there is none'}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        for arm in self.arms:
+            try:
+                self.training_of(arm)
+            except ValidationError as error:
+                raise ValueError(
+                    f"arm {arm.name!r} with its own training: "
+                    + "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+                ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _replicates_differ(self) -> Self:
+        groups = {arm.group for arm in self.arms}
+        alike: dict[tuple[str, str, TrainingSpec], str] = {}
+        for arm in self.arms:
+            if arm.name in groups and arm.group != arm.name:
+                raise ValueError(f"group {arm.name!r} has the name of an arm that is not in it; rename one of them")
+            if arm.group is None or arm.train is None:
+                continue
+            other = alike.setdefault((arm.group, arm.train, self.training_of(arm)), arm.name)
+            if other != arm.name:
+                raise ValueError(
+                    f"arms {other!r} and {arm.name!r} of group {arm.group!r} are trained alike, seed and all, which "
+                    "gives one model twice; give each a `training` with a seed of its own, or one arm `replicates`"
+                )
+        return self
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The names of the arms of each group, in their order: replicates of one thing, or an arm by itself."""
+        found: dict[str, tuple[str, ...]] = {}
+        for arm in self.arms:
+            group = arm.name if arm.group is None else arm.group
+            found[group] = (*found.get(group, ()), arm.name)
+        return found
+
+    def training_of(self, arm: Arm) -> TrainingSpec:
+        """The options that one of its arms is trained with: the shared ones, but for those that the arm has itself."""
+        return self.training if arm.training is None else self.training.with_overrides(arm.training)
 
     def differences(self, other: Experiment) -> list[str]:
         """Keys in which the results of two experiments would differ, with both values."""

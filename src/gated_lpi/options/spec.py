@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from gated_lpi.foreign import has_surrogate
 
@@ -31,6 +40,34 @@ class Spec(BaseModel):
             if field is not None and not _holds(field.annotation, Spec):  # which looks at its own values
                 _refuse_odd(key, value, booleans=_holds(field.annotation, bool))
         return given
+
+
+class Overrides(Spec):
+    """Some keys of another class of options, each checked as there; what was not given is not in its dump."""
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+
+def overrides_of(
+    spec: type[Spec], name: str, module: str, *, without: Iterable[str] = (), **inner: type[Overrides]
+) -> type[Overrides]:
+    """A class with the fields of `spec`, none of them needed; `inner` are the classes of those that are options too.
+
+    Args:
+        spec: whose fields have no use for None.
+        name: of the class, and of the variable of `module` that holds it, so that it can be pickled.
+        module: where it is.
+        without: fields that cannot be given.
+        inner: by field.
+    """
+    fields: dict[str, Any] = {}
+    for key, field in spec.model_fields.items():
+        if key not in set(without):
+            kind: Any = inner.get(key, field.annotation)
+            fields[key] = ((Annotated[(kind, *field.metadata)] if field.metadata else kind) | None, None)
+    return create_model(name, __base__=Overrides, __module__=module, **fields)
 
 
 def _holds(annotation: Any, kind: type) -> bool:

@@ -98,6 +98,13 @@ class Results:
         return [arm for arm in self.arms if not arm.is_moe]
 
     @property
+    def lacks(self) -> str | None:
+        """The kind of arm that is missing for MoE and dense arms to be compared; None: there are both."""
+        if not self.moe:
+            return "no mixture-of-experts arm"
+        return None if self.dense else "no dense arm"
+
+    @property
     def quarantined(self) -> dict[str, Sequence[Mapping[str, Any]]]:
         """The checkpoints that could not be used, by arm, with or without results; arms without any are not there."""
         found = {arm.name: arm.quarantined for arm in self.arms} | dict(self.missing_quarantined)
@@ -113,6 +120,11 @@ def kinds_of(summaries: Sequence[xr.Dataset]) -> list[str]:
     """The kinds of unit that any of the summaries has, FFN first."""
     found = {str(kind) for summary in summaries for kind in summary["kind"].to_numpy()}
     return [kind for kind in KIND_NAMES if kind in found]
+
+
+def capital(words: str) -> str:
+    """Words as a sentence begins."""
+    return words[:1].upper() + words[1:]
 
 
 def load_results(run: Run) -> Results:

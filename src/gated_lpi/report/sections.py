@@ -1,21 +1,29 @@
-"""The report's sections in their order: first what was found, then each measure, then where it all comes from."""
+"""The report's sections in their order, as rows read from top to bottom: first what was found, then each measure.
+
+1. A section is a list of rows. A row is a finding in words, a chart and a table, any of which it may do without.
+2. What compares with the publication is one section, which is there where the run has both kinds of arm (`claims`).
+3. Nothing is computed here: charts, tables and claims are made before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 
 from gated_lpi.report import paper
-from gated_lpi.report.arms import KIND_NAMES, Results
+from gated_lpi.report.arms import KIND_NAMES, Results, capital
 from gated_lpi.report.chart import Chart
-from gated_lpi.report.findings import Finding, findings, recall_sentence, recall_warning, small_sets_note
+from gated_lpi.report.claims import Claim, claims
+from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
 from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
 from gated_lpi.report.tables import Table, listing, show
 from gated_lpi.results import Run
 
 NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and nothing over time to show."
+NOT_POSITIVE = "No neuron of any arm has a positive score."
+NO_RECORD = "was not recorded."
 
 
 @dataclass(frozen=True)
@@ -29,43 +37,105 @@ class Content:
     heights: Mapping[str, int]
     written: datetime
 
-    def figure(self, name: str, absent: str = NO_PAIRS) -> Html:
-        """A chart's place with its number, or a paragraph that says why there is none."""
-        if name not in self.charts:
-            return tag("p", absent, class_="absent")
-        chart = self.charts[name]
-        number = list(self.charts).index(name) + 1
-        return figure(number, name, chart.title, chart.caption, self.heights[name])
 
-    def table(self, name: str) -> Html:
-        """A table."""
-        return data_table(self.tables[name])
+@dataclass(frozen=True)
+class Row:
+    """One step of a section: what is said first, then a chart, then a table.
+
+    Attributes:
+        finding: paragraphs, text or markup.
+        chart: its name; where it has nothing to show, `absent` says why.
+        table: its name; with `title` it opens on a click.
+    """
+
+    finding: tuple[str, ...] = ()
+    chart: str | None = None
+    absent: str = NO_PAIRS
+    table: str | None = None
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its anchor, its heading and its rows."""
+
+    anchor: str
+    title: str
+    rows: tuple[Row, ...]
 
 
 def body(content: Content) -> Html:
     """The whole page inside `<body>`."""
-    sections: tuple[tuple[str, str, Callable[[Content], Iterable[str]]], ...] = (
-        ("stability", "Stability of the top sets", _stability),
-        ("profiles", "Layer profiles", _profiles),
-        ("concentration", "Concentration", _concentration),
-        ("steadiness", "Steadiness of the profile", _steadiness),
-        ("entropy", "Entropy of importance", _entropy),
-        ("ablations", "Ablations", _ablations),
-        ("routing", "Routing", _routing),
-        ("recall", "Recall and the logit lens", _recall),
-        ("units", "Top neurons and their tokens", _units),
-        ("source", "Beside the source's figures", _source),
-        ("definitions", "Definitions and caveats", _definitions),
-        ("provenance", "Provenance", _provenance),
-    )
-    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in sections]
+    parts = sections(content)
+    links = [tag("li", tag("a", part.title, href=f"#{part.anchor}")) for part in parts]
     contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
-    return tag(
-        "main",
-        _head(content),
-        contents,
-        *(section(anchor, title, *make(content)) for anchor, title, make in sections),
+    return tag("main", _head(content), contents, *(_section(content, part) for part in parts))
+
+
+def sections(content: Content) -> tuple[Section, ...]:
+    """All of the page below its head."""
+    results = content.results
+    return (
+        *_publication(results),
+        Section("stability", "Stability of the top sets", (Row(tuple(_settled(results)), chart="stability"),)),
+        Section(
+            "profiles",
+            "Layer profiles",
+            (
+                Row(chart="layer_profiles"),
+                Row(chart="profile_correlation", absent="No profile varies over layers, so none can be correlated."),
+            ),
+        ),
+        Section(
+            "concentration",
+            "Concentration",
+            (Row(chart="concentration", absent=NOT_POSITIVE, table="concentration"),),
+        ),
+        Section("steadiness", "Steadiness of the profile", (Row(table="windows"),)),
+        Section("entropy", "Entropy of importance", (Row(chart="entropy", absent=NOT_POSITIVE),)),
+        Section(
+            "ablations",
+            "Ablations",
+            (
+                Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
+                Row(tuple(_unablated(results))),
+            ),
+        ),
+        Section("routing", "Routing", tuple(_routing(results))),
+        Section(
+            "recall",
+            "Recall and the logit lens",
+            (
+                Row(chart="hits", absent=f"The rank of the target {NO_RECORD}"),
+                Row(tuple(_norms(results)), chart="base_logprob", absent=f"The base log-probability {NO_RECORD}"),
+            ),
+        ),
+        Section("units", "Top neurons and their tokens", tuple(_units(results))),
+        Section("definitions", "Definitions and caveats", (_definitions(results),)),
+        Section("provenance", "Provenance", tuple(_provenance(content))),
     )
+
+
+def _section(content: Content, part: Section) -> Html:
+    return section(part.anchor, part.title, *(piece for row in part.rows for piece in _row(content, row)))
+
+
+def _row(content: Content, row: Row) -> Iterator[Html]:
+    yield from (text if isinstance(text, Html) else tag("p", text) for text in row.finding)
+    if row.chart is not None:
+        yield _figure(content, row.chart, row.absent)
+    if row.table is not None:
+        table = data_table(content.tables[row.table])
+        yield table if row.title is None else folded(row.title, table)
+
+
+def _figure(content: Content, name: str, absent: str) -> Html:
+    """A chart's place with its number, or a paragraph that says why there is none."""
+    if name not in content.charts:
+        return tag("p", absent, class_="absent")
+    chart = content.charts[name]
+    number = list(content.charts).index(name) + 1
+    return figure(number, name, chart.title, chart.caption, content.heights[name])
 
 
 def _head(content: Content) -> Html:
@@ -91,19 +161,16 @@ def _head(content: Content) -> Html:
 
 
 def _found(content: Content) -> Iterable[str]:
-    found = findings(content.results)
-    short = (join(tag("strong", finding.question), f" {finding.outcome}") for finding in found)
-    yield tag("div", items([*short, recall_sentence(content.results)]), class_="short")
-    small = small_sets_note(content.results)
+    results = content.results
+    found = claims(results)
+    short = [join(tag("strong", claim.question), f" {claim.outcome}") for claim in found]
+    yield tag("div", items([*short, recall_sentence(results)]), class_="short")
+    if results.lacks is not None:
+        yield tag("p", f"This run has {results.lacks}: there is nothing to compare with what was published.")
+    small = small_sets_note(results)
     if small:
         yield tag("p", small, class_="soft")
-    yield from (_finding(finding) for finding in found)
-    yield content.table("arms")
-
-
-def _finding(finding: Finding) -> Html:
-    heading, source = tag("h3", finding.question), tag("p", finding.source, class_="soft")
-    return tag("article", heading, items(finding.sentences), source, class_="finding")
+    yield data_table(content.tables["arms"])
 
 
 def _when(content: Content) -> str:
@@ -115,11 +182,16 @@ def _when(content: Content) -> str:
 
 def _what_this_is(results: Results) -> str:
     described = [f"{arm.name} ({'mixture of experts' if arm.is_moe else 'dense'})" for arm in results.arms]
+    compared = (
+        " Below is what this run shows of three claims made for mixture-of-experts (MoE) models, whichever way it "
+        "falls."
+        if results.lacks is None
+        else ""
+    )
     return (
         "Which neurons raise the log-probability of known facts, and when in training they came to: Gated-LPI scores "
-        f"of every FFN and attention neuron at every checkpoint of {listing(described)}. Below is what this run shows "
-        "of three claims made for mixture-of-experts (MoE) models, whichever way it falls. Square brackets hold 95% "
-        "intervals; values are told apart when their intervals do not overlap."
+        f"of every FFN and attention neuron at every checkpoint of {listing(described)}.{compared} Square brackets "
+        "hold 95% intervals; values are told apart when their intervals do not overlap."
     )
 
 
@@ -130,14 +202,10 @@ def _missing(results: Results) -> list[str]:
 def _unscored(results: Results) -> list[str]:
     """Which kinds of neuron have no scores, so that no measure over them is given."""
     return [
-        f"{_capital(words)} were not scored (attribution.units leaves them out): no measure over them is given."
+        f"{capital(words)} were not scored (attribution.units leaves them out): no measure over them is given."
         for kind, words in KIND_NAMES.items()
         if kind not in results.kinds
     ]
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _holes(results: Results) -> list[str]:
@@ -158,103 +226,94 @@ def _refused(results: Results) -> list[str]:
     ]
 
 
-def _stability(content: Content) -> Iterable[str]:
-    yield content.figure("stability")
-
-
-def _profiles(content: Content) -> Iterable[str]:
-    yield content.figure("layer_profiles")
-    yield content.figure("profile_correlation", "No profile varies over layers, so none can be correlated.")
-
-
-def _concentration(content: Content) -> Iterable[str]:
-    yield content.figure("concentration", "No neuron of any arm has a positive score.")
-    yield content.table("concentration")
-
-
-def _steadiness(content: Content) -> Iterable[str]:
-    yield content.table("windows")
-
-
-def _entropy(content: Content) -> Iterable[str]:
-    yield content.figure("entropy", "No neuron of any arm has a positive score.")
-
-
-def _ablations(content: Content) -> Iterable[str]:
-    yield content.figure("ablation", "No head and no neuron was ablated.")
-    yield content.table("ablations")
-    for arm in content.results.arms:
-        if arm.record is not None and arm.record.ablation.skipped:
-            yield tag("p", f"{arm.name}: {'; '.join(arm.record.ablation.skipped)}.", class_="absent")
-
-
-def _routing(content: Content) -> Iterable[str]:
-    dense = [arm.name for arm in content.results.dense]
-    if dense:
-        yield tag("p", f"Dense arms have no routing: {listing(dense)}.")
-    if content.results.moe:
-        yield content.figure("expert_utilisation", "Expert utilisation was not recorded.")
-        yield content.figure("routing", "Expert utilisation was not recorded.")
-
-
-def _recall(content: Content) -> Iterable[str]:
-    yield content.figure("hits", "The rank of the target was not recorded.")
-    norms = sorted({str(arm.scores.attrs["norm"]) for arm in content.results.arms if "norm" in arm.scores.attrs})
-    if norms:
-        yield tag("p", f"The readout's norm in this run: {listing(norms)}.")
-    yield content.figure("base_logprob", "The base log-probability was not recorded.")
-
-
-def _units(content: Content) -> Iterable[str]:
-    yield tag(
-        "p",
-        "The neurons of greatest mean score at the last checkpoint, and the tokens whose logits their value vector "
-        "raises and lowers most where its coefficient is positive. Where the mean coefficient is negative, the "
-        "neuron usually does the opposite. ␣ is a space.",
-    )
-    for arm in content.results.arms:
-        if arm.record is None:
-            yield tag("p", f"{arm.name}: not run.")
-            continue
-        for kind, units in (("ffn", arm.record.top_ffn), ("attention", arm.record.top_attention)):
-            table = f"top_{kind}_{arm.name}"
-            if not units:
-                yield tag("p", f"{arm.name}: {KIND_NAMES[kind]} are not listed: none was scored or asked for.")
-            elif kind == "ffn":
-                yield content.table(table)
-            else:
-                yield folded(f"{arm.name}: {KIND_NAMES[kind]}", content.table(table))
-
-
-def _source(content: Content) -> Iterable[str]:
+def _publication(results: Results) -> Iterator[Section]:
+    """What this run shows of the publication's claims; nothing where it cannot show anything."""
+    found = claims(results)
+    if not found:
+        return
     link = tag("a", paper.SOURCE_NAME, href=paper.SOURCE_URL)
-    yield tag(
+    about = tag(
         "p",
         Html(
             f"{link} compares {listing(paper.MODELS)}: other models, other data, another scale. Read the rows for "
             "which way MoE and dense differ, not for their level."
         ),
     )
-    yield content.table("beside_paper")
+    rows = (*(Row((_claim(claim),)) for claim in found), Row((about,), table="beside_paper"))
+    yield Section("source", "Beside the publication", rows)
 
 
-def _definitions(content: Content) -> Iterable[str]:
-    fraction = content.results.arms[0].summary.attrs["fraction"]
-    yield tag("p", f"The top set's fraction in this run is {show(float(fraction), 'share')}.")
-    yield Html(files("gated_lpi.report").joinpath("definitions.html").read_text(encoding="utf-8"))
+def _claim(claim: Claim) -> Html:
+    heading, reported = tag("h3", claim.question), tag("p", claim.reported, class_="soft")
+    return tag("article", heading, items(claim.sentences), reported, class_="finding")
 
 
-def _provenance(content: Content) -> Iterable[str]:
-    yield tag("p", _dropped(content.results))
+def _settled(results: Results) -> Iterator[str]:
+    """When arms settled, unless that is said among the claims."""
+    if results.lacks is not None and any(arm.pairs for arm in results.arms):
+        yield from (settling(results, kind) for kind in results.kinds)
+
+
+def _unablated(results: Results) -> Iterator[Html]:
+    """Which ablations are not there, and why."""
+    for arm in results.arms:
+        if arm.record is None:
+            yield tag("p", f"{arm.name}: ablations not run.", class_="absent")
+        elif arm.record.ablation.skipped:
+            yield tag("p", f"{arm.name}: {'; '.join(arm.record.ablation.skipped)}.", class_="absent")
+
+
+def _routing(results: Results) -> Iterator[Row]:
+    dense = [arm.name for arm in results.dense]
+    if dense:
+        yield Row((f"Dense arms have no routing: {listing(dense)}.",))
+    if results.moe:
+        for chart in ("expert_utilisation", "routing"):
+            yield Row(chart=chart, absent=f"Expert utilisation {NO_RECORD}")
+
+
+def _norms(results: Results) -> Iterator[str]:
+    norms = sorted({str(arm.scores.attrs["norm"]) for arm in results.arms if "norm" in arm.scores.attrs})
+    if norms:
+        yield f"The readout's norm in this run: {listing(norms)}."
+
+
+def _units(results: Results) -> Iterator[Row]:
+    yield Row(
+        (
+            "The neurons of greatest mean score at the last checkpoint, and the tokens whose logits their value vector "
+            "raises and lowers most where its coefficient is positive. Where the mean coefficient is negative, the "
+            "neuron usually does the opposite. ␣ is a space.",
+        )
+    )
+    for arm in results.arms:
+        if arm.record is None:
+            yield Row((f"{arm.name}: not run.",))
+            continue
+        for kind, units in (("ffn", arm.record.top_ffn), ("attention", arm.record.top_attention)):
+            title = f"{arm.name}: {KIND_NAMES[kind]}"
+            if not units:
+                yield Row((f"{title} are not listed: none was scored or asked for.",))
+            else:
+                yield Row(table=f"top_{kind}_{arm.name}", title=None if kind == "ffn" else title)
+
+
+def _definitions(results: Results) -> Row:
+    fraction = results.arms[0].summary.attrs["fraction"]
+    listed = Html(files("gated_lpi.report").joinpath("definitions.html").read_text(encoding="utf-8"))
+    return Row((f"The top set's fraction in this run is {show(float(fraction), 'share')}.", listed))
+
+
+def _provenance(content: Content) -> Iterator[Row]:
+    yield Row((_dropped(content.results),))
     for arm in content.results.arms:
-        title = f"{arm.name}: {len(arm.checkpoints)} checkpoints"
-        yield folded(title, content.table(f"checkpoints_{arm.name}"))
+        yield Row(table=f"checkpoints_{arm.name}", title=f"{arm.name}: {len(arm.checkpoints)} checkpoints")
     if "remarks" in content.tables:
         count = len(content.tables["remarks"].rows)
-        yield folded(f"Remarks on the checkpoints: {count}", content.table("remarks"))
+        yield Row(table="remarks", title=f"Remarks on the checkpoints: {count}")
     if "quarantined" in content.tables:
-        yield content.table("quarantined")
-    yield folded("Every option, version and digest", content.table("options"))
+        yield Row(table="quarantined")
+    yield Row(table="options", title="Every option, version and digest")
 
 
 def _dropped(results: Results) -> str:

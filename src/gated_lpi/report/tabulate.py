@@ -24,7 +24,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         windows(results),
         ablations(results),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
-        beside_paper(results),
+        *([beside_paper(results)] if results.lacks is None else []),
         *(checkpoints(arm) for arm in results.arms),
         *([said(results)] if any(_said(arm) for arm in results.arms) else []),
         *([quarantined(results)] if results.quarantined else []),
@@ -197,7 +197,7 @@ def top_units(arm: ArmResults, kind: str) -> Table:
 
 
 def beside_paper(results: Results) -> Table:
-    """The source's figures and this run's."""
+    """The publication's figures and this run's, of which some arms are MoE and some dense."""
     columns = (Column("measure"), *map(Column, paper.MODELS), *(Column(f"here: {arm.name}") for arm in results.arms))
     rows: list[tuple[Any, ...]] = [
         (*reported, *(_ablated(arm, name) for arm in results.arms)) for name, reported in paper.ABLATIONS.items()

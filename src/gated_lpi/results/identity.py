@@ -21,7 +21,7 @@ SAME = {
 }
 
 
-def differences(before: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[str]:
+def misfits(before: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[str]:
     """In what a checkpoint differs from those before it in its arm, in words; none: it belongs to them."""
     found = []
     for key, words in SAME.items():

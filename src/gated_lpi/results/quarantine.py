@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from gated_lpi.folders import Folder
 from gated_lpi.results.files import Entry, read_file, write_file
 
-Record = dict[str, Any]
-
 
 class _Entry(Entry):
     quarantined: str
@@ -33,7 +31,7 @@ class Quarantine:
     def __init__(self, path: Folder) -> None:
         self.path = path
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[dict[str, Any]]:
         """What is quarantined: `key`, `step`, `tokens`, `stage`, `commit`, `quarantined` (why), `error` (its class).
 
         Raises:
@@ -58,5 +56,5 @@ class Quarantine:
         if len(kept) < len(records):
             self._write(kept)
 
-    def _write(self, records: list[Record]) -> None:
+    def _write(self, records: list[dict[str, Any]]) -> None:
         write_file(self.path, {"checkpoints": records})

@@ -7,7 +7,7 @@ run/
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
-  series/ARM.json       checkpoints that were chosen from a hub, with their commits (`series`)
+  series/ARM.json       checkpoints that were chosen from a hub, with their commits (`choices`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, summary.json, figures/, report.sha256    what the report made of it
@@ -272,6 +272,10 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
             del content["facts"][key]
     attribution = content["attribution"]
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
+    for arm in content["arms"]:
+        for key in ("training", "group", "replicates"):
+            if arm[key] is None:
+                del arm[key]
     return content
 
 

@@ -61,7 +61,7 @@ from gated_lpi.results.commit import (
 )
 from gated_lpi.results.damage import Damage, find_damage, leave_out, refuse_visible_damage
 from gated_lpi.results.files import digest
-from gated_lpi.results.identity import differences
+from gated_lpi.results.identity import misfits
 
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
 _INTERNAL = ("digests", "format", "sha256")
@@ -272,7 +272,7 @@ class ResultStore:
         for name in ("step", "tokens"):
             if not -1 <= (record.get(name) or 0) <= GREATEST:
                 raise MisfitError(f"the {name} of {record['key']} are more than arrays can hold ({GREATEST:,} at most)")
-        differing = differences(records, record)
+        differing = misfits(records, record)
         if differing:
             raise MisfitError(
                 f"{'; '.join(differing)}. Scores of one arm are compared over training, so its checkpoints must be of "

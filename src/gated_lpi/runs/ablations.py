@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from gated_lpi.ablation import compare_with_random, target_ranks
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.experiments.experiment import AblationSpec
+from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
 from gated_lpi.prompting import encode_facts
 from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.results.run import Run
-from gated_lpi.runs.job import Storage, prompting
+from gated_lpi.runs.access import load_checkpoint
 from gated_lpi.runs.progress import Advance, Progress
+from gated_lpi.runs.scoring import prompting
 from gated_lpi.runs.top_units import KINDS, describe_top_units
 
 Indices = NDArray[np.int64]
@@ -38,11 +40,11 @@ class _Intervention(NamedTuple):
 
 
 def study_last_checkpoint(
-    run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, storage: Storage
+    run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, storage: StorageSpec
 ) -> None:
     """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
     spec = run.experiment.ablation
-    model = storage.load(checkpoint)
+    model = load_checkpoint(checkpoint, storage)
     encoded = encode_facts(model, facts, prompting(run.experiment)).prompts
     scores = run.scores(arm)
     scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()

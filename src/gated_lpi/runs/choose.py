@@ -17,7 +17,8 @@ from gated_lpi.folders import Folder
 from gated_lpi.results.choices import keep_choice, kept_choice
 
 Checkpoints = list[Checkpoint]
-Note = Callable[[str], None]
+Note = Callable[[str, str], None]
+"""Takes an arm's name and what is to be said of it."""
 
 
 def choose_checkpoints(
@@ -29,7 +30,7 @@ def choose_checkpoints(
         experiment: whose arms.
         trained: checkpoints of arms that the run trains.
         hub: how to reach the hub.
-        note: told of mismatches, what is left out and what is known to be wrong.
+        note: told, by arm, of mismatches, what is left out and what is known to be wrong.
         kept: folder of choices that were made before; new ones are added to it. None: choose anew, keep nothing.
 
     Raises:
@@ -50,7 +51,7 @@ def choose_checkpoints(
 def _folder(arm: str, folder: str, note: Note) -> Checkpoints:
     checkpoints = list_local(folder)
     for line in scan_local(folder).left_out:
-        note(f"{arm}: {line}")
+        note(arm, line)
     return checkpoints
 
 
@@ -62,11 +63,11 @@ def _from_series(arm: Arm, others: dict[str, Checkpoints], hub: Hub, note: Note)
     except OptionError as error:
         raise OptionError(f"arm {arm.name!r}: {error}") from error
     for line in (*series.notes, *series.left_out):
-        note(f"{arm.name}: {line}")
+        note(arm.name, line)
     for defect in series.known:
         keys = [c.key for c in checkpoints if defect.afflicts(c)]
         if keys:
-            note(f"{arm.name}: known of {', '.join(keys)}: {defect.what} ({defect.source})")
+            note(arm.name, f"known of {', '.join(keys)}: {defect.what} ({defect.source})")
     _note_integrity(arm.name, series, checkpoints, hub, note)
     return checkpoints
 
@@ -82,9 +83,9 @@ def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: No
             )
         for pair in alignment.pairs:
             if pair.difference:
-                note(f"{arm.name}: {pair.b.key} is {pair.difference:+,} tokens from {pair.a.key} ({pair.relative:.1%})")
+                note(arm.name, f"{pair.b.key} is {pair.difference:+,} tokens from {pair.a.key} ({pair.relative:.1%})")
         for alone in alignment.unmatched_a:
-            note(f"{arm.name}: no checkpoint is near {alone.key} of {arm.tokens_aligned_with} in tokens")
+            note(arm.name, f"no checkpoint is near {alone.key} of {arm.tokens_aligned_with} in tokens")
         return [pair.b for pair in alignment.pairs]
     selection = select(
         series,
@@ -96,12 +97,10 @@ def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: No
         stages=arm.stages,
     )
     for match in selection.mismatches:
-        note(
-            f"{arm.name}: asked for {match.asked:,} {match.axis}, nearest is {match.found:,} ({match.key}, "
-            f"{match.mismatch:+,})"
-        )
+        asked = f"asked for {match.asked:,} {match.axis}"
+        note(arm.name, f"{asked}, nearest is {match.found:,} ({match.key}, {match.mismatch:+,})")
     if selection.unmet:
-        note(f"{arm.name}: {selection.unmet} multiples of {arm.every:,} steps have no checkpoint near them")
+        note(arm.name, f"{selection.unmet} multiples of {arm.every:,} steps have no checkpoint near them")
     return list(selection.checkpoints)
 
 
@@ -112,11 +111,11 @@ def _note_integrity(arm: str, series: Series, checkpoints: Sequence[Checkpoint],
     try:
         report = inspect_series(dataclasses.replace(series, main=None), checkpoints, hub=hub)
     except GatedLPIError as error:
-        note(f"{arm}: the files could not be compared before download: {error}")
+        note(arm, f"the files could not be compared before download: {error}")
         return
     for group in report.duplicates:
-        note(f"{arm}: identical weights: {', '.join(group)}; stability between them is refused")
+        note(arm, f"identical weights: {', '.join(group)}; stability between them is refused")
     for shared in report.shared:
-        note(f"{arm}: identical files {', '.join(shared.files)} in {', '.join(shared.keys)}")
+        note(arm, f"identical files {', '.join(shared.files)} in {', '.join(shared.keys)}")
     for key, reason in report.unusable.items():
-        note(f"{arm}: {key}: {reason}")
+        note(arm, f"{key}: {reason}")

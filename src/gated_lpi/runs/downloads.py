@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub
 from gated_lpi.errors import CheckpointError
 from gated_lpi.results.files import validated, write_file
+from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.job import Job
 
 
@@ -26,7 +27,7 @@ _TEXTS = (".json", ".txt", ".model", ".jinja")
 
 def download_bytes(job: Job) -> int:
     """Bytes that fetching a job's checkpoint brings at most; 0 where nothing can be downloaded (offline)."""
-    hub = job.storage.hub()
+    hub = hub_of(job.storage)
     return 0 if hub.is_offline else listed_bytes(job.checkpoint, hub)
 
 

@@ -2,8 +2,8 @@
 
 1. The run's folder is claimed for the experiment; a folder of another run is refused, and one that another process
    writes to. What does not verify in it is left out, said, and made again by what follows.
-2. Arms that the experiment trains are trained, all on one corpus and with one tokenizer. The checkpoints of the
-   others are chosen from their series.
+2. Arms that the experiment trains are trained, each with its options, all on one corpus and with one tokenizer. The
+   checkpoints of the others are chosen from their series.
 3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
    other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
 4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from gated_lpi.checkpoints import Checkpoint, Fetched, evict, fetch, list_local, scan_local
-from gated_lpi.errors import FetchError, RunError
+from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
+from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.folders import Folder, as_folder, is_remote, make
@@ -32,17 +31,11 @@ from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
 from gated_lpi.runs.ablations import study_last_checkpoint
+from gated_lpi.runs.access import fetched_to, hub_of, on_this_machine
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger
-from gated_lpi.runs.job import (
-    IDENTITY,
-    Engine,
-    Job,
-    Outcome,
-    Storage,
-    attribute_checkpoint,
-    with_overall_means,
-)
+from gated_lpi.runs.failures import quarantine_record
+from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.training import ArmSpec
@@ -50,8 +43,6 @@ from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import train_arm
-
-__all__ = ["attribute_checkpoint", "make_engine", "run_experiment", "storage_of", "with_overall_means"]
 
 
 def run_experiment(
@@ -86,39 +77,19 @@ def run_experiment(
     refuse_other_files(folder)
     with writing(folder) as refuse_lost_lease:
         run = create_run(folder, experiment, facts.sha256)
-        for note in facts.notes:
-            progress.note(f"facts: {note}")
+        for text in facts.notes:
+            progress.note(f"facts: {text}")
         for lost in leave_out_damaged(run):
             progress.note(f"damaged, and made again: {lost}")
-        storage = storage_of(experiment)
+
+        def note(arm: str, text: str) -> None:
+            progress.note(f"{arm}: {text}")
+
         trained = _train_arms(run, facts, progress)
-        series = choose_checkpoints(experiment, trained, storage.hub(), progress.note, run.path / "series")
+        chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
-        attribution = _Attribution(run, experiment, facts, series, storage, progress, refuse_lost_lease)
-        attribution.carry_out(engine, retry_quarantined)
+        _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
     return run
-
-
-def storage_of(experiment: Experiment) -> Storage:
-    """Where an experiment's checkpoints come from and are kept."""
-    spec = experiment.storage
-    return Storage(spec.cache_dir, spec.endpoint, spec.offline, not spec.keep_downloads, spec.device, spec.device_map)
-
-
-def make_engine(experiment: Experiment, run: Run) -> Engine:
-    """The engine that an experiment names."""
-    if experiment.engine.kind == "ray":
-        from gated_lpi.runs.ray_engine import RayEngine
-
-        engine: Engine = RayEngine(experiment.engine)
-        return engine
-    ledger = Ledger(_ledger_file(run))
-    return LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=experiment.storage.disk_budget, ledger=ledger)
-
-
-def _ledger_file(run: Run) -> Path:
-    make(run.local)
-    return run.local / "downloads.json"
 
 
 def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
@@ -135,7 +106,7 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
         folder = run.training_folder(arm.name)
         with progress.task(f"train {arm.name}") as advance:
             spec = ArmSpec(name=arm.name, kind=arm.train)
-            train_arm(spec, run.experiment.training, corpus, tokenizer, folder, progress=advance)
+            train_arm(spec, run.experiment.training_of(arm), corpus, tokenizer, folder, progress=advance)
         series[arm.name] = list_local(folder)
         for item in scan_local(folder).excluded:
             if item.name != ARM_RECORD:
@@ -143,60 +114,83 @@ def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[
     return series
 
 
+def make_engine(experiment: Experiment, run: Run) -> Engine:
+    """The engine that an experiment names."""
+    if experiment.engine.kind == "ray":
+        from gated_lpi.runs.ray_engine import RayEngine
+
+        engine: Engine = RayEngine(experiment.engine)
+        return engine
+    make(run.local)
+    ledger = Ledger(run.local / "downloads.json")
+    return LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=experiment.storage.disk_budget, ledger=ledger)
+
+
 @dataclass(frozen=True)
-class _Attribution:
-    """Scoring and studying the checkpoints of all arms."""
+class _Scoring:
+    """Scoring and studying the chosen checkpoints of all arms."""
 
     run: Run
     experiment: Experiment
     facts: FactSet
-    series: dict[str, list[Checkpoint]]
-    storage: Storage
+    chosen: dict[str, list[Checkpoint]]
     progress: Progress
     refuse_lost_lease: Callable[[], None]
     said: set[tuple[str, str]] = field(default_factory=set)
 
     def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
         """Have the missing checkpoints scored; as soon as an arm is complete, study its last one."""
-        waiting = {arm: self._missing(arm, retry_quarantined) for arm in self.series}
+        missing = {arm: self._missing(arm, retry_quarantined) for arm in self.chosen}
         jobs = [
-            Job(arm, checkpoint, self.experiment, self.facts, self.storage)
-            for arm, checkpoints in waiting.items()
+            Job(arm, checkpoint, self.experiment, self.facts, self.experiment.storage)
+            for arm, checkpoints in missing.items()
             for checkpoint in checkpoints
         ]
-        left = {arm: len(checkpoints) for arm, checkpoints in waiting.items()}
-        before: Outcome | None = None
-        fresh = not any(self.run.store(arm).keys() for arm in self.series)
+        left = {arm: len(checkpoints) for arm, checkpoints in missing.items()}
         with _closed(engine.outcomes(jobs) if jobs else iter(())) as outcomes:
-            for arm, checkpoints in self.series.items():
-                latest: Outcome | None = None
-                with self.progress.task(f"attribute {arm}") as advance:
-                    advance(len(checkpoints) - left[arm], len(checkpoints))
-                    while left[arm]:
-                        outcome = next(outcomes, None)
-                        if outcome is None:
-                            raise RunError(f"the engine gave up {left[arm]} checkpoints of {arm}; run again to go on")
-                        self._refuse_common_cause(before, outcome, fresh)
-                        fresh = not self._keep(outcome) and fresh
-                        before = outcome if outcome.scores is None else None  # the scores of others may be dropped
-                        left[outcome.arm] -= 1
-                        latest = outcome if outcome.arm == arm else latest
-                        advance(len(checkpoints) - left[arm], len(checkpoints))
-                self._study(arm, latest)
+            kept = self._kept(outcomes)
+            for arm in self.chosen:
+                self._study(arm, self._complete(arm, left, kept))
 
     def _missing(self, arm: str, retry_quarantined: bool) -> list[Checkpoint]:
         done = set(self.run.store(arm).keys())
         done |= set() if retry_quarantined else self.run.quarantine(arm).keys()
-        return [checkpoint for checkpoint in self.series[arm] if checkpoint.key not in done]
+        return [checkpoint for checkpoint in self.chosen[arm] if checkpoint.key not in done]
 
-    def _refuse_common_cause(self, before: Outcome | None, outcome: Outcome, fresh: bool) -> None:
+    def _complete(self, arm: str, left: dict[str, int], kept: Iterator[JobOutcome]) -> JobOutcome | None:
+        """Wait until nothing is left of an arm, counting down what comes of others too; its latest outcome."""
+        latest: JobOutcome | None = None
+        total = len(self.chosen[arm])
+        with self.progress.task(f"attribute {arm}") as advance:
+            advance(total - left[arm], total)
+            while left[arm]:
+                outcome = next(kept, None)
+                if outcome is None:
+                    raise RunError(f"the engine gave up {left[arm]} checkpoints of {arm}; run again to go on")
+                left[outcome.arm] -= 1
+                latest = outcome if outcome.arm == arm else latest
+                advance(total - left[arm], total)
+        return latest
+
+    def _kept(self, outcomes: Iterator[JobOutcome]) -> Iterator[JobOutcome]:
+        """Append or quarantine each outcome before it is passed on; end the run at a cause that is no checkpoint's."""
+        before: JobOutcome | None = None
+        fresh = not any(self.run.store(arm).keys() for arm in self.chosen)
+        for outcome in outcomes:
+            if before is not None:
+                self._refuse_common_cause(before, outcome, fresh)
+            fresh = not self._keep(outcome) and fresh
+            before = None if outcome.failure is None else outcome  # scores of others may be dropped
+            yield outcome
+
+    def _refuse_common_cause(self, before: JobOutcome, outcome: JobOutcome, fresh: bool) -> None:
         """End the run if two outcomes in a row failed as no single checkpoint does; fresh: nothing is scored yet."""
-        error = outcome.record.get("error")
-        if before is None or before.record.get("error") != error:
+        failure, error = outcome.failure, outcome.record.get("error")
+        if failure is None or (before.failure, before.record.get("error")) != (failure, error):
             return
-        if error == FetchError.__name__:
+        if failure is Failure.FETCH:
             met, advice = "could not be fetched", "what was appended is kept: run again to go on"
-        elif fresh and before.suspect and outcome.suspect:
+        elif failure.may_be_common and fresh:
             met = f"failed with {error}"
             advice = "before anything was scored, which the facts, the options or this program may be the cause of"
         else:
@@ -208,7 +202,7 @@ class _Attribution:
             f"here; {advice}"
         )
 
-    def _keep(self, outcome: Outcome) -> bool:
+    def _keep(self, outcome: JobOutcome) -> bool:
         """Append an outcome's scores; if it has none, or they do not fit, put it in quarantine and return False."""
         self.refuse_lost_lease()
         quarantine = self.run.quarantine(outcome.arm)
@@ -217,8 +211,7 @@ class _Attribution:
             try:
                 self.run.store(outcome.arm).append(outcome.scores, record)
             except MisfitError as error:
-                record = {key: value for key, value in record.items() if key in IDENTITY}
-                record |= {"quarantined": str(error), "error": type(error).__name__}
+                record = quarantine_record({key: record[key] for key in LABELS if key in record}, error, str(error))
             else:
                 quarantine.remove(outcome.key)
                 self._say(outcome.arm, record)
@@ -234,10 +227,10 @@ class _Attribution:
                 self.said.add((arm, note))
                 self.progress.note(f"{arm}: {record['key']}: {note}")
 
-    def _study(self, arm: str, latest: Outcome | None) -> None:
+    def _study(self, arm: str, latest: JobOutcome | None) -> None:
         """Ablate and describe the last checkpoint that has scores, unless that was done."""
         scored = set(self.run.store(arm).keys())
-        last = next((checkpoint for checkpoint in reversed(self.series[arm]) if checkpoint.key in scored), None)
+        last = next((checkpoint for checkpoint in reversed(self.chosen[arm]) if checkpoint.key in scored), None)
         if last is None:
             count = len(self.run.quarantine(arm).keys())
             self.progress.note(f"{arm}: none of its checkpoints could be used, {count} are quarantined: no results")
@@ -249,30 +242,15 @@ class _Attribution:
             record = None
         if record is not None and record.ablation.checkpoint == last.key:
             return
-        fetched = None if latest is None or latest.key != last.key else latest.fetched
-        with self._here(last if fetched is None else _at(last, fetched)) as local:
-            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, self.storage)
-
-    @contextmanager
-    def _here(self, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-        """Bring a checkpoint to this machine for as long as the `with` block runs."""
-        if checkpoint.path is not None:
-            yield checkpoint
-            return
-        fetched = fetch(checkpoint, hub=self.storage.hub())
-        try:
-            yield _at(checkpoint, fetched)
-        finally:
-            if self.storage.evict:
-                evict(fetched, hub=self.storage.hub())
-
-
-def _at(checkpoint: Checkpoint, fetched: Fetched) -> Checkpoint:
-    return replace(checkpoint, path=fetched.path)
+        if latest is not None and latest.key == last.key and latest.fetched is not None:
+            last = fetched_to(last, latest.fetched)  # it is here still
+        storage = self.experiment.storage
+        with on_this_machine(last, storage) as local:
+            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, storage)
 
 
 @contextmanager
-def _closed(outcomes: Iterator[Outcome]) -> Iterator[Iterator[Outcome]]:
+def _closed(outcomes: Iterator[JobOutcome]) -> Iterator[Iterator[JobOutcome]]:
     """Let an engine tidy up however its outcomes end, if it is a generator."""
     try:
         yield outcomes

@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 
 from gated_lpi.checkpoints import Fetched, evict, fetch, sweep
 from gated_lpi.errors import OptionError
+from gated_lpi.runs.access import fetched_to, hub_of
 from gated_lpi.runs.downloads import Ledger, download_bytes
-from gated_lpi.runs.job import Job, Outcome, failed, score_checkpoint
+from gated_lpi.runs.failures import failed
+from gated_lpi.runs.job import Job, JobOutcome
+from gated_lpi.runs.scoring import score_checkpoint
 
 
 class LocalEngine:
@@ -35,7 +38,7 @@ class LocalEngine:
         self.disk_budget = disk_budget
         self.ledger = Ledger() if ledger is None else ledger
 
-    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
         """Yield the outcome of each job, in order. A checkpoint's files are there until the next is asked for.
 
         Raises:
@@ -53,7 +56,7 @@ class LocalEngine:
         finally:
             downloads.stop()
 
-    def _outcome(self, job: Job, downloads: _Downloads) -> Outcome:
+    def _outcome(self, job: Job, downloads: _Downloads) -> JobOutcome:
         if job.checkpoint.path is not None:
             downloads.ahead()
             return score_checkpoint(job)
@@ -63,7 +66,7 @@ class LocalEngine:
             raise
         except Exception as error:
             return failed(job, error)
-        local = dataclasses.replace(job.checkpoint, path=fetched.path)
+        local = fetched_to(job.checkpoint, fetched)
         return dataclasses.replace(score_checkpoint(dataclasses.replace(job, checkpoint=local)), fetched=fetched)
 
 
@@ -158,12 +161,12 @@ class _Downloads:
         for download in [held for held in self._held if held.scored and held.result.done()]:
             if most is not None and sum(held.size for held in self._held) <= most:
                 break
-            if download.job.storage.evict and download.result.exception() is None:
+            if not download.job.storage.keep_downloads and download.result.exception() is None:
                 fetched = download.result.result()
-                evict(fetched, hub=download.job.storage.hub())
+                evict(fetched, hub=hub_of(download.job.storage))
                 if not any(path.exists() for path in fetched.downloaded_files):  # another process may work with them
                     self._options.ledger.forget(download.job.checkpoint)
-            if download.job.storage.evict or download.result.exception() is not None:
+            if not download.job.storage.keep_downloads or download.result.exception() is not None:
                 self._held.remove(download)
         return most is None or sum(held.size for held in self._held) <= most
 
@@ -182,7 +185,7 @@ class _Downloads:
                 download.result.set_exception(error)
 
     def _fetch(self, download: _Download) -> Fetched:
-        checkpoint, hub, ledger = download.job.checkpoint, download.job.storage.hub(), self._options.ledger
+        checkpoint, hub, ledger = download.job.checkpoint, hub_of(download.job.storage), self._options.ledger
         if ledger.announced(checkpoint, hub) and not hub.is_offline:
             sweep(checkpoint, hub)
         mine = ledger.announce(checkpoint, hub)

@@ -21,9 +21,9 @@ from gated_lpi.facts import FactSet
 from gated_lpi.foreign import parse_json
 from gated_lpi.methods.memory import FULL_TILES, TOKENS_SEEN, usual_batch
 from gated_lpi.options import parse_memory
+from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import listed_bytes
-from gated_lpi.runs.execute import storage_of
 from gated_lpi.training.corpus import build_corpus
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import planned_tokens
@@ -109,16 +109,16 @@ def plan(
     Raises:
         FactsError, CheckpointError, OptionError: facts or series that the run could not use either.
     """
-    hub = storage_of(experiment).hub()
+    hub = hub_of(experiment.storage)
     facts = experiment.facts.load()
     prompts = len(facts.prompts(experiment.facts.templates))
-    notes: list[str] = []
-    series = choose_checkpoints(experiment, _to_be_trained(experiment, facts), hub, notes.append)
+    notes: dict[str, list[str]] = {arm.name: [] for arm in experiment.arms}
+    trained = _to_be_trained(experiment, facts)
+    chosen = choose_checkpoints(experiment, trained, hub, lambda arm, note: notes[arm].append(note))
     arms = []
     for arm in experiment.arms:
-        own = tuple(note.removeprefix(f"{arm.name}: ") for note in notes if note.startswith(f"{arm.name}: "))
         rates = (flops, bandwidth, price_per_hour)
-        arms.append(_arm(experiment, arm, series.get(arm.name, []), own, hub, prompts, rates))
+        arms.append(_arm(experiment, arm, chosen.get(arm.name, []), tuple(notes[arm.name]), hub, prompts, rates))
     assumptions = (
         f"{prompts:,} prompts of {TOKENS_SEEN} tokens; {flops:.3g} operations and {bandwidth:.3g} bytes from the hub "
         f"per second; every block scored at the price of {LENSES} projections through the vocabulary per prompt",
@@ -133,14 +133,16 @@ def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Che
     steps and tokens before any training.
     """
     wanted = {arm.tokens_aligned_with for arm in experiment.arms}
-    names = [arm.name for arm in experiment.arms if arm.train is not None and arm.name in wanted]
-    if not names:
+    arms = [arm for arm in experiment.arms if arm.train is not None and arm.name in wanted]
+    if not arms:
         return {}
     corpus = build_corpus(facts)
     tokenizer = train_tokenizer(corpus, experiment.training.size.vocab_size)
-    tokens = planned_tokens(experiment.training, corpus, tokenizer)
-    checkpoints = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
-    return dict.fromkeys(names, checkpoints)
+    found = {}
+    for arm in arms:
+        tokens = planned_tokens(experiment.training_of(arm), corpus, tokenizer)
+        found[arm.name] = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
+    return found
 
 
 def _arm(

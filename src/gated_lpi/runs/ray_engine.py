@@ -32,11 +32,14 @@ from filelock import FileLock
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import CheckpointError, OptionError, RunError
 from gated_lpi.experiments.experiment import Experiment
-from gated_lpi.experiments.settings import EngineSpec
+from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet
-from gated_lpi.runs.job import Job, Outcome, Storage, quarantined, score_checkpoint
+from gated_lpi.runs.access import hub_of
+from gated_lpi.runs.failures import unusable
+from gated_lpi.runs.job import Failure, Job, JobOutcome
 from gated_lpi.runs.ray_host import RayDiedError, WorkerLostError, hosted
 from gated_lpi.runs.ray_session import LOCAL, address, connected, installed_ray
+from gated_lpi.runs.scoring import score_checkpoint
 from gated_lpi.version import __version__
 
 SCRATCH = ".gated-lpi/scratch"
@@ -73,7 +76,7 @@ class RayEngine:
         self.patience = patience
         self._ray = installed_ray()
 
-    def outcomes(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
         """Yield the outcome of each job: those of one arm in their order, arms as they come.
 
         However it ends, tasks that still run are cancelled.
@@ -99,7 +102,7 @@ class RayEngine:
                     raise
                 _log.warning("Ray broke down and is started again, %d of %d times: %s", restart + 1, RESTARTS, error)
 
-    def outcomes_connected(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def outcomes_connected(self, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
         """The same, on the Ray that this process is connected to."""
         tasks = _Tasks(self._ray, self, jobs)
         try:
@@ -161,9 +164,9 @@ class _Tasks:
         self._shared: dict[int, Any] = {}
         self._unfit_since: float | None = None
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[JobOutcome]:
         """Start tasks and yield what comes of them."""
-        outcome: Outcome | None
+        outcome: JobOutcome | None
         while self._waiting or self._flights:
             self._start_more()
             flight = self._next_in_order()
@@ -196,7 +199,7 @@ class _Tasks:
 
     def _start(self, flight: _Flight) -> None:
         job = flight.job
-        hub = job.storage.hub()
+        hub = hub_of(job.storage)
         path = None if job.checkpoint.path is None else job.checkpoint.path.absolute()
         flight.attempts += 1
         flight.done, flight.outcome = self._task.options(
@@ -206,7 +209,7 @@ class _Tasks:
             dataclasses.replace(job.checkpoint, path=path),
             self._once(job.experiment),
             self._once(job.facts),
-            dataclasses.replace(job.storage, endpoint=hub.address, offline=hub.is_offline),
+            job.storage.model_copy(update={"endpoint": hub.address, "offline": hub.is_offline}),
             self._threads,
             __version__,
         )
@@ -260,12 +263,12 @@ class _Tasks:
             except self._lost_errors as error:
                 self._again(flight, error)
 
-    def _collect(self, flight: _Flight) -> Outcome | None:
+    def _collect(self, flight: _Flight) -> JobOutcome | None:
         """A landed flight's outcome; None if it was lost with its node and is under way again."""
         if flight.lost is not None:
-            return quarantined(flight.job, flight.lost)
+            return unusable(flight.job, flight.lost, Failure.WORKER)
         try:
-            outcome: Outcome = self._ray.get(flight.outcome)
+            outcome: JobOutcome = self._ray.get(flight.outcome)
         except self._lost_errors as error:
             self._again(flight, error)
             return None
@@ -300,10 +303,10 @@ def score_on_node(
     checkpoint: Checkpoint,
     experiment: Experiment,
     facts: FactSet,
-    storage: Storage,
+    storage: StorageSpec,
     threads: int,
     version: str,
-) -> tuple[None, Outcome]:
+) -> tuple[None, JobOutcome]:
     """Score one checkpoint with so many threads: a sign that it is done, which is small, and its outcome.
 
     Raises:
@@ -316,7 +319,7 @@ def score_on_node(
             "version on all nodes"
         )
     torch.set_num_threads(threads)
-    storage = dataclasses.replace(storage, cache_dir=_expanded(storage.cache_dir))
+    storage = storage.model_copy(update={"cache_dir": _expanded(storage.cache_dir)})
     with _own_folder(Job(arm, checkpoint, experiment, facts, storage)) as job:
         outcome = score_checkpoint(job)
     return None, dataclasses.replace(outcome, fetched=None)
@@ -341,9 +344,9 @@ def _own_folder(job: Job) -> Iterator[Job]:
 
     What is in the node's cache already is used from there, and stays.
     """
-    hub = job.storage.hub()
-    kept = dataclasses.replace(job, storage=dataclasses.replace(job.storage, evict=False))
-    if job.checkpoint.path is not None or hub.is_offline or not job.storage.evict:
+    hub = hub_of(job.storage)
+    kept = dataclasses.replace(job, storage=job.storage.model_copy(update={"keep_downloads": True}))
+    if job.checkpoint.path is not None or hub.is_offline or job.storage.keep_downloads:
         yield kept
         return
     path = _cached(job.checkpoint, hub)
@@ -355,7 +358,7 @@ def _own_folder(job: Job) -> Iterator[Job]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # another run may want the same checkpoint
         try:
-            yield dataclasses.replace(kept, storage=dataclasses.replace(kept.storage, cache_dir=str(folder)))
+            yield dataclasses.replace(kept, storage=kept.storage.model_copy(update={"cache_dir": str(folder)}))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from gated_lpi.errors import GatedLPIError, RunError
 from gated_lpi.runs import ray_guard
-from gated_lpi.runs.job import Job, Outcome
+from gated_lpi.runs.job import Failure, Job, JobOutcome
 
 POLL = 0.5
 SETTLED = 2.0  # seconds after which a Ray that is breaking down has broken down
@@ -44,7 +44,7 @@ class WorkerLostError(RunError):
     """The process or machine that scored a checkpoint died, each time that it was tried."""
 
 
-def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
+def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
     """Yield what comes of jobs on a Ray that is started for them. request: keywords of the host's `RayEngine`.
 
     Raises:
@@ -56,7 +56,7 @@ def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[Outcome]:
         left = len(jobs)
         while left:
             kind, value = host.receive()
-            failed = kind == "error" or (kind == "outcome" and value.record.get("error") == WorkerLostError.__name__)
+            failed = kind == "error" or (kind == "outcome" and value.failure is Failure.WORKER)
             if failed and host.breaks_down():
                 raise _died()
             if kind == "error":

@@ -69,7 +69,7 @@ def arm_config(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerF
     )
 
 
-def build_model(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def new_model(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Build the arm's model with its initial weights, in float32 on the CPU; raises as `arm_config` does."""
     config = arm_config(arm, spec, tokenizer)
     extra = {"experts_implementation": EXPERTS_IMPLEMENTATION} if arm.kind == "moe" else {}

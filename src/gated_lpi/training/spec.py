@@ -8,16 +8,17 @@ The three kinds of arm differ in the FFN alone. With E experts of width f, of wh
 | dense_active | one FFN of width k·f: what the MoE uses for a token |
 | dense_total | one FFN of width E·f: what the MoE holds |
 
-The router, E·d parameters a layer, is all that the MoE has beyond them.
+The router, E·d parameters a layer, is all that the MoE has beyond them. An arm of a run may train with some options of
+its own (`TrainingOverrides`): those that are given take the place of the shared ones.
 """
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gated_lpi.options.spec import Positive, Spec, Whole
+from gated_lpi.options.spec import Overrides, Positive, Spec, Whole, overrides_of
 from gated_lpi.training.schedule import Decay, refuse_count
 
 Loss = Literal["answers", "all"]
@@ -109,7 +110,30 @@ class TrainingSpec(Spec):
         refuse_count(self.steps, self.checkpoints)
         return self
 
+    def with_overrides(self, given: Overrides) -> Self:
+        """The same training with the keys that are given in place of its own.
+
+        Raises:
+            ValidationError: they do not go with each other or with the rest.
+        """
+        return self.model_validate(_merged(self.model_dump(), given.model_dump()))
+
     @property
     def sha256(self) -> str:
         """Digest of all fields' canonical JSON."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def _merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    inner = {key: _merged(content[key], value) for key, value in given.items() if isinstance(value, dict)}
+    return content | given | inner
+
+
+if TYPE_CHECKING:
+
+    class TrainingOverrides(Overrides):
+        """Some keys of a `TrainingSpec`, for one arm; not `size.vocab_size`, since all arms have one tokenizer."""
+
+else:
+    SizeOverrides = overrides_of(ModelSize, "SizeOverrides", __name__, without=("vocab_size",))
+    TrainingOverrides = overrides_of(TrainingSpec, "TrainingOverrides", __name__, size=SizeOverrides)

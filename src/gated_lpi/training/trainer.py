@@ -35,12 +35,13 @@ from transformers import (
 from gated_lpi.errors import WriteError
 from gated_lpi.quiet import no_progress_bars
 from gated_lpi.training import folder
-from gated_lpi.training.arms import arm_config, build_model
+from gated_lpi.training.arms import arm_config, new_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
 from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
 
-Progress = Callable[[int, int], None]
+StepsDone = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
 # How safetensors and torch's writer of archives say that a file could not be written; they raise no OSError.
 _UNWRITTEN = ("I/O error", "PytorchStreamWriter", "inline_container", "basic_ios")
 
@@ -52,13 +53,19 @@ def train_arm(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     *,
-    progress: Progress | None = None,
+    progress: StepsDone | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> list[Path]:
     """Train one arm on the CPU and return its checkpoint folders `out/step-N`, first to last.
 
     A run that was stopped is continued; a finished one returns at once. `progress` is called with the steps
     done and the steps in all. On one machine, with one seed and number of threads, the weights are
     bit-identical from run to run.
+
+    `callbacks` are called by the Trainer after the one that keeps checkpoints, with the model as keyword `model`: at
+    `on_train_begin` the initial weights are published, at `on_save` the checkpoint of this step. They are for looking
+    on, and see only the steps that this call trains. What they change of the training is not in arm.json: a resumed
+    run is then not the run that was stopped.
 
     Raises OptionError for more checkpoints than steps or a tokenizer larger than the vocabulary,
     RunExistsError if `out` holds something else, WriteError if it cannot be written to, and FactsError for a corpus
@@ -72,7 +79,7 @@ def train_arm(
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
-        trainer = _trainer(build_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, keeper)
+        trainer = _trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
         state = folder.newest_state(out, steps)
         with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
@@ -97,7 +104,7 @@ def _writing_errors(out: Path) -> Iterator[None]:
 
 
 def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
-    """Tokens seen at each step that is kept, without training: the same for every arm; raises as `train_arm` does."""
+    """Tokens seen at each step that is kept, without training: the same for each kind; raises as `train_arm` does."""
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     lengths = np.array([len(e["input_ids"]) for e in encode_corpus(corpus, tokenizer, spec.context, spec.loss)])
     order = data_order(len(lengths), spec.steps, spec.batch_size, spec.seed)
@@ -119,7 +126,7 @@ def _trainer(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
-    keeper: TrainerCallback,
+    callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
@@ -146,7 +153,7 @@ def _trainer(
         args=arguments,
         train_dataset=[examples[i] for i in order.reshape(-1)],
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-        callbacks=[keeper],
+        callbacks=list(callbacks),
     )
     trainer.lr_scheduler = LambdaLR(
         trainer.create_optimizer(),
@@ -165,7 +172,7 @@ class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]  # transformers 
         steps: Sequence[int],
         tokenizer: PreTrainedTokenizerFast,
         record: dict[str, Any],
-        progress: Progress | None,
+        progress: StepsDone | None,
     ) -> None:
         self.out, self.steps, self.tokenizer, self.record = out, frozenset(steps), tokenizer, record
         self.progress = progress

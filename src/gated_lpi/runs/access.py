@@ -1,0 +1,47 @@
+"""Reaching checkpoints as `[storage]` says: the hub that they come from, their files on this machine, their model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, evict, fetch
+from gated_lpi.experiments.settings import StorageSpec
+from gated_lpi.loading import load_model
+from gated_lpi.models import Model
+
+
+def hub_of(storage: StorageSpec) -> Hub:
+    """How to reach the hub; environment variables in `cache_dir` ($NAME) are those of this machine."""
+    folder = None if storage.cache_dir is None else os.path.expandvars(storage.cache_dir)
+    return Hub(endpoint=storage.endpoint, cache_dir=folder, offline=storage.offline)
+
+
+def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec) -> Model:
+    """Load a checkpoint that is on this machine to where it is computed on; raises as `load_model` does."""
+    return load_model(str(checkpoint.path), device=storage.device, device_map=storage.device_map)
+
+
+@contextmanager
+def on_this_machine(checkpoint: Checkpoint, storage: StorageSpec) -> Iterator[Checkpoint]:
+    """Bring a checkpoint here for as long as the `with` block runs; a download goes again unless it is to be kept.
+
+    Raises:
+        CheckpointError: it could not be had.
+    """
+    if checkpoint.path is not None:
+        yield checkpoint
+        return
+    fetched = fetch(checkpoint, hub=hub_of(storage))
+    try:
+        yield fetched_to(checkpoint, fetched)
+    finally:
+        if not storage.keep_downloads:
+            evict(fetched, hub=hub_of(storage))
+
+
+def fetched_to(checkpoint: Checkpoint, fetched: Fetched) -> Checkpoint:
+    """A checkpoint of a hub as the folder that it was fetched to."""
+    return replace(checkpoint, path=fetched.path)

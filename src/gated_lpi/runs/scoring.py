@@ -1,0 +1,130 @@
+"""Scoring one checkpoint: from wherever it is to its scores, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
+from gated_lpi.experiments.experiment import Experiment
+from gated_lpi.experiments.settings import StorageSpec
+from gated_lpi.facts import FactSet
+from gated_lpi.methods import attribute_asked
+from gated_lpi.models import Model
+from gated_lpi.prompting import Prompting, encode_facts
+from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
+from gated_lpi.runs.failures import failed
+from gated_lpi.runs.identity import identify
+from gated_lpi.runs.job import Job, JobOutcome, labels
+from gated_lpi.weight_files import refuse_changed
+
+SHOWN = 8  # skipped facts that a record names
+
+
+def score_checkpoint(job: Job) -> JobOutcome:
+    """Fetch, check, load and attribute one checkpoint.
+
+    A checkpoint that cannot be had or used gives an outcome without scores: CheckpointError, ModelError, FactsError
+    (its tokenizer has no token for a target), or whatever else its files bring about. Not so what is no checkpoint's
+    fault: options, memory that is used up, a disk that is full or fails. These are raised. Unless
+    `storage.keep_downloads`, what this call downloaded is deleted again whether it could be used or not.
+    """
+    fetched: Fetched | None = None
+    checkpoint = job.checkpoint
+    try:
+        if checkpoint.path is None:
+            fetched = fetch(checkpoint, hub=hub_of(job.storage))
+            checkpoint = fetched_to(checkpoint, fetched)
+        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage)
+        outcome = JobOutcome(job.arm, checkpoint.key, scores, record, fetched)
+    except Exception as error:
+        outcome = failed(job, error, fetched)
+    if fetched is not None and not job.storage.keep_downloads:
+        evict(fetched, hub=hub_of(job.storage))
+        outcome = dataclasses.replace(outcome, fetched=None)
+    return outcome
+
+
+def attribute_checkpoint(
+    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, storage: StorageSpec | None = None
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Check, load and attribute one checkpoint on this machine: its scores by relation and overall, its provenance.
+
+    Args:
+        experiment: how it is attributed.
+        checkpoint: one that is on this machine.
+        facts: those of the experiment.
+        storage: where it is computed on; None: as the experiment says.
+
+    Raises:
+        WeightsError: its weights are missing, damaged or not finite.
+        ModelError: it cannot be loaded, or its units do not account for what it computes.
+        FactsError: its tokenizer has no token of its own for a target.
+    """
+    started = time.monotonic()
+    weights = check_weights(checkpoint.path)
+    model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage)
+    refuse_changed(str(checkpoint.path), weights.stamp)
+    how = prompting(experiment)
+    asked = encode_facts(model, facts, how)
+    spec = experiment.attribution
+    scores = attribute_asked(model, facts, asked, how, spec.method, spec.scoring)
+    record = {
+        **labels(checkpoint),
+        "weights_sha256": weights.sha256,
+        **identify(model, asked.prompts, spec.method.target),
+        **_checks(model),
+        **_account(scores),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return with_overall_means(scores), record
+
+
+def prompting(experiment: Experiment) -> Prompting:
+    """How a run's facts are put to its models; their separator is theirs by now."""
+    spec = experiment.facts
+    return Prompting(templates=spec.templates, on_error=spec.on_error, bos=spec.bos)
+
+
+def _account(scores: xr.Dataset) -> dict[str, Any]:
+    """What was skipped, cannot be told apart or was changed, in as few words as a record has room for."""
+    skipped = list(scores.attrs["skipped"])
+    return {
+        "bos_added": scores.attrs["bos_added"],
+        "n_skipped": len(skipped),
+        "skipped": skipped[:SHOWN],
+        "collisions": list(scores.attrs["collisions"]),
+        "notes": list(scores.attrs["notes"]),
+    }
+
+
+def _checks(model: Model) -> dict[str, Any]:
+    assert model.reconstruction is not None
+    reconstruction = dataclasses.asdict(model.reconstruction)
+    return {
+        "coverage": model.coverage,
+        "reconstruction_error": model.reconstruction.worst,
+        "reconstruction": reconstruction,
+        "stored_dtype": model.provenance["stored_dtype"],
+    }
+
+
+def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one.
+
+    Scores that were not asked for are not there, nor are their means.
+    """
+    weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
+
+    def overall(name: str) -> xr.DataArray:
+        variable = scores[name]
+        mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
+        return mean.assign_attrs(variable.attrs)
+
+    routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
+    mean = {"lpi_mean": overall("lpi")} if "lpi" in scores else {}
+    return scores.assign(mean | {name: overall(name) for name in routing})
