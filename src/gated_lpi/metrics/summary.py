@@ -51,6 +51,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi import schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
 from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
@@ -89,11 +90,11 @@ def summarise(
             checkpoint, or an option is outside what it may be.
     """
     options = Options(fraction, level, draws, seed, stability_threshold, profile_threshold)
-    units = "unit" in scores.dims or "lpi_mean" in scores
+    units = "unit" in scores.dims or schema.LPI_MEAN in scores
     if units:
-        _require(scores, "lpi_mean", ("checkpoint", "unit"), ("step", "layer", "block"))
+        _require(scores, schema.LPI_MEAN, ("checkpoint", "unit"), ("step", "layer", "block"))
     else:
-        _require(scores, "base_logprob", ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
+        _require(scores, schema.BASE_LOGPROB, ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
     steps = scores["step"].to_numpy().astype(np.int64)
     rows = _window_rows(steps, windows)
     layer = scores["layer" if units else "block_layer"].to_numpy().astype(np.int64)
@@ -197,27 +198,29 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
 
 def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> Units:
     """The arrays of one kind of unit, relations first where they were kept."""
-    mean = scores["lpi_mean"].transpose("checkpoint", "unit").to_numpy()[:, inside]
+    mean = scores[schema.LPI_MEAN].transpose("checkpoint", "unit").to_numpy()[:, inside]
     errors = _errors(scores, inside, layer)
-    if "lpi" not in scores:
-        return Units(finite("lpi_mean", mean), None, None, layer[inside], errors, compared)
-    _require(scores, "lpi", ("checkpoint", "relation", "unit"), ("n_prompts",))
-    by_relation = scores["lpi"].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
-    require_finite("lpi", by_relation)
-    return Units(finite("lpi_mean", mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors, compared)
+    if schema.LPI not in scores:
+        return Units(finite(schema.LPI_MEAN, mean), None, None, layer[inside], errors, compared)
+    _require(scores, schema.LPI, ("checkpoint", "relation", "unit"), ("n_prompts",))
+    by_relation = scores[schema.LPI].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
+    require_finite(schema.LPI, by_relation)
+    return Units(
+        finite(schema.LPI_MEAN, mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors, compared
+    )
 
 
 def _errors(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> FloatArray:
     """Error bounds of the units' mean scores, [T, N]: the mean over prompts of their blocks' bounds."""
-    if "error_bound" not in scores:
+    if schema.ERROR_BOUND not in scores:
         return np.zeros((scores.sizes["checkpoint"], inside.size))
-    _require(scores, "error_bound", ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
-    bound = scores["error_bound"].mean("prompt").transpose("checkpoint", "block_index").to_numpy()
+    _require(scores, schema.ERROR_BOUND, ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
+    bound = scores[schema.ERROR_BOUND].mean("prompt").transpose("checkpoint", "block_index").to_numpy()
     names = zip(scores["block_layer"].to_numpy().tolist(), scores["block_kind"].to_numpy().tolist(), strict=True)
     column = {(int(number), str(kind)): index for index, (number, kind) in enumerate(names)}
     kinds = scores["block"].to_numpy().astype(object).astype(str)[inside]
     of_unit = [column[int(number), str(kind)] for number, kind in zip(layer[inside], kinds, strict=True)]
-    return finite("error_bound", bound[:, of_unit])
+    return finite(schema.ERROR_BOUND, bound[:, of_unit])
 
 
 def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None) -> dict[str, IntArray]:
@@ -236,20 +239,20 @@ def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None)
 
 
 def _hits(scores: xr.Dataset, level: float) -> tuple[Table, dict[str, Any]]:
-    if "target_rank" not in scores:
+    if schema.TARGET_RANK not in scores:
         return {}, {}
-    _require(scores, "target_rank", ("checkpoint", "prompt"), ())
-    ranks = scores["target_rank"].transpose("checkpoint", "prompt").to_numpy()
+    _require(scores, schema.TARGET_RANK, ("checkpoint", "prompt"), ())
+    ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()
     return hit_table(ranks, HIT_KS, level), {"hit_k": list(HIT_KS)}
 
 
 def _routing(scores: xr.Dataset) -> tuple[Table, dict[str, Any]]:
-    if "expert_utilisation" not in scores:
+    if schema.EXPERT_UTILISATION not in scores:
         return {}, {}
     coords = ("expert_unit_layer", "expert_unit_expert")
-    _require(scores, "expert_utilisation", ("checkpoint", "expert_unit"), coords)
+    _require(scores, schema.EXPERT_UTILISATION, ("checkpoint", "expert_unit"), coords)
     routed = np.flatnonzero(scores["expert_unit_expert"].to_numpy() >= 0)
-    utilisation = scores["expert_utilisation"].transpose("checkpoint", "expert_unit").to_numpy()[:, routed]
+    utilisation = scores[schema.EXPERT_UTILISATION].transpose("checkpoint", "expert_unit").to_numpy()[:, routed]
     layer = scores["expert_unit_layer"].to_numpy()[routed].astype(np.int64)
     moe_layers = np.unique(layer)
     if not moe_layers.size:

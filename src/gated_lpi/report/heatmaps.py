@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi import schema
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 
@@ -51,7 +52,7 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
 def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
     """Mean log p(target | base) by block: of all arms at their last checkpoint, and of each arm over training."""
     styles = arm_styles(scores)
-    means = {name: arm["base_logprob"].mean("prompt").to_numpy() for name, arm in scores.items()}
+    means = {name: arm[schema.BASE_LOGPROB].mean("prompt").to_numpy() for name, arm in scores.items()}
     blocks = {name: _block_names(arm) for name, arm in scores.items()}
     limits = _limits(list(means.values()))
     lines = tuple(
@@ -157,9 +158,9 @@ def _depth_axis(scores: xr.Dataset) -> Axis:
 
 def _utilisation(scores: xr.Dataset) -> tuple[NDArray[np.float64], list[int]] | None:
     """[layers, experts] at the last checkpoint and the layers' numbers; NaN where a layer has fewer experts."""
-    if "expert_utilisation" not in scores:
+    if schema.EXPERT_UTILISATION not in scores:
         return None
-    last = scores["expert_utilisation"].isel(checkpoint=-1).to_numpy()
+    last = scores[schema.EXPERT_UTILISATION].isel(checkpoint=-1).to_numpy()
     layer, expert = scores["expert_unit_layer"].to_numpy(), scores["expert_unit_expert"].to_numpy()
     routed = expert >= 0
     layers = sorted({int(number) for number in layer[routed]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gated_lpi import schema
 from gated_lpi.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
@@ -371,9 +372,9 @@ def _ablated(arm: ArmResults, name: str) -> str:
 
 
 def _error_bounds(arm: ArmResults) -> list[float]:
-    if "error_bound" not in arm.scores:
+    if schema.ERROR_BOUND not in arm.scores:
         return [NAN] * len(arm.checkpoints)
-    return [float(value) for value in arm.scores["error_bound"].max(("prompt", "block_index")).to_numpy()]
+    return [float(value) for value in arm.scores[schema.ERROR_BOUND].max(("prompt", "block_index")).to_numpy()]
 
 
 def _ties(arm: ArmResults, checkpoint: int) -> str:

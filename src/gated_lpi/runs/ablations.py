@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi import schema
 from gated_lpi.ablation import compare_with_random, target_ranks
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.experiments.experiment import AblationSpec
@@ -80,9 +81,9 @@ def study_last_checkpoint(
 def unit_importance(model: Model, scores: xr.Dataset) -> NDArray[np.float64]:
     """Mean scores of one checkpoint on the axis of the model's units, [N]; NaN where a kind of unit was not scored."""
     importance = np.full(len(model.units), np.nan)
-    if "lpi_mean" in scores:
+    if schema.LPI_MEAN in scores:
         kinds = sorted({str(kind) for kind in scores["block"].to_numpy()})
-        importance[np.isin(model.units.block, kinds)] = scores["lpi_mean"].to_numpy()
+        importance[np.isin(model.units.block, kinds)] = scores[schema.LPI_MEAN].to_numpy()
     return importance
 
 
@@ -90,7 +91,7 @@ def _skipped(model: Model, scores: xr.Dataset, importance: NDArray[np.float64], 
     """What was asked for and cannot be had from these scores, and why."""
     unscored = {kind: bool(np.isnan(importance[model.units.block == kind]).all()) for kind in KINDS}
     rows = {
-        "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and "head_lpi" not in scores,
+        "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and schema.HEAD_LPI not in scores,
         "no FFN units are ablated: attribution.units leaves out ffn": bool(spec.units) and unscored["ffn"],
         "no top FFN units: attribution.units leaves out ffn": bool(spec.top_units) and unscored["ffn"],
         "no top attention units: attribution.units leaves out attention": bool(spec.top_units)
@@ -130,12 +131,12 @@ def _ablate(
 
 
 def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
-    if "head_lpi" not in scores:
+    if schema.HEAD_LPI not in scores:
         return
     n_heads = len(model.heads)
     pool = [model.head_units(head) for head in range(n_heads)]
     weights = scores["n_prompts"] / scores["n_prompts"].sum()
-    importance = (scores["head_lpi"] * weights).sum("relation").to_numpy()
+    importance = (scores[schema.HEAD_LPI] * weights).sum("relation").to_numpy()
     order = np.argsort(-importance, kind="stable")
     for asked in spec.heads:
         count = min(asked, max(1, n_heads // 2))

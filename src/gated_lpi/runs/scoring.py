@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from gated_lpi import schema
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
@@ -125,6 +126,6 @@ def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
         mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
         return mean.assign_attrs(variable.attrs)
 
-    routing = [name for name in ("expert_utilisation", "expert_gate") if name in scores]
-    mean = {"lpi_mean": overall("lpi")} if "lpi" in scores else {}
+    routing = [name for name in (schema.EXPERT_UTILISATION, schema.EXPERT_GATE) if name in scores]
+    mean = {schema.LPI_MEAN: overall(schema.LPI)} if schema.LPI in scores else {}
     return scores.assign(mean | {name: overall(name) for name in routing})

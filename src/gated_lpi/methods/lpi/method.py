@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from gated_lpi import schema
 from gated_lpi.methods.contract import BlockScores, Method, Room
 from gated_lpi.methods.lpi import exact, reference
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
@@ -65,7 +66,7 @@ ESTIMATORS: dict[type[MethodOptions], Callable[[Any], Estimator[Any]]] = {
 class GatedLPI(Method[Any]):
     """The method that `gated_lpi.LPI` asks for."""
 
-    name = "lpi"
+    name = schema.LPI
 
     def __init__(self, options: LPI) -> None:
         self.norm, self.target, self.readout_eps = options.norm, options.target, options.readout_eps
