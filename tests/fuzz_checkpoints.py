@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from answers import ADDRESS, answering
 from fuzzing import fuzzed_bytes, fuzzed_json, mutated_bytes, mutated_value
+from gated_lpi._common.entries import LARGEST, is_commit, is_count, is_file_path
 from gated_lpi.checkpoints import (
     Hub,
     check_weights,
@@ -28,7 +29,6 @@ from gated_lpi.checkpoints import (
 )
 from gated_lpi.checkpoints.inventory import Inventory
 from gated_lpi.checkpoints.names import SCHEMES, repository_tokens, stage_order
-from gated_lpi.entries import LARGEST, is_commit, is_count, is_file_path
 from gated_lpi.errors import CheckpointError, GatedLPIError, OptionError, WeightsError
 
 INDEX = "model.safetensors.index.json"

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 
 from fuzzing import fuzzed_bytes, fuzzed_json
+from gated_lpi._common.flatten import flatten
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import GatedLPIError
 from gated_lpi.experiments import Experiment, load_experiment, preset, presets
-from gated_lpi.flatten import flatten
 from gated_lpi.report import charts, load_results
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.tables import show

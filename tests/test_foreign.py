@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gated_lpi.foreign import ForeignTextError, has_surrogate, parse_json
+from gated_lpi._common.foreign import ForeignTextError, has_surrogate, parse_json
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

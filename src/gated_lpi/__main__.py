@@ -1,6 +1,6 @@
 """The program `gated-lpi`, also as `python -m gated_lpi`: signals are seen to before anything else is imported."""
 
-from gated_lpi.signals import ended_by_signals
+from gated_lpi._common.signals import ended_by_signals
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import pytest
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 
+from gated_lpi._common.entries import is_file_name, printable
 from gated_lpi.cli import console, main
-from gated_lpi.entries import is_file_name, printable
 from gated_lpi.facts import Relation, Sample
 from hub_server import HubServer
 from tiny_text import CAPITALS, save_checkpoint, save_facts

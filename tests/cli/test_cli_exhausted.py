@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 
 from gated_lpi import open_run
+from gated_lpi._common.exhausted import explained, is_of_memory, is_of_the_machine
 from gated_lpi.cli import main
-from gated_lpi.exhausted import explained, is_of_memory, is_of_the_machine
 from gated_lpi.results import verify_run
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 

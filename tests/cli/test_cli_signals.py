@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gated_lpi import signals
+from gated_lpi._common import signals
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import ModelError
 from gated_lpi.runs.failures import failed
@@ -20,7 +20,7 @@ SOON = 1.0  # seconds in which a program that can be interrupted is gone
 
 PROGRAM = """
 import os, signal, sys, threading, time
-from gated_lpi import signals
+from gated_lpi._common import signals
 
 class Deaf:
     def __del__(self):

@@ -4,9 +4,9 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
+from gated_lpi._common.folders import as_folder
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments import Experiment, load_experiment, preset, presets
-from gated_lpi.folders import as_folder
 from gated_lpi.options import LPI, Certified, Exact
 from gated_lpi.results import Run
 

@@ -113,7 +113,7 @@ def test_one_that_cannot_be_kept_is_given_all_the_same(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gated_lpi.folders.os.replace", full, raising=False)
+    monkeypatch.setattr("gated_lpi._common.folders.os.replace", full, raising=False)
     monkeypatch.setattr(Path, "replace", full)
     assert run.summary("a").sizes["checkpoint"] == 3
 

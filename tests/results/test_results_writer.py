@@ -12,9 +12,9 @@ import fsspec
 import pytest
 
 from gated_lpi import open_run
+from gated_lpi._common.folders import as_folder, names, write_atomically
 from gated_lpi.errors import RunBusyError, RunError, WriteError
 from gated_lpi.experiments import Experiment
-from gated_lpi.folders import as_folder, names, write_atomically
 from gated_lpi.results import writer, writer_of
 from gated_lpi.results.writer import LOCK, OWNER, writing
 from gated_lpi.runs import run_experiment

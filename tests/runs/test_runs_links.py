@@ -2,9 +2,9 @@
 
 import pytest
 
+from gated_lpi._common.folders import refuse_links, write_atomically
 from gated_lpi.errors import RunError
 from gated_lpi.experiments import Experiment
-from gated_lpi.folders import refuse_links, write_atomically
 from gated_lpi.report import build_report
 from gated_lpi.results import open_run
 from gated_lpi.runs import run_experiment

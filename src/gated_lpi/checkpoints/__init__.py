@@ -1,5 +1,6 @@
 """Series of checkpoints: where they are, their steps and tokens, and whether their weights can be trusted."""
 
+from gated_lpi._common.weight_files import WeightFiles, weight_files
 from gated_lpi.checkpoints.download import Fetched, evict, fetch, sweep
 from gated_lpi.checkpoints.hub import Hub
 from gated_lpi.checkpoints.integrity import Gap, Integrity, Shared, find_gaps, inspect_series
@@ -10,7 +11,6 @@ from gated_lpi.checkpoints.series import Series, list_series
 from gated_lpi.checkpoints.suites import Suite, suites
 from gated_lpi.checkpoints.types import Checkpoint, Excluded, LocalListing, WeightFile, WeightsReport
 from gated_lpi.checkpoints.weights import check_weights
-from gated_lpi.weight_files import WeightFiles, weight_files
 
 __all__ = [
     "Alignment",

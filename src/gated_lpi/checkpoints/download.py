@@ -22,13 +22,13 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
 
+from gated_lpi._common.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
 from gated_lpi.checkpoints.holding import deciding, hold, is_held, release
 from gated_lpi.checkpoints.hub import Hub, require_commit
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listing
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
-from gated_lpi.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
 
 _BESIDE_WEIGHTS = (CONFIG_NAME, "generation_config.json", INDEX_NAME, *BESIDE_WEIGHTS)
 _CODE = "*.py"

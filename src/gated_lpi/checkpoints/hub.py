@@ -44,11 +44,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not declared
 
+from gated_lpi._common.entries import LARGEST, is_commit, is_file_path, printable, quoted, writable
+from gated_lpi._common.foreign import parse_json
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, listed_files, shards_of
 from gated_lpi.checkpoints.limits import LARGEST_ANSWER, Limits, bounded
-from gated_lpi.entries import LARGEST, is_commit, is_file_path, printable, quoted, writable
 from gated_lpi.errors import CheckpointError, FetchError
-from gated_lpi.foreign import parse_json
 
 # The client's own base class of errors: timeouts and broken connections derive from it as HfHubHTTPError does.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]

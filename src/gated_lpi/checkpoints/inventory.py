@@ -1,6 +1,6 @@
 """The files of one checkpoint, on a hub or a disk, and which of them are its weights.
 
-The weights are those that transformers would load (`gated_lpi.weight_files`): `model.safetensors`, else the
+The weights are those that transformers would load (`gated_lpi._common.weight_files`): `model.safetensors`, else the
 shards that the index names; other safetensors files beside these are left aside. Without either they are, only to be
 compared and never opened, all safetensors files, else pickles: the shards that `pytorch_model.bin.index.json` names, or
 files that end like pickles and are no state of an optimizer. Files in sub-folders do not count.
@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gated_lpi.checkpoints.weights import file_sha256
-from gated_lpi.entries import (
+from gated_lpi._common.entries import (
     LARGEST,
     is_commit,
     is_count,
@@ -25,8 +24,7 @@ from gated_lpi.entries import (
     quoted,
     writable,
 )
-from gated_lpi.errors import WeightsError
-from gated_lpi.weight_files import (
+from gated_lpi._common.weight_files import (
     INDEX_NAME,
     PICKLE_INDEX_NAME,
     SINGLE_NAME,
@@ -38,6 +36,8 @@ from gated_lpi.weight_files import (
     read_index,
     text_of,
 )
+from gated_lpi.checkpoints.weights import file_sha256
+from gated_lpi.errors import WeightsError
 
 _MOST_SHARDS = 10_000
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import get_session, hf_raise_for_status
 
-from gated_lpi.entries import is_file_name, quoted
+from gated_lpi._common.entries import is_file_name, quoted
 from gated_lpi.errors import FetchError
 
 LARGEST_ANSWER = 1 << 26  # bytes of a listing, an index or an error

@@ -16,11 +16,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from gated_lpi._common.entries import LARGEST, is_count, quoted
+from gated_lpi._common.foreign import ForeignTextError, parse_json
 from gated_lpi.checkpoints.names import ACCEPTED, INDEX_ONLY, Name, parse_name, reason_against, stage_order
 from gated_lpi.checkpoints.types import SHOWN, Checkpoint, Excluded, LocalListing
-from gated_lpi.entries import LARGEST, is_count, quoted
 from gated_lpi.errors import CheckpointError
-from gated_lpi.foreign import ForeignTextError, parse_json
 
 RECORD_NAME = "checkpoint.json"
 FOLDER, FILE = "a folder", "a file"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gated_lpi.entries import LARGEST, TOO_LARGE, quoted
+from gated_lpi._common.entries import LARGEST, TOO_LARGE, quoted
 from gated_lpi.errors import OptionError
 
 UNITS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}  # powers of ten

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
+from gated_lpi._common.entries import LARGEST, is_count, quoted
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.checkpoints.types import STEPS, Checkpoint
-from gated_lpi.entries import LARGEST, is_count, quoted
 from gated_lpi.errors import OptionError
 
 Axis = Literal["steps", "tokens"]

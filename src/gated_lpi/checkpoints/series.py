@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gated_lpi._common.entries import TOO_LARGE, is_count, quoted
 from gated_lpi.checkpoints.hub import NO_COMMIT, Hub, RepositoryMissingError
 from gated_lpi.checkpoints.local import checkpoints_in
 from gated_lpi.checkpoints.names import INDEX_ONLY, Name, parse_name, reason_against, repository_tokens, stage_order
 from gated_lpi.checkpoints.suites import Defect, Suite, suite_named, suite_of, suites
 from gated_lpi.checkpoints.types import BILLION_TOKENS, INDEX, STEPS, Checkpoint, Excluded, left_out
-from gated_lpi.entries import TOO_LARGE, is_count, quoted
 from gated_lpi.errors import CheckpointError
 
 MAIN = "main"

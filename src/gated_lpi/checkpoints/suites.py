@@ -14,9 +14,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gated_lpi._common.entries import LARGEST
 from gated_lpi.checkpoints.names import REPOSITORY, SCHEMES, repository_tokens
 from gated_lpi.checkpoints.types import Checkpoint
-from gated_lpi.entries import LARGEST
 
 _Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 _Positive = Annotated[int, Field(strict=True, gt=0, le=LARGEST)]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gated_lpi.entries import writable
-from gated_lpi.weight_files import Stamp
+from gated_lpi._common.entries import writable
+from gated_lpi._common.weight_files import Stamp
 
 STEPS = "steps"
 BILLION_TOKENS = "billion tokens"

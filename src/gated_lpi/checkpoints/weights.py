@@ -2,7 +2,7 @@
 
 Weights are read from safetensors files only, since unpickling runs code of whoever wrote the file.
 `check_weights`
-1. finds the files that transformers would load (`gated_lpi.weight_files`), and no others;
+1. finds the files that transformers would load (`gated_lpi._common.weight_files`), and no others;
 2. reads one tensor at a time, a part of it after the other, and counts its values, NaN and infinities;
 3. hashes each file, and the names and digests of all files together.
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from gated_lpi._common.entries import writable
+from gated_lpi._common.weight_files import refuse_long_headers, weight_files
 from gated_lpi.checkpoints.types import WeightFile, WeightsReport
-from gated_lpi.entries import writable
 from gated_lpi.errors import WeightsError
-from gated_lpi.weight_files import refuse_long_headers, weight_files
 
 if TYPE_CHECKING:
     import torch

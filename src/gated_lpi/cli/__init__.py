@@ -1,7 +1,7 @@
 """The command line: one file per verb, thin over the library.
 
 Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
-130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi.signals`).
+130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi._common.signals`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import typer
 
+from gated_lpi._common.exhausted import explained
+from gated_lpi._common.signals import end, ended_by_signals, interrupted, say_at_interruption
 from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
 from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
-from gated_lpi.exhausted import explained
-from gated_lpi.signals import end, ended_by_signals, interrupted, say_at_interruption
 
 INTERRUPTED = "interrupted; nothing was changed: run the command again"
 

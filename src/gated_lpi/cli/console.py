@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.segment import Segment
 
-from gated_lpi.entries import printable
+from gated_lpi._common.entries import printable
 
 if TYPE_CHECKING:
     from gated_lpi.runs.progress import Advance

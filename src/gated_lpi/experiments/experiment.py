@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
+from gated_lpi._common.flatten import flatten
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
-from gated_lpi.flatten import flatten
 from gated_lpi.options import LPI, Scoring
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.problems import A_LIST, A_TEXT, describe

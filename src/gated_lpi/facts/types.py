@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from gated_lpi._common.foreign import has_surrogate
 from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts.messages import located, shown
-from gated_lpi.foreign import has_surrogate
 
 Templates = Literal["first", "all", "held_out"]
 OnError = Literal["raise", "skip"]

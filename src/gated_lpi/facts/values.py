@@ -10,10 +10,10 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gated_lpi._common.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.errors import FactsError
 from gated_lpi.facts.messages import brief, listed, plain, shown
 from gated_lpi.facts.types import check_separator, check_text
-from gated_lpi.foreign import ForeignTextError, has_surrogate, parse_json
 
 MAX_DEPTH = 64  # of lists and objects in one sample, line or head of a relation
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi import schema
+from gated_lpi._common.heap import give_back
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.facts import (
     Encoded,
@@ -31,7 +32,6 @@ from gated_lpi.facts import (
     load_facts,
 )
 from gated_lpi.facts.types import Templates
-from gated_lpi.heap import give_back
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Method
 from gated_lpi.methods.dataset import PromptResults, build_dataset

@@ -24,10 +24,9 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
-from gated_lpi.entries import quoted
-from gated_lpi.errors import ModelError, WeightsError
-from gated_lpi.foreign import ForeignTextError, parse_json
-from gated_lpi.weight_files import (
+from gated_lpi._common.entries import quoted
+from gated_lpi._common.foreign import ForeignTextError, parse_json
+from gated_lpi._common.weight_files import (
     BESIDE_WEIGHTS,
     CONFIG_NAME,
     INDEX_NAME,
@@ -36,6 +35,7 @@ from gated_lpi.weight_files import (
     is_pickle,
     text_of,
 )
+from gated_lpi.errors import ModelError, WeightsError
 
 LONGEST_TOKENIZER = 1 << 26  # bytes: twice the largest in use, and little enough to be parsed in memory
 GENERATION = "generation_config.json"

@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from gated_lpi._common.quiet import quiet_transformers
+from gated_lpi._common.weight_files import refuse_long_headers
 from gated_lpi.errors import GatedLPIError, ModelError, WeightsError
 from gated_lpi.models.tokenizer import first_line
-from gated_lpi.quiet import quiet_transformers
-from gated_lpi.weight_files import refuse_long_headers
 
 MAX_NAMED = 4
 SPARE = 1 << 24  # values that a model may have beyond its file's, whatever its size: other checks say more of those

@@ -22,9 +22,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gated_lpi._common.quiet import quiet_transformers
 from gated_lpi.errors import ModelError
 from gated_lpi.models.staging import read_config, safe_config, staged
-from gated_lpi.quiet import quiet_transformers
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 PARTS = ("normalizer", "pre_tokenizer", "decoder", "model")

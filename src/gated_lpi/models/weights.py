@@ -19,7 +19,9 @@ from transformers import (
 from transformers.integrations.gguf import read_gguf_metadata
 from transformers.utils import is_gguf_available
 
-from gated_lpi.entries import quoted, writable
+from gated_lpi._common.entries import quoted, writable
+from gated_lpi._common.quiet import quiet_transformers
+from gated_lpi._common.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models.families import find_family
 from gated_lpi.models.staging import read_config, refuse_layers, safe_config, staged, staged_file
@@ -33,8 +35,6 @@ from gated_lpi.models.stored import (
     stored_tensors,
 )
 from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_staged
-from gated_lpi.quiet import quiet_transformers
-from gated_lpi.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 
 MAX_NAMED = 3
 _GGUF_VALUES = 6  # in a byte of such a file at most: the smallest formats take 1.5 bits for one

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from gated_lpi.foreign import has_surrogate
+from gated_lpi._common.foreign import has_surrogate
 
 GREATEST = 2**63 - 1  # that arrays and files of results can hold
 Whole = Annotated[int, Field(ge=0, le=GREATEST)]

@@ -19,7 +19,7 @@ from typing import Any
 
 import plotly.offline
 
-from gated_lpi.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
+from gated_lpi._common.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, heatmaps
 from gated_lpi.report.arms import Results, load_results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gated_lpi import schema
-from gated_lpi.remarks import remarks
+from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.estimates import NAN, ablation_drop, number, read

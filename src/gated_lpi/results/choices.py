@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gated_lpi._common.folders import Folder, make
 from gated_lpi.checkpoints.types import Checkpoint
-from gated_lpi.folders import Folder, make
 from gated_lpi.results.files import Entry, read_file, write_file
 
 

@@ -18,8 +18,8 @@ from zarr.abc.store import (
 )
 from zarr.storage import LocalStore, WrapperStore
 
+from gated_lpi._common.folders import Folder, is_remote, zarr_store
 from gated_lpi.errors import DamagedError
-from gated_lpi.folders import Folder, is_remote, zarr_store
 from gated_lpi.results.commit import META, Commit, Stored, stored
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gated_lpi._common.folders import Folder, make, read_bytes, sizes, write_atomically
 from gated_lpi.errors import DamagedError, RunError
-from gated_lpi.folders import Folder, make, read_bytes, sizes, write_atomically
 from gated_lpi.results.chunks import MEND, difference
 from gated_lpi.results.commit import META, Commit, copy_of, read_commit, read_one, write_commit
 from gated_lpi.results.files import NewerFormatError

@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gated_lpi._common.folders import Folder, read_text, write_atomically
+from gated_lpi._common.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, read_text, write_atomically
-from gated_lpi.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.options.problems import describe
 
 FORMAT = 2

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gated_lpi.folders import Folder
+from gated_lpi._common.folders import Folder
 from gated_lpi.results.files import Entry, read_file, write_file
 
 

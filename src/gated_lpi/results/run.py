@@ -30,9 +30,7 @@ from typing import Any
 import xarray as xr
 from pydantic import BaseModel, ConfigDict
 
-from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.experiments.experiment import Experiment, FactsSpec
-from gated_lpi.folders import (
+from gated_lpi._common.folders import (
     Folder,
     as_folder,
     is_draft,
@@ -43,6 +41,8 @@ from gated_lpi.folders import (
     refuse_links,
     unwritten,
 )
+from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
+from gated_lpi.experiments.experiment import Experiment, FactsSpec
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file

@@ -27,9 +27,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from gated_lpi.checkpoints.names import stage_order
-from gated_lpi.errors import DamagedError, RunError, WriteError
-from gated_lpi.folders import (
+from gated_lpi._common.folders import (
     Folder,
     as_folder,
     draft_of,
@@ -41,6 +39,8 @@ from gated_lpi.folders import (
     sync,
     write_atomically,
 )
+from gated_lpi.checkpoints.names import stage_order
+from gated_lpi.errors import DamagedError, RunError, WriteError
 from gated_lpi.options.spec import GREATEST
 from gated_lpi.results.chunks import Recorder, Verifier, opened
 from gated_lpi.results.commit import (

@@ -19,8 +19,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from gated_lpi._common.folders import Folder, is_remote
 from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, is_remote
 from gated_lpi.metrics.summary import VERSION
 from gated_lpi.results.files import read_file, write_file
 

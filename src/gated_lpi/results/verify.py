@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
+from gated_lpi._common.folders import Folder, is_remote, read_bytes, read_text
 from gated_lpi.errors import RunError
-from gated_lpi.folders import Folder, is_remote, read_bytes, read_text
 from gated_lpi.results.choices import kept_choice
 from gated_lpi.results.run import Run
 from gated_lpi.training.folder import damaged_checkpoints, remove_checkpoint

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Annotated
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
+from gated_lpi._common.folders import Folder, is_remote, make, read_text, unwritten, write_atomically
 from gated_lpi.errors import RunBusyError, RunError
-from gated_lpi.folders import Folder, is_remote, make, read_text, unwritten, write_atomically
 from gated_lpi.results.files import validated
 
 if TYPE_CHECKING:

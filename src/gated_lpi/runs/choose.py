@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from gated_lpi._common.folders import Folder
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
 from gated_lpi.errors import GatedLPIError, OptionError
 from gated_lpi.experiments.experiment import Arm, Experiment
-from gated_lpi.folders import Folder
 from gated_lpi.results.choices import keep_choice, kept_choice
 
 Checkpoints = list[Checkpoint]

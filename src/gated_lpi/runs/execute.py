@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from gated_lpi._common.folders import Folder, as_folder, is_remote, make
+from gated_lpi._common.remarks import remarks
 from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
 from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.folders import Folder, as_folder, is_remote, make
-from gated_lpi.remarks import remarks
 from gated_lpi.results.run import Run, create_run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged

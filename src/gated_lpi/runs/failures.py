@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gated_lpi._common.exhausted import cause_in_the_machine
+from gated_lpi._common.signals import interrupted
 from gated_lpi.checkpoints import Fetched
 from gated_lpi.errors import CheckpointError, FactsError, FetchError, GatedLPIError, ModelError
-from gated_lpi.exhausted import cause_in_the_machine
 from gated_lpi.runs.job import Failure, Job, JobOutcome, labels
-from gated_lpi.signals import interrupted
 
 
 def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> JobOutcome:

@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gated_lpi._common.foreign import parse_json
+from gated_lpi._common.weight_files import weight_files
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import CheckpointError, WeightsError
 from gated_lpi.experiments.experiment import Arm, Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.foreign import parse_json
 from gated_lpi.methods.memory import FULL_TILES, TOKENS_SEEN, usual_batch
 from gated_lpi.options import parse_memory
 from gated_lpi.runs.access import hub_of
@@ -27,7 +28,6 @@ from gated_lpi.runs.downloads import listed_bytes
 from gated_lpi.training.corpus import build_corpus
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import planned_tokens
-from gated_lpi.weight_files import weight_files
 
 FLOPS = 200e9  # float32 matrix products on a few CPU cores
 BANDWIDTH = 100e6  # bytes a second from the hub

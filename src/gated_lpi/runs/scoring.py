@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi import schema
+from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
@@ -21,7 +22,6 @@ from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identity import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
-from gated_lpi.weight_files import refuse_changed
 
 SHOWN = 8  # skipped facts that a record names
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gated_lpi.heap import give_back
+from gated_lpi._common.heap import give_back
 from gated_lpi.models import Block, Model, Writer
 from gated_lpi.trace.attention import listening
 from gated_lpi.trace.batches import (

@@ -21,10 +21,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from gated_lpi._common.flatten import flatten
+from gated_lpi._common.folders import sync
+from gated_lpi._common.foreign import ForeignTextError, parse_json
 from gated_lpi.errors import RunExistsError
-from gated_lpi.flatten import flatten
-from gated_lpi.folders import sync
-from gated_lpi.foreign import ForeignTextError, parse_json
 
 RECORD = "arm.json"
 CHECKPOINT = "checkpoint.json"

@@ -32,8 +32,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from gated_lpi._common.quiet import no_progress_bars
 from gated_lpi.errors import WriteError
-from gated_lpi.quiet import no_progress_bars
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, new_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus

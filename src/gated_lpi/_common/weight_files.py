@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from gated_lpi.entries import is_file_name, quoted, writable
+from gated_lpi._common.entries import is_file_name, quoted, writable
+from gated_lpi._common.foreign import ForeignTextError, parse_json
 from gated_lpi.errors import WeightsError
-from gated_lpi.foreign import ForeignTextError, parse_json
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import fsspec
 from fsspec.utils import get_protocol
 
-from gated_lpi.entries import quoted
+from gated_lpi._common.entries import quoted
 from gated_lpi.errors import OptionError, RunError, WriteError
 
 if TYPE_CHECKING:
