@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gated_lpi.errors import OptionError
 
-TOKENS_AT_ONCE = 1024  # in a forward pass, padding included: what it leaves behind in memory grows with them
+TOKENS_AT_ONCE = 768  # in a forward pass, padding included: more takes more memory, and is no faster on a CPU
 LOGITS_AT_ONCE = 64  # rows of logits that are computed together
 
 Prompts = Sequence[Sequence[int]]
