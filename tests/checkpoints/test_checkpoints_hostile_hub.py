@@ -125,11 +125,11 @@ def test_a_listing_without_end_is_not_read(server, hub_of, monkeypatch):
     monkeypatch.setattr("gated_lpi.checkpoints.hub.LARGEST_ANSWER", 1 << 10)
     hub = dataclasses.replace(hub_of(server))
     server.fault("body", "GET .*refs", body=b" " * (1 << 12))
-    from gated_lpi.checkpoints.limits import Limits
+    from gated_lpi.checkpoints.limits import AnswerLimits
 
     with pytest.raises(FetchError, match="more than the 1,024 bytes"):
         hub.patiently("all of it", lambda: ask(hub), largest=1 << 10)
-    assert Limits("x", "y").largest == 1 << 26
+    assert AnswerLimits("x", "y").largest == 1 << 26
 
 
 def ask(hub):

@@ -1,10 +1,12 @@
+from collections import Counter
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec
-from gated_lpi.training.arms import arm_config, new_model, parameter_counts
+from gated_lpi.training.arms import arm_config, new_model
 
 MOE, ACTIVE, TOTAL = ARMS
 FFN_KEYS = {
@@ -22,6 +24,31 @@ FFN_KEYS = {
 NAMES = {"model_type", "architectures"}
 # Only Qwen3 has these; with full attention in every layer they change nothing.
 INERT = {"layer_types": ["full_attention"] * 2, "max_window_layers": 28}
+
+
+def parameter_counts(model):
+    """Count parameters by part: embedding, attention, ffn, router, norm; and in total and active.
+
+    "embedding" is the embedding and the unembedding (once if tied). "active" is what one token uses: the
+    total less the experts that it is not routed to.
+    """
+    counts = Counter(dict.fromkeys(("embedding", "attention", "ffn", "router", "norm"), 0))
+    for name, parameter in model.named_parameters():
+        counts[_part(name)] += parameter.numel()
+    total = counts.total()
+    experts = getattr(model.config, "num_experts", 1)
+    idle = counts["ffn"] * (experts - getattr(model.config, "num_experts_per_tok", 1)) // experts
+    return {"total": total, "active": total - idle, **counts}
+
+
+def _part(name):
+    if "norm" in name:
+        return "norm"
+    if ".mlp.gate." in name:
+        return "router"
+    if ".mlp." in name:
+        return "ffn"
+    return "attention" if ".self_attn." in name else "embedding"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@
 - A unit of a routed expert is inside the fused experts: what it adds, gate · coefficient · value, is taken off
   their output.
 
-Units are silenced at every position, so that later layers see the change as well. In post-norm families the norm
+UnitIndices are silenced at every position, so that later layers see the change as well. In post-norm families the norm
 acts on what is left, as it would if the column were zero; that differs from subtracting the unit's scaled
 contribution.
 """
@@ -25,11 +25,11 @@ from torch.utils.hooks import RemovableHandle
 from gated_lpi.models import Model, Writer
 from gated_lpi.trace import expert_coefficients
 
-Units = NDArray[np.int64]
+UnitIndices = NDArray[np.int64]
 
 
 @contextmanager
-def silenced(model: Model, units: Units) -> Iterator[None]:
+def silenced(model: Model, units: UnitIndices) -> Iterator[None]:
     """Silence units inside the `with` block.
 
     Args:
@@ -46,8 +46,8 @@ def silenced(model: Model, units: Units) -> Iterator[None]:
         yield
 
 
-def head_units(model: Model, head: int) -> Units:
-    """Units of the head at this index of `model.heads`."""
+def head_units(model: Model, head: int) -> UnitIndices:
+    """UnitIndices of the head at this index of `model.heads`."""
     return model.head_units(head)
 
 

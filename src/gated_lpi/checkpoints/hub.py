@@ -47,7 +47,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from gated_lpi._common.entries import LARGEST, is_commit, is_file_path, printable, quoted, writable
 from gated_lpi._common.foreign import parse_json
 from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, index_of, listed_files, shards_of
-from gated_lpi.checkpoints.limits import LARGEST_ANSWER, Limits, bounded
+from gated_lpi.checkpoints.limits import LARGEST_ANSWER, AnswerLimits, bounded
 from gated_lpi.errors import CheckpointError, FetchError
 
 # The client's own base class of errors: timeouts and broken connections derive from it as HfHubHTTPError does.
@@ -224,7 +224,7 @@ class Hub:
         while True:
             attempt += 1
             try:
-                with bounded(Limits(what, self.address, commit, largest, self.slowest, self.slow_after)):
+                with bounded(AnswerLimits(what, self.address, commit, largest, self.slowest, self.slow_after)):
                     return ask()
             except (_HTTP_ERROR, OSError, HFValidationError) as error:
                 wait = _asked_wait(error)

@@ -34,7 +34,7 @@ _now = threading.local()
 
 
 @dataclass
-class Limits:
+class AnswerLimits:
     """What holds for the requests of one question.
 
     what: what is asked for, in words. address: the hub's. commit: of the file that is downloaded, "" for a listing.
@@ -66,7 +66,7 @@ class Limits:
 
 
 @contextmanager
-def bounded(limits: Limits) -> Iterator[None]:
+def bounded(limits: AnswerLimits) -> Iterator[None]:
     """Hold this thread's requests to limits until the `with` block ends."""
     hooks = get_session().event_hooks
     if _before not in hooks["request"]:
@@ -82,7 +82,7 @@ def bounded(limits: Limits) -> Iterator[None]:
 
 
 def _before(request: Any) -> None:
-    limits: Limits | None = getattr(_now, "limits", None)
+    limits: AnswerLimits | None = getattr(_now, "limits", None)
     if limits is None:
         return
     limits.came(0)
@@ -96,7 +96,7 @@ def _before(request: Any) -> None:
 
 
 def _after(response: Any) -> None:
-    limits: Limits | None = getattr(_now, "limits", None)
+    limits: AnswerLimits | None = getattr(_now, "limits", None)
     if limits is None:
         return
     coding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -116,7 +116,7 @@ def _after(response: Any) -> None:
         hf_raise_for_status(response)
 
 
-def _refuse_misplaced(response: Any, limits: Limits) -> None:
+def _refuse_misplaced(response: Any, limits: AnswerLimits) -> None:
     """Refuse headers that would put a file elsewhere in the cache, or outside of it."""
     commit = response.headers.get("x-repo-commit", limits.commit)
     etags = [response.headers.get(name, "") for name in ("x-linked-etag", "etag")]
@@ -142,7 +142,7 @@ def _is_of(url: str, address: str) -> bool:
     return there.hostname == hub.hostname and there.scheme == "https" and there.port in (None, 443)
 
 
-def _too_long(limits: Limits) -> FetchError:
+def _too_long(limits: AnswerLimits) -> FetchError:
     return FetchError(
         f"{limits.address} answered for {limits.what} with more than the {limits.largest:,} bytes that it may have. "
         "Check that it is the address of a hub ($HF_ENDPOINT); if it is, it serves another file than it lists."
@@ -152,7 +152,7 @@ def _too_long(limits: Limits) -> FetchError:
 class _Pieces:
     """The bytes of an answer as they come, within limits."""
 
-    def __init__(self, stream: Any, limits: Limits) -> None:
+    def __init__(self, stream: Any, limits: AnswerLimits) -> None:
         self._stream, self._limits = stream, limits
 
     def __iter__(self) -> Iterator[bytes]:
@@ -175,6 +175,6 @@ def _pieces_for(client_streams: type) -> type[_Pieces]:
     return type("_ClientPieces", (_Pieces, client_streams), {})
 
 
-def _within(stream: Any, limits: Limits) -> Any:
+def _within(stream: Any, limits: AnswerLimits) -> Any:
     base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
     return _pieces_for(base)(stream, limits)

@@ -20,7 +20,7 @@ from gated_lpi.checkpoints.series import Series
 from gated_lpi.checkpoints.types import STEPS, Checkpoint
 from gated_lpi.errors import OptionError
 
-Axis = Literal["steps", "tokens"]
+AxisName = Literal["steps", "tokens"]
 Spacing = Literal["log", "even"]
 
 
@@ -28,7 +28,7 @@ Spacing = Literal["log", "even"]
 class Match:
     """What was asked for on an axis, and the checkpoint that is nearest to it."""
 
-    axis: Axis
+    axis: AxisName
     asked: int
     found: int
     key: str
@@ -70,7 +70,7 @@ class Pair:
 class Alignment:
     """Pairs in training order, and the checkpoints of each series that have no partner."""
 
-    on: Axis
+    on: AxisName
     pairs: tuple[Pair, ...]
     unmatched_a: tuple[Checkpoint, ...]
     unmatched_b: tuple[Checkpoint, ...]
@@ -120,7 +120,7 @@ def align(
     a: Series | Selection | Sequence[Checkpoint],
     b: Series | Selection | Sequence[Checkpoint],
     *,
-    on: Axis = "tokens",
+    on: AxisName = "tokens",
     tolerance: float | None = 0.1,
 ) -> Alignment:
     """Pair the checkpoints of two series that are nearest to each other in tokens (or steps).
@@ -223,7 +223,7 @@ def _of_stages(series: Series | Sequence[Checkpoint], stages: Sequence[str] | No
     return tuple(c for c in checkpoints if stages is None or c.stage in stages)
 
 
-def _axis(checkpoints: tuple[Checkpoint, ...], axis: Axis) -> list[int]:
+def _axis(checkpoints: tuple[Checkpoint, ...], axis: AxisName) -> list[int]:
     """The values of an axis, which grow along the checkpoints; OptionError where they are untold or do not."""
     values = [checkpoint.step if axis == "steps" else checkpoint.tokens for checkpoint in checkpoints]
     other = "tokens" if axis == "steps" else "steps"
@@ -253,7 +253,7 @@ def _axis(checkpoints: tuple[Checkpoint, ...], axis: Axis) -> list[int]:
     return told
 
 
-def _nearest_each(candidates: tuple[Checkpoint, ...], axis: Axis, asked: Sequence[int]) -> Selection:
+def _nearest_each(candidates: tuple[Checkpoint, ...], axis: AxisName, asked: Sequence[int]) -> Selection:
     values = _axis(candidates, axis)
     nearest = [_nearest(values, target) for target in asked]
     matches = tuple(Match(axis, target, values[i], candidates[i].key) for target, i in zip(asked, nearest, strict=True))
@@ -275,7 +275,7 @@ def _multiples(candidates: tuple[Checkpoint, ...], every: int) -> Selection:
 
 def _spaced(candidates: tuple[Checkpoint, ...], count: int, spacing: Spacing) -> Selection:
     """`count` different checkpoints: each target, in order, takes the nearest that leaves room for the rest."""
-    axis: Axis = "steps" if candidates[0].step_unit == STEPS else "tokens"
+    axis: AxisName = "steps" if candidates[0].step_unit == STEPS else "tokens"
     values = _axis(candidates, axis)
     if count > len(values):
         raise OptionError(

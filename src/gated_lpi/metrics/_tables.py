@@ -21,11 +21,11 @@ from gated_lpi.metrics.stability import jaccard_chance, jaccard_chance_interval,
 from gated_lpi.metrics.statistics import bootstrap, random_share_chance
 from gated_lpi.metrics.topset import set_size, top_set_ties, top_set_undecided
 
-Table = dict[str, tuple[tuple[str, ...], NDArray[Any]]]
+Columns = dict[str, tuple[tuple[str, ...], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
-class Options:
+class SummaryOptions:
     """The options of a summary, as recorded in its attributes."""
 
     fraction: float
@@ -37,7 +37,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Units:
+class KindScores:
     """The units of one kind in one arm. T checkpoints, N units, R relations."""
 
     scores: FloatArray
@@ -55,8 +55,8 @@ class Units:
 
 
 def kind_table(
-    units: Units, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: Options
-) -> Table:
+    units: KindScores, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: SummaryOptions
+) -> Columns:
     """Return every variable of one kind of unit; `windows` holds the checkpoint indices of each window."""
     top = set_size(units.scores.shape[1], options.fraction)
     stability = top_set_stability(units.scores, options.fraction)
@@ -85,7 +85,7 @@ def kind_table(
     }
 
 
-def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Table:
+def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Columns:
     """Return HIT@k of `ranks` [T, P] with Wilson intervals, (checkpoint, hit_k)."""
     shares = np.array([[hit_at_k(row, k) for k in ks] for row in ranks])
     prompts = ranks.shape[1]
@@ -94,7 +94,7 @@ def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Table:
     return {"hit": (dims, shares), "hit_low": (dims, bounds[..., 0]), "hit_high": (dims, bounds[..., 1])}
 
 
-def routing_table(utilisation: FloatArray, layer: IntArray, moe_layers: IntArray) -> Table:
+def routing_table(utilisation: FloatArray, layer: IntArray, moe_layers: IntArray) -> Columns:
     """Return the routing measures of `utilisation` [T, units], whose experts lie in `layer` [units]."""
     by_layer = [utilisation[:, layer == number] for number in moe_layers]
     here, pair = ("checkpoint", "moe_layer"), ("pair", "moe_layer")
@@ -105,11 +105,11 @@ def routing_table(utilisation: FloatArray, layer: IntArray, moe_layers: IntArray
     }
 
 
-def _shares(units: Units, options: Options) -> Table:
+def _shares(units: KindScores, options: SummaryOptions) -> Columns:
     """Stability and concentration, with a bootstrap interval over relations if these were kept."""
     series = _set_series(units.scores, options.fraction)
     dims = {name: ("checkpoint",) if name == "importance_share" else ("pair",) for name in series}
-    table: Table = {name: (dims[name], values) for name, values in series.items()}
+    table: Columns = {name: (dims[name], values) for name, values in series.items()}
     gains = gain_concentration(units.scores[:-1], units.scores[1:], options.fraction)
     table["positive_gain"] = (("pair",), gains.positive_gain)
     if units.by_relation is None or units.prompts is None:
@@ -140,11 +140,11 @@ def _set_series(scores: NDArray[Any], fraction: float) -> dict[str, FloatArray]:
     }
 
 
-def _chance(scores: FloatArray, top: int, options: Options) -> Table:
+def _chance(scores: FloatArray, top: int, options: SummaryOptions) -> Columns:
     """What random sets of the same size would have scored."""
     n = scores.shape[1]
     bounds = jaccard_chance_interval(n, top, options.level)
-    table: Table = {
+    table: Columns = {
         "stability_chance": ((), np.array(jaccard_chance(n, top))),
         "stability_chance_low": ((), np.array(bounds.low)),
         "stability_chance_high": ((), np.array(bounds.high)),
@@ -162,7 +162,9 @@ def _chance(scores: FloatArray, top: int, options: Options) -> Table:
     return table
 
 
-def _layers(units: Units, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: Options) -> Table:
+def _layers(
+    units: KindScores, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: SummaryOptions
+) -> Columns:
     """Profiles and what follows from them, over layers that have units of this kind; NaN for the others."""
     present = np.isin(np.arange(n_layers), units.layer)
     profiles = np.where(present, layer_profile(units.scores, units.layer, n_layers), np.nan)

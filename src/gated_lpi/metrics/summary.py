@@ -54,9 +54,9 @@ from numpy.typing import NDArray
 from gated_lpi import schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
-from gated_lpi.metrics._tables import Options, Table, Units, hit_table, kind_table, routing_table
+from gated_lpi.metrics._tables import Columns, KindScores, SummaryOptions, hit_table, kind_table, routing_table
 
-VERSION = 1  # of what is computed here: another number, and summaries that were kept are computed anew
+SUMMARY_VERSION = 1  # of what is computed here: another number, and summaries that were kept are computed anew
 KINDS = ("ffn", "attention")
 HIT_KS = (1, 5, 10)
 
@@ -89,7 +89,7 @@ def summarise(
         OptionError: a variable, dimension or coordinate is missing, a score is NaN, a window holds no
             checkpoint, or an option is outside what it may be.
     """
-    options = Options(fraction, level, draws, seed, stability_threshold, profile_threshold)
+    options = SummaryOptions(fraction, level, draws, seed, stability_threshold, profile_threshold)
     units = "unit" in scores.dims or schema.LPI_MEAN in scores
     if units:
         _require(scores, schema.LPI_MEAN, ("checkpoint", "unit"), ("step", "layer", "block"))
@@ -104,7 +104,7 @@ def summarise(
     tables = [
         kind_table(_units(scores, inside, layer, ~refused), n_layers, steps, rows, options) for inside in kinds.values()
     ]
-    variables: Table = {
+    variables: Columns = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
         for name, (dims, _) in (tables[0].items() if tables else ())
     }
@@ -196,16 +196,16 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
     return {kind: np.flatnonzero(block == kind) for kind in KINDS if (block == kind).any()}
 
 
-def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> Units:
+def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> KindScores:
     """The arrays of one kind of unit, relations first where they were kept."""
     mean = scores[schema.LPI_MEAN].transpose("checkpoint", "unit").to_numpy()[:, inside]
     errors = _errors(scores, inside, layer)
     if schema.LPI not in scores:
-        return Units(finite(schema.LPI_MEAN, mean), None, None, layer[inside], errors, compared)
+        return KindScores(finite(schema.LPI_MEAN, mean), None, None, layer[inside], errors, compared)
     _require(scores, schema.LPI, ("checkpoint", "relation", "unit"), ("n_prompts",))
     by_relation = scores[schema.LPI].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
     require_finite(schema.LPI, by_relation)
-    return Units(
+    return KindScores(
         finite(schema.LPI_MEAN, mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors, compared
     )
 
@@ -238,7 +238,7 @@ def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None)
     return rows
 
 
-def _hits(scores: xr.Dataset, level: float) -> tuple[Table, dict[str, Any]]:
+def _hits(scores: xr.Dataset, level: float) -> tuple[Columns, dict[str, Any]]:
     if schema.TARGET_RANK not in scores:
         return {}, {}
     _require(scores, schema.TARGET_RANK, ("checkpoint", "prompt"), ())
@@ -246,7 +246,7 @@ def _hits(scores: xr.Dataset, level: float) -> tuple[Table, dict[str, Any]]:
     return hit_table(ranks, HIT_KS, level), {"hit_k": list(HIT_KS)}
 
 
-def _routing(scores: xr.Dataset) -> tuple[Table, dict[str, Any]]:
+def _routing(scores: xr.Dataset) -> tuple[Columns, dict[str, Any]]:
     if schema.EXPERT_UTILISATION not in scores:
         return {}, {}
     coords = ("expert_unit_layer", "expert_unit_expert")

@@ -7,7 +7,7 @@ mixture-of-experts layer has its router in `mlp.gate` and its experts, fused int
 off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no rule.
 
 Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `ffn` and the post-norms to
-a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
+a layer; `down`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
 `_attribute` name an attribute of the model's config.
 """
 
@@ -48,7 +48,6 @@ class Family:
     attention_out: str = "self_attn.o_proj"
     ffn: str = "mlp"
     down: str = "down_proj"
-    router: str = "gate"
     experts: str = "experts"
     shared: str | None = None
     shared_gate: str | None = None
@@ -105,16 +104,15 @@ FAMILIES: tuple[Family, ...] = (
     Family("Qwen3-MoE", ("qwen3_moe",)),
     Family("DeepSeek-V2", ("deepseek_v2",), shared="shared_experts"),
     Family("DeepSeek-V3", ("deepseek_v3",), shared="shared_experts"),
-    Family("GPT-OSS", ("gpt_oss",), router="router"),
+    Family("GPT-OSS", ("gpt_oss",)),
     Family(
         "Granite-MoE",
         ("granitemoe",),
         ffn="block_sparse_moe",
-        router="router",
         residual_multiplier_attribute="residual_multiplier",
         logit_divisor_attribute="logits_scaling",
     ),
-    Family("PhiMoE", ("phimoe",), router="router", norm="layer", norms_in_float32=False),
+    Family("PhiMoE", ("phimoe",), norm="layer", norms_in_float32=False),
     Family(
         "Gemma2",
         ("gemma2",),

@@ -1,11 +1,10 @@
 """What may be asked, for Python, experiment files and the command line alike; nothing of it needs torch.
 
-`values` has what single options may be; `spec` the base of options that are read from files, and `problems` what is
+`allowed` has what single options may be; `spec` the base of options that are read from files, and `problems` what is
 wrong with them, in words; `methods` the options of each method, which become keys of files and of the command line.
 """
 
-from gated_lpi.options.methods import LPI, Certified, Estimator, Exact, MethodOptions, Reference, Scoring
-from gated_lpi.options.values import (
+from gated_lpi.options.allowed import (
     ALL_UNITS,
     MOST_MEMORY,
     DeviceMap,
@@ -17,6 +16,7 @@ from gated_lpi.options.values import (
     parse_memory,
     refuse_two_places,
 )
+from gated_lpi.options.methods import LPI, Certified, EstimatorOptions, Exact, MethodOptions, Reference, Scoring
 
 __all__ = [
     "ALL_UNITS",
@@ -24,7 +24,7 @@ __all__ = [
     "MOST_MEMORY",
     "Certified",
     "DeviceMap",
-    "Estimator",
+    "EstimatorOptions",
     "Exact",
     "Keep",
     "MethodOptions",

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic.fields import FieldInfo
 
 from gated_lpi.errors import OptionError
+from gated_lpi.options.allowed import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
 from gated_lpi.options.problems import A_NUMBER, A_TEXT, describe
 from gated_lpi.options.spec import Positive, Spec
-from gated_lpi.options.values import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
 
 
 def _amount(given: str) -> str:
@@ -75,7 +75,7 @@ class Reference(MethodOptions):
     """The definition in float64, one unit at a time; for tiny models."""
 
 
-Estimator = Certified | Exact | Reference
+EstimatorOptions = Certified | Exact | Reference
 ESTIMATORS: dict[str, type[MethodOptions]] = {"certified": Certified, "exact": Exact, "reference": Reference}
 FORMER = {"fast": "certified"}  # names that files of earlier versions have
 
@@ -111,7 +111,7 @@ class LPI(MethodOptions):
 
     norm: Norm = Field(default="frozen", description="frozen or recomputed.")
     target: Target = Field(default="object", description="object, or top1: the model's own prediction.")
-    estimator: Annotated[Estimator, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
+    estimator: Annotated[EstimatorOptions, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
         default=Certified(), description="certified, exact or reference."
     )
     readout_eps: float | None = Field(

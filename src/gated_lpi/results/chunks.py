@@ -20,7 +20,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 from gated_lpi._common.folders import Folder, is_remote, zarr_store
 from gated_lpi.errors import DamagedError
-from gated_lpi.results.commit import META, Commit, Stored, stored
+from gated_lpi.results.commit import META, Commit, StoredChunk, stored
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -34,9 +34,9 @@ def opened(folder: Folder, *, read_only: bool) -> Store:
 class Recorder(WrapperStore[Store]):
     """A store that notes what is written to it, by name, in `noted`."""
 
-    def __init__(self, store: Store, noted: dict[str, Stored] | None = None) -> None:
+    def __init__(self, store: Store, noted: dict[str, StoredChunk] | None = None) -> None:
         super().__init__(store)
-        self.noted: dict[str, Stored] = {} if noted is None else noted
+        self.noted: dict[str, StoredChunk] = {} if noted is None else noted
 
     def _with_store(self, store: Store) -> Self:
         return type(self)(store, self.noted)
@@ -99,7 +99,7 @@ class Verifier(WrapperStore[Store]):
 MEND = "Run the same experiment again: what does not verify is computed again. `gated-lpi verify` lists all of it"
 
 
-def difference(content: bytes | None, known: Stored) -> str:
+def difference(content: bytes | None, known: StoredChunk) -> str:
     """How a chunk differs from what was written, in words; "" if it does not."""
     if content is None:
         return "is missing"

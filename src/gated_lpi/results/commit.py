@@ -34,7 +34,7 @@ _DIGESTS = "digests"
 _CONSOLIDATED = "consolidated_metadata"
 _ADVICE = "mend or delete what is there and run again"
 
-Stored: TypeAlias = tuple[int, str]
+StoredChunk: TypeAlias = tuple[int, str]
 """Bytes and SHA-256 of a chunk as it is stored."""
 
 
@@ -47,8 +47,8 @@ class _Record(Entry):
 
 
 class _Digests(BaseModel):
-    axes: dict[str, Stored]
-    rows: list[dict[str, Stored]]
+    axes: dict[str, StoredChunk]
+    rows: list[dict[str, StoredChunk]]
 
 
 class _Attributes(BaseModel):
@@ -85,8 +85,8 @@ class Commit:
     group: dict[str, Any]
     records: list[dict[str, Any]]
     arrays: dict[str, dict[str, Any]]
-    axes: dict[str, Stored]
-    rows: list[dict[str, Stored]] | None
+    axes: dict[str, StoredChunk]
+    rows: list[dict[str, StoredChunk]] | None
 
     def text(self) -> str:
         """The content of zarr.json."""
@@ -99,7 +99,7 @@ class Commit:
             attributes.update({key: sealed({"group": group})[key] for key in (FORMAT_KEY, SEAL)})
         return json.dumps(group, indent=1) + "\n"
 
-    def expected(self) -> Iterator[tuple[str, int | None, Stored]]:
+    def expected(self) -> Iterator[tuple[str, int | None, StoredChunk]]:
         """Every chunk: its name in the store, its row (None: it belongs to all), its bytes and digest."""
         for name, stored in self.axes.items():
             yield name, None, stored
@@ -107,13 +107,13 @@ class Commit:
             for name, stored in row.items():
                 yield name.replace("*", str(number)), number, stored
 
-    def with_rows(self, records: Sequence[Mapping[str, Any]], rows: list[dict[str, Stored]]) -> Commit:
+    def with_rows(self, records: Sequence[Mapping[str, Any]], rows: list[dict[str, StoredChunk]]) -> Commit:
         """The same store with other rows, as many in every array that has a row for each checkpoint."""
         arrays = {name: with_length(array, len(records)) for name, array in self.arrays.items()}
         return Commit(self.group, [dict(record) for record in records], arrays, self.axes, rows)
 
 
-def stored(content: bytes) -> Stored:
+def stored(content: bytes) -> StoredChunk:
     """Bytes and digest of a chunk."""
     return len(content), sha256(content).hexdigest()
 
@@ -134,7 +134,7 @@ def with_length(array: Mapping[str, Any], length: int) -> dict[str, Any]:
     return {**array, "shape": [length, *array["shape"][1:]]} if grows(array) else dict(array)
 
 
-def draft_commit(group: Folder, record: Mapping[str, Any], noted: Mapping[str, Stored]) -> Commit:
+def draft_commit(group: Folder, record: Mapping[str, Any], noted: Mapping[str, StoredChunk]) -> Commit:
     """What is to be said of a group that holds a first checkpoint. noted: the chunks that were written."""
     arrays = _arrays_of(group)
     content = parsed(read_text(group / META) or "")
@@ -143,11 +143,11 @@ def draft_commit(group: Folder, record: Mapping[str, Any], noted: Mapping[str, S
 
 
 def split(
-    noted: Mapping[str, Stored], arrays: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    noted: Mapping[str, StoredChunk], arrays: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, StoredChunk], dict[str, StoredChunk]]:
     """Chunks that were written: those that all checkpoints share, and those of one row."""
-    axes: dict[str, Stored] = {}
-    row: dict[str, Stored] = {}
+    axes: dict[str, StoredChunk] = {}
+    row: dict[str, StoredChunk] = {}
     for name, known in noted.items():
         if name.rsplit("/", 1)[-1] == META:
             continue

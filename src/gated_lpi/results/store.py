@@ -49,7 +49,7 @@ from gated_lpi.results.commit import (
     LOG,
     META,
     Commit,
-    Stored,
+    StoredChunk,
     as_row,
     draft_commit,
     grows,
@@ -249,8 +249,8 @@ class ResultStore:
 
     def _sealed_as_found(self, commit: Commit) -> Commit:
         """A store of format 1 with the digests of what is there: its rows are what they are from now on."""
-        axes: dict[str, Stored] = {}
-        rows: list[dict[str, Stored]] = [{} for _ in commit.records]
+        axes: dict[str, StoredChunk] = {}
+        rows: list[dict[str, StoredChunk]] = [{} for _ in commit.records]
         for name in sizes(self.path):
             array = commit.arrays.get(name.split("/")[0])
             if array is None or name.endswith(META):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gated_lpi._common.folders import Folder, is_remote
 from gated_lpi.errors import RunError
-from gated_lpi.metrics.summary import VERSION
+from gated_lpi.metrics.summary import SUMMARY_VERSION
 from gated_lpi.results.files import read_file, write_file
 
 
@@ -48,7 +48,7 @@ class _Content(BaseModel):
 
 def made_of(scores: str, options: dict[str, Any]) -> dict[str, Any]:
     """What a summary depends on: the digest of an arm's scores, and the options."""
-    return {"scores": scores, "options": options, "version": VERSION}
+    return {"scores": scores, "options": options, "version": SUMMARY_VERSION}
 
 
 def kept_summary(file: Folder, source: dict[str, Any]) -> xr.Dataset | None:

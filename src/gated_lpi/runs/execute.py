@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gated_lpi._common.folders import Folder, as_folder, is_remote, make
+from gated_lpi._common.folders import Folder, as_folder, make
 from gated_lpi._common.remarks import remarks
-from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
+from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
@@ -38,11 +38,7 @@ from gated_lpi.runs.failures import quarantine_record
 from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.training import ArmSpec
-from gated_lpi.training.corpus import Corpus, build_corpus
-from gated_lpi.training.folder import RECORD as ARM_RECORD
-from gated_lpi.training.tokenizer import train_tokenizer
-from gated_lpi.training.trainer import train_arm
+from gated_lpi.runs.train import train_arms
 
 
 def run_experiment(
@@ -85,33 +81,11 @@ def run_experiment(
         def note(arm: str, text: str) -> None:
             progress.note(f"{arm}: {text}")
 
-        trained = _train_arms(run, facts, progress)
+        trained = train_arms(run, facts, progress)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
         _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
     return run
-
-
-def _train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
-    trained = [arm for arm in run.experiment.arms if arm.train is not None]
-    if not trained:
-        return {}
-    if is_remote(run.path):
-        progress.note(f"trained checkpoints of {run.path} are kept on this machine, in {run.local}")
-    corpus: Corpus = build_corpus(facts)
-    tokenizer = train_tokenizer(corpus, run.experiment.training.size.vocab_size)
-    series = {}
-    for arm in trained:
-        assert arm.train is not None
-        folder = run.training_folder(arm.name)
-        with progress.task(f"train {arm.name}") as advance:
-            spec = ArmSpec(name=arm.name, kind=arm.train)
-            train_arm(spec, run.experiment.training_of(arm), corpus, tokenizer, folder, progress=advance)
-        series[arm.name] = list_local(folder)
-        for item in scan_local(folder).excluded:
-            if item.name != ARM_RECORD:
-                progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
-    return series
 
 
 def make_engine(experiment: Experiment, run: Run) -> Engine:

@@ -20,7 +20,7 @@ from gated_lpi.models import Model
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
-from gated_lpi.runs.identity import identify
+from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
 
 SHOWN = 8  # skipped facts that a record names

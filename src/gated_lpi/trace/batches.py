@@ -23,7 +23,7 @@ TOKENS_AT_ONCE = 768  # in a forward pass, padding included: more takes more mem
 LOGITS_AT_ONCE = 64  # rows of logits that are computed together
 
 Prompts = Sequence[Sequence[int]]
-Positions = Sequence[Sequence[int]]
+ItemPositions = Sequence[Sequence[int]]
 
 
 class Limits(NamedTuple):
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
 
 def pad(
-    prompts: Prompts, positions: Positions | None = None, *, pad_id: int = 0, device: torch.device | None = None
+    prompts: Prompts, positions: ItemPositions | None = None, *, pad_id: int = 0, device: torch.device | None = None
 ) -> Batch:
     """Pad token ids on the right; `positions` as `resolve_positions` takes them.
 
@@ -84,8 +84,8 @@ def pad(
     )
 
 
-def resolve_positions(prompts: Prompts, positions: Positions | None = None) -> list[list[int]]:
-    """Positions of each prompt, counted from its first token.
+def resolve_positions(prompts: Prompts, positions: ItemPositions | None = None) -> list[list[int]]:
+    """ItemPositions of each prompt, counted from its first token.
 
     Args:
         prompts: token ids.

@@ -17,8 +17,8 @@ from gated_lpi.trace.attention import listening
 from gated_lpi.trace.batches import (
     USUAL,
     Batch,
+    ItemPositions,
     Limits,
-    Positions,
     Prompts,
     forward_passes,
     pad,
@@ -33,7 +33,7 @@ from gated_lpi.trace.records import BlockTrace, Trace, WriterTrace, join
 def trace(
     model: Model,
     prompts: Prompts,
-    positions: Positions | None = None,
+    positions: ItemPositions | None = None,
     *,
     by_position: bool = False,
     limits: Limits = USUAL,
@@ -73,7 +73,7 @@ def trace(
 
 @torch.no_grad()
 def last_logits(
-    model: Model, prompts: Prompts, positions: Positions | None = None, *, limits: Limits = USUAL
+    model: Model, prompts: Prompts, positions: ItemPositions | None = None, *, limits: Limits = USUAL
 ) -> Tensor:
     """The model's logits at each prompt's last position, or at those of `trace(positions=)`, [P, V]; nothing more."""
     chosen = resolve_positions(prompts, positions)
@@ -98,7 +98,7 @@ def pad_id(model: Model) -> int:
     return given if isinstance(given, int) and 0 <= given < model.n_embeddings else 0
 
 
-def _batch(model: Model, prompts: Prompts, positions: Positions) -> Batch:
+def _batch(model: Model, prompts: Prompts, positions: ItemPositions) -> Batch:
     return pad(prompts, positions, pad_id=pad_id(model), device=model.device)
 
 

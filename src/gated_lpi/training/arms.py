@@ -7,7 +7,6 @@
 """
 
 import hashlib
-from collections import Counter
 from typing import Any
 
 import torch
@@ -86,28 +85,3 @@ def initialise(model: torch.nn.Module, seed: int, std: float) -> None:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             parameter.normal_(0.0, std, generator=generator)
-
-
-def parameter_counts(model: PreTrainedModel) -> dict[str, int]:
-    """Count parameters by part: embedding, attention, ffn, router, norm; and in total and active.
-
-    "embedding" is the embedding and the unembedding (once if tied). "active" is what one token uses: the
-    total less the experts that it is not routed to.
-    """
-    counts: Counter[str] = Counter(dict.fromkeys(("embedding", "attention", "ffn", "router", "norm"), 0))
-    for name, parameter in model.named_parameters():
-        counts[_part(name)] += parameter.numel()
-    total = counts.total()
-    experts = getattr(model.config, "num_experts", 1)
-    idle = counts["ffn"] * (experts - getattr(model.config, "num_experts_per_tok", 1)) // experts
-    return {"total": total, "active": total - idle, **counts}
-
-
-def _part(name: str) -> str:
-    if "norm" in name:
-        return "norm"
-    if ".mlp.gate." in name:
-        return "router"
-    if ".mlp." in name:
-        return "ffn"
-    return "attention" if ".self_attn." in name else "embedding"

@@ -56,7 +56,7 @@ class ReferenceEstimator:
         return reference.score_block(problem)
 
 
-ESTIMATORS: dict[type[MethodOptions], Callable[[Any], Estimator[Any]]] = {
+IMPLEMENTATIONS: dict[type[MethodOptions], Callable[[Any], Estimator[Any]]] = {
     Certified: lambda options: CertifiedEstimator(options.tolerance),
     Exact: lambda _: ExactEstimator(),
     Reference: lambda _: ReferenceEstimator(),
@@ -71,7 +71,7 @@ class GatedLPI(Method[Any]):
     def __init__(self, options: LPI) -> None:
         self.norm, self.target, self.readout_eps = options.norm, options.target, options.readout_eps
         self.certified = isinstance(options.estimator, Certified)
-        self.estimator = ESTIMATORS[type(options.estimator)](options.estimator)
+        self.estimator = IMPLEMENTATIONS[type(options.estimator)](options.estimator)
 
     def prepare(self, readout: Readout, room: Room) -> Any:
         """What the estimator keeps of a checkpoint."""
