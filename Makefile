@@ -92,6 +92,7 @@ check: install install-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check_links.py
+	$(BIN)/python docs/make_tables.py --check
 
 format: install install-test
 	$(BIN)/ruff check --fix .

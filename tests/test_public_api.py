@@ -1,8 +1,12 @@
 """What users may rely on: names, their order, the tree of errors, quick import."""
 
+import importlib
 import inspect
+import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +35,61 @@ def test_the_error_tree_is_drawn_and_public():
     assert all(name in errors.__doc__ for name in defined)
     assert defined <= set(gated_lpi.__all__)
     assert all(issubclass(getattr(errors, name), errors.GatedLPIError) for name in defined)
+
+
+PUBLIC = {
+    "ablation",
+    "checkpoints",
+    "checkup",
+    "cli",
+    "errors",
+    "experiments",
+    "facts",
+    "loading",
+    "methods",
+    "metrics",
+    "models",
+    "options",
+    "prompting",
+    "report",
+    "results",
+    "runs",
+    "schema",
+    "trace",
+    "training",
+    "version",
+}
+
+
+def test_every_module_is_one_that_users_may_rely_on_or_begins_with_an_underscore():
+    found = {module.name for module in pkgutil.iter_modules(gated_lpi.__path__)}
+    assert {name for name in found if not name.startswith("_")} == PUBLIC
+    assert found - PUBLIC == {"_common", "__main__"}
+
+
+@pytest.mark.parametrize("package", sorted(PUBLIC - {"version", "cli"}))
+def test_what_a_package_offers_is_there_and_documented(package):
+    module = importlib.import_module(f"gated_lpi.{package}")
+    offered = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    for name in offered:
+        value = getattr(module, name)
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("gated_lpi"):
+            assert inspect.getdoc(value), f"{package}.{name}"
+
+
+def test_nothing_public_is_used_from_a_private_module():
+    """Packages do not reach into another package's private names; inside a package they may."""
+    root = Path(gated_lpi.__file__).parent
+    for file in root.rglob("*.py"):
+        for module, name in re.findall(r"from gated_lpi\.([\w.]+) import ([^\n(]+)", file.read_text()):
+            own = file.relative_to(root).parts[0].removesuffix(".py")
+            if module.split(".")[0] not in (own, "_common"):
+                private = [
+                    part
+                    for part in (*module.split("."), *name.replace(" ", "").split(","))
+                    if part[0] == "_" and part != "__version__"
+                ]
+                assert not private, f"{file.name}: {module}: {private}"
 
 
 def test_importing_the_package_or_its_metrics_does_not_import_torch():
