@@ -148,16 +148,10 @@ def test_a_description_of_before_is_taken_up(run, spec):
 
 
 def test_a_run_at_an_address_keeps_its_folder_here_when_options_are_new(monkeypatch, tmp_path):
-    import hashlib
-
     monkeypatch.setenv("GATED_LPI_CACHE", str(tmp_path))
     content = {"name": "x", "arms": [{"name": "a", "train": "moe"}]}
     plain = create_run("memory://folder-of-before", Experiment.model_validate(content), "f")
-    written = plain.experiment.model_dump(mode="json")
-    del written["facts"]["separator"], written["facts"]["on_error"]
-    for key in ("training", "group", "replicates"):
-        del written["arms"][0][key]
-    digest = hashlib.sha256(json.dumps(["memory://folder-of-before", written, "f"]).encode()).hexdigest()[:16]
+    digest = "4f7d7c763bbb5f0c"  # as the versions before any of them called it
     assert plain.local.name.endswith(digest)
     other = Experiment.model_validate(content | {"facts": {"on_error": "skip"}})
     assert create_run("memory://folder-of-others", other, "f").local.name[-16:] != digest
