@@ -1,4 +1,4 @@
-"""Write the tables of the documentation that are made of code: scores (`schema`) and options (`options`).
+"""Write the tables of the documentation that are made of code: scores (`score_schema`) and options (`options`).
 
 python docs/make_tables.py           # write them
 python docs/make_tables.py --check   # exit with 1 if one is not what it would be
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gated_lpi.options import LPI, Scoring
 from gated_lpi.options.methods import flat_fields
-from gated_lpi.schema import OF_RUNS, SCHEMA
+from gated_lpi.score_schema import OF_RUNS, SCHEMA
 
 PAGE = Path(__file__).resolve().parent / "results.md"
 

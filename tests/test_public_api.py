@@ -54,7 +54,7 @@ PUBLIC = {
     "report",
     "results",
     "runs",
-    "schema",
+    "score_schema",
     "trace",
     "training",
     "version",

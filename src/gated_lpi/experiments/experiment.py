@@ -28,8 +28,8 @@ from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.options import LPI, Scoring
+from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
-from gated_lpi.options.problems import A_LIST, A_TEXT, describe
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec
 

@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi._common.heap import give_back
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.facts import (
@@ -93,14 +93,15 @@ def attribute(
         others: none; options of a method that are given here are refused with the place where they belong.
 
     Returns:
-        A dataset of the variables of `gated_lpi.schema` (docs/results.md): `lpi (prompt, unit)`, `head_lpi (prompt,
-        head_unit)`, `expert_lpi`, `expert_utilisation`, `expert_gate (prompt, expert_unit)` and `block_lpi (prompt,
-        block_index)`, whose `prompt` dimension is `relation` or absent as `keep` says, and always by prompt:
-        `base_logprob`, `error_bound (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 = likeliest).
-        All in nats but ranks, gates and utilisation. The coordinate `text (prompt)` is what was tokenised, prompt and
-        answer joined. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score was found from
-        means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in `attrs`, with
-        `bos_added`, the facts that were `skipped`, `collisions` of targets within a relation, and `notes` on the model.
+        A dataset of the variables of `gated_lpi.score_schema` (docs/results.md): `lpi (prompt, unit)`,
+        `head_lpi (prompt, head_unit)`, `expert_lpi`, `expert_utilisation`, `expert_gate (prompt, expert_unit)` and
+        `block_lpi (prompt, block_index)`, whose `prompt` dimension is `relation` or absent as `keep` says, and always
+        by prompt: `base_logprob`, `error_bound (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 =
+        likeliest). All in nats but ranks, gates and utilisation. The coordinate `text (prompt)` is what was tokenised,
+        prompt and answer joined. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score was
+        found from means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in `attrs`,
+        with `bos_added`, the facts that were `skipped`, `collisions` of targets within a relation, and `notes` on the
+        model.
 
     Raises:
         OptionError: an option outside what it may be.

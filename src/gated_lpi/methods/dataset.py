@@ -11,12 +11,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
 from gated_lpi.models import Model
-from gated_lpi.schema import SCHEMA
+from gated_lpi.score_schema import SCHEMA
 from gated_lpi.version import __version__
 
 

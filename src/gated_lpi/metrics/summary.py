@@ -51,7 +51,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
 from gated_lpi.metrics._tables import Columns, KindScores, SummaryOptions, hit_table, kind_table, routing_table

@@ -1,6 +1,6 @@
 """What may be asked, for Python, experiment files and the command line alike; nothing of it needs torch.
 
-`allowed` has what single options may be; `spec` the base of options that are read from files, and `problems` what is
+`allowed` has what single options may be; `spec` the base of options that are read from files, and `explain` what is
 wrong with them, in words; `methods` the options of each method, which become keys of files and of the command line.
 """
 

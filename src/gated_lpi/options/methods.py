@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options.allowed import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
-from gated_lpi.options.problems import A_NUMBER, A_TEXT, describe
+from gated_lpi.options.explain import A_NUMBER, A_TEXT, describe
 from gated_lpi.options.spec import Positive, Spec
 
 

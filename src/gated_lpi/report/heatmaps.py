@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gated_lpi._common.folders import Folder, is_remote, names, read_text, write_atomically
 from gated_lpi._common.foreign import ForeignTextError
 from gated_lpi.errors import RunError
-from gated_lpi.options.problems import describe
+from gated_lpi.options.explain import describe
 from gated_lpi.results.files import FORMAT_KEY, SEAL, Entry, NewerError, NewerFormatError, parsed, sealed, unsealed
 
 LOG = "checkpoints"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gated_lpi._common.folders import Folder, read_text, write_atomically
 from gated_lpi._common.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.errors import RunError
-from gated_lpi.options.problems import describe
+from gated_lpi.options.explain import describe
 
 FORMAT = 2
 NO_FORMAT = 10**6  # no version of this package comes to this many formats: such a number is damage

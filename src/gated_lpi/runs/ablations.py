@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi.ablation import compare_with_random, target_ranks
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.experiments.experiment import AblationSpec

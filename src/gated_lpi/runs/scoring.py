@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
 from gated_lpi.experiments.experiment import Experiment

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from gated_lpi import schema
+from gated_lpi import score_schema as schema
 from gated_lpi.methods.contract import BlockScores, Method, Room
 from gated_lpi.methods.lpi import exact, reference
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
