@@ -1,9 +1,10 @@
 """What a run found, on disk: stores of scores, records, and the reader of it all. No torch.
 
 Read `run` first: what is in a run's folder, and `open_run`. `store` keeps scores, in the order of writes that its head
-gives, with `commit`, `chunks` and `damage`; `files` the small JSON files; `writer` who may write.
+gives, with `commit`, `chunks` and `damage`; `files` the small JSON files; `summaries` every metric of an arm; `writer` who may write. `schema` names all variables.
 """
 
+from gated_lpi import score_schema as schema
 from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, TopUnit
 from gated_lpi.results.run import Run, create_run, open_run
 from gated_lpi.results.store import ResultStore
@@ -21,6 +22,7 @@ __all__ = [
     "TopUnit",
     "create_run",
     "open_run",
+    "schema",
     "verify_run",
     "writer_of",
 ]
