@@ -1,8 +1,8 @@
 """What a run found, on disk: stores of scores, records, and the reader of it all. No torch.
 
 Read `run` first: what is in a run's folder, and `open_run`. `store` keeps scores, in the order of writes that its head
-gives, with `commit`, `chunks` and `damage`; `files` the small JSON files; `summaries` every metric of an arm; `writer` who
-may write. `schema` names all variables.
+gives, with `commit`, `chunks` and `damage`; `files` the small JSON files; `summaries` every metric of an arm; `writer`
+who may write. `schema` names all variables.
 """
 
 from gated_lpi import score_schema as schema
