@@ -63,7 +63,7 @@ def record(model: Model, batch: Batch) -> Iterator[Recording]:
 
 @contextmanager
 def record_final(model: Model, batch: Batch) -> Iterator[Recording]:
-    """The same of the input of the final norm alone."""
+    """Record the input of the final norm alone in a forward pass inside the `with` block; the hook ends with it."""
     recording = Recording(batch, model.readout.weight.device)
     handle = _on_final(model, recording)
     try:
