@@ -53,7 +53,7 @@ class Readout:
         return self.weight.shape[0]
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Readout:
-        """Return the same readout on another device or in another dtype."""
+        """This readout on another device or in another dtype."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device=device, dtype=dtype)
@@ -134,7 +134,16 @@ class Readout:
         return self.assemble(self.directions(residual), inverse_scale)
 
     def log_probability(self, residual: Tensor, target: Tensor | int, inverse_scale: Tensor | None = None) -> Tensor:
-        """log p(target | residual) in nats: `residual` [..., d], `target` [...] → [...]."""
+        """log p(target | residual), in nats.
+
+        Args:
+            residual: [..., d], the residual stream.
+            target: [...], token ids.
+            inverse_scale: 1/σ to hold, [...] (frozen norm); None recomputes it from `residual`.
+
+        Returns:
+            [...].
+        """
         log_p = torch.log_softmax(self.logits(residual, inverse_scale), dim=-1)
         index = torch.as_tensor(target, device=log_p.device).expand(log_p.shape[:-1])
         return log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1)

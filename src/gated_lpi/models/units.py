@@ -53,7 +53,7 @@ class WriterUnits(NamedTuple):
 
     @property
     def units(self) -> Ints:
-        """The same units on the model's axis, [n]."""
+        """These units on the model's axis, [n]."""
         return self.start + self.inside
 
 
@@ -189,7 +189,12 @@ def _writer_units(block: Block, writer: Writer) -> UnitTable:
 
 @dataclass(frozen=True)
 class GroupTable:
-    """Coordinates of heads, or of experts: `layer` [G] and `index` [G] (head or expert; −1 if shared)."""
+    """Coordinates of heads, or of experts; `len()` is their number G.
+
+    Attributes:
+        layer: [G], the layer of each.
+        index: [G], head or expert within the layer; −1 for a shared expert.
+    """
 
     layer: Ints
     index: Ints
