@@ -60,16 +60,21 @@ class Pairs(NamedTuple):
     squares: Tensor
 
     def units(self, chosen: Tensor | slice) -> Pairs:
-        """The same for some of the units."""
+        """The pairs of some of the units."""
         c, shift, gain = (part[:, chosen] for part in (self.c, self.shift, self.gain))
         return self._replace(c=c, shift=shift, gain=gain, length=self.length[chosen], squares=self.squares[chosen])
 
 
 class Moments(NamedTuple):
-    """Sums over the tokens of S, as computed: Σp·u and Σp·u² [P, n], least and largest u [n].
+    """Sums over the tokens of S, as computed; some are not always there.
 
-    `squares` [n] is a lower bound on Σq·u², q the weights of the envelope. Not always there: `third` and `fourth`,
-    Σp·u³ and Σp·u⁴; `outside_least` and `outside_largest` [n], bounds on u over the tokens of T.
+    Attributes:
+        first: [P, n], Σp·u.
+        second: [P, n], Σp·u².
+        squares: [n], a lower bound on Σq·u², q the weights of the envelope.
+        least, largest: [n], least and largest u.
+        third, fourth: [P, n], Σp·u³ and Σp·u⁴, or None.
+        outside_least, outside_largest: [n], bounds on u over the tokens of T, or None.
     """
 
     first: Tensor
@@ -83,11 +88,11 @@ class Moments(NamedTuple):
     outside_largest: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
-        """The same for some of the units."""
+        """The moments of some of the units."""
         return self._each(lambda part: part[..., chosen])
 
     def to(self, dtype: torch.dtype) -> Moments:
-        """The same in another dtype, all but `squares`."""
+        """These moments in another dtype, all but `squares`."""
         return self._each(lambda part: part.to(dtype))._replace(squares=self.squares)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Moments:
@@ -133,19 +138,31 @@ class Region(NamedTuple):
     excess: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Region:
-        """The same in another dtype."""
+        """This region in another dtype."""
         return Region(*(part.to(dtype) if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 class Certificate(NamedTuple):
-    """Scores and their error bounds, [P, n]; a bound is infinite or NaN where nothing can be said."""
+    """Scores with their error bounds.
+
+    Attributes:
+        score: [P, n], nats.
+        bound: [P, n], nats; infinite or NaN where nothing can be said.
+    """
 
     score: Tensor
     bound: Tensor
 
 
 def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
-    """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
+    """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only.
+
+    Args:
+        pairs: [P, n] of them.
+        moments: over the tokens of S.
+        region: what is known of S and T.
+        tolerance: nats.
+    """
     n_prompts, n_units = pairs.c.shape
     region = region.to(pairs.c.dtype)
     size = max(1, TILE_BYTES * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
@@ -159,7 +176,14 @@ def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) ->
 
 
 class _Given(NamedTuple):
-    """What follows from pairs and region: |c|·‖v‖, c·a, and bounds on |E_p[y]| and on the rounding of y in S."""
+    """What follows from pairs and region, [P, n].
+
+    Attributes:
+        size: |c|·‖v‖.
+        centre: c·a.
+        shift_error: bound on |E_p[y]|.
+        wrong: bound on the rounding of y in S.
+    """
 
     size: Tensor
     centre: Tensor
@@ -168,7 +192,14 @@ class _Given(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Of some tokens: bounds on Σ p·g(y) and a guess of it, upper bounds on Σ p·y² and on y."""
+    """Sums over some tokens, [P, n].
+
+    Attributes:
+        low, high: bounds on Σ p·g(y).
+        guess: what it may be.
+        variance: upper bound on Σ p·y².
+        reach: upper bound on y.
+    """
 
     low: Tensor
     high: Tensor
@@ -177,7 +208,7 @@ class _Sums(NamedTuple):
     reach: Tensor
 
     def add(self, other: _Sums) -> _Sums:
-        """Of both sets."""
+        """The sums over both sets of tokens."""
         low, high, guess, variance, _ = (one + another for one, another in zip(self, other, strict=True))
         return _Sums(low, high, guess, variance, torch.maximum(self.reach, other.reach))
 

@@ -79,7 +79,14 @@ class Distribution:
 
 
 def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: BaseLogits) -> Distribution:
-    """Lay out p of `base` [P, d], whose logit lens is `logits`; `logits.log_p` itself is refined."""
+    """Lay out p of P prompts.
+
+    Args:
+        readout: the model's.
+        table: of the checkpoint.
+        base: [P, d], the residual stream before the block writes.
+        logits: its logit lens; `logits.log_p` itself is refined.
+    """
     vocabulary = readout.vocabulary
     levels = (*(n for n in LEVELS if n < vocabulary), vocabulary)
     order = logits.log_p.amax(dim=0).argsort(descending=True)
@@ -128,7 +135,14 @@ def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Ten
 
 
 class _OverVocabulary(NamedTuple):
-    """Σ p·w [P, d], Σ p·‖w‖ [P]; mass and Σ p·‖w‖² of the tokens outside the head [P], rounded up; float64."""
+    """Sums over the vocabulary, float64.
+
+    Attributes:
+        row: [P, d], Σ p·w.
+        norm: [P], Σ p·‖w‖.
+        outside: [P], mass of the tokens outside the head, rounded up.
+        outside_squares: [P], Σ p·‖w‖² over these tokens, rounded up.
+    """
 
     row: Tensor
     norm: Tensor

@@ -30,7 +30,7 @@ class Part(NamedTuple):
         coefficients: [P', n], float64.
         prompts: [P'], as those of the slab.
         pairs: of these prompts and units, once they have been looked at.
-        moments: likewise, over the tokens of the last level that they stopped at.
+        moments: of these prompts and units over the tokens of the last level that they stopped at, once they did.
     """
 
     units: Tensor
@@ -42,12 +42,12 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, slab: Slab, chosen: slice) -> Part:
-        """Of these of a slab's units; nothing is copied."""
+        """A part that has some of a slab's units; nothing is copied."""
         units = torch.arange(slab.start, slab.start + len(slab.values), device=slab.values.device)[chosen]
         return cls(units, slab.values[chosen], slab.coefficients[:, chosen], slab.prompts)
 
     def some(self, chosen: Tensor) -> Part:
-        """Of these of its units."""
+        """A part that has some of these units."""
         return Part(
             self.units[chosen],
             self.values[chosen],
@@ -70,7 +70,7 @@ def pairs_of(
     part: Part,
     dtype: torch.dtype,
 ) -> tuple[Pairs, Tensor]:
-    """a, and the linear term, of [P', n] pairs, with their rounding; and the units' folded value vectors, [n, d].
+    """Pairs of the prompts and units of a part, with a, the linear term and their rounding.
 
     Args:
         problem: the block.
@@ -78,6 +78,9 @@ def pairs_of(
         table: of the checkpoint.
         part: units.
         dtype: of the certificate's arithmetic.
+
+    Returns:
+        The pairs, [P', n], and the units' folded value vectors, [n, d].
     """
     prompts = problem.prompts(part)
     c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
@@ -115,7 +118,7 @@ def fold(readout: Readout, parts: Sequence[Part]) -> tuple[Tensor, ...]:
 
 
 def _folded(readout: Readout, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The same in float64, so few at a time that they stay in a processor's cache."""
+    """Folded value vectors in float64 and where they stand, so few at a time that they stay in a processor's cache."""
     for start in range(0, len(values), FOLDED):
         some = slice(start, min(start + FOLDED, len(values)))
         yield some, readout.fold(values[some].double())

@@ -50,6 +50,6 @@ class Unembedding:
         return self.weight.index_select(0, tokens).sub_(self.mean)
 
     def centred(self, tokens: slice, out: Tensor) -> Tensor:
-        """The same for a range of tokens, in the first rows of `out`."""
+        """w_j − w̄ of a range of tokens, in the first rows of `out`."""
         rows = self.weight[tokens]
         return torch.sub(rows, self.mean, out=out[: len(rows)])
