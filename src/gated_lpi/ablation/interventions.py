@@ -47,7 +47,7 @@ def silenced(model: Model, units: UnitIndices) -> Iterator[None]:
 
 
 def head_units(model: Model, head: int) -> UnitIndices:
-    """UnitIndices of the head at this index of `model.heads`."""
+    """Unit indices of the head at this index of `model.heads`."""
     return model.head_units(head)
 
 

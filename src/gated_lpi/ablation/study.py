@@ -19,7 +19,12 @@ Indices = NDArray[np.int64]
 
 
 class Outcome(NamedTuple):
-    """HIT@k with the chosen groups silenced, and with as many random ones, one value a draw."""
+    """What silencing groups of units costs.
+
+    Attributes:
+        hit: HIT@k with the chosen groups silenced, a share.
+        random_hits: HIT@k with as many random ones silenced, one value a draw.
+    """
 
     hit: float
     random_hits: tuple[float, ...]
