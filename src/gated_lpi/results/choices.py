@@ -53,7 +53,12 @@ def kept_choice(folder: Folder, arm: str) -> list[Checkpoint] | None:
 
 
 def keep_choice(folder: Folder, arm: str, checkpoints: list[Checkpoint]) -> None:
-    """Write down what was chosen for an arm."""
+    """Write down what was chosen for an arm.
+
+    Raises:
+        OSError: the folder cannot be made.
+        RunError: the file could not be written.
+    """
     make(folder)
     entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
     write_file(folder / f"{arm}.json", {"checkpoints": entries})
