@@ -30,7 +30,16 @@ Indices = NDArray[np.int64]
 
 
 class _Intervention(NamedTuple):
-    """What one row of the table silences: `chosen` groups of `pool`, each a set of units, and their labels."""
+    """What one row of the table silences.
+
+    Attributes:
+        name: as the table shows it.
+        kind: "head" or "unit".
+        asked: how many were asked for.
+        chosen: indices of groups in `pool`.
+        pool: the groups that there are, each a set of units.
+        label: names a group by its index.
+    """
 
     name: str
     kind: str
