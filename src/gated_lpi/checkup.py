@@ -28,9 +28,9 @@ class Cost:
         prompts: for how many prompts.
         seconds: extrapolated from the middle layer on a few short prompts, on this machine; larger batches take less
             per prompt, longer prompts more.
-        weights_bytes: the model in memory.
-        result_bytes: scores of all prompts (`keep="prompts"`).
-        mean_bytes: scores of one relation or of the mean.
+        weights_bytes: the model in memory, bytes.
+        result_bytes: scores of all prompts (`keep="prompts"`), bytes.
+        mean_bytes: scores of one relation or of the mean, bytes.
     """
 
     prompts: int
