@@ -76,7 +76,15 @@ class Checkup:
 
 
 def examine(model: Model, prompts: int = 1000) -> Checkup:
-    """Describe a loaded model and estimate the cost of attributing `prompts` prompts."""
+    """Describe a loaded model and estimate the cost of attributing prompts.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        prompts: for how many prompts the cost is estimated.
+
+    Raises:
+        ModelError: a block's scores are not finite.
+    """
     units: dict[str, int] = {}
     for block in model.blocks:
         for writer in block.writers:

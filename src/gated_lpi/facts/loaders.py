@@ -63,13 +63,18 @@ def load_facts(
 ) -> FactSet:
     """Load facts from where `source` says.
 
+    The source is one of these:
+
+    - "builtin": the set that comes with the package (a folder of that name is "./builtin");
+    - a `.json` file in the LRE schema: one relation;
+    - a folder: every `*.json` file in it and below, ordered by path; links to folders are noted, not followed;
+    - a `.jsonl` file, a fact a line; each line keeps its own template, and lines of one relation are brought together.
+      Lines of {"prompt", "target"} belong to relation "prompts" unless they name one;
+    - (prompt, target) pairs in any order-keeping form (list, tuple, generator, array of texts): one relation "prompts",
+      a prompt for each pair, repeats too.
+
     Args:
-        source: "builtin": the set that comes with the package (a folder of that name is "./builtin"). A `.json` file in
-            the LRE schema: one relation. A folder: every `*.json` file in it and below, ordered by path; links to
-            folders are noted, not followed. A `.jsonl` file, a fact a line: each line keeps its own template, and lines
-            of one relation are brought together; lines of {"prompt", "target"} belong to relation "prompts" unless they
-            name one. (prompt, target) pairs in any order-keeping form (list, tuple, generator, array of texts): one
-            relation "prompts", a prompt for each pair, repeats too.
+        source: a name or path, or pairs.
         separator: what stands between prompt and answer, "auto" or a text (see `join`), in relations that name none; a
             "separator" in a relation file, a sample or a line is kept (`FactSet.with_separator` overrides all).
         on_error: "raise", or "skip" samples, lines and pairs that cannot be used: they are listed in `FactSet.skipped`

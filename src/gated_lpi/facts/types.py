@@ -128,7 +128,11 @@ class Sample:
     separator: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse blank texts, malformed templates and what is no text."""
+        """Refuse blank texts, malformed templates and what is no text.
+
+        Raises:
+            FactsError: says which of these it is.
+        """
         for key, text in (("subject", self.subject), ("object", self.object)):
             if not check_text(text, key).strip():
                 raise FactsError(f"the {key} is {text!r}; give it at least one visible character")
@@ -163,7 +167,11 @@ class Relation:
     separator: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a relation that can make no prompt."""
+        """Refuse a relation that can make no prompt.
+
+        Raises:
+            FactsError: it has no name, samples or templates, or something in it is no text that can be written.
+        """
         if not check_text(self.name, "name").strip():
             raise FactsError(f"the relation's name is {self.name!r}; give it a name")
         with located(f"relation {self.name!r}"):
@@ -252,7 +260,7 @@ class Skipped:
     prompt: Prompt | None = None
 
     def __str__(self) -> str:
-        """Both in one line."""
+        """The fact and the reason in one line."""
         return f"{self.fact}: {self.reason}"
 
 
@@ -276,7 +284,11 @@ class FactSet:
     skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an empty set and relations that cannot be told apart."""
+        """Refuse an empty set and relations that cannot be told apart.
+
+        Raises:
+            FactsError: there are no relations, or two of one name.
+        """
         if not self.relations:
             raise FactsError(f"{self.source}: no relations; give at least one")
         twice = [name for name, n in Counter(r.name for r in self.relations).items() if n > 1]

@@ -21,7 +21,7 @@ _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 
 
 def content(path: Path) -> str:
-    """The text of a regular file in UTF-8, with or without a byte order mark; line ends come back as "\n".
+    """The text of a regular file in UTF-8, with or without a byte order mark; line ends come back as "\\n".
 
     Raises:
         FactsError: it is a folder, pipe or device, no UTF-8 text, or cannot be read.

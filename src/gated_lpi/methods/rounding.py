@@ -93,7 +93,7 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def frobenius(matrix: Tensor) -> float:
-    """Upper bound on ‖M‖_F of a symmetric M from the tiles on and under the diagonal, those above being 0."""
+    """Upper bound on ‖M‖_F of a symmetric M [d, d] from the tiles on and under the diagonal, those above being 0."""
     return math.sqrt(2) * float(torch.linalg.vector_norm(matrix))
 
 
@@ -109,9 +109,10 @@ def lengths(rows: Tensor) -> Tensor:
 
 
 def sum_in_runs(terms: Tensor) -> Tensor:
-    """Sum over the last dimension, runs of at most `RUN` terms in their dtype, the runs' sums in float64.
+    """Sum over the last dimension of `terms` [..., n], [...] in float64.
 
-    Off by at most γ_RUN·Σ|terms| and what float64 loses.
+    Runs of at most `RUN` terms are summed in their dtype, the runs' sums in float64. Off by at most γ_RUN·Σ|terms| and
+    what float64 loses.
     """
     length = terms.shape[-1]
     whole = length - length % RUN

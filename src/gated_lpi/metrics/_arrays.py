@@ -18,11 +18,10 @@ BoolArray = NDArray[np.bool_]
 
 
 def finite(name: str, values: ArrayLike, *, ndim: int | None = None) -> FloatArray:
-    """The values as float64; the last axis is not empty.
+    """The values [..., N] as float64; the last axis is not empty.
 
     Raises:
-        OptionError: another number of axes than `ndim` (None: one or more), an empty last axis, NaN or
-        infinity.
+        OptionError: another number of axes than `ndim` (None: one or more), an empty last axis, NaN or infinity.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0 or (ndim is not None and array.ndim != ndim):
@@ -72,7 +71,7 @@ def positive_count(name: str, value: int) -> int:
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
-    """Divide part by whole elementwise, non-negative arrays of one shape; NaN where `whole` is 0."""
+    """Divide part [...] by whole [...] elementwise, neither negative; NaN where `whole` is 0."""
     top, bottom = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     result = np.full(bottom.shape, np.nan)
     np.divide(top, bottom, out=result, where=bottom > 0)
@@ -85,12 +84,12 @@ def shares(weights: FloatArray) -> FloatArray:
 
 
 def shannon(probabilities: FloatArray) -> FloatArray:
-    """H = −Σ p log p over the last axis, in nats, with 0 log 0 = 0; NaN where a row is NaN."""
+    """H = −Σ p log p over the last axis of [..., N], [...] in nats, with 0 log 0 = 0; NaN where a row is NaN."""
     return np.asarray(entr(probabilities).sum(axis=-1), dtype=np.float64)
 
 
 def normalised_entropy(probabilities: FloatArray) -> FloatArray:
-    """H / log N over the last axis, in [0, 1]; NaN where a row is NaN, or when N is 1 (log N = 0)."""
+    """H / log N over the last axis of [..., N], [...] in [0, 1]; NaN where a row is NaN, or when N is 1 (log N = 0)."""
     entropy, size = shannon(probabilities), probabilities.shape[-1]
     if size == 1:
         return np.full(entropy.shape, np.nan)

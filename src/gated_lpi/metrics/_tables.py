@@ -69,7 +69,15 @@ class KindScores:
 def kind_table(
     units: KindScores, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: SummaryOptions
 ) -> Columns:
-    """Every variable of one kind of unit; `windows` holds the checkpoint indices of each window."""
+    """Every variable of one kind of unit.
+
+    Args:
+        units: scores of this kind.
+        n_layers: layers of the model.
+        steps: [T], training steps.
+        windows: by name, the checkpoint indices [n] of each window.
+        options: of the summary.
+    """
     top = set_size(units.scores.shape[1], options.fraction)
     stability = top_set_stability(units.scores, options.fraction)
     ties = np.array([top_set_ties(row, options.fraction) for row in units.scores])
@@ -107,7 +115,13 @@ def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Columns
 
 
 def routing_table(utilisation: FloatArray, layer: IntArray, moe_layers: IntArray) -> Columns:
-    """The routing measures of `utilisation` [T, units], whose experts lie in `layer` [units]."""
+    """The routing measures.
+
+    Args:
+        utilisation: [T, units], share of prompts routed to each expert.
+        layer: [units], the layer that each expert lies in.
+        moe_layers: [L], the layers that have routed experts.
+    """
     by_layer = [utilisation[:, layer == number] for number in moe_layers]
     here, pair = ("checkpoint", "moe_layer"), ("pair", "moe_layer")
     return {

@@ -18,7 +18,7 @@ from gated_lpi.metrics.topset import top_mask
 
 
 def jaccard(a: ArrayLike, b: ArrayLike) -> float:
-    """|a ∩ b| / |a ∪ b| of two sets of unit indices, in [0, 1]; 1 for two empty sets."""
+    """|a ∩ b| / |a ∪ b| of two sets of unit indices, [m] and [n], in [0, 1]; 1 for two empty sets."""
     left, right = np.unique(np.asarray(a)), np.unique(np.asarray(b))
     shared = np.intersect1d(left, right, assume_unique=True).size
     united = left.size + right.size - shared

@@ -128,7 +128,7 @@ class Block:
         return self._fold(writer.raw_values(expert))
 
     def bias(self, writer: Writer) -> Tensor | None:
-        """The writer's bias, with the block's constant scales folded in; shape as `Writer.bias_parameter`."""
+        """The writer's bias, with the block's constant scales folded in: [d], [n_experts, d] if routed, or None."""
         bias = writer.bias_parameter
         return None if bias is None else self._fold(bias.detach())
 

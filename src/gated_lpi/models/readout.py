@@ -67,7 +67,7 @@ class Readout:
         )
 
     def centre(self, vectors: Tensor) -> Tensor:
-        """C·v over the last axis; shape kept."""
+        """C·v of `vectors` [..., d]; shape kept."""
         return vectors - vectors.mean(dim=-1, keepdim=True) if self.centred else vectors
 
     def inverse_scale(self, residual: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Readout:
 
     @cached_property
     def wide_offset(self) -> Tensor | None:
-        """The offset in float64."""
+        """The offset in float64, [V], or None."""
         parts = [] if self.bias is None else [self.bias.double()]
         if self.beta is not None:
             products = [rows.double() @ self.beta.double() for rows in self.weight.split(ROWS)]
@@ -119,7 +119,7 @@ class Readout:
         return self.cap(logits if offset is None else logits + offset)
 
     def cap(self, logits: Tensor) -> Tensor:
-        """Apply the softcap, if the family has one; shape kept."""
+        """Apply the softcap to `logits` [..., V], if the family has one; shape kept."""
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def logits(self, residual: Tensor, inverse_scale: Tensor | None = None) -> Tensor:

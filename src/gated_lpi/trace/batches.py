@@ -151,6 +151,6 @@ def forward_passes(prompts: Prompts, tokens: int = TOKENS_AT_ONCE) -> Iterator[s
 
 
 def similar_lengths(prompts: Prompts, size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield indices of at most `size` prompts of similar length together, so that little is padded; evenly many."""
+    """Yield indices, [≤ size], of prompts of similar length together, so that little is padded; evenly many."""
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
     yield from np.array_split(order, max(1, -(-len(order) // size)))

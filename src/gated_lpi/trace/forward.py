@@ -49,8 +49,12 @@ def trace(
             then computed eagerly.
         limits: what is worked on at a time.
 
+    Returns:
+        What every block read and wrote at the P items.
+
     Raises:
         OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
+        ModelError: `by_position`, and the model's attention does not go through transformers' interface.
     """
     chosen = resolve_positions(prompts, positions)
     parts = []

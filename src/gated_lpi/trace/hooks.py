@@ -35,7 +35,13 @@ class Recording:
         return self.batch.pick(states).to(self.device)
 
     def hear_attention(self, module: nn.Module, weights: Tensor, values: Tensor) -> None:
-        """Keep weight · value of the items, by source position: [P, S, H · d_v]."""
+        """Keep weight · value of the items, by source position: [P, S, H · d_v].
+
+        Args:
+            module: the attention.
+            weights: [B, H, S, S].
+            values: [B, H_kv, S, d_v].
+        """
         rows, positions = (index.to(weights.device) for index in (self.batch.rows, self.batch.positions))
         chosen = weights[rows, :, positions][..., : values.shape[2]]  # [P, H, S]: some families have sinks besides
         # Heads that share values stand together: [P, H_kv, heads that share, S, d_v].

@@ -101,13 +101,13 @@ class TrainingSpec(Spec):
         size: the arms' common shape.
         steps: optimizer steps.
         batch_size: examples in a batch.
-        learning_rate: its peak.
+        learning_rate: the peak of the learning rate.
         warmup_steps: steps in which the learning rate rises to its peak.
         decay: how the learning rate falls after that.
-        loss: which tokens are learnt: the answers and the user's own texts ("answers"), or all.
+        loss: which tokens are learnt: the answers and the user's own texts ("answers"), or "all".
         adam_beta2: the memory of Adam's second moment.
-        weight_decay: the optimizer's.
-        max_grad_norm: what the gradient's norm is cut to.
+        weight_decay: coefficient of the optimizer's weight decay.
+        max_grad_norm: the most that the gradient's norm may be; a longer gradient is scaled down to it.
         load_balancing: coefficient of the router's auxiliary loss.
         init_std: standard deviation of the initial weights.
         context: longest sequence, in tokens.

@@ -60,7 +60,7 @@ class Pairs(NamedTuple):
     squares: Tensor
 
     def units(self, chosen: Tensor | slice) -> Pairs:
-        """The pairs of some of the units."""
+        """The pairs of some of the units; `chosen` [m] are their indices, or a slice."""
         c, shift, gain = (part[:, chosen] for part in (self.c, self.shift, self.gain))
         return self._replace(c=c, shift=shift, gain=gain, length=self.length[chosen], squares=self.squares[chosen])
 
@@ -88,7 +88,7 @@ class Moments(NamedTuple):
     outside_largest: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
-        """The moments of some of the units."""
+        """The moments of some of the units; `chosen` [m] are their indices, or a slice."""
         return self._each(lambda part: part[..., chosen])
 
     def to(self, dtype: torch.dtype) -> Moments:
@@ -100,18 +100,21 @@ class Moments(NamedTuple):
 
 
 class Region(NamedTuple):
-    """What is known of S and T, the same for all units.
+    """What is known of S and T, for all units alike.
 
     Attributes:
         inside, outside: [P, 1], mass of S; mass of T, at most.
         tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
-        cuts: [C, P, 1], other scales s, and `excess` [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
+        cuts: [C, P, 1], other scales s; or none.
+        excess: [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
         inside_tokens, tail_tokens: how many tokens are in S and in T.
         tail_weight: Σ q over T.
-        outside_head: [P, 1], mass of the tokens whose log p may be off by `error` [P, 1]; the others by `head_error`.
+        outside_head: [P, 1], mass of the tokens whose log p may be off by `error`; that of the others by `head_error`.
         outside_error: [P, 1], √(Σ p_j·D_j²) over these tokens, D_j ≤ `error` bounding the error of log p_j.
+        error: [P, 1], bound on the error of log p of the tokens outside of the head.
+        head_error: [P, 1], bound on that of the tokens in the head.
         storage: [P, 1], how far Σ p may be from 1.
         unit_rounding: γ of a product over the width, which u on S is computed by.
         sum_rounding: γ of the sums over tokens.
@@ -367,12 +370,12 @@ def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tenso
 
 
 def phi(y: Tensor) -> Tensor:
-    """(e^y − 1 − y)/y², ½ at 0; increasing on the whole line."""
+    """(e^y − 1 − y)/y² of `y` [...], ½ at 0; shape kept. Increasing on the whole line."""
     return _quotient(y, 2)
 
 
 def psi(y: Tensor) -> Tensor:
-    """(e^y − 1 − y − y²/2 − y³/6)/y⁴, 1/24 at 0; increasing on the whole line."""
+    """(e^y − 1 − y − y²/2 − y³/6)/y⁴ of `y` [...], 1/24 at 0; shape kept. Increasing on the whole line."""
     return _quotient(y, 4)
 
 

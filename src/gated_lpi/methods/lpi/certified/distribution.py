@@ -69,7 +69,7 @@ class Distribution:
     _kept: list[Tensor] = field(default_factory=list)
 
     def rows(self, table: Unembedding, ranks: slice) -> Tensor:
-        """w_j − w̄ of the tokens of these ranks; those of the levels are kept, since every slab asks for them."""
+        """w_j − w̄ of the tokens of these ranks, [n, d]; rows of the levels are kept, as every slab asks for them."""
         kept = self.levels[-2]
         if ranks.stop > kept:
             return table.rows(self.order[ranks])
@@ -167,7 +167,15 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
 
 
 def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """The largest probability of each prompt outside of these tokens, [P], float64."""
+    """The largest probability of each prompt outside of some tokens.
+
+    Args:
+        log_p: [P, V].
+        tokens: [n].
+
+    Returns:
+        [P], float64.
+    """
     hidden = torch.zeros(log_p.shape[1], dtype=log_p.dtype, device=log_p.device)
     hidden[tokens] = -torch.inf
     columns = range(0, log_p.shape[1], COLUMNS)

@@ -39,7 +39,7 @@ class Extremes(NamedTuple):
     largest: Tensor
 
     def units(self, chosen: Tensor) -> Extremes:
-        """The extremes of some of the units."""
+        """The extremes of some of the units, whose indices are `chosen` [m]."""
         return Extremes(self.least[chosen], self.largest[chosen])
 
 

@@ -85,7 +85,16 @@ class Envelope:
 
 
 def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
-    """Upper bound on vᵀBv of value vectors [n, d], [n] in float64."""
+    """Upper bound on vᵀBv of value vectors.
+
+    Args:
+        values: [n, d], v.
+        matrix: [d, d], B as `gram` leaves it.
+        slack: by what times ‖v‖² vᵀBv is larger than what the matrix gives, at most.
+
+    Returns:
+        [n], float64.
+    """
     found: Tensor = quadratic_form(values, matrix) + slack * lengths(values).square()
     return found.clamp_min_(0.0)
 

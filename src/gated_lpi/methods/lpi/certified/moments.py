@@ -68,7 +68,7 @@ class MomentSums:
         return Moments(none, none, nothing, nothing, nothing)
 
     def units(self, chosen: Sequence[Tensor]) -> MomentSums:
-        """The sums for some of the units that are held, of each part."""
+        """The sums for some of the units that are held; `chosen` has the indices [m] of those of each part."""
         fewer = MomentSums.__new__(MomentSums)
         fewer.__dict__.update(self.__dict__)
         fewer._parts = [part._replace(folded=part.folded[some]) for part, some in zip(self._parts, chosen, strict=True)]
@@ -211,7 +211,15 @@ def _of_product(folded: Tensor) -> float:
 
 
 def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Tensor | None, level: int) -> Region:
-    """What is known of the tokens inside and outside of a level."""
+    """What is known of the tokens inside and outside of a level.
+
+    Args:
+        table: of the checkpoint.
+        p: of the block.
+        envelope: what bounds the tokens outside.
+        prompts: [P'], indices of the prompts; None for all.
+        level: which one.
+    """
 
     def column(values: Tensor) -> Tensor:
         return (values if prompts is None else values[..., prompts]).unsqueeze(-1)

@@ -47,7 +47,7 @@ class Part(NamedTuple):
         return cls(units, slab.values[chosen], slab.coefficients[:, chosen], slab.prompts)
 
     def some(self, chosen: Tensor) -> Part:
-        """A part that has some of these units."""
+        """A part that has some of these units, whose indices are `chosen` [m]."""
         return Part(
             self.units[chosen],
             self.values[chosen],
@@ -58,7 +58,7 @@ class Part(NamedTuple):
         )
 
     def under(self, squares: Tensor) -> Pairs:
-        """The pairs, with their units' `squares` under an envelope."""
+        """The pairs, with their units' `squares` [n] under an envelope."""
         assert self.pairs is not None
         return self.pairs._replace(squares=squares)
 
@@ -135,11 +135,20 @@ class Best:
 
     @property
     def settled(self) -> Tensor:
-        """Which pairs are within the tolerance; NaN is not."""
+        """Which pairs, [P', n], are within the tolerance; NaN is not."""
         return self.bound <= self.tolerance
 
     def take(self, estimate: Certificate, units: Tensor, tier: Tier) -> Tensor:
-        """Keep an estimate of some units where it is better; returns those that more tokens could settle, as a mask."""
+        """Keep an estimate of some units where it is better.
+
+        Args:
+            estimate: of m units.
+            units: [m], their indices.
+            tier: what the estimate was made from.
+
+        Returns:
+            [m], a mask of the units that more tokens could settle.
+        """
         whole = len(units) == self.score.shape[1]
         before = self.bound if whole else self.bound[:, units]
         better = estimate.bound < before
@@ -161,8 +170,15 @@ def climb(
 ) -> tuple[list[Tensor], MomentSums, list[int]]:
     """Certify the units of some parts level by level, those that are not settled.
 
+    Args:
+        pairs: of each part.
+        sums: moments of all parts; more tokens are added to them.
+        best: estimates of each part's pairs, which are improved.
+        levels: where to certify, ascending.
+
     Returns:
-        The units of each part that are left at the end, their moments, and how many were left of all after each level.
+        Indices [m] of the units of each part that are left at the end, their moments, and how many were left of all
+            after each level.
     """
     units = [torch.arange(some.c.shape[1], device=some.c.device) for some in pairs]
     left_after: list[int] = []
