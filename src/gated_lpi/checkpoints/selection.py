@@ -113,8 +113,9 @@ def select(
     Args:
         series: what to choose from.
         steps, tokens: the nearest checkpoint to each.
-        count: so many different ones, from the first to the last; `spacing` on the axis of steps is "log" (the
-            default: equal ratios, and step 0 if there is one) or "even".
+        count: so many different ones, from the first to the last.
+        spacing: with `count`, how they are spaced on the axis of steps: "log" (the default, equal ratios, and step 0 if
+            there is one) or "even".
         every: the nearest to each multiple of so many steps, where one lies within half that distance.
         stages: only these stages, before anything else.
 

@@ -85,7 +85,7 @@ class FactsSpec(Spec):
 
 
 class _Attribution(Spec):
-    """Options of `attribute`: those of the method, and what is scored; what is kept are means over relations."""
+    """Options of `attribute`, which are the method's and what is scored; what is kept are means over relations."""
 
     @property
     def method(self) -> LPI:
@@ -158,9 +158,10 @@ class AblationSpec(Spec):
 
 
 class Arm(Spec):
-    """One series of checkpoints. Exactly one of the first three says where it is from.
+    """One series of checkpoints. Exactly one of `train`, `checkpoints` and `series` says where it is from.
 
     Attributes:
+        name: what it is called in files and reports.
         train: trained by the run: a kind of model.
         checkpoints: a folder of checkpoints, all of which are taken.
         series: a suite, a repository, several repositories or a folder: see `list_series`.
@@ -169,9 +170,9 @@ class Arm(Spec):
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
         group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
-        replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group
-            NAME (unless `group` says another), each with a seed one more than the one before it. NAME is the group or
-            the kind if there is no `name`.
+        replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group NAME
+            (unless `group` says another), each with a seed one more than the one before it. NAME is the group or the
+            kind if there is no `name`.
     """
 
     name: ArmName

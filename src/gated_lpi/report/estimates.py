@@ -71,7 +71,10 @@ def read(summary: xr.Dataset, name: str, **where: object) -> Estimate:
 
 
 def number(summary: xr.Dataset, name: str, **where: object) -> float:
-    """The value alone of what `read` reads."""
+    """The variable `name` of a summary, without its interval, at labels or positions `where`.
+
+    NaN where the summary does not have it, such as a pair in an arm with one checkpoint.
+    """
     return _number(summary, name, where)
 
 

@@ -17,7 +17,14 @@ from gated_lpi.results.files import Entry, read_file, write_file
 
 
 class _Entry(Entry):
-    """A checkpoint of a hub; its commit names a folder of the cache."""
+    """A checkpoint of a hub.
+
+    Attributes:
+        path: None: it is not on this machine.
+        commit: names a folder of the cache.
+        repo, revision: repository and branch on the hub.
+        step_unit: what its steps count.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

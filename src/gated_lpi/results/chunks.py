@@ -90,7 +90,7 @@ class Verifier(WrapperStore[Store]):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Parts of values, each read as by `get`.
+        """Parts of values, each of which is verified whole.
 
         Raises:
             DamagedError: one is missing, cut short or changed.

@@ -65,7 +65,12 @@ class _Consolidated(BaseModel):
 
 
 class _Group(BaseModel):
-    """zarr.json of a group, as far as it says which checkpoints are complete."""
+    """zarr.json of a group, as far as it says which checkpoints are complete.
+
+    Attributes:
+        attributes: what is listed, and the digests of it.
+        consolidated_metadata: the shapes of all arrays.
+    """
 
     model_config = ConfigDict(extra="allow")
 

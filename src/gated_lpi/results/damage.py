@@ -106,6 +106,7 @@ def refuse_visible_damage(path: Folder, commit: Commit) -> None:
 
     Raises:
         DamagedError: names the first of them.
+        RunError: the address cannot be reached.
     """
     found = [f"{name} {reason}" for name, _, reason in _differences(path, commit, whole=False)]
     if found:

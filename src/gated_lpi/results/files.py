@@ -88,7 +88,8 @@ def validated(text: str, model: type[M]) -> M:
     """The content of a text of JSON, without what `sealed` adds.
 
     Raises:
-        ValueError: says in one line why it is no `model`.
+        NewerError: a later version of this package wrote it.
+        ForeignTextError: says in one line why it is no `model`; a `ValueError`, as all that is raised here.
     """
     content = unsealed(parsed(text))
     try:
@@ -101,7 +102,7 @@ def parsed(text: str) -> Any:
     """A text of JSON, unless it holds what no file of a run holds.
 
     Raises:
-        ValueError: says in one line what is wrong with it.
+        ForeignTextError: says in one line what is wrong with it; a `ValueError`.
     """
     content = parse_json(text)
     _refuse_odd(content)
@@ -118,7 +119,8 @@ def unsealed(content: Any) -> Any:
     """What was sealed; content of format 1, or that is no object, as it is.
 
     Raises:
-        ValueError: it is not what was sealed, or was sealed by a later version.
+        NewerError: it was sealed by a later version; a `ValueError`.
+        ForeignTextError: it is not what was sealed; a `ValueError`, too.
     """
     if not isinstance(content, dict) or not content.keys() & {FORMAT_KEY, SEAL}:
         return content

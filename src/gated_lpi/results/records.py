@@ -90,8 +90,8 @@ class ArmRecord(_Record):
 
     Attributes:
         arm: its name.
-        parameters: of the model.
-        parameters_active: those that one token passes through.
+        parameters: number of the model's parameters.
+        parameters_active: number of those that one token passes through.
         ablation: what silencing heads and units costs.
         top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
     """

@@ -57,7 +57,11 @@ RUN_FILE = "run.json"
 
 
 class _Description(BaseModel):
-    """run.json: the experiment, and whatever else was noted."""
+    """The content of run.json: the experiment, and whatever else was noted.
+
+    Attributes:
+        experiment: what is or was run.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -248,10 +252,16 @@ def open_run(path: str | Folder) -> Run:
 def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
     """Start a run in a new or empty folder, or take up the same experiment's run again.
 
+    Args:
+        path: the folder or fsspec address.
+        experiment: what is to be run.
+        facts_sha256: digest of the facts.
+
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
         WriteError: the folder cannot be written to.
-        RunError: a folder of the run is a link that leads out of it.
+        RunError: a folder of the run is a link that leads out of it, or its description cannot be read.
+        OptionError: an address for which no fsspec package is installed.
     """
     folder = as_folder(path)
     refuse_other_files(folder)

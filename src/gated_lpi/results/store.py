@@ -149,10 +149,11 @@ class ResultStore:
         """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
 
         Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown. What is
-        opened stays as it is while checkpoints are added. Values are verified as they are read, by DamagedError.
+        opened stays as it is while checkpoints are added.
 
         Raises:
-            DamagedError: files are missing, or are not as long as what was written.
+            DamagedError: files are missing, or are not as long as what was written; later, as values are read, they are
+                not what was written.
             RunError: no checkpoint is complete, or what was written is damaged.
         """
         commit = read_commit(self.path)
@@ -204,6 +205,7 @@ class ResultStore:
 
         Raises:
             WriteError: it could not be written; what verifies is kept.
+            RunError: neither file that says what is complete can be used.
         """
         return leave_out(self.path, damage)
 

@@ -89,7 +89,11 @@ def run_experiment(
 
 
 def make_engine(experiment: Experiment, run: Run) -> Engine:
-    """The engine that an experiment names."""
+    """The engine that an experiment names.
+
+    Raises:
+        OptionError: Ray is not installed, or the request is one that Ray cannot meet.
+    """
     if experiment.engine.kind == "ray":
         from gated_lpi.runs.ray_engine import RayEngine
 

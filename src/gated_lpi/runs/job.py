@@ -95,5 +95,5 @@ class Engine(Protocol):
 
 
 def labels(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Which checkpoint a record is of, as each says it."""
+    """Which checkpoint a record is of, in the keys that every record has."""
     return {name: getattr(checkpoint, name) for name in LABELS}

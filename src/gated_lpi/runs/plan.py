@@ -244,7 +244,7 @@ def _working_set(experiment: Experiment, shape: Shape) -> int:
 
 
 def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
-    """From config.json: of the folder, or a few kilobytes of the hub."""
+    """The shape that config.json tells: that of the folder, or a few kilobytes of the hub."""
     try:
         folder = checkpoint.path
         file = (

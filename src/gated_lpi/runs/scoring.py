@@ -73,6 +73,7 @@ def attribute_checkpoint(
         WeightsError: its weights are missing, damaged or not finite.
         ModelError: it cannot be loaded, or its units do not account for what it computes.
         FactsError: its tokenizer has no token of its own for a target.
+        OptionError: options that cannot be used, such as a device that is not there.
     """
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
