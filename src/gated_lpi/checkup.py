@@ -28,9 +28,9 @@ class Cost:
         prompts: for how many prompts.
         seconds: extrapolated from the middle layer on a few short prompts, on this machine; larger batches take less
             per prompt, longer prompts more.
-        weights_bytes: the model in memory.
-        result_bytes: scores of all prompts (`keep="prompts"`).
-        mean_bytes: scores of one relation or of the mean.
+        weights_bytes: the model in memory, bytes.
+        result_bytes: scores of all prompts (`keep="prompts"`), bytes.
+        mean_bytes: scores of one relation or of the mean, bytes.
     """
 
     prompts: int
@@ -76,7 +76,15 @@ class Checkup:
 
 
 def examine(model: Model, prompts: int = 1000) -> Checkup:
-    """Describe a loaded model and estimate the cost of attributing `prompts` prompts."""
+    """Describe a loaded model and estimate the cost of attributing prompts.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        prompts: for how many prompts the cost is estimated.
+
+    Raises:
+        ModelError: a block's scores are not finite.
+    """
     units: dict[str, int] = {}
     for block in model.blocks:
         for writer in block.writers:

@@ -238,7 +238,12 @@ def verify(
 
 
 def relative_error(rebuilt: Tensor, true: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value of `true`; NaN if either holds one."""
+    """Largest absolute difference over the largest absolute value of the true one; NaN if either holds one.
+
+    Args:
+        rebuilt: [...], what was rebuilt.
+        true: [...], what it should be.
+    """
     return ((rebuilt - true).abs().max() / true.abs().max().clamp_min(1e-30)).item()
 
 

@@ -45,7 +45,15 @@ class Prompting:
 
 
 def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting()) -> Encoded:
-    """Tokenise facts for a model: the prompts that it can be asked, and those that were skipped.
+    """Tokenise facts for a model.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        facts: what it is asked.
+        how: how facts become token ids.
+
+    Returns:
+        The prompts that it can be asked, and those that were skipped.
 
     Raises:
         ModelError: the model came without a tokenizer.

@@ -71,6 +71,8 @@ def read_text(file: Folder) -> str | None:
     """The text of a file, None if there is none. A remote one is asked for anew: no cached listing is believed.
 
     Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
         RunError: the address cannot be reached.
     """
     if not is_remote(file):
@@ -86,7 +88,8 @@ def read_bytes(file: Folder) -> bytes | None:
     """The content of a file, None if there is none.
 
     Raises:
-        OSError: it cannot be read. RunError: the address cannot be reached.
+        OSError: it cannot be read.
+        RunError: the address cannot be reached.
     """
     try:
         if not is_remote(file):
@@ -104,7 +107,8 @@ def write_atomically(file: Folder, content: str | bytes) -> None:
     killed process left is deleted by the next that writes the file, once it is an hour old.
 
     Raises:
-        WriteError: it could not be written. RunError: the address cannot be reached.
+        WriteError: it could not be written.
+        RunError: the address cannot be reached.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     if is_remote(file):
@@ -185,7 +189,8 @@ def sizes(folder: Folder) -> dict[str, int]:
     """Bytes of every file below a folder, by its name from there on ("lpi/c/0/0"); empty if there is none.
 
     Raises:
-        OSError: the folder cannot be read. RunError: the address cannot be reached.
+        OSError: the folder cannot be read.
+        RunError: the address cannot be reached.
     """
     if not is_remote(folder):
         return {
@@ -200,7 +205,11 @@ def sizes(folder: Folder) -> dict[str, int]:
 
 
 def make(folder: Folder) -> None:
-    """Make a folder and those above it, unless they are there. An object store has no folders to make."""
+    """Make a folder and those above it, unless they are there. An object store has no folders to make.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -234,7 +243,8 @@ def names(folder: Folder) -> list[str]:
     """Names of what is in a folder, none if it is not there.
 
     Raises:
-        NotADirectoryError: it is a file. RunError: the address cannot be reached.
+        NotADirectoryError: it is a file.
+        RunError: the address cannot be reached.
     """
     if not is_remote(folder):
         return [entry.name for entry in folder.iterdir()] if folder.exists() else []

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def give_back() -> None:
-    """Return free pages of the heap to the system; nothing where the C library cannot."""
+    """Give free pages of the heap back to the system; nothing is done where the C library cannot."""
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

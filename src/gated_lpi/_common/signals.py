@@ -47,7 +47,10 @@ class Interrupted(KeyboardInterrupt):
 class _Watch:
     """The handlers, the thread behind them and what has come so far.
 
-    kept: the line to end with. number: the signal that came. settled: the program is over, nothing is to be raised.
+    Attributes:
+        kept: the line to end with.
+        number: the signal that came.
+        settled: whether the program is over, so that nothing is to be raised.
     """
 
     def __init__(self) -> None:
@@ -163,8 +166,10 @@ os.register_at_fork(after_in_child=lambda: None if _watch is None else _watch.fo
 def ended_by_signals(program: Callable[[], None], *, leave: bool = False) -> None:
     """Run a program that SIGINT and SIGTERM end, if this is the main thread and no caller does so already.
 
-    leave: end the process with it, whatever threads still do, rather than return: what follows would not be
-    interrupted.
+    Args:
+        program: what to run.
+        leave: end the process with it, whatever threads still do, rather than return: what follows would not be
+            interrupted.
     """
     global _watch
     if _watch is not None or threading.current_thread() is not threading.main_thread():

@@ -53,8 +53,10 @@ Stamp: TypeAlias = tuple[tuple[str, int, int, int, int, int], ...]
 class WeightFiles:
     """The files of a folder that are its weights.
 
-    paths: in name order. promised: for each path, the tensors that the index says are in it, none without an index.
-    aside: names of the folder's other safetensors files, which are not part of the weights.
+    Attributes:
+        paths: in name order.
+        promised: for each path, the tensors that the index says are in it, none without an index.
+        aside: names of the folder's other safetensors files, which are not part of the weights.
     """
 
     paths: tuple[Path, ...]
@@ -76,8 +78,9 @@ class WeightFiles:
 def weight_files(folder: str | Path) -> WeightFiles:
     """Find the files that transformers would load of a folder.
 
-    Raises WeightsError if there is no such folder, if it holds none of these files, an adapter, or an index or a
-    `config.json` that cannot be used, and if a file that is named is not there.
+    Raises:
+        WeightsError: there is no such folder; it holds none of these files, an adapter, or an index or a `config.json`
+            that cannot be used; or a file that is named is not there.
     """
     root = Path(folder)
     names = file_names(root)
@@ -103,10 +106,17 @@ def weight_files(folder: str | Path) -> WeightFiles:
 
 
 def refuse_changed(folder: str | Path, before: Stamp) -> None:
-    """Raise WeightsError if a folder's weights are other files than before, or were written to since.
+    """Refuse a folder whose weights are other files than before, or were written to since.
 
-    Seen are another file, another size and a write that its times tell of; a write within one tick of the file
-    system's clock is not.
+    Seen are another file, another size and a write that its times tell of; a write within one tick of the file system's
+    clock is not.
+
+    Args:
+        folder: a checkpoint's.
+        before: the `WeightFiles.stamp` of its weights as they were.
+
+    Raises:
+        WeightsError: names the files that changed.
     """
     try:
         now = weight_files(folder).stamp
@@ -121,9 +131,12 @@ def refuse_changed(folder: str | Path, before: Stamp) -> None:
 
 
 def refuse_long_headers(paths: Iterable[Path]) -> None:
-    """Raise WeightsError where the headers of safetensors files have more than `LONGEST_HEADERS` bytes together.
+    """Refuse safetensors files whose headers have more than `LONGEST_HEADERS` bytes together.
 
     Of a header no more is read than its length. One that is longer than its file is left to the reader of such files.
+
+    Raises:
+        WeightsError: they have; or a file cannot be read.
     """
     total = 0
     for path in paths:
@@ -148,7 +161,12 @@ def entry_of(names: Collection[str]) -> str:
 def named_in_config(root: Path, names: Collection[str]) -> str:
     """The file or index that a folder's `config.json` names instead of the usual ones, "" if it names none.
 
-    Raises WeightsError if it cannot be read, or names what is no such file of the folder.
+    Args:
+        root: the folder.
+        names: of the files in it.
+
+    Raises:
+        WeightsError: the `config.json` cannot be read, or names what is no such file of the folder.
     """
     if CONFIG_NAME not in names:
         return ""
@@ -175,10 +193,19 @@ def named_in_config(root: Path, names: Collection[str]) -> str:
 
 
 def read_index(text: str, what: str, *, pickled: bool = False) -> dict[str, set[str]]:
-    """Read the text of an index: each shard's name, and the tensors that are said to be in it.
+    """Read the text of an index.
 
-    Raises WeightsError if it is no index, names no shards, or names what is not a file right beside it of safetensors
-    (with `pickled`, of pickles, which are compared and never opened). `what`: what to call the index.
+    Args:
+        text: of the index.
+        what: what to call it.
+        pickled: whether its shards are pickles, which are compared and never opened.
+
+    Returns:
+        Each shard's name, and the tensors that are said to be in it.
+
+    Raises:
+        WeightsError: it is no index, names no shards, or names what is not a file right beside it of safetensors (with
+            `pickled`, of pickles).
     """
     try:
         return _shards_in(parse_json(text), pickled)
@@ -191,7 +218,11 @@ def read_index(text: str, what: str, *, pickled: bool = False) -> dict[str, set[
 
 
 def file_names(root: Path) -> list[str]:
-    """The names of the files right in a folder, in order; raises WeightsError if it is none or cannot be read."""
+    """The names of the files right in a folder, in order.
+
+    Raises:
+        WeightsError: it is no folder or cannot be read.
+    """
     try:
         if root.is_dir():
             return sorted(path.name for path in root.iterdir() if path.is_file())
@@ -201,9 +232,13 @@ def file_names(root: Path) -> list[str]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file beside the weights; raises WeightsError if it cannot be read as UTF-8.
+    """The text of a file beside the weights.
 
-    What is no regular file (a pipe, a device, a link to one) is not opened, nor is one of more than `LONGEST_TEXT`.
+    What is no regular file (a pipe, a device, a link to one) is not opened, nor is one of more than `LONGEST_TEXT`
+    bytes.
+
+    Raises:
+        WeightsError: it cannot be read as UTF-8, is no regular file, or is too long.
     """
     try:
         found = path.stat()

@@ -20,7 +20,17 @@ def target_ranks(
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Rank of each prompt's target among all tokens, [P]; 0 is the likeliest, ties count in its favour."""
+    """Rank of each prompt's target among all tokens.
+
+    Args:
+        model: the model.
+        encoded: the prompts.
+        batch_size: prompts that are run together, at most.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        [P]; 0 is the likeliest token, ties count in the target's favour.
+    """
     ranks = np.empty(len(encoded), dtype=np.int64)
     done = 0
     for prompts in similar_lengths([item.ids for item in encoded], batch_size):

@@ -34,7 +34,7 @@ def silenced(model: Model, units: UnitIndices) -> Iterator[None]:
 
     Args:
         model: the model.
-        units: indices on the model's unit axis (`model.units`); repeats count once.
+        units: [n], indices on the model's unit axis (`model.units`); repeats count once.
 
     Raises:
         OptionError: an index is not on the axis.
@@ -47,7 +47,7 @@ def silenced(model: Model, units: UnitIndices) -> Iterator[None]:
 
 
 def head_units(model: Model, head: int) -> UnitIndices:
-    """UnitIndices of the head at this index of `model.heads`."""
+    """Indices, [n], of the units of the head at this index of `model.heads`."""
     return model.head_units(head)
 
 

@@ -19,7 +19,12 @@ Indices = NDArray[np.int64]
 
 
 class Outcome(NamedTuple):
-    """HIT@k with the chosen groups silenced, and with as many random ones, one value a draw."""
+    """What silencing groups of units costs.
+
+    Attributes:
+        hit: HIT@k with the chosen groups silenced, a share.
+        random_hits: HIT@k with as many random ones silenced, one value a draw.
+    """
 
     hit: float
     random_hits: tuple[float, ...]
@@ -41,8 +46,8 @@ def compare_with_random(
     Args:
         model: the model.
         encoded: the facts that it is asked for.
-        pool: the groups that there are, as unit indices: a head's units, or one unit by itself.
-        chosen: indices of groups in `pool`.
+        pool: the groups that there are, each as unit indices [n]: a head's units, or one unit by itself.
+        chosen: [m], indices of groups in `pool`.
         k: the k of HIT@k.
         draws: random sets of as many groups, drawn from the whole pool without replacement.
         seed: of the draws.

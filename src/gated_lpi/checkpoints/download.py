@@ -39,8 +39,11 @@ _BLOCK = 1 << 20
 class Fetched:
     """A checkpoint on this machine.
 
-    path: its folder. downloaded_files: files in it that this call brought; what was there before is not among them.
-    bytes: how much that was. weights: the files that were verified against the hub's listing.
+    Attributes:
+        path: its folder.
+        downloaded_files: files in it that this call brought; what was there before is not among them.
+        bytes: how much that was.
+        weights: the files that were verified against the hub's listing.
     """
 
     path: Path
@@ -65,6 +68,9 @@ def fetch(
         offline: use what is in the cache only.
         hub: how to reach the hub.
         remote_code: bring the Python files that some models need, too. They are not run here.
+
+    Returns:
+        Where it is, and what this call brought.
 
     Raises:
         WeightsError: pickled weights only, missing shards, or bytes that are not those of the listing.
@@ -105,11 +111,18 @@ def fetch(
 
 
 def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | None = None) -> int:
-    """Delete the files that the call to `fetch` brought, and nothing else; the bytes that this frees.
+    """Delete the files that the call to `fetch` brought, and nothing else.
 
     A file's bytes stay as long as another checkpoint in the cache has the same file, and all of them as long as another
-    process that fetched the checkpoint still works with it. Give the cache that `fetch` was given. Files that are gone
-    already are no error.
+    process that fetched the checkpoint still works with it. Files that are gone already are no error.
+
+    Args:
+        fetched: what `fetch` returned.
+        cache_dir: the cache that `fetch` was given.
+        hub: how `fetch` was to reach the hub.
+
+    Returns:
+        The bytes that this frees.
     """
     hub = Hub() if hub is None else hub
     hub = hub if cache_dir is None else dataclasses.replace(hub, cache_dir=cache_dir)
@@ -133,9 +146,12 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
 
 
 def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
-    """Delete the half files that interrupted downloads of a checkpoint left in the cache; the bytes that this frees.
+    """Delete the half files that interrupted downloads of a checkpoint left in the cache.
 
     A file that another process is downloading right now, and so holds the lock of, is left alone.
+
+    Returns:
+        The bytes that this frees.
     """
     storage, freed = _storage(checkpoint.repo, hub), 0
     for file in _wanted(hub.inventory(checkpoint.repo, checkpoint.commit), remote_code=True):

@@ -22,9 +22,13 @@ _guard = threading.Lock()
 
 
 def hold(storage: Path, commit: str) -> None:
-    """Hold a checkpoint, if this process does not yet; storage: the repository's folder in the cache.
+    """Hold a checkpoint, if this process does not yet.
 
     A cache that cannot be written to can lose nothing either, and is not held.
+
+    Args:
+        storage: the repository's folder in the cache.
+        commit: the checkpoint's.
     """
     with _guard, suppress(OSError), deciding(storage):
         if (storage, commit) in _mine:

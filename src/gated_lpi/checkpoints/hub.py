@@ -69,15 +69,19 @@ class RepositoryMissingError(CheckpointError):
 
 @dataclass(frozen=True)
 class Hub:
-    """A hub, and how to ask it.
+    """A hub, and how to ask it. Whatever is waited for is written to the log `gated_lpi`.
 
-    endpoint: its address, by default that of $HF_ENDPOINT or https://huggingface.co. token: access token, True or None
-    for the one that is logged in, False for none. cache_dir: where downloads are kept, by default huggingface_hub's
-    own cache. offline: ask nothing, use what is on this machine (as $HF_HUB_OFFLINE=1 does). timeout: seconds to wait
-    for an answer. attempts, base_delay: how often to ask, and seconds before the second time, doubling after.
-    longest_wait: the most seconds to wait between two attempts; a hub that asks for more ends in an error. slowest,
-    slow_after: a download of which fewer bytes a second come, over any so many seconds, ends in an error; by default
-    10,000 over 60. Whatever is waited for is written to the log `gated_lpi`.
+    Attributes:
+        endpoint: its address, by default that of $HF_ENDPOINT or https://huggingface.co.
+        token: access token, True or None for the one that is logged in, False for none.
+        cache_dir: where downloads are kept, by default huggingface_hub's own cache.
+        offline: ask nothing, use what is on this machine (as $HF_HUB_OFFLINE=1 does).
+        timeout: seconds to wait for an answer.
+        attempts: how often to ask.
+        base_delay: seconds before the second attempt, doubling after.
+        longest_wait: the most seconds to wait between two attempts; a hub that asks for more ends in an error.
+        slowest, slow_after: a download of which fewer bytes a second come, over any so many seconds, ends in an error;
+            by default 10,000 over 60.
     """
 
     endpoint: str | None = None
@@ -110,7 +114,9 @@ class Hub:
     def branches(self, repo: str) -> dict[str, str]:
         """The commit of each branch of a repository, "" for one of which the hub tells no commit, or several.
 
-        Raises RepositoryMissingError, or CheckpointError if the hub does not answer or nothing is known offline.
+        Raises:
+            RepositoryMissingError: the hub knows no such repository, or does not show it.
+            CheckpointError: the hub does not answer, or nothing is known offline.
         """
         if self.is_offline:
             return self._known_branches(repo)
@@ -127,7 +133,9 @@ class Hub:
     def commit(self, repo: str, revision: str) -> str:
         """The commit that a branch, a tag or a commit's id stands for now; offline, when it was last asked for.
 
-        Raises CheckpointError as `branches` does.
+        Raises:
+            RepositoryMissingError: the hub knows no such repository, or does not show it.
+            CheckpointError: the hub does not answer or tells no commit, or nothing is known offline.
         """
         if is_commit(revision):
             return revision
@@ -151,8 +159,11 @@ class Hub:
         """The files of a commit with their hashes, and the shards that its weights' index names.
 
         One request, two if there is an index that no commit before had; none if it was asked before.
-        Raises CheckpointError as `branches` does, and if `commit` is no commit's id; WeightsError if the index cannot
-        be used.
+
+        Raises:
+            RepositoryMissingError: the hub knows no such repository, or does not show it.
+            CheckpointError: the hub does not answer, nothing is known offline, or `commit` is no commit's id.
+            WeightsError: the index cannot be used.
         """
         require_commit(repo, commit)
         kept = Inventory.from_json(self._kept(repo, commit))
@@ -177,12 +188,21 @@ class Hub:
         return found
 
     def download(self, repo: str, commit: str, name: str, size: int = 0) -> Path:
-        """One file of a commit, from the cache or the hub: its path in the cache's snapshot of that commit.
+        """One file of a commit, from the cache or the hub.
 
-        size: its bytes, as far as they are known; a hub that sends more is not listened to.
+        Args:
+            repo: the repository.
+            commit: the commit's id.
+            name: the file's path in the repository.
+            size: its bytes, as far as they are known; a hub that sends more is not listened to.
 
-        Raises CheckpointError as `branches` does, if it is not in the cache when offline, and, before anything is
-        asked or written, if `name` would leave the folder of the snapshot or `commit` is no commit's id.
+        Returns:
+            Its path in the cache's snapshot of that commit.
+
+        Raises:
+            RepositoryMissingError: the hub knows no such repository, or does not show it.
+            CheckpointError: the hub does not answer; the file is not in the cache when offline; or, before anything is
+                asked or written, `name` would leave the folder of the snapshot or `commit` is no commit's id.
         """
         require_commit(repo, commit)
         if not is_file_path(name):
@@ -215,10 +235,19 @@ class Hub:
         )
 
     def patiently(self, what: str, ask: Callable[[], T], commit: str = "", largest: int = LARGEST_ANSWER) -> T:
-        """Ask until the hub answers, within `limits`: commit and largest are those of the file that is asked for.
+        """Ask until the hub answers, within `limits`.
 
-        Raises CheckpointError when it refuses (RepositoryMissingError where that is why), FetchError after the last
-        attempt, where it said what cannot be understood or where that cannot be kept.
+        Args:
+            what: what is asked for, in words.
+            ask: asks once.
+            commit: of the file that is asked for, "" for a listing.
+            largest: bytes of the answer, at most.
+
+        Raises:
+            RepositoryMissingError: the hub refuses, as it knows no such repository or does not show it.
+            CheckpointError: it refuses for another reason.
+            FetchError: it did not answer at the last attempt, said what cannot be understood, or that could not be
+                kept.
         """
         attempt = 0
         while True:
@@ -337,7 +366,11 @@ def _commits(branches: Iterable[tuple[Any, Any]]) -> dict[str, str]:
 
 
 def require_commit(repo: str, commit: str) -> None:
-    """Raise CheckpointError unless a checkpoint's commit is one, which is also the name of a folder of the cache."""
+    """Refuse what is no commit's id, as it is also the name of a folder of the cache.
+
+    Raises:
+        CheckpointError: names what was given as a commit of which repository.
+    """
     if not is_commit(commit):
         raise CheckpointError(
             f"{quoted(commit)} was given as a commit of {writable(repo)}. Expected its full id, 40 or 64 hexadecimal "

@@ -34,7 +34,12 @@ _FEW = 4  # intervals: with fewer, no interval is the usual one
 
 @dataclass(frozen=True)
 class Shared:
-    """Weight files that are identical in several checkpoints. files: their names in the first of them."""
+    """Weight files that are identical in several checkpoints.
+
+    Attributes:
+        keys: of these checkpoints.
+        files: names of the files in the first of them.
+    """
 
     keys: tuple[str, ...]
     files: tuple[str, ...]
@@ -42,7 +47,14 @@ class Shared:
 
 @dataclass(frozen=True)
 class Gap:
-    """An interval of `stage` that is longer than the usual one; absent: about how many checkpoints are not there."""
+    """An interval between two checkpoints that is longer than the usual one.
+
+    Attributes:
+        stage: the stage that it is in.
+        after: key of the checkpoint before it.
+        before: key of the checkpoint after it.
+        absent: about how many checkpoints are not there.
+    """
 
     stage: str
     after: str
@@ -54,13 +66,20 @@ class Gap:
 class Integrity:
     """What was found of a series' checkpoints; keys of other series are written owner/name:key.
 
-    inspected: keys that were looked at. duplicates: groups with identical weights. shared: groups with some identical
-    files. missing: shards that are named but not there. unusable: why the weights of a checkpoint cannot be used.
-    aside: safetensors files that are no part of the weights, and not compared. left_out: entries of a hub's listing
-    that cannot be used.
-    sizes: bytes of weights. odd_sizes: keys whose bytes are not the most common number. gaps: of the whole series.
-    main: what the default branch is, "" where there is none. known: the suite's defects that concern this series.
-    flags: for each key, all of this in words.
+    Attributes:
+        inspected: keys that were looked at.
+        duplicates: groups with identical weights.
+        shared: groups with some identical files.
+        missing: by key, shards that are named but not there.
+        unusable: by key, why the weights of a checkpoint cannot be used.
+        aside: by key, safetensors files that are no part of the weights, and not compared.
+        left_out: by key, entries of a hub's listing that cannot be used.
+        sizes: by key, bytes of weights.
+        odd_sizes: keys whose bytes are not the most common number.
+        gaps: of the whole series.
+        main: what the default branch is, "" where there is none.
+        known: the suite's defects that concern this series.
+        flags: by key, all of this in words.
     """
 
     inspected: tuple[str, ...]
@@ -108,10 +127,12 @@ def inspect_series(
         series: where the checkpoints are from; gaps are those of the whole series.
         checkpoints: those to inspect, by default all.
         against: other series that may have lent a shard.
-        hub: how to reach the hub. progress: called with (done, total).
+        hub: how to reach the hub.
+        progress: called with (done, total).
 
     Raises:
-        OptionError: no checkpoints. CheckpointError: the hub does not answer.
+        OptionError: there are no checkpoints.
+        CheckpointError: the hub does not answer.
     """
     hub = Hub() if hub is None else hub
     chosen = tuple(series.checkpoints if checkpoints is None else checkpoints)

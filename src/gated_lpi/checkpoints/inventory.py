@@ -44,7 +44,14 @@ _MOST_SHARDS = 10_000
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a listing: name, size in bytes, SHA-256 where it is known, git's id where it is known."""
+    """One file of a listing.
+
+    Attributes:
+        name: its path in the repository or folder.
+        size: bytes.
+        sha256: of its bytes, "" where it is not known.
+        git_oid: git's id of it, "" where it is not known.
+    """
 
     name: str
     size: int
@@ -59,10 +66,13 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The files of a checkpoint, and the names that the index of its weights lists (None without an index).
+    """The files of a checkpoint.
 
-    left_out: entries of a hub's listing that cannot be used, each with the reason; none of them is among the files.
-    named: what a folder's `config.json` names as its weights instead of the usual file or index.
+    Attributes:
+        files: all of them.
+        shards: the names that the index of its weights lists; None without an index.
+        left_out: entries of a hub's listing that cannot be used, each with the reason; none of them is among the files.
+        named: what a folder's `config.json` names as its weights instead of the usual file or index.
     """
 
     files: tuple[RemoteFile, ...]
@@ -144,9 +154,10 @@ class Inventory:
 
 
 def listed_files(entries: Iterable[tuple[Any, Any, Any, Any]]) -> tuple[tuple[RemoteFile, ...], tuple[str, ...]]:
-    """Sort a listing's (name, size, SHA-256, git's id) into files and lines about those that cannot be used.
+    """Sort the entries of a listing into files and lines about those that cannot be used.
 
-    An unknown size is None, an unknown hash None or "".
+    Args:
+        entries: name, size in bytes, SHA-256 and git's id of each. An unknown size is None, an unknown hash None or "".
     """
     files: dict[str, RemoteFile] = {}
     left_out: list[str] = []
@@ -171,12 +182,25 @@ def index_of(files: Iterable[RemoteFile], named: str = "") -> RemoteFile | None:
 
 
 def shards_of(text: str, index: str, what: str) -> tuple[str, ...]:
-    """The names of the shards in the text of an index of that name; raises WeightsError as `read_index` does."""
+    """The names of the shards in the text of an index.
+
+    Args:
+        text: of the index.
+        index: its name.
+        what: what to call it.
+
+    Raises:
+        WeightsError: it is no index, names no shards, or names what is not a file right beside it of their kind.
+    """
     return tuple(sorted(read_index(text, what, pickled=index == PICKLE_INDEX_NAME)))
 
 
 def folder_listing(folder: Path, files: tuple[RemoteFile, ...]) -> Inventory:
-    """What is known of the files of a folder, with the index read; raises WeightsError if that cannot be used."""
+    """What is known of the files of a folder, with the index read.
+
+    Raises:
+        WeightsError: the index or the `config.json` cannot be used.
+    """
     named = named_in_config(folder, [file.name for file in files])
     index = index_of(files, named)
     if index is None:
@@ -188,7 +212,8 @@ def folder_listing(folder: Path, files: tuple[RemoteFile, ...]) -> Inventory:
 def local_inventory(folder: Path) -> Inventory:
     """The files of a folder; those of the weights are read in full to hash them, and never opened as weights.
 
-    Raises WeightsError if a file or the index cannot be used.
+    Raises:
+        WeightsError: a file or the index cannot be used.
     """
     try:
         files = tuple(RemoteFile(name, (folder / name).stat().st_size) for name in file_names(folder))

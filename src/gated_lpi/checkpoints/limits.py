@@ -37,8 +37,13 @@ _now = threading.local()
 class AnswerLimits:
     """What holds for the requests of one question.
 
-    what: what is asked for, in words. address: the hub's. commit: of the file that is downloaded, "" for a listing.
-    largest: bytes of an answer. slowest: bytes a second, over each `slow_after` seconds.
+    Attributes:
+        what: what is asked for, in words.
+        address: the hub's.
+        commit: of the file that is downloaded, "" for a listing.
+        largest: bytes of an answer, at most.
+        slowest: bytes a second, at least, over each `slow_after` seconds.
+        slow_after: seconds.
     """
 
     what: str
@@ -51,7 +56,11 @@ class AnswerLimits:
     _bytes: int = 0
 
     def came(self, count: int) -> None:
-        """Count bytes; raises FetchError if too few came in the time since this was last looked at."""
+        """Count bytes that came.
+
+        Raises:
+            FetchError: too few came in the time since this was last looked at.
+        """
         self._bytes += count
         seconds = time.monotonic() - self._since
         if seconds < self.slow_after:

@@ -30,14 +30,22 @@ _CORRECT = "correct it, or delete it if the folder's name says enough"
 def list_local(folder: str | Path) -> list[Checkpoint]:
     """List the checkpoints of `folder`, sorted by stage and then numerically by step.
 
-    What is left out is not told here: `scan_local` lists it. Raises CheckpointError as `scan_local` does, and when
-    the folder holds no checkpoint at all.
+    What is left out is not told here: `scan_local` lists it.
+
+    Raises:
+        CheckpointError: `folder` is no folder, cannot be read or holds no checkpoint at all, or two sub-folders claim
+            the same step of the same stage.
     """
     return list(checkpoints_in(folder).checkpoints)
 
 
 def checkpoints_in(folder: str | Path) -> LocalListing:
-    """List a folder as `scan_local` does; raises CheckpointError, too, when it holds no checkpoint at all."""
+    """Sort what is in a folder into checkpoints, of which there is one at least, and all else, listed with the reason.
+
+    Raises:
+        CheckpointError: `folder` is no folder, cannot be read or holds no checkpoint at all, or two sub-folders claim
+            the same step of the same stage.
+    """
     listing = scan_local(folder)
     if not listing.checkpoints:
         found = "; ".join(f"{item.name} ({item.reason})" for item in listing.excluded[:SHOWN]) or "nothing"
@@ -54,8 +62,9 @@ def scan_local(folder: str | Path) -> LocalListing:
     Files and links that lead nowhere are listed as left out, whatever their names. Hidden entries, whose names begin
     with a dot, are left out of both lists: programs keep their own things and drafts there.
 
-    Raises CheckpointError if `folder` is no folder or cannot be read, or if two sub-folders claim the same step of the
-    same stage.
+    Raises:
+        CheckpointError: `folder` is no folder or cannot be read, or two sub-folders claim the same step of the same
+            stage.
     """
     root = Path(folder)
     try:
@@ -118,7 +127,11 @@ def _checkpoint(path: Path, name: Name, step: int) -> Checkpoint:
 
 
 def _record(file: Path) -> dict[str, Any]:
-    """What a folder's record says, {} without one; raises ForeignTextError if it cannot be used."""
+    """What a folder's record says, {} without one.
+
+    Raises:
+        ForeignTextError: it cannot be used.
+    """
     if not os.path.lexists(file):
         return {}
     kind = _kind(file)

@@ -27,7 +27,14 @@ _LONG = r"(?P<stage>lc(?:[-_][a-z0-9]+)*?)[-_]"
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way of naming checkpoints: its pattern, a real example, and who uses it."""
+    """One way of naming checkpoints.
+
+    Attributes:
+        name: what it is called.
+        pattern: regular expression that whole names match.
+        example: a real name.
+        used_by: who names checkpoints so.
+    """
 
     name: str
     pattern: str
@@ -67,7 +74,15 @@ INDEX_ONLY = "counts checkpoints, not steps: which step or token it is has to co
 
 @dataclass(frozen=True)
 class Name:
-    """What a name says. step is None, and index a number, where it counts checkpoints; tokens None where untold."""
+    """What a name says.
+
+    Attributes:
+        scheme: name of the scheme that read it.
+        stage: "" where it tells none.
+        step: None where it counts checkpoints instead.
+        tokens: training tokens, None where untold.
+        index: the number of the checkpoint where names count them, else None.
+    """
 
     scheme: str
     stage: str
@@ -118,7 +133,8 @@ def reason_against(name: str) -> str:
 def parse_count(text: str) -> int:
     """Read a number of steps or tokens: "5000", "20B", "1.5T".
 
-    Raises OptionError for anything else, and for a number that is too large to be stored.
+    Raises:
+        OptionError: it is anything else, or a number that is too large to be stored.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", text.strip(), _FLAGS)
     if match is None:
@@ -132,7 +148,11 @@ def parse_count(text: str) -> int:
 
 
 def parse_counts(text: str) -> list[int]:
-    """Read numbers of steps or tokens that are separated by commas; raises OptionError as `parse_count` does."""
+    """Read numbers of steps or tokens that are separated by commas: "0,5000,20B".
+
+    Raises:
+        OptionError: one is no number of steps or tokens, or too large to be stored.
+    """
     return [parse_count(part) for part in text.split(",")]
 
 

@@ -26,7 +26,14 @@ Spacing = Literal["log", "even"]
 
 @dataclass(frozen=True)
 class Match:
-    """What was asked for on an axis, and the checkpoint that is nearest to it."""
+    """What was asked for on an axis, and the checkpoint that is nearest to it.
+
+    Attributes:
+        axis: "steps" or "tokens".
+        asked: the step, or the number of tokens, that was asked for.
+        found: that of the nearest checkpoint.
+        key: the name of this checkpoint.
+    """
 
     axis: AxisName
     asked: int
@@ -35,15 +42,18 @@ class Match:
 
     @property
     def mismatch(self) -> int:
-        """found − asked, in steps or tokens."""
+        """The difference found − asked, in steps or tokens."""
         return self.found - self.asked
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen checkpoints in training order, and how each wish was met. Two wishes may share a checkpoint.
+    """The chosen checkpoints, and how each wish was met. Two wishes may share a checkpoint.
 
-    unmet: with `every`, how many multiples between the first checkpoint and the last have none near them.
+    Attributes:
+        checkpoints: in training order.
+        matches: one for each step or number of tokens that was asked for.
+        unmet: with `every`, how many multiples between the first checkpoint and the last have none near them.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -58,7 +68,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Pair:
-    """One checkpoint of each of two series; difference: that of b minus that of a, in steps or tokens."""
+    """One checkpoint of each of two series.
+
+    Attributes:
+        a, b: the checkpoints.
+        difference: that of b minus that of a, in steps or tokens.
+        relative: the difference over the larger of the two.
+    """
 
     a: Checkpoint
     b: Checkpoint
@@ -68,7 +84,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Pairs in training order, and the checkpoints of each series that have no partner."""
+    """Checkpoints of two series, paired.
+
+    Attributes:
+        on: the axis, "steps" or "tokens".
+        pairs: in training order.
+        unmatched_a, unmatched_b: the checkpoints of each series that have no partner.
+    """
 
     on: AxisName
     pairs: tuple[Pair, ...]
@@ -91,8 +113,9 @@ def select(
     Args:
         series: what to choose from.
         steps, tokens: the nearest checkpoint to each.
-        count: so many different ones, from the first to the last; `spacing` on the axis of steps is "log" (the
-            default: equal ratios, and step 0 if there is one) or "even".
+        count: so many different ones, from the first to the last.
+        spacing: with `count`, how they are spaced on the axis of steps: "log" (the default, equal ratios, and step 0 if
+            there is one) or "even".
         every: the nearest to each multiple of so many steps, where one lies within half that distance.
         stages: only these stages, before anything else.
 
@@ -224,7 +247,11 @@ def _of_stages(series: Series | Sequence[Checkpoint], stages: Sequence[str] | No
 
 
 def _axis(checkpoints: tuple[Checkpoint, ...], axis: AxisName) -> list[int]:
-    """The values of an axis, which grow along the checkpoints; OptionError where they are untold or do not."""
+    """The values of an axis, which grow along the checkpoints.
+
+    Raises:
+        OptionError: they are untold for some checkpoint, are no numbers that can be stored, or do not grow.
+    """
     values = [checkpoint.step if axis == "steps" else checkpoint.tokens for checkpoint in checkpoints]
     other = "tokens" if axis == "steps" else "steps"
     silent = [c.key for c, value in zip(checkpoints, values, strict=True) if value is None]

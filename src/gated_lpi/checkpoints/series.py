@@ -34,8 +34,13 @@ _OLD_REPO = re.compile(r"[\w.-]+", re.ASCII)  # the first repositories of the hu
 class Series:
     """Checkpoints in training order, and what was left out.
 
-    source: what was asked for. suite: the public suite's row, None if it is none. main: the default branch as a
-    checkpoint of its own, None if there is none; it is never part of the series. notes: what to know before use.
+    Attributes:
+        source: what was asked for.
+        checkpoints: in training order.
+        excluded: what was left out, with the reasons.
+        suite: the public suite's row, None if it is none.
+        main: the default branch as a checkpoint of its own, None if there is none; it is never part of the series.
+        notes: what to know before use.
     """
 
     source: str

@@ -29,8 +29,12 @@ class _Row(BaseModel):
 class Defect(_Row):
     """Something known to be wrong.
 
-    repos: which repositories it concerns, all of the suite if empty. steps: single steps and [first, last] ranges; if
-    empty, it concerns the series rather than single checkpoints. stage: the stage, any if empty. source: an address.
+    Attributes:
+        what: in words.
+        source: an address that says so.
+        repos: which repositories it concerns, all of the suite if empty.
+        steps: single steps and [first, last] ranges; if empty, it concerns the series rather than single checkpoints.
+        stage: the stage, any if empty.
     """
 
     what: str
@@ -52,14 +56,24 @@ class Defect(_Row):
 
 
 class Index(_Row):
-    """For names that count checkpoints: index i has seen (i + first) · tokens training tokens, approximately."""
+    """For names that count checkpoints: index i has seen (i + first) · tokens training tokens, approximately.
+
+    Attributes:
+        tokens: training tokens between two checkpoints.
+        first: what is added to an index.
+    """
 
     tokens: _Positive
     first: _Count = 0
 
 
 class Point(_Row):
-    """One checkpoint in a repository of its own. tokens: training tokens, where the repository's name tells none."""
+    """One checkpoint in a repository of its own.
+
+    Attributes:
+        repo: the repository.
+        tokens: training tokens, where the repository's name tells none.
+    """
 
     repo: str
     tokens: _Count | None = None
@@ -74,11 +88,19 @@ class Point(_Row):
 class Suite(_Row):
     """One public suite.
 
-    scheme: name of a row of `gated_lpi.checkpoints.names.SCHEMES`, or "repository". repos: its repositories, each a
-    series; one with * stands for all that match. points: instead, one repository per checkpoint, together a series.
-    joined: for a repository, others whose branches belong to the same series. tokens_per_step: where names tell no
-    tokens; tokens_stages: the stages that it holds for, all if empty. index: for names that count checkpoints.
-    main: what the default branch is, where it is known. moe: mixture of experts.
+    Attributes:
+        name: what it is called.
+        scheme: name of a row of `gated_lpi.checkpoints.names.SCHEMES`, or "repository".
+        repos: its repositories, each a series; one with * stands for all that match.
+        points: instead, one repository per checkpoint, together a series.
+        joined: for a repository, others whose branches belong to the same series.
+        tokens_per_step: training tokens in a step, where names tell no tokens.
+        tokens_stages: the stages that this holds for, all if empty.
+        index: for names that count checkpoints.
+        moe: whether the models are mixtures of experts.
+        main: what the default branch is, where it is known.
+        notes: what to know before use.
+        defects: what is known to be wrong with some checkpoints.
     """
 
     name: str

@@ -20,11 +20,15 @@ SHOWN = 12  # names that a line has room for
 class Checkpoint:
     """One set of weights of a series.
 
-    path: folder that holds the weights, None while they are on a hub only. key: its name within the series, e.g.
-    "step-100". step: what `step_unit` counts, as a rule optimizer steps taken. tokens: training tokens seen, None
-    where unknown. stage: stage of the training run, "" where it has one only. commit: pinned commit, "" for a local
-    folder. repo, revision: repository and branch on the hub, "" for a local folder. step_unit: STEPS, or, where a
-    series does not tell its optimizer steps, BILLION_TOKENS or INDEX.
+    Attributes:
+        path: folder that holds the weights, None while they are on a hub only.
+        key: its name within the series, e.g. "step-100".
+        step: what `step_unit` counts, as a rule optimizer steps taken.
+        tokens: training tokens seen, None where unknown.
+        stage: stage of the training run, "" where it has one only.
+        commit: pinned commit, "" for a local folder.
+        repo, revision: repository and branch on the hub, "" for a local folder.
+        step_unit: STEPS, or, where a series does not tell its optimizer steps, BILLION_TOKENS or INDEX.
     """
 
     path: Path | None
@@ -42,7 +46,12 @@ class Checkpoint:
 class Excluded:
     """A branch, repository, folder or file that is left out of a series, and why.
 
-    Both are to be shown: what no output can take (halves of surrogate pairs) is spelt out in them.
+    Name and reason are to be shown: what no output can take (halves of surrogate pairs) is spelt out in them.
+
+    Attributes:
+        name: of the branch, folder or file.
+        reason: why it is left out.
+        repo: the repository that it is of, "" for a local folder.
     """
 
     name: str
@@ -69,7 +78,12 @@ def shortened(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class LocalListing:
-    """The checkpoints of a folder in training order, and all else in it, which is left out."""
+    """What is in a folder.
+
+    Attributes:
+        checkpoints: in training order.
+        excluded: all else, which is left out, with the reasons.
+    """
 
     checkpoints: tuple[Checkpoint, ...]
     excluded: tuple[Excluded, ...]
@@ -87,7 +101,13 @@ class LocalListing:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: name, size in bytes and SHA-256 of its bytes."""
+    """One safetensors file.
+
+    Attributes:
+        name: the file's.
+        size: bytes.
+        sha256: of its bytes.
+    """
 
     name: str
     size: int
@@ -98,10 +118,14 @@ class WeightFile:
 class WeightsReport:
     """Weights that were read in full and found finite.
 
-    sha256: one digest over the names and digests of all files; equal for byte-identical checkpoints only.
-    parameters: number of stored values. dtypes: number of stored values of each dtype. aside: names of safetensors
-    files that lie beside the weights and are no part of them, so that neither digest nor check covers them.
-    stamp: by what `refuse_changed` sees whether a file was written to since; no part of what was found.
+    Attributes:
+        files: the files, in name order.
+        sha256: one digest over the names and digests of all files; equal for byte-identical checkpoints only.
+        parameters: number of stored values.
+        dtypes: number of stored values of each dtype.
+        aside: names of safetensors files that lie beside the weights and are no part of them, so that neither digest
+            nor check covers them.
+        stamp: by what `refuse_changed` sees whether a file was written to since; no part of what was found.
     """
 
     files: tuple[WeightFile, ...]

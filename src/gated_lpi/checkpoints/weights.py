@@ -30,11 +30,18 @@ _PART = 1 << 24  # values that are looked at together, which bounds memory whate
 
 
 def check_weights(folder: str | Path | None) -> WeightsReport:
-    """Read the weights that transformers would load of one checkpoint folder: their digests, number and dtypes.
+    """Read the weights that transformers would load of one checkpoint folder.
 
-    Raises WeightsError if there is no folder (the path of a checkpoint that was not fetched), no weights, only pickled
-    ones or files that transformers does not look for, a file that is cut short or corrupt, a missing shard or tensor,
-    or values that are NaN or infinite (the message names the tensors).
+    Args:
+        folder: the checkpoint's; None is the path of one that was not fetched.
+
+    Returns:
+        Their digests, number and dtypes.
+
+    Raises:
+        WeightsError: there is no folder, no weights, only pickled ones or files that transformers does not look for, a
+            file that is cut short or corrupt, a missing shard or tensor, or there are values that are NaN or infinite
+            (the message names the tensors).
     """
     if folder is None:
         raise WeightsError("The checkpoint is not on this machine yet. Fetch it first, then check the folder it is in.")
@@ -110,7 +117,11 @@ def _refuse_missing(expected: Mapping[Path, frozenset[str]], seen: dict[Path, se
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; raises WeightsError if they cannot be read."""
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        WeightsError: they cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,7 +63,11 @@ def command(
 
 
 def finish(experiment: Experiment, out: str | Path, *, retry_quarantined: bool = False) -> int:
-    """Run an experiment with progress bars, write its report, say where it is; how many checkpoints are quarantined."""
+    """Run an experiment with progress bars, write its report and say where it is.
+
+    Returns:
+        How many checkpoints are quarantined.
+    """
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from gated_lpi.report import build_report

@@ -78,13 +78,14 @@ class FactsSpec(Spec):
 
         Raises:
             FactsError: they cannot be read.
+            OptionError: the separator is not a text that can be written.
         """
         facts = load_facts(self.source, on_error=self.on_error)
         return facts if self.separator is None else facts.with_separator(self.separator)
 
 
 class _Attribution(Spec):
-    """Options of `attribute`: those of the method, and what is scored; what is kept are means over relations."""
+    """Options of `attribute`, which are the method's and what is scored; what is kept are means over relations."""
 
     @property
     def method(self) -> LPI:
@@ -109,7 +110,14 @@ else:  # its keys are those of the method and of scoring, which are declared the
 
 
 class MetricsSpec(Spec):
-    """Options of `metrics.summarise`: top set's share, windows of steps, bootstrap draws."""
+    """Options of `metrics.summarise`.
+
+    Attributes:
+        fraction: share of the units in a top set.
+        windows: name → (first step, last step), for ρ_avg and σ_rel; None: those of `summarise`.
+        draws: bootstrap draws, and random sets drawn for chance intervals.
+        seed: of both kinds of draw.
+    """
 
     fraction: float = Field(default=0.01, gt=0, le=1)
     windows: Annotated[dict[str, tuple[Whole, Whole]], Field(min_length=1)] | None = None
@@ -131,6 +139,14 @@ class AblationSpec(Spec):
     """What is ablated at the last checkpoint: the top heads, and the top share of FFN units, each beside random ones.
 
     In a model with fewer than twice as many heads as a row asks for, half of its heads are ablated instead.
+
+    Attributes:
+        heads: how many heads, a row each.
+        units: which shares of the FFN units, a row each.
+        random_draws: random sets of as many, for each row.
+        k: the k of HIT@k.
+        top_units: how many top units of each kind are described.
+        seed: of the draws.
     """
 
     heads: Annotated[tuple[Positive, ...], AfterValidator(different)] = (1, 10)
@@ -142,9 +158,10 @@ class AblationSpec(Spec):
 
 
 class Arm(Spec):
-    """One series of checkpoints. Exactly one of the first three says where it is from.
+    """One series of checkpoints. Exactly one of `train`, `checkpoints` and `series` says where it is from.
 
     Attributes:
+        name: what it is called in files and reports.
         train: trained by the run: a kind of model.
         checkpoints: a folder of checkpoints, all of which are taken.
         series: a suite, a repository, several repositories or a folder: see `list_series`.
@@ -153,9 +170,9 @@ class Arm(Spec):
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
         group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
-        replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group
-            NAME (unless `group` says another), each with a seed one more than the one before it. NAME is the group or
-            the kind if there is no `name`.
+        replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group NAME
+            (unless `group` says another), each with a seed one more than the one before it. NAME is the group or the
+            kind if there is no `name`.
     """
 
     name: ArmName
@@ -209,7 +226,11 @@ class Arm(Spec):
         return self
 
     def each(self, seed: int) -> Iterator[Arm]:
-        """The arms that it stands for: itself, or its replicates; `seed` is that of the first unless it has its own."""
+        """The arms that an arm stands for: itself, or its replicates.
+
+        Args:
+            seed: that of the first replicate unless the arm has its own.
+        """
         if self.replicates is None:
             yield self
             return
@@ -221,7 +242,18 @@ class Arm(Spec):
 
 
 class Experiment(Spec):
-    """A whole experiment. `engine` and `storage` say how it is carried out, all else what its results are."""
+    """A whole experiment.
+
+    Attributes:
+        name: what it is called.
+        facts: which facts, and how they are put to the models.
+        attribution: options of `attribute`.
+        metrics: options of `summarise`.
+        ablation: what is ablated at the last checkpoints.
+        training: what the arms that are trained share.
+        engine, storage: how it is carried out; all else says what its results are.
+        arms: its series of checkpoints.
+    """
 
     name: str
     facts: FactsSpec = FactsSpec()
@@ -308,7 +340,7 @@ class Experiment(Spec):
         ]
 
     def with_settings(self, **sections: dict[str, Any]) -> Experiment:
-        """The same experiment with some keys of `engine` or `storage` set anew.
+        """This experiment with some keys of `engine` or `storage` set anew.
 
         Raises:
             OptionError: a value that means nothing.

@@ -14,7 +14,11 @@ EngineKind = Literal["local", "ray"]
 
 
 def in_bytes(given: object) -> object:
-    """Bytes from text such as "200GB"; a number, and anything else, is left for pydantic to judge."""
+    """Bytes from text such as "200GB"; a number, and anything else, is left for pydantic to judge.
+
+    Raises:
+        ValueError: the text says no amount of memory.
+    """
     if not isinstance(given, str):
         return given
     try:

@@ -48,7 +48,7 @@ def check_facts(facts: FactSet, *, min_templates: int = 2) -> list[str]:
 
 
 def oddities(relation: Relation) -> Iterator[str]:
-    """Yield what looks like an accident in the relation's name, samples and templates, one line each."""
+    """What looks like an accident in the relation's name, samples and templates, one line each."""
     counts = Counter(relation.samples)
     repeated = [fact_of(s) for s, n in counts.items() if n > 1]
     if repeated:
@@ -81,7 +81,7 @@ def fact_of(sample: Sample) -> str:
 
 
 def _lookalikes(relation: Relation) -> Iterator[str]:
-    """Yield texts that a reader would take for one, and a tokenizer does not."""
+    """Find texts that a reader would take for one, and a tokenizer does not."""
     kinds: dict[str, Iterable[tuple[str, ...]]] = {
         "subjects": ((s.subject,) for s in relation.samples),
         "objects": ((s.object,) for s in relation.samples),

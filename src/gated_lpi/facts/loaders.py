@@ -63,20 +63,25 @@ def load_facts(
 ) -> FactSet:
     """Load facts from where `source` says.
 
+    The source is one of these:
+
     - "builtin": the set that comes with the package (a folder of that name is "./builtin");
     - a `.json` file in the LRE schema: one relation;
     - a folder: every `*.json` file in it and below, ordered by path; links to folders are noted, not followed;
-    - a `.jsonl` file, a fact a line; each line keeps its own template, and lines of one relation are
-      brought together. Lines of {"prompt", "target"} belong to relation "prompts" unless they name one;
-    - (prompt, target) pairs in any order-keeping form (list, tuple, generator, array of texts): one relation
-      "prompts", a prompt for each pair, repeats too.
+    - a `.jsonl` file, a fact a line; each line keeps its own template, and lines of one relation are brought together.
+      Lines of {"prompt", "target"} belong to relation "prompts" unless they name one;
+    - (prompt, target) pairs in any order-keeping form (list, tuple, generator, array of texts): one relation "prompts",
+      a prompt for each pair, repeats too.
 
     Args:
-        source: as above.
-        separator: what stands between prompt and answer, "auto" or a text (see `join`), in relations that name none;
-            a "separator" in a relation file, a sample or a line is kept (`FactSet.with_separator` overrides all).
-        on_error: "raise", or "skip" samples, lines and pairs that cannot be used: they are listed in
-            `FactSet.skipped` with their reasons, and counted in its notes.
+        source: a name or path, or pairs.
+        separator: what stands between prompt and answer, "auto" or a text (see `join`), in relations that name none; a
+            "separator" in a relation file, a sample or a line is kept (`FactSet.with_separator` overrides all).
+        on_error: "raise", or "skip" samples, lines and pairs that cannot be used: they are listed in `FactSet.skipped`
+            with their reasons, and counted in its notes.
+
+    Returns:
+        The facts, with notes on what was repaired, dropped, skipped or odd.
 
     Raises:
         FactsError: the source is none of these, is missing, cannot be read or has a wrong value; or every fact was
@@ -116,7 +121,12 @@ def _is_folder(path: Path) -> bool:
 
 @dataclass
 class _Skips:
-    """What becomes of a fact that cannot be used: it is raised, or put here."""
+    """What becomes of a fact that cannot be used: it is raised, or put here.
+
+    Attributes:
+        on_error: "raise" or "skip".
+        skipped: the facts that were left out, with their reasons.
+    """
 
     on_error: OnError
     skipped: list[Skipped] = field(default_factory=list)
@@ -205,7 +215,14 @@ def _from_files(files: Sequence[Path], root: Path, source: str, separator: str |
 
 
 class _Fact(NamedTuple):
-    """One fact of a file: texts repaired in it, keys that are not read, its relation if it names one."""
+    """One fact of a file.
+
+    Attributes:
+        sample: the fact.
+        repaired: texts that were repaired in it.
+        unread: keys that are not read.
+        relation: name of its relation if it names one, else "".
+    """
 
     sample: Sample
     repaired: int

@@ -15,7 +15,11 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put `where` (a file, a relation, a position) in front of a `FactsError` raised inside."""
+    """Put `where` (a file, a relation, a position) in front of a `FactsError` raised inside.
+
+    Raises:
+        FactsError: what was raised inside, with the place in front.
+    """
     try:
         yield
     except FactsError as error:

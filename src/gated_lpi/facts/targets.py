@@ -48,7 +48,14 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt's input `ids`, and its target token by id and as the vocabulary spells it ("ĠParis")."""
+    """A prompt as a model is given it, and its target token.
+
+    Attributes:
+        ids: the input, token ids.
+        target_id: the target token's id.
+        target_token: the target token as the vocabulary spells it ("ĠParis").
+        prompt: the prompt that was encoded.
+    """
 
     ids: tuple[int, ...]
     target_id: int
@@ -58,7 +65,13 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class Collision:
-    """Different objects of one relation that have the same first token, so a score cannot tell them apart."""
+    """Different objects of one relation that have the same first token, so a score cannot tell them apart.
+
+    Attributes:
+        relation: name of the relation.
+        token: the token that they share, as the vocabulary spells it.
+        objects: the objects, each once.
+    """
 
     relation: str
     token: str
@@ -66,14 +79,24 @@ class Collision:
 
 
 class Vocabulary(NamedTuple):
-    """How many token ids a model can take (rows of its embedding) and predict (its logits)."""
+    """How many token ids a model can take and predict.
+
+    Attributes:
+        n_embeddings: rows of its embedding.
+        n_logits: number of its logits.
+    """
 
     n_embeddings: int
     n_logits: int
 
 
 class Encoded(NamedTuple):
-    """The prompts that can be used, in their order, and those that cannot, with their reasons."""
+    """The prompts that can be used, and those that cannot.
+
+    Attributes:
+        prompts: those that can be used, in their order.
+        skipped: those that cannot, with their reasons.
+    """
 
     prompts: list[EncodedPrompt]
     skipped: tuple[Skipped, ...]
@@ -88,12 +111,20 @@ def encode(
 ) -> list[EncodedPrompt]:
     """Cut each prompt, tokenised with its answer, into input ids and the target token.
 
-    `bos` puts a BOS token first (True) or takes it away (False); None leaves it to the tokenizer.
+    Args:
+        tokenizer: of the model.
+        prompts: what to encode.
+        vocabulary: how many ids the model has; None: any id will do.
+        bos: put a BOS token first (True) or take it away (False); None leaves it to the tokenizer.
 
-    Raises `FactsError`, naming the facts and their templates, if there are prompts whose answer is blank, has no
-    token or only an unknown or other special one; whose end and the answer's start are covered by one token; that
-    have no token before the target; or, if the model's `vocabulary` is given, that have ids beyond it. `OptionError` if
-    a BOS token is asked for and the tokenizer has none.
+    Returns:
+        The encoded prompts, in their order.
+
+    Raises:
+        FactsError: names the facts and their templates: there are prompts whose answer is blank, has no token or only
+            an unknown or other special one; whose end and the answer's start are covered by one token; that have no
+            token before the target; or, if `vocabulary` is given, that have ids beyond it.
+        OptionError: a BOS token is asked for and the tokenizer has none.
     """
     return encode_or_skip(tokenizer, prompts, "raise", vocabulary, bos=bos).prompts
 
@@ -106,10 +137,21 @@ def encode_or_skip(
     *,
     bos: bool | None = None,
 ) -> Encoded:
-    """`encode`, but with on_error="skip" a prompt that it refuses is left out and listed.
+    """Encode prompts, and leave out and list those that `encode` would refuse, or raise for them.
 
-    Raises `FactsError` for refused prompts if on_error is "raise", and if every prompt is refused; `OptionError` for
-    another value of on_error, or as `encode` does.
+    Args:
+        tokenizer: of the model.
+        prompts: what to encode.
+        on_error: "skip" leaves a refused prompt out and lists it; "raise" does what `encode` does.
+        vocabulary: how many ids the model has; None: any id will do.
+        bos: put a BOS token first (True) or take it away (False); None leaves it to the tokenizer.
+
+    Returns:
+        The encoded prompts, in their order, and those that were skipped.
+
+    Raises:
+        FactsError: a prompt is refused and `on_error` is "raise"; or every prompt is refused.
+        OptionError: another value of `on_error`, or a BOS token that the tokenizer does not have.
     """
     check_on_error(on_error)
     if bos and tokenizer.bos_token_id is None:

@@ -46,7 +46,11 @@ def join(prompt: str, target: str, separator: str = AUTO) -> str:
 
 
 def check_text(value: object, key: str) -> str:
-    """Return the value as a plain text; `FactsError` if it is none or holds half of a surrogate pair."""
+    """The value as a plain text.
+
+    Raises:
+        FactsError: it is no text, or holds half of a surrogate pair; names the key.
+    """
     if not isinstance(value, str):
         raise FactsError(f"{key!r} is {shown(value)}; expected a text")
     if not value.isascii() and has_surrogate(value):
@@ -55,7 +59,11 @@ def check_text(value: object, key: str) -> str:
 
 
 def check_separator(separator: object) -> str:
-    """Return the separator; `FactsError` unless it is "auto" or another text that can be written."""
+    """The separator, once it is known to be one.
+
+    Raises:
+        FactsError: it is neither "auto" nor another text that can be written.
+    """
     if not isinstance(separator, str):
         raise FactsError(
             f"'separator' is {shown(separator)}; expected \"auto\" (one space where there is no whitespace) "
@@ -65,7 +73,11 @@ def check_separator(separator: object) -> str:
 
 
 def separator_option(separator: object) -> str:
-    """`check_separator` for an argument: an `OptionError` names what is wrong with it."""
+    """The separator that was given as an argument, once it is known to be one.
+
+    Raises:
+        OptionError: it is neither "auto" nor another text that can be written.
+    """
     try:
         return check_separator(separator)
     except FactsError as error:
@@ -73,13 +85,21 @@ def separator_option(separator: object) -> str:
 
 
 def check_on_error(on_error: str) -> None:
-    """Raise `OptionError` unless on_error is "raise" or "skip"."""
+    """Refuse what `on_error` may not be.
+
+    Raises:
+        OptionError: it is neither "raise" nor "skip".
+    """
     if on_error not in get_args(OnError):
         raise OptionError(f"on_error={on_error!r}; choose one of {', '.join(get_args(OnError))}")
 
 
 def check_template(template: str) -> None:
-    """Raise `FactsError` unless the template has exactly one "{}"."""
+    """Refuse a text in which there is no one place for the subject.
+
+    Raises:
+        FactsError: it does not have exactly one "{}".
+    """
     count = check_text(template, "template").count(SLOT)
     if count != 1:
         raise FactsError(
@@ -90,7 +110,17 @@ def check_template(template: str) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """One fact. `template` and `separator` are its own wording; without them, its relation's apply."""
+    """One fact.
+
+    Attributes:
+        subject: what it is about.
+        object: its answer.
+        template: its own wording; None: the templates of its relation apply.
+        separator: what stands between its prompts and its answer; None: that of its relation applies.
+
+    Raises:
+        FactsError: a text is blank, no text or has half of a surrogate pair, or the template has not exactly one "{}".
+    """
 
     subject: str
     object: str
@@ -98,7 +128,11 @@ class Sample:
     separator: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse blank texts, malformed templates and what is no text."""
+        """Refuse blank texts, malformed templates and what is no text.
+
+        Raises:
+            FactsError: says which of these it is.
+        """
         for key, text in (("subject", self.subject), ("object", self.object)):
             if not check_text(text, key).strip():
                 raise FactsError(f"the {key} is {text!r}; give it at least one visible character")
@@ -112,9 +146,17 @@ class Sample:
 class Relation:
     """Facts of one kind and the templates that put them into words, as in an LRE relation file.
 
-    `prompt_templates_zs` (the file's zero-shot variants) are kept but make no prompts. `separator` is what stands
-    between prompt and answer (see `join`); None is "auto" that may be filled in when facts are loaded. Raises
-    `FactsError` for a relation without a name, samples or templates, and for a template without exactly one "{}".
+    Attributes:
+        name: what it is called.
+        prompt_templates: texts with one "{}" each, where the subject goes.
+        samples: the facts.
+        prompt_templates_zs: the file's zero-shot variants, which are kept but make no prompts.
+        properties: whatever else the file says of it.
+        separator: what stands between prompt and answer (see `join`); None is "auto" that may be filled in when facts
+            are loaded.
+
+    Raises:
+        FactsError: it has no name, samples or templates, or a template has not exactly one "{}".
     """
 
     name: str
@@ -125,7 +167,11 @@ class Relation:
     separator: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a relation that can make no prompt."""
+        """Refuse a relation that can make no prompt.
+
+        Raises:
+            FactsError: it has no name, samples or templates, or something in it is no text that can be written.
+        """
         if not check_text(self.name, "name").strip():
             raise FactsError(f"the relation's name is {self.name!r}; give it a name")
         with located(f"relation {self.name!r}"):
@@ -164,11 +210,20 @@ class Relation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A fact through a template: `text` without its answer, `target`, the answer, and the `separator` between.
+    """A fact through a template.
 
-    With "auto", a fact set's prompts have the joint's space in `target` (" Paris"); in prompts built by hand it may
-    be left out, since `join` gives the same for both. With any other separator the target is the answer as it was
-    given. `joined` is the whole in every case.
+    With "auto", a fact set's prompts have the joint's space in `target` (" Paris"); in prompts built by hand it may be
+    left out, since `join` gives the same for both. With any other separator the target is the answer as it was given.
+    `joined` is the whole in every case.
+
+    Attributes:
+        text: the prompt without its answer.
+        target: the answer.
+        relation: name of the fact's relation.
+        subject: the fact's subject.
+        object: the fact's object.
+        template: the template that was used.
+        separator: what stands between text and answer.
     """
 
     text: str
@@ -192,23 +247,35 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A fact that was left out, and why. `fact` says which: its place in a file, or the words of its `prompt`."""
+    """A fact that was left out, and why.
+
+    Attributes:
+        fact: which one: its place in a file, or the words of its prompt.
+        reason: why.
+        prompt: its prompt, where it has come to one.
+    """
 
     fact: str
     reason: str
     prompt: Prompt | None = None
 
     def __str__(self) -> str:
-        """Both in one line."""
+        """The fact and the reason in one line."""
         return f"{self.fact}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class FactSet:
-    """Relations, where they came from, and `notes` on everything repaired, dropped or odd in them.
+    """Relations, where they came from, and what was odd in them; `len()` is the number of facts.
 
-    `skipped` holds every fact that could not be loaded, if the loader was told to skip those. `len()` is the number
-    of facts. Raises `FactsError` for no relations, or two of one name.
+    Attributes:
+        relations: in their order.
+        source: what they were loaded from.
+        notes: everything repaired, dropped or odd in them, one line each.
+        skipped: every fact that could not be loaded, if the loader was told to skip those.
+
+    Raises:
+        FactsError: there are no relations, or two of one name.
     """
 
     relations: tuple[Relation, ...]
@@ -217,7 +284,11 @@ class FactSet:
     skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an empty set and relations that cannot be told apart."""
+        """Refuse an empty set and relations that cannot be told apart.
+
+        Raises:
+            FactsError: there are no relations, or two of one name.
+        """
         if not self.relations:
             raise FactsError(f"{self.source}: no relations; give at least one")
         twice = [name for name, n in Counter(r.name for r in self.relations).items() if n > 1]
@@ -242,9 +313,10 @@ class FactSet:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def with_separator(self, separator: str) -> "FactSet":
-        """The same facts, all joined by this separator, whatever they or their relations name.
+        """These facts, all joined by this separator, whatever they or their relations name.
 
-        Raises `OptionError` if it is not a text.
+        Raises:
+            OptionError: it is neither "auto" nor another text that can be written.
         """
         given = separator_option(separator)
         relations = (
@@ -256,12 +328,13 @@ class FactSet:
     def prompts(self, templates: Templates = "first") -> tuple[Prompt, ...]:
         """The facts in words, relation by relation, in the order of their samples.
 
-        - "first": each fact through the first template that applies to it;
-        - "all": each fact through every template that applies to it;
-        - "held_out": fact i of a relation through template i mod T, one prompt a fact.
+        Args:
+            templates: "first": each fact through the first template that applies to it. "all": each fact through every
+                template that applies to it. "held_out": fact i of a relation through template i mod T, one prompt a
+                fact. A fact with a template of its own has T = 1: all three give that one prompt.
 
-        A fact with a template of its own has T = 1: all three give that one prompt. Raises `OptionError`
-        for another value.
+        Raises:
+            OptionError: another value of `templates`.
         """
         if templates not in get_args(Templates):
             raise OptionError(f"templates={templates!r}; choose one of {', '.join(get_args(Templates))}")

@@ -21,7 +21,11 @@ _ESCAPES = re.compile(r"(?:\\u[0-9A-Fa-f]{4})+")
 
 
 def content(path: Path) -> str:
-    """The text of a regular file in UTF-8, with or without a byte order mark; line ends come back as "\\n"."""
+    """The text of a regular file in UTF-8, with or without a byte order mark; line ends come back as "\\n".
+
+    Raises:
+        FactsError: it is a folder, pipe or device, no UTF-8 text, or cannot be read.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise FactsError("cannot be read, for it is a folder, pipe or device; give a regular file")
@@ -33,7 +37,11 @@ def content(path: Path) -> str:
 
 
 def json_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All "*.json" in a folder and below, ordered by path; also the links to folders, which are not followed."""
+    """All "*.json" in a folder and below, ordered by path; also the links to folders, which are not followed.
+
+    Raises:
+        FactsError: a folder cannot be read.
+    """
     found: list[Path] = []
     links: list[Path] = []
     waiting = [folder]
@@ -52,7 +60,11 @@ def json_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def parsed(text: str) -> object:
-    """The value that a JSON text writes."""
+    """The value that a JSON text writes.
+
+    Raises:
+        FactsError: it is no JSON that can be used.
+    """
     try:
         return parse_json(text)
     except ForeignTextError as error:
@@ -60,7 +72,11 @@ def parsed(text: str) -> object:
 
 
 def parsed_line(line: str) -> object:
-    """The value of one line; columns are its own."""
+    """The value of one line; columns are its own.
+
+    Raises:
+        FactsError: it is no JSON that can be used.
+    """
     try:
         return parse_json(line)
     except ForeignTextError as error:
@@ -68,17 +84,25 @@ def parsed_line(line: str) -> object:
 
 
 def unescaped(record: Mapping[str, object], depth: int = 0) -> tuple[dict[str, object], int]:
-    """Undo double escaping in every text inside a JSON object; also the number of texts it changed.
+    """Undo double escaping in every text inside a JSON object.
 
-    `depth` counts the lists and objects around it. Raises `FactsError` for half of a surrogate pair, in keys too, and
-    for lists and objects that are nested more than MAX_DEPTH levels deep.
+    Args:
+        record: the object.
+        depth: how many lists and objects are around it.
+
+    Returns:
+        The object, and the number of texts in it that were changed.
+
+    Raises:
+        FactsError: it holds half of a surrogate pair, in keys too, or lists and objects that are nested more than
+            MAX_DEPTH levels deep.
     """
     values = {check_text(key, "a key"): _unescaped(value, key, depth + 1) for key, value in record.items()}
     return {key: value for key, (value, _) in values.items()}, sum(n for _, n in values.values())
 
 
 def _unescaped(data: object, key: str, depth: int) -> tuple[object, int]:
-    """`unescaped` for what stands at a key, inside `depth` lists and objects."""
+    """Undo double escaping in what stands at a key, inside `depth` lists and objects; count the texts it changed."""
     if isinstance(data, str):
         text = _ESCAPES.sub(_unescape, check_text(data, key))
         return text, int(text != data)
@@ -98,31 +122,51 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def record_of(data: object, expected: str) -> Mapping[str, object]:
-    """`data` as a JSON object; `expected` says what to give instead."""
+    """`data` as a JSON object; `expected` says what to give instead.
+
+    Raises:
+        FactsError: it is something else.
+    """
     if not isinstance(data, Mapping):
         raise FactsError(f"expected a JSON object, got {shown(data)}; give {expected}")
     return data
 
 
 def value_of(record: Mapping[str, object], key: str) -> object:
-    """The value of a key that must be there."""
+    """The value of a key that must be there.
+
+    Raises:
+        FactsError: the key is not there.
+    """
     if key not in record:
         raise FactsError(f"no key {key!r} (there are: {listed(map(brief, record)) or 'none'}); add it")
     return record[key]
 
 
 def text_of(record: Mapping[str, object], key: str) -> str:
-    """The text of a key that must be there."""
+    """The text of a key that must be there.
+
+    Raises:
+        FactsError: the key is not there, or its value is no text that can be written.
+    """
     return check_text(value_of(record, key), key)
 
 
 def separator_of(record: Mapping[str, object]) -> str | None:
-    """The separator that a relation or a fact names, or None."""
+    """The separator that a relation or a fact names, or None.
+
+    Raises:
+        FactsError: it is neither "auto" nor another text that can be written.
+    """
     return check_separator(record["separator"]) if "separator" in record else None
 
 
 def list_of(record: Mapping[str, object], key: str) -> Sequence[object]:
-    """The list of a key that must be there."""
+    """The list of a key that must be there.
+
+    Raises:
+        FactsError: the key is not there, or its value is no list.
+    """
     value = value_of(record, key)
     if not isinstance(value, list):
         raise FactsError(f"{key!r} is {shown(value)}; expected a list")
@@ -130,5 +174,9 @@ def list_of(record: Mapping[str, object], key: str) -> Sequence[object]:
 
 
 def texts_of(record: Mapping[str, object], key: str) -> tuple[str, ...]:
-    """The texts in the list of a key that must be there."""
+    """The texts in the list of a key that must be there.
+
+    Raises:
+        FactsError: the key is not there, its value is no list, or something in it is no text that can be written.
+    """
     return tuple(check_text(item, f"{key}[{i}]") for i, item in enumerate(list_of(record, key)))

@@ -128,7 +128,24 @@ def attribute_asked(
     scoring: Scoring,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Score facts that were put to the model already: `asked` is what `encode_facts` made of them; see `attribute`."""
+    """Score facts that were put to the model already; `attribute` after its prompts are tokenised.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        facts: where the prompts are from; recorded in the dataset.
+        asked: what `encode_facts` made of them.
+        how: how it did so; recorded, too.
+        method: how scores are computed.
+        scoring: what is scored and kept.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        The dataset that `attribute` describes.
+
+    Raises:
+        OptionError: `method` is neither the options of a method nor a method, or `memory` holds less than one prompt.
+        ModelError: a block's scores are not finite.
+    """
     encoded, skipped = asked
     collected = attribute_encoded(model, encoded, method, scoring, progress)
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
@@ -154,7 +171,22 @@ def attribute_encoded(
     scoring: Scoring = Scoring(),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Collector, PromptResults]:
-    """Score prompts that are already token ids; see `attribute`."""
+    """Score prompts that are already token ids.
+
+    Args:
+        model: from `load_model` or `wrap_model`.
+        encoded: the prompts.
+        method: how scores are computed.
+        scoring: what is scored and kept.
+        progress: called with (prompts done, prompts in all).
+
+    Returns:
+        The scores, in nats, reduced as `scoring.keep` says; and what is kept of every prompt.
+
+    Raises:
+        OptionError: `method` is neither the options of a method nor a method, or `memory` holds less than one prompt.
+        ModelError: a block's scores are not finite.
+    """
     chosen = method_for(method)
     model = _read_out(model, chosen.readout_eps)
     sizes = _sizes(model, encoded, scoring)
@@ -179,13 +211,19 @@ def block_problems(
     target: Target = "object",
     scoring: Scoring = Scoring(),
 ) -> Iterator[tuple[NDArray[np.int64], TracedProblem]]:
-    """Every block of every batch as a problem, for methods of your own: the prompts' indices [P], and the problem.
+    """Every block of every batch as a problem, for methods of your own.
 
     Args:
         model: from `load_model` or `wrap_model`.
         encoded: prompts as token ids, from `gated_lpi.prompting.encode_facts`.
         norm, target: of the problems: see `LPI`.
         scoring: `batch_size` and `memory` say how much is worked on at a time; the rest is not looked at.
+
+    Returns:
+        For each block of each batch, the prompts' indices [P], and the problem.
+
+    Raises:
+        OptionError: `memory` holds less than one prompt.
     """
     sizes = _sizes(model, encoded, scoring)
     for batch in _batches(model, encoded, target, sizes, by_position=False):
@@ -282,7 +320,14 @@ def _score_batch(
 
 
 class _UnitScores(NamedTuple):
-    """As `BlockScores`, scores in the weights' dtype; `by_position` [P, S, n_units] where positions are resolved."""
+    """The scores of one block, as they are kept.
+
+    Attributes:
+        scores: [P, n_units], nats, in the weights' dtype.
+        error_bound: [P], float64, nats: no score of the prompt is off by more.
+        tiers: [P, 3], how many of the prompt's scores were found in which way (`Tier`).
+        by_position: [P, S, n_units], nats, where positions are resolved; else None.
+    """
 
     scores: Tensor
     error_bound: Tensor

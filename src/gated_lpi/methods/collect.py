@@ -23,6 +23,9 @@ class Collector:
     Args:
         keep: "prompts", "relations" or "mean".
         relations: the relation of every prompt, P names.
+
+    Raises:
+        OptionError: another value of `keep`.
     """
 
     def __init__(self, keep: Keep, relations: Sequence[str]) -> None:
@@ -38,7 +41,7 @@ class Collector:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Names of the leading dimensions of what `result` returns."""
+        """Names of the leading dimensions of the arrays that `result` hands out."""
         return {"prompts": ("prompt",), "relations": ("relation",), "mean": ()}[self.keep]
 
     @property
@@ -47,7 +50,14 @@ class Collector:
         return tuple(self._sums)
 
     def add(self, name: str, piece: int, prompts: NDArray[np.int64], values: Floats) -> None:
-        """Take `values` [P', N] of the prompts with these indices; each prompt comes once for a name and piece."""
+        """Take the values of some prompts; each prompt comes once for a name and piece.
+
+        Args:
+            name: what they are values of.
+            piece: where they stand among the arrays of this name: the block's index.
+            prompts: [P'], indices of the prompts.
+            values: [P', N].
+        """
         pieces = self._sums.setdefault(name, {})
         if piece not in pieces:
             rows = {"prompts": len(self._relation), "relations": len(self.names), "mean": 1}[self.keep]

@@ -26,14 +26,25 @@ State = TypeVar("State")
 
 
 class Room(NamedTuple):
-    """What may be held at a time: `pairs` of prompt and unit, and `numbers` in one matrix of units and tokens."""
+    """What may be held at a time.
+
+    Attributes:
+        pairs: pairs of prompt and unit.
+        numbers: numbers in one matrix of units and tokens.
+    """
 
     pairs: int = 2**20
     numbers: int = 2**24
 
 
 class Tier(enum.IntEnum):
-    """How a score was found: from means over the vocabulary, from second moments of part of it, from all of it."""
+    """How a score was found.
+
+    Attributes:
+        LINEAR: from means over the vocabulary.
+        MOMENTS: from second moments of part of it.
+        EXACT: from all of it.
+    """
 
     LINEAR = 0
     MOMENTS = 1
@@ -73,15 +84,33 @@ class Method(ABC, Generic[State]):
 
     @abstractmethod
     def prepare(self, readout: Readout, room: Room) -> State:
-        """What is kept of a checkpoint for all its blocks; `room` is what may be held at a time."""
+        """What is kept of a checkpoint for all its blocks.
+
+        Args:
+            readout: the model's.
+            room: what may be held at a time.
+        """
 
     @abstractmethod
     def score(self, state: State, problem: TracedProblem) -> BlockScores:
-        """Score every unit of a block on every prompt; units that no slab holds score 0."""
+        """Score every unit of a block on every prompt; units that no slab holds score 0.
+
+        Args:
+            state: what `prepare` returned.
+            problem: the block on P prompts.
+
+        Returns:
+            Scores [P, n_units] in nats, with their error bounds.
+        """
 
 
 def all_exact(problem: BlockProblem, scores: Tensor) -> BlockScores:
-    """Scores of which all are exact up to rounding."""
+    """Scores of which all are exact up to rounding.
+
+    Args:
+        problem: the block that was scored.
+        scores: [P, n_units], nats.
+    """
     tiers = torch.zeros(len(scores), len(Tier), dtype=torch.long, device=scores.device)
     for slab in problem.slabs:
         tiers[problem.prompts(slab), Tier.EXACT] += slab.values.shape[0]

@@ -42,7 +42,12 @@ class PromptResults:
     positions: dict[int, Floats] = field(default_factory=dict)
 
     def add_positions(self, prompts: NDArray[np.int64], scores: Floats) -> None:
-        """Take scores [P', S, N] of attention units by source position."""
+        """Take scores of attention units by source position.
+
+        Args:
+            prompts: [P'], indices of the prompts.
+            scores: [P', S, N], nats.
+        """
         self.positions.update(zip(prompts.tolist(), scores, strict=True))
 
     @classmethod
@@ -66,7 +71,19 @@ def build_dataset(
     collector: Collector,
     results: PromptResults,
 ) -> xr.Dataset:
-    """Assemble scores, coordinates and provenance; `units` were asked for, `sources` are options and facts."""
+    """Assemble scores, coordinates and provenance.
+
+    Args:
+        model: the model that was scored.
+        encoded: the prompts.
+        units: which scores were asked for.
+        sources: options and facts, for the provenance.
+        collector: the scores.
+        results: what is kept of every prompt.
+
+    Returns:
+        A dataset of the variables of `gated_lpi.schema`.
+    """
     values: dict[str, NDArray[Any]] = {
         name: collector.result(name)
         for name in dict.fromkeys((*SCHEMA, *collector.collected))

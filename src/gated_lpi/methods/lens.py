@@ -38,7 +38,14 @@ class BaseLogits(NamedTuple):
 
 
 def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, targets: Tensor) -> BaseLogits:
-    """Read out `base` [P, d]; `inverse_scale` [P] is held, or found from `base` where it is None."""
+    """Read out the base of P prompts.
+
+    Args:
+        readout: the model's.
+        base: [P, d], the residual stream before the block writes.
+        inverse_scale: [P], 1/σ to hold; None finds it from `base`.
+        targets: [P], target token ids.
+    """
     scale = readout.inverse_scale(base) if inverse_scale is None else inverse_scale
     hidden = readout.fold(base.double()).to(base.dtype)
     weight, offset = readout.weight, readout.offset()

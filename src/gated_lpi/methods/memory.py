@@ -37,12 +37,12 @@ class Sizes(NamedTuple):
 
 
 def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Sizes:
-    """Split the work so that it fits into `memory` bytes; None takes `batch_size` prompts at a time.
+    """Split the work so that it fits into `memory` bytes.
 
     Args:
         model: the model.
         batch_size: prompts in a batch, at most.
-        memory: the cap.
+        memory: the cap, in bytes; None takes `batch_size` prompts at a time.
         longest: tokens of the longest prompt.
         by_position: whether attention units are scored at every source position.
 
@@ -73,7 +73,11 @@ def usual_batch(vocabulary: int, d: int) -> int:
     """Prompts that are worked on together where nobody says how many.
 
     What is done once for a batch should not weigh more than what is done for each prompt: for a small vocabulary that
-    is the number of calls, for a wide residual stream of width `d` the products of [d, d] matrices.
+    is the number of calls, for a wide residual stream the products of [d, d] matrices.
+
+    Args:
+        vocabulary: number of tokens.
+        d: width of the residual stream.
     """
     return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
 
@@ -81,7 +85,9 @@ def usual_batch(vocabulary: int, d: int) -> int:
 def prompt_bytes(model: Model, positions: int = 0) -> int:
     """Bytes that are kept of one prompt of a batch: log p and its copies, bases, coefficients.
 
-    `positions` counts the source positions at which attention units are scored one by one.
+    Args:
+        model: the model.
+        positions: source positions at which attention units are scored one by one.
     """
     d, n = model.readout.weight.shape[1], _number(model)
     widths = sum(_active_width(model, block) for block in model.blocks)

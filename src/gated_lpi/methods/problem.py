@@ -106,7 +106,7 @@ class TracedProblem(BlockProblem):
     traced: BlockTrace
 
     def resolved(self) -> TracedProblem:
-        """The same attention block with its units counted once for every source position."""
+        """This attention block with its units counted once for every source position."""
         slabs = tuple(self.traced.position_slabs(self.block))
         return replace(self, slabs=slabs, n_units=len(slabs) * self.n_units, by_position=True)
 

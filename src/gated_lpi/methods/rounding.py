@@ -49,6 +49,9 @@ def gram(pieces: Iterable[Tensor], total: Tensor) -> Tensor:
 
     `total` is float64; as the sum is symmetric, only the tiles on and under the diagonal are added to, which are what
     `quadratic_form` reads. An entry is off by at most `gram_gamma` times Σ|x_k·x_l|.
+
+    Raises:
+        ValueError: a matrix has more than `GRAM_ROWS` rows.
     """
     multiply: BlockedProduct | None = None
     for rows in pieces:
@@ -67,10 +70,17 @@ def gram_gamma(dtype: torch.dtype, roundings: int = 4) -> float:
 
 
 def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
-    """vᵀMv of every row v of `values` [n, d], `matrix` [d, d] symmetric → [n] in float64.
+    """vᵀMv of every row v of some values, with M symmetric.
 
-    Only the tiles on and under the diagonal are read; those under it count twice. Off by at most
-    γ·Σ_kl |v_k·M_kl·v_l| with the γ of `quadratic_gamma`.
+    Only the tiles on and under the diagonal are read; those under it count twice. Off by at most γ·Σ_kl |v_k·M_kl·v_l|
+    with the γ of `quadratic_gamma`.
+
+    Args:
+        values: [n, d].
+        matrix: [d, d], M.
+
+    Returns:
+        [n], float64.
     """
     total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     room = torch.empty_like(values).flatten()
@@ -83,7 +93,7 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def frobenius(matrix: Tensor) -> float:
-    """Upper bound on ‖M‖_F of a symmetric M from the tiles on and under the diagonal, those above being 0."""
+    """Upper bound on ‖M‖_F of a symmetric M [d, d] from the tiles on and under the diagonal, those above being 0."""
     return math.sqrt(2) * float(torch.linalg.vector_norm(matrix))
 
 
@@ -99,9 +109,10 @@ def lengths(rows: Tensor) -> Tensor:
 
 
 def sum_in_runs(terms: Tensor) -> Tensor:
-    """Sum over the last dimension, runs of at most `RUN` terms in their dtype, the runs' sums in float64.
+    """Sum over the last dimension of `terms` [..., n], [...] in float64.
 
-    Off by at most γ_RUN·Σ|terms| and what float64 loses.
+    Runs of at most `RUN` terms are summed in their dtype, the runs' sums in float64. Off by at most γ_RUN·Σ|terms| and
+    what float64 loses.
     """
     length = terms.shape[-1]
     whole = length - length % RUN

@@ -18,11 +18,10 @@ BoolArray = NDArray[np.bool_]
 
 
 def finite(name: str, values: ArrayLike, *, ndim: int | None = None) -> FloatArray:
-    """Return `values` as float64; the last axis is not empty.
+    """The values [..., N] as float64; the last axis is not empty.
 
     Raises:
-        OptionError: another number of axes than `ndim` (None: one or more), an empty last axis, NaN or
-        infinity.
+        OptionError: another number of axes than `ndim` (None: one or more), an empty last axis, NaN or infinity.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0 or (ndim is not None and array.ndim != ndim):
@@ -50,7 +49,7 @@ def require_finite(name: str, array: NDArray[Any]) -> None:
 
 
 def open_unit_interval(name: str, value: float) -> float:
-    """Return `value`, which must lie strictly between 0 and 1.
+    """The value, which must lie strictly between 0 and 1.
 
     Raises:
         OptionError: it does not.
@@ -61,7 +60,7 @@ def open_unit_interval(name: str, value: float) -> float:
 
 
 def positive_count(name: str, value: int) -> int:
-    """Return `value`, which must be at least 1.
+    """The value, which must be at least 1.
 
     Raises:
         OptionError: it is 0 or negative.
@@ -72,7 +71,7 @@ def positive_count(name: str, value: int) -> int:
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
-    """Return part / whole elementwise for non-negative arrays of one shape; NaN where `whole` is 0."""
+    """Divide part [...] by whole [...] elementwise, neither negative; NaN where `whole` is 0."""
     top, bottom = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     result = np.full(bottom.shape, np.nan)
     np.divide(top, bottom, out=result, where=bottom > 0)
@@ -80,17 +79,17 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> FloatArray:
 
 
 def shares(weights: FloatArray) -> FloatArray:
-    """Return weights / their sum over the last axis, [..., N]; NaN throughout a row whose sum is 0."""
+    """The weights over their sum along the last axis, [..., N]; NaN throughout a row whose sum is 0."""
     return ratio(weights, np.broadcast_to(weights.sum(axis=-1, keepdims=True), weights.shape))
 
 
 def shannon(probabilities: FloatArray) -> FloatArray:
-    """Return H = −Σ p log p over the last axis, in nats, with 0 log 0 = 0; NaN where a row is NaN."""
+    """H = −Σ p log p over the last axis of [..., N], [...] in nats, with 0 log 0 = 0; NaN where a row is NaN."""
     return np.asarray(entr(probabilities).sum(axis=-1), dtype=np.float64)
 
 
 def normalised_entropy(probabilities: FloatArray) -> FloatArray:
-    """Return H / log N over the last axis, in [0, 1]; NaN where a row is NaN, or when N is 1 (log N = 0)."""
+    """H / log N over the last axis of [..., N], [...] in [0, 1]; NaN where a row is NaN, or when N is 1 (log N = 0)."""
     entropy, size = shannon(probabilities), probabilities.shape[-1]
     if size == 1:
         return np.full(entropy.shape, np.nan)

@@ -26,7 +26,16 @@ Columns = dict[str, tuple[tuple[str, ...], NDArray[Any]]]
 
 @dataclass(frozen=True)
 class SummaryOptions:
-    """The options of a summary, as recorded in its attributes."""
+    """The options of a summary, as recorded in its attributes.
+
+    Attributes:
+        fraction: share of the units in a top set.
+        level: of all intervals.
+        draws: bootstrap draws, and random sets drawn for chance intervals.
+        seed: of both kinds of draw.
+        stability_threshold: J_stab from which on top sets count as consolidated.
+        profile_threshold: correlation with the last profile from which on profiles count as consolidated.
+    """
 
     fraction: float
     level: float
@@ -38,26 +47,37 @@ class SummaryOptions:
 
 @dataclass(frozen=True)
 class KindScores:
-    """The units of one kind in one arm. T checkpoints, N units, R relations."""
+    """The units of one kind in one arm. T checkpoints, N units, R relations.
+
+    Attributes:
+        scores: [T, N], mean over prompts, nats.
+        by_relation: [R, T, N], mean over the prompts of each relation, nats; None if not kept.
+        prompts: [R], prompts of each relation; None if not kept.
+        layer: [N], each unit's layer.
+        errors: [T, N], no mean score is off by more, nats.
+        compared: [T−1], one for each pair: False for pairs of consecutive checkpoints that must not be compared.
+    """
 
     scores: FloatArray
-    """[T, N]: mean over prompts."""
     by_relation: NDArray[Any] | None
-    """[R, T, N]: mean over the prompts of each relation, if kept."""
     prompts: IntArray | None
-    """[R]: prompts of each relation, if kept."""
     layer: IntArray
-    """[N]"""
     errors: FloatArray
-    """[T, N]: no mean score is off by more."""
     compared: BoolArray
-    """One for each pair: False for pairs of consecutive checkpoints that must not be compared."""
 
 
 def kind_table(
     units: KindScores, n_layers: int, steps: IntArray, windows: Mapping[str, IntArray], options: SummaryOptions
 ) -> Columns:
-    """Return every variable of one kind of unit; `windows` holds the checkpoint indices of each window."""
+    """Every variable of one kind of unit.
+
+    Args:
+        units: scores of this kind.
+        n_layers: layers of the model.
+        steps: [T], training steps.
+        windows: by name, the checkpoint indices [n] of each window.
+        options: of the summary.
+    """
     top = set_size(units.scores.shape[1], options.fraction)
     stability = top_set_stability(units.scores, options.fraction)
     ties = np.array([top_set_ties(row, options.fraction) for row in units.scores])
@@ -86,7 +106,7 @@ def kind_table(
 
 
 def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Columns:
-    """Return HIT@k of `ranks` [T, P] with Wilson intervals, (checkpoint, hit_k)."""
+    """HIT@k of `ranks` [T, P] with Wilson intervals, (checkpoint, hit_k)."""
     shares = np.array([[hit_at_k(row, k) for k in ks] for row in ranks])
     prompts = ranks.shape[1]
     bounds = np.array([[hit_interval(round(share * prompts), prompts, level) for share in row] for row in shares])
@@ -95,7 +115,13 @@ def hit_table(ranks: NDArray[Any], ks: tuple[int, ...], level: float) -> Columns
 
 
 def routing_table(utilisation: FloatArray, layer: IntArray, moe_layers: IntArray) -> Columns:
-    """Return the routing measures of `utilisation` [T, units], whose experts lie in `layer` [units]."""
+    """The routing measures.
+
+    Args:
+        utilisation: [T, units], share of prompts routed to each expert.
+        layer: [units], the layer that each expert lies in.
+        moe_layers: [L], the layers that have routed experts.
+    """
     by_layer = [utilisation[:, layer == number] for number in moe_layers]
     here, pair = ("checkpoint", "moe_layer"), ("pair", "moe_layer")
     return {

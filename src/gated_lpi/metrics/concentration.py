@@ -30,9 +30,10 @@ from gated_lpi.metrics.topset import top_mask
 class GainConcentration(NamedTuple):
     """Positive-gain concentration between two checkpoints; fields have the leading shape [...] of the scores.
 
-    `top_set` is R_t, the share of all positive gain that falls to the top set of the later checkpoint,
-    and `top_by_gain` the share that falls to as many units of greatest gain. `positive_gain`, which both are
-    shares of, is Σ_u max(I_t(u) − I_{t−1}(u), 0), in the unit of the scores.
+    Attributes:
+        top_set: R_t, the share of all positive gain that falls to the top set of the later checkpoint.
+        top_by_gain: the share that falls to as many units of greatest gain.
+        positive_gain: what both are shares of, Σ_u max(I_t(u) − I_{t−1}(u), 0), in the unit of the scores.
     """
 
     top_set: FloatArray
@@ -43,8 +44,10 @@ class GainConcentration(NamedTuple):
 class Entropy(NamedTuple):
     """How evenly positive importance is spread over units; fields have the leading shape [...] of the scores.
 
-    `normalised` is H / log N, in [0, 1], NaN for a single unit; `effective_units` is exp(H), in [1, N];
-    `gini` is the Gini coefficient of max(I, 0), in [0, 1 − 1/N].
+    Attributes:
+        normalised: H / log N, in [0, 1], NaN for a single unit.
+        effective_units: exp(H), in [1, N].
+        gini: the Gini coefficient of max(I, 0), in [0, 1 − 1/N].
     """
 
     normalised: FloatArray
@@ -53,7 +56,7 @@ class Entropy(NamedTuple):
 
 
 def gain_concentration(previous: ArrayLike, current: ArrayLike, fraction: float = 0.01) -> GainConcentration:
-    """Return how concentrated the gain from `previous` [..., N] to `current` [..., N] is.
+    """How concentrated the gain from `previous` [..., N] to `current` [..., N] is.
 
     Both shares are NaN where no unit gained.
 
@@ -75,7 +78,7 @@ def gain_concentration(previous: ArrayLike, current: ArrayLike, fraction: float 
 
 
 def importance_share(scores: ArrayLike, fraction: float = 0.01) -> FloatArray:
-    """Return the top set's share [...] of the positive importance of `scores` [..., N].
+    """The top set's share [...] of the positive importance of `scores` [..., N].
 
     NaN where no score is positive.
 
@@ -87,7 +90,7 @@ def importance_share(scores: ArrayLike, fraction: float = 0.01) -> FloatArray:
 
 
 def entropy(scores: ArrayLike) -> Entropy:
-    """Return entropy, effective number and Gini coefficient of the positive part of `scores` [..., N].
+    """Entropy, effective number and Gini coefficient of the positive part of `scores` [..., N].
 
     All three are NaN where no score is positive.
 

@@ -7,10 +7,13 @@ from gated_lpi.errors import OptionError
 
 
 def consolidation_step(series: ArrayLike, steps: ArrayLike, threshold: float) -> int | None:
-    """Return the first step from which `series` [n] stays at or above `threshold` to its end, or None.
+    """The first step from which a series stays at or above a threshold to its end; None if it does not.
 
-    `steps` [n] is the training step of each entry, in training order. For J_stab, entry i belongs to the
-    earlier checkpoint of its pair: from there on, top sets change little. NaN counts as below the threshold.
+    Args:
+        series: [n]. NaN counts as below the threshold.
+        steps: [n], the training step of each entry, in training order. For J_stab, entry i belongs to the earlier
+            checkpoint of its pair: from there on, top sets change little.
+        threshold: in the unit of the series.
 
     Raises:
         OptionError: `series` and `steps` are not two lists of one length, or `threshold` is NaN.

@@ -22,7 +22,11 @@ from gated_lpi.metrics.statistics import Bounds, tails
 class RandomControl(NamedTuple):
     """Drops of random sets of units, in % of the intact HIT@k, and where the drop in question lies.
 
-    `std` is the sample standard deviation (ddof = 1), NaN for a single random set.
+    Attributes:
+        mean: of the drops.
+        std: their sample standard deviation (ddof = 1), NaN for a single random set.
+        low, high: ends of their percentile interval.
+        p_value: of the drop in question, in (0, 1].
     """
 
     mean: float
@@ -33,7 +37,7 @@ class RandomControl(NamedTuple):
 
 
 def hit_at_k(rank: ArrayLike, k: int) -> float:
-    """Return the share of prompts whose target `rank` [P] is below k; rank 0 is the likeliest token.
+    """The share of prompts whose target `rank` [P] is below k; rank 0 is the likeliest token.
 
     Raises:
         OptionError: no prompts, ranks that are not whole numbers of 0 or more, or k below 1.
@@ -47,7 +51,7 @@ def hit_at_k(rank: ArrayLike, k: int) -> float:
 
 
 def hit_interval(hits: int, n: int, level: float = 0.95) -> Bounds:
-    """Return Wilson's interval for the share `hits` / `n`, inside [0, 1].
+    """Wilson's interval for the share `hits` / `n`, inside [0, 1].
 
     Raises:
         OptionError: `hits` outside 0..n, no prompts, or `level` outside (0, 1).
@@ -63,7 +67,7 @@ def hit_interval(hits: int, n: int, level: float = 0.95) -> Bounds:
 
 
 def relative_drop(intact: float, ablated: float) -> float:
-    """Return 100 · (intact − ablated) / intact, in % of the intact HIT@k; negative if ablation helped.
+    """100 · (intact − ablated) / intact, in % of the intact HIT@k; negative if ablation helped.
 
     NaN when the intact model hits nothing.
 
@@ -76,7 +80,7 @@ def relative_drop(intact: float, ablated: float) -> float:
 
 
 def random_control(drop: float, random_drops: ArrayLike, level: float = 0.95) -> RandomControl:
-    """Return mean, spread and percentile interval of `random_drops` [D], and the p-value of `drop`.
+    """Mean, spread and percentile interval of `random_drops` [D], and the p-value of `drop`, all drops in %.
 
     All fields are NaN when `drop` or a random drop is NaN (the intact model hits nothing).
 

@@ -19,7 +19,12 @@ Correlation = Literal["pearson", "spearman"]
 
 
 class PairwiseMean(NamedTuple):
-    """A mean over pairs of checkpoints, and how many pairs had a value."""
+    """A mean over pairs of checkpoints.
+
+    Attributes:
+        mean: over the pairs that have a value; NaN if none has.
+        pairs: how many have one.
+    """
 
     mean: float
     pairs: int
@@ -28,7 +33,10 @@ class PairwiseMean(NamedTuple):
 class RelativeSpread(NamedTuple):
     """Spread of layer profiles over checkpoints, relative to each layer's mean.
 
-    `per_layer` [L] holds one value for each layer, `mean` is σ_rel, their mean, and `median` their median.
+    Attributes:
+        mean: σ_rel, the mean over layers.
+        median: the median over layers.
+        per_layer: [L], one value for each layer.
     """
 
     mean: float
@@ -37,7 +45,7 @@ class RelativeSpread(NamedTuple):
 
 
 def layer_profile(scores: ArrayLike, layer: ArrayLike, n_layers: int) -> FloatArray:
-    """Return the sum of `scores` [..., N] over the units of each layer, [..., L]; 0 where there are none.
+    """The sum of `scores` [..., N] over the units of each layer, [..., L]; 0 where there are none.
 
     `layer` [N] is each unit's layer, from 0 to n_layers − 1.
 
@@ -59,10 +67,13 @@ def layer_profile(scores: ArrayLike, layer: ArrayLike, n_layers: int) -> FloatAr
 
 
 def profile_correlation(profiles: ArrayLike, kind: Correlation = "pearson") -> FloatArray:
-    """Return the correlation matrix [T, T] of `profiles` [T, L], in [−1, 1].
+    """The correlation matrix [T, T] of `profiles` [T, L], in [−1, 1].
 
-    Rows and columns of a constant profile are NaN (with one layer every profile is constant). `kind`
-    "spearman" correlates ranks, ties sharing the mean of their ranks.
+    Rows and columns of a constant profile are NaN (with one layer every profile is constant).
+
+    Args:
+        profiles: [T, L].
+        kind: "pearson", or "spearman", which correlates ranks, ties sharing the mean of their ranks.
 
     Raises:
         OptionError: NaN or infinite profiles, or another `kind`.
@@ -82,7 +93,7 @@ def profile_correlation(profiles: ArrayLike, kind: Correlation = "pearson") -> F
 
 
 def mean_pairwise(matrix: ArrayLike) -> PairwiseMean:
-    """Return the mean of `matrix` [T, T] above its diagonal, NaN left out: ρ_avg for a correlation matrix.
+    """The mean of `matrix` [T, T] above its diagonal, NaN left out: ρ_avg for a correlation matrix.
 
     With no pair left the mean is NaN and the count 0.
 
@@ -98,7 +109,7 @@ def mean_pairwise(matrix: ArrayLike) -> PairwiseMean:
 
 
 def relative_spread(profiles: ArrayLike) -> RelativeSpread:
-    """Return std over checkpoints / |mean over checkpoints| of each layer of `profiles` [T, L], and σ_rel.
+    """Standard deviation over |mean|, both over checkpoints, of each layer of `profiles` [T, L]; and σ_rel.
 
     The standard deviation is the population's (ddof = 0). A layer whose mean is 0 has spread infinity, or NaN
     if it is 0 at every checkpoint; both carry over into `mean`, and NaN into `median`. With one checkpoint

@@ -14,7 +14,7 @@ from gated_lpi.metrics._arrays import FloatArray, finite, normalised_entropy, ra
 
 
 def utilisation_entropy(utilisation: ArrayLike) -> FloatArray:
-    """Return H(p) / log E of `utilisation` [..., E], shape [...]: 1 if even, 0 if one expert takes all.
+    """H(p) / log E of `utilisation` [..., E], shape [...]: 1 if even, 0 if one expert takes all.
 
     NaN for a layer that routed nothing, or with a single expert.
 
@@ -25,7 +25,7 @@ def utilisation_entropy(utilisation: ArrayLike) -> FloatArray:
 
 
 def load_imbalance(utilisation: ArrayLike) -> FloatArray:
-    """Return max / mean of `utilisation` [..., E] over experts, shape [...]: 1 if even, E if one takes all.
+    """Max / mean of `utilisation` [..., E] over experts, shape [...]: 1 if even, E if one takes all.
 
     NaN for a layer that routed nothing.
 
@@ -37,7 +37,7 @@ def load_imbalance(utilisation: ArrayLike) -> FloatArray:
 
 
 def routing_stability(utilisation: ArrayLike) -> FloatArray:
-    """Return the Jensen-Shannon distance of consecutive checkpoints of `utilisation` [T, ..., E], [T−1, ...].
+    """The Jensen-Shannon distance of consecutive checkpoints of `utilisation` [T, ..., E], [T−1, ...].
 
     With m = (p + q) / 2 it is sqrt((KL(p‖m) + KL(q‖m)) / 2) in base 2: 0 when the spread over experts did not
     change, 1 when the two checkpoints use different experts. NaN where either routed nothing.

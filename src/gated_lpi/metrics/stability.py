@@ -18,7 +18,7 @@ from gated_lpi.metrics.topset import top_mask
 
 
 def jaccard(a: ArrayLike, b: ArrayLike) -> float:
-    """Return |a ∩ b| / |a ∪ b| of two sets of unit indices, in [0, 1]; 1 for two empty sets."""
+    """|a ∩ b| / |a ∪ b| of two sets of unit indices, [m] and [n], in [0, 1]; 1 for two empty sets."""
     left, right = np.unique(np.asarray(a)), np.unique(np.asarray(b))
     shared = np.intersect1d(left, right, assume_unique=True).size
     united = left.size + right.size - shared
@@ -26,7 +26,7 @@ def jaccard(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def top_set_stability(scores: ArrayLike, fraction: float = 0.01) -> FloatArray:
-    """Return J_stab [T−1]: the Jaccard index of the top sets of consecutive checkpoints of `scores` [T, N].
+    """J_stab [T−1]: the Jaccard index of the top sets of consecutive checkpoints of `scores` [T, N].
 
     Entry i compares checkpoints i and i+1; a single checkpoint gives an empty array.
 
@@ -40,7 +40,7 @@ def top_set_stability(scores: ArrayLike, fraction: float = 0.01) -> FloatArray:
 
 
 def jaccard_chance(n: int, k: int) -> float:
-    """Return the exact mean of the Jaccard index of two independent uniform random k-subsets of n units.
+    """The exact mean of the Jaccard index of two independent uniform random k-subsets of n units.
 
     Raises:
         OptionError: k outside 1..n.
@@ -50,7 +50,7 @@ def jaccard_chance(n: int, k: int) -> float:
 
 
 def jaccard_chance_interval(n: int, k: int, level: float = 0.95) -> Bounds:
-    """Return the central interval of the Jaccard index of two random k-subsets of n units.
+    """The central interval of the Jaccard index of two random k-subsets of n units.
 
     Each end is a value that the index takes; as it is discrete, the interval holds at least `level`.
 

@@ -26,7 +26,12 @@ from gated_lpi.metrics.topset import set_size
 
 
 class Bounds(NamedTuple):
-    """The two ends of an interval of one number."""
+    """The two ends of an interval of one number.
+
+    Attributes:
+        low: the lower end.
+        high: the upper end.
+    """
 
     low: float
     high: float
@@ -35,8 +40,10 @@ class Bounds(NamedTuple):
 class Interval(NamedTuple):
     """A statistic and its bootstrap interval; every field has the shape of the statistic.
 
-    `draws` counts the draws in which the statistic was defined (not NaN); `low` and `high` are taken over
-    those.
+    Attributes:
+        estimate: the statistic itself.
+        low, high: the interval's ends, over the draws in which the statistic was defined.
+        draws: how many draws that were, in which it was not NaN.
     """
 
     estimate: FloatArray
@@ -46,7 +53,12 @@ class Interval(NamedTuple):
 
 
 class Chance(NamedTuple):
-    """A share under chance: its exact mean and the interval over random sets, each of shape [...]."""
+    """A share under chance; every field has shape [...].
+
+    Attributes:
+        mean: its exact mean.
+        low, high: ends of its interval over random sets.
+    """
 
     mean: FloatArray
     low: FloatArray
@@ -54,7 +66,7 @@ class Chance(NamedTuple):
 
 
 def tails(level: float) -> tuple[float, float]:
-    """Return the two probabilities that leave `level` between them: 0.95 gives 0.025 and 0.975.
+    """The two probabilities that leave `level` between them: 0.95 gives 0.025 and 0.975.
 
     Raises:
         OptionError: `level` not strictly between 0 and 1.
@@ -72,7 +84,9 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return `statistic` of the weighted mean over relations, with its interval over resampled relations.
+    """The statistic of the weighted mean over relations, with its interval over resampled relations.
+
+    With a single relation every draw is that relation, and the interval has no width.
 
     Args:
         statistic: takes a mean of shape [...] and returns a number or an array, of the same shape every time.
@@ -81,8 +95,6 @@ def bootstrap(
         draws: number of resamples.
         level: share of the draws that lies inside the interval.
         seed: of the random generator; the same seed gives the same interval.
-
-    With a single relation every draw is that relation, and the interval has no width.
 
     Raises:
         OptionError: `weights` not [R] or not positive, no relation, no draws, or `level` outside (0, 1).
@@ -115,12 +127,20 @@ def bootstrap(
 def random_share_chance(
     values: ArrayLike, fraction: float = 0.01, *, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Chance:
-    """Return what share of Σ max(values, 0) a random set of ceil(fraction · N) units would hold.
+    """The share of Σ max(values, 0) that a random set of ceil(fraction · N) units would hold.
 
-    `values` [..., N] are importances or gains; the result has shape [...], NaN where nothing is positive. The
-    same random sets serve all leading axes. A set that was chosen by the very values it is scored on (the
-    units of greatest gain, the top set's importance) exceeds this by construction: read the chance as a
-    floor, not a test.
+    The same random sets serve all leading axes. A set that was chosen by the very values it is scored on (the units of
+    greatest gain, the top set's importance) exceeds this by construction: read the chance as a floor, not a test.
+
+    Args:
+        values: [..., N], importances or gains.
+        fraction: share of the units in a set.
+        draws: number of random sets.
+        level: share of the sets that lies inside the interval.
+        seed: of the random generator.
+
+    Returns:
+        Mean and interval, each of shape [...]; NaN where nothing is positive.
 
     Raises:
         OptionError: NaN or infinite values, `fraction` outside (0, 1], no draws, or `level` outside (0, 1).

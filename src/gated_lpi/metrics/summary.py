@@ -72,7 +72,7 @@ def summarise(
     stability_threshold: float = 0.5,
     profile_threshold: float = 0.95,
 ) -> xr.Dataset:
-    """Return every summary metric of one arm; the module docstring lists what goes in and what comes out.
+    """Summarise one arm by every metric; the module docstring lists what goes in and what comes out.
 
     Args:
         scores: one arm of a run, checkpoints in training order.
@@ -129,7 +129,7 @@ def summarise(
 
 
 def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
-    """Return `summary` as plain dicts, lists, strings and numbers, for `json.dumps(..., allow_nan=False)`.
+    """The summary as plain dicts, lists, strings and numbers, for `json.dumps(..., allow_nan=False)`.
 
     The layout is that of `xarray.Dataset.to_dict`. JSON has no NaN and no infinity: both become None.
     """

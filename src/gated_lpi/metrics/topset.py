@@ -17,7 +17,7 @@ from gated_lpi.metrics._arrays import BoolArray, IntArray, finite, positive_coun
 
 
 def set_size(n: int, fraction: float = 0.01) -> int:
-    """Return k = ceil(fraction · n), at least 1, for n units.
+    """The size of a top set, k = ceil(fraction · n), at least 1, for n units.
 
     Raises:
         OptionError: `fraction` outside (0, 1], or no units.
@@ -31,7 +31,7 @@ def set_size(n: int, fraction: float = 0.01) -> int:
 
 
 def top_mask(scores: ArrayLike, fraction: float = 0.01) -> BoolArray:
-    """Return a mask of shape [..., N], true for the top set along the last axis of `scores` [..., N].
+    """A mask of shape [..., N], true for the top set along the last axis of `scores` [..., N].
 
     Raises:
         OptionError: NaN or infinite scores, no units, or `fraction` outside (0, 1].
@@ -46,18 +46,21 @@ def top_mask(scores: ArrayLike, fraction: float = 0.01) -> BoolArray:
 
 
 def top_set(scores: ArrayLike, fraction: float = 0.01) -> IntArray:
-    """Return the indices [k], ascending, of the ceil(fraction · N) greatest of `scores` [N].
+    """The indices [k], ascending, of the ceil(fraction · N) greatest of `scores` [N].
 
     Raises:
-        OptionError: as `top_mask`, or `scores` has more than one axis.
+        OptionError: NaN or infinite scores, no units, more than one axis, or `fraction` outside (0, 1].
     """
     return np.flatnonzero(top_mask(finite("scores", scores, ndim=1), fraction)).astype(np.int64)
 
 
 def top_set_ties(scores: ArrayLike, fraction: float = 0.01) -> int:
-    """Return how many units of `scores` [N] lie outside the top set and tie with its smallest score.
+    """How many units of `scores` [N] lie outside the top set and tie with its smallest score.
 
-    Above 0, unit order decided part of the set. Raises OptionError as `top_set` does.
+    Above 0, unit order decided part of the set.
+
+    Raises:
+        OptionError: NaN or infinite scores, no units, more than one axis, or `fraction` outside (0, 1].
     """
     values = finite("scores", scores, ndim=1)
     inside = top_mask(values, fraction)
@@ -65,7 +68,7 @@ def top_set_ties(scores: ArrayLike, fraction: float = 0.01) -> int:
 
 
 def top_set_undecided(scores: ArrayLike, errors: ArrayLike, fraction: float = 0.01) -> int:
-    """Return how many units outside the top set could belong to it, by the error bounds of the scores.
+    """How many units outside the top set could belong to it, by the error bounds of the scores.
 
     A unit outside could belong where its score plus its bound reaches some member's score less that one's bound.
 
@@ -75,7 +78,8 @@ def top_set_undecided(scores: ArrayLike, errors: ArrayLike, fraction: float = 0.
         fraction: share of the units in the top set.
 
     Raises:
-        OptionError: as `top_set` does, or `errors` has another shape or a negative value.
+        OptionError: NaN or infinite scores, no units, more than one axis, `fraction` outside (0, 1], or `errors` has
+            another shape or a negative value.
     """
     values, bounds = finite("scores", scores, ndim=1), finite("errors", errors, ndim=1)
     if bounds.shape != values.shape or (bounds < 0).any():

@@ -71,7 +71,13 @@ class Writer:
 
 @dataclass(frozen=True)
 class PostNorm:
-    """A norm on a block's output: y ↦ weight ⊙ y · rsqrt(mean(y²) + eps), weight [d]."""
+    """A norm on a block's output: y ↦ weight ⊙ y · rsqrt(mean(y²) + eps).
+
+    Attributes:
+        module: the norm.
+        weight: [d], with the family's offset already added.
+        eps: the norm's epsilon.
+    """
 
     module: nn.Module
     weight: Tensor
@@ -84,7 +90,16 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """The attention or the FFN of one layer, with all that writes through it."""
+    """The attention or the FFN of one layer, with all that writes through it.
+
+    Attributes:
+        layer: the layer's number, from 0.
+        kind: "attention" or "ffn".
+        module: the attention or the FFN.
+        writers: what writes to the residual stream.
+        post_norm: a norm on the output, or None.
+        multiplier: what the output is multiplied by before it is written.
+    """
 
     layer: int
     kind: BlockKind
@@ -113,7 +128,7 @@ class Block:
         return self._fold(writer.raw_values(expert))
 
     def bias(self, writer: Writer) -> Tensor | None:
-        """The writer's bias, with the block's constant scales folded in; shape as `Writer.bias_parameter`."""
+        """The writer's bias, with the block's constant scales folded in: [d], [n_experts, d] if routed, or None."""
         bias = writer.bias_parameter
         return None if bias is None else self._fold(bias.detach())
 

@@ -28,6 +28,10 @@ class Family:
     Attributes:
         name: the family's name as its authors write it.
         model_types: the `config.model_type` values that this row covers.
+        layers, final_norm, head: paths from the model.
+        attention, attention_out, ffn: paths from a layer: the attention module, its output projection, the FFN.
+        down, experts, shared, shared_gate: paths from a layer's FFN: the down projection, the fused routed experts, the
+            shared expert and what gates it; None where the family has none.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
         attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written.
@@ -35,8 +39,8 @@ class Family:
         residual_multiplier_attribute: config number that multiplies what a block writes.
         logit_divisor_attribute: config number that divides the logits.
         logit_softcap_attribute: config number `c` in logits = c·tanh(logits / c); None there means no cap.
-        norms_in_float32: the family's norms cast to float32 inside, whatever the model's dtype, which limits
-            what a float64 check can reach.
+        norms_in_float32: the family's norms cast to float32 inside, whatever the model's dtype, which limits what a
+            float64 check can reach.
     """
 
     name: str
@@ -133,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def find_family(model_type: str) -> Family:
-    """Return the row that covers `config.model_type`.
+    """The row that covers `config.model_type`.
 
     Raises:
         UnknownFamilyError: no row covers it.

@@ -115,7 +115,7 @@ class Model:
         return UnitAxis(self.blocks)
 
     def locate(self, units: ArrayLike) -> Places:
-        """Find the block, writer, expert and column of units, one or an array; their order and repeats are kept.
+        """Find the block, writer, expert and column of units, one or an array [...]; their order and repeats are kept.
 
         Raises:
             OptionError: something is no index on the axis of units.
@@ -123,7 +123,7 @@ class Model:
         return self._axis.locate(units)
 
     def by_writer(self, units: ArrayLike | None = None) -> Iterator[WriterUnits]:
-        """Sort units, each of which counts once, by writer; writers without any are left out. None: every unit.
+        """Sort units [n], each of which counts once, by writer; writers without any are left out. None: every unit.
 
         Raises:
             OptionError: something is no index on the axis of units.
@@ -135,7 +135,7 @@ class Model:
         return self._axis.of_block(index)
 
     def head_units(self, head: int) -> Ints:
-        """Indices of the units of the head at this index of `heads`."""
+        """Indices, [n], of the units of the head at this index of `heads`."""
         return self.units.of_head(int(self.heads.layer[head]), int(self.heads.index[head]))
 
     def label(self, unit: int) -> str:

@@ -53,7 +53,7 @@ class Readout:
         return self.weight.shape[0]
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Readout:
-        """Return the same readout on another device or in another dtype."""
+        """This readout on another device or in another dtype."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device=device, dtype=dtype)
@@ -67,7 +67,7 @@ class Readout:
         )
 
     def centre(self, vectors: Tensor) -> Tensor:
-        """C·v over the last axis; shape kept."""
+        """C·v of `vectors` [..., d]; shape kept."""
         return vectors - vectors.mean(dim=-1, keepdim=True) if self.centred else vectors
 
     def inverse_scale(self, residual: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Readout:
 
     @cached_property
     def wide_offset(self) -> Tensor | None:
-        """The offset in float64."""
+        """The offset in float64, [V], or None."""
         parts = [] if self.bias is None else [self.bias.double()]
         if self.beta is not None:
             products = [rows.double() @ self.beta.double() for rows in self.weight.split(ROWS)]
@@ -119,7 +119,7 @@ class Readout:
         return self.cap(logits if offset is None else logits + offset)
 
     def cap(self, logits: Tensor) -> Tensor:
-        """Apply the softcap, if the family has one; shape kept."""
+        """Apply the softcap to `logits` [..., V], if the family has one; shape kept."""
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def logits(self, residual: Tensor, inverse_scale: Tensor | None = None) -> Tensor:
@@ -134,7 +134,16 @@ class Readout:
         return self.assemble(self.directions(residual), inverse_scale)
 
     def log_probability(self, residual: Tensor, target: Tensor | int, inverse_scale: Tensor | None = None) -> Tensor:
-        """log p(target | residual) in nats: `residual` [..., d], `target` [...] → [...]."""
+        """log p(target | residual), in nats.
+
+        Args:
+            residual: [..., d], the residual stream.
+            target: [...], token ids.
+            inverse_scale: 1/σ to hold, [...] (frozen norm); None recomputes it from `residual`.
+
+        Returns:
+            [...].
+        """
         log_p = torch.log_softmax(self.logits(residual, inverse_scale), dim=-1)
         index = torch.as_tensor(target, device=log_p.device).expand(log_p.shape[:-1])
         return log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1)

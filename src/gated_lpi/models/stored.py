@@ -35,7 +35,12 @@ HARMLESS = (
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its dtype as safetensors names it, such as "BF16", and its number of values."""
+    """A tensor in a file.
+
+    Attributes:
+        dtype: as safetensors names it, such as "BF16".
+        size: number of its values.
+    """
 
     dtype: str
     size: int

@@ -72,6 +72,7 @@ def load_staged(source: str, view: Path, **options: Any) -> LoadedTokenizer:
 
     Args:
         source: what errors call it.
+        view: the folder.
         options: `trust_remote_code` or `gguf_file`, as transformers takes them.
 
     Raises:

@@ -53,7 +53,7 @@ class WriterUnits(NamedTuple):
 
     @property
     def units(self) -> Ints:
-        """The same units on the model's axis, [n]."""
+        """These units on the model's axis, [n]."""
         return self.start + self.inside
 
 
@@ -71,7 +71,7 @@ class UnitAxis:
         return int(self._starts[-1])
 
     def locate(self, units: ArrayLike) -> Places:
-        """Find the block, writer, expert and column of each of `units`; their order and repeats are kept.
+        """Find the block, writer, expert and column of each of `units` [...]; their order and repeats are kept.
 
         Raises:
             OptionError: something is no index on the axis.
@@ -83,7 +83,7 @@ class UnitAxis:
         return Places(block.T, writer.T, expert, column)
 
     def by_writer(self, units: ArrayLike | None = None) -> Iterator[WriterUnits]:
-        """Sort units, each of which counts once, by writer; writers without any are left out. None: every unit.
+        """Sort units [n], each of which counts once, by writer; writers without any are left out. None: every unit.
 
         Raises:
             OptionError: something is no index on the axis.
@@ -155,7 +155,7 @@ class UnitTable:
         return " ".join([*parts, f"neuron {self.neuron[unit]}"])
 
     def of_head(self, layer: int, head: int) -> Ints:
-        """Indices of the units of a layer's attention head."""
+        """Indices, [n], of the units of a layer's attention head."""
         return np.flatnonzero((self.layer == layer) & (self.head == head))
 
 
@@ -189,7 +189,12 @@ def _writer_units(block: Block, writer: Writer) -> UnitTable:
 
 @dataclass(frozen=True)
 class GroupTable:
-    """Coordinates of heads, or of experts: `layer` [G] and `index` [G] (head or expert; −1 if shared)."""
+    """Coordinates of heads, or of experts; `len()` is their number G.
+
+    Attributes:
+        layer: [G], the layer of each.
+        index: [G], head or expert within the layer; −1 for a shared expert.
+    """
 
     layer: Ints
     index: Ints

@@ -49,7 +49,7 @@ class Loaded:
         module: the model.
         tokenizer: its tokenizer, checked against its file.
         stored_dtype: the dtype of most of the weights on disk; "gguf" for those of a GGUF file.
-            notes: what was left aside or chosen in loading, one line each.
+        notes: what was left aside or chosen in loading, one line each.
     """
 
     module: PreTrainedModel
@@ -75,7 +75,13 @@ def load_weights(
     what it likes.
 
     Args:
+        folder: a checkpoint's folder.
         source: what errors call it, if it was given by another name than the folder's.
+        dtype: what the model is computed in.
+        device: where it is put.
+        device_map: spread it over devices instead, as accelerate takes it.
+        trust_remote_code: run code that comes with the model.
+        gguf: name of a GGUF file in the folder.
 
     Raises:
         OptionError: `gguf` without the package that reads such files.
@@ -118,7 +124,13 @@ def load_weights(
 
 
 class _Place(NamedTuple):
-    """What a model is computed in, and where."""
+    """What a model is computed in, and where.
+
+    Attributes:
+        dtype: of weights and arithmetic.
+        device: where all of it is, unless it is spread.
+        device_map: how it is spread over devices; None: it is not.
+    """
 
     dtype: torch.dtype
     device: str | torch.device

@@ -30,7 +30,11 @@ def _amount(given: str) -> str:
 
 
 def different(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Values of a list, once they are known to be all different."""
+    """Values of a list, once they are known to be all different.
+
+    Raises:
+        ValueError: one is listed twice.
+    """
     twice = [value for value, count in Counter(given).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} is listed twice; leave one out")
@@ -62,7 +66,11 @@ class MethodOptions(Spec):
 
 
 class Certified(MethodOptions):
-    """The fast estimator: every unit's score with a proven bound on its error (docs/certificate.md)."""
+    """The fast estimator: every unit's score with a proven bound on its error (docs/certificate.md).
+
+    Attributes:
+        tolerance: largest error of a unit's score, in nats.
+    """
 
     tolerance: float = Field(default=1e-3, gt=0, le=1, description="Largest error of a unit's score, in nats.")
 

@@ -43,7 +43,7 @@ class Spec(BaseModel):
 
 
 class Overrides(Spec):
-    """Some keys of another class of options, each checked as there; what was not given is not in its dump."""
+    """Some keys of another class of options, each checked as it is there; what was not given is not in its dump."""
 
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,7 +17,14 @@ KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
 
 @dataclass(frozen=True)
 class ArmResults:
-    """One arm: scores as stored, their summary, and the record of its last checkpoint (None: not run)."""
+    """One arm's results.
+
+    Attributes:
+        name: the arm's.
+        scores: as they are stored.
+        summary: every metric of them.
+        record: of the last checkpoint; None if it was not ablated yet.
+    """
 
     name: str
     scores: xr.Dataset
@@ -66,7 +73,13 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class Results:
-    """All arms that have results, why the others have none, and which checkpoints of these others are quarantined."""
+    """What all arms of a run have.
+
+    Attributes:
+        arms: those that have results.
+        missing: why the others have none, by arm.
+        missing_quarantined: which checkpoints of these others are quarantined, by arm.
+    """
 
     arms: tuple[ArmResults, ...]
     missing: Mapping[str, str]
@@ -94,7 +107,7 @@ class Results:
 
     @property
     def dense(self) -> list[ArmResults]:
-        """The arms without."""
+        """The arms without routed experts."""
         return [arm for arm in self.arms if not arm.is_moe]
 
     @property

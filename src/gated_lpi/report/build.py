@@ -41,7 +41,13 @@ FORMATS = ("png", "svg")
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files that make a report."""
+    """The files that make a report.
+
+    Attributes:
+        html: report.html.
+        figures: the charts as PNG and SVG.
+        summary: summary.json, with all numbers.
+    """
 
     html: Folder
     figures: tuple[Folder, ...]

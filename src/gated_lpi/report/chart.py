@@ -38,7 +38,12 @@ MOST_TICKS = 8
 
 
 class ArmStyle(NamedTuple):
-    """How an arm looks in every figure."""
+    """How an arm looks in every figure.
+
+    Attributes:
+        colour: as HTML writes it.
+        marker: of its points.
+    """
 
     colour: str
     marker: Marker
@@ -46,7 +51,13 @@ class ArmStyle(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its label; ticks as (position, text), or none for the backend's own; shares shown in %."""
+    """An axis.
+
+    Attributes:
+        label: what it shows.
+        ticks: (position, text); none for the backend's own.
+        percent: whether its values are shares, shown in %.
+    """
 
     label: str
     ticks: tuple[tuple[float, str], ...] = ()
@@ -55,9 +66,18 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A series of points; `low` and `high` are the ends of its band, or of each point's error bar.
+    """A series of points.
 
-    `hover` says what each point is. Lines of one `group` are shown and hidden together.
+    Attributes:
+        label: what it is called.
+        group: lines of one group are shown and hidden together.
+        style: its arm's.
+        x, y: positions of the points.
+        hover: what each point is.
+        low, high: ends of its band, or of each point's error bar; None without.
+        drawn: solid, dashed, or as points alone.
+        faint: whether it stands back.
+        in_legend: whether the legend names it.
     """
 
     label: str
@@ -75,7 +95,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix [rows, columns] as colours between `limits`; the first row is at the bottom."""
+    """A matrix as colours; the first row is at the bottom.
+
+    Attributes:
+        values: [rows, columns].
+        rows, columns: their names.
+        limits: the values that the colour scale begins and ends at.
+        label: of the colour scale.
+        diverging: whether the scale has a middle.
+    """
 
     values: NDArray[np.float64]
     rows: tuple[str, ...]
@@ -87,7 +115,14 @@ class Heat:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes with its content: a heat map, or lines."""
+    """One pair of axes with its content: a heat map, or lines.
+
+    Attributes:
+        title: above it.
+        x, y: its axes.
+        lines: drawn one over the other.
+        heat: the heat map; None where there are lines.
+    """
 
     title: str
     x: Axis
@@ -98,7 +133,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: panels filled in row by row, and how to read them."""
+    """A figure: panels filled in row by row.
+
+    Attributes:
+        name: what it is called in files.
+        title: above it.
+        caption: how to read it.
+        panels: in reading order.
+        columns: panels in a row.
+    """
 
     name: str
     title: str

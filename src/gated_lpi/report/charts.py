@@ -26,7 +26,15 @@ BANDS = "Bands: 95% intervals, bootstrapped over relations"
 
 
 class Measure(NamedTuple):
-    """A variable of the summary as one panel shows it; `kind` None for one that is not by kind of unit."""
+    """A variable of the summary as one panel shows it.
+
+    Attributes:
+        title: of the panel.
+        name: of the variable.
+        label: of the vertical axis.
+        kind: "ffn" or "attention"; None for a variable that is not by kind of unit.
+        percent: whether values are shares, shown in %.
+    """
 
     title: str
     name: str

@@ -28,7 +28,13 @@ WORDS: dict[Verdict, str] = {
 
 
 class Comparison(NamedTuple):
-    """How one value of an MoE arm lies as against the same of a dense arm."""
+    """How one value of an MoE arm lies as against that of a dense arm.
+
+    Attributes:
+        moe: name of the MoE arm.
+        dense: name of the dense arm.
+        verdict: where the MoE arm's value lies.
+    """
 
     moe: str
     dense: str
@@ -37,7 +43,13 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """One measure in words, by arm, and how MoE and dense arms compare in it; `counted`: the words tell that too."""
+    """One measure in words, by arm, and how MoE and dense arms compare in it.
+
+    Attributes:
+        words: the measure and the arms' values.
+        comparisons: each MoE arm with each dense one.
+        counted: whether the words tell how the arms compare, too.
+    """
 
     words: str
     comparisons: tuple[Comparison, ...] = ()
@@ -59,7 +71,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: the question, what the publication reports, what is compared, and what is observed here."""
+    """One claim of the publication, and what is observed here.
+
+    Attributes:
+        question: the claim as a question about this run.
+        reported: what the publication reports.
+        subject: what is compared.
+        observations: what is observed here.
+    """
 
     question: str
     reported: str
@@ -68,7 +87,7 @@ class Claim:
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """All of its observations', in their order."""
+        """The comparisons of all of its observations, in their order."""
         return tuple(comparison for observation in self.observations for comparison in observation.comparisons)
 
     @property

@@ -20,7 +20,12 @@ Verdict = Literal["higher", "lower", "not distinguishable", "undefined"]
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its interval; NaN ends where there is none."""
+    """A value and its interval.
+
+    Attributes:
+        value: the estimate; NaN where there is none.
+        low, high: the interval's ends; NaN where there is none.
+    """
 
     value: float
     low: float = NAN
@@ -33,9 +38,12 @@ class Estimate(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """What an ablation costs, in % of the intact HIT@k, and what random sets of as many cost.
+    """What an ablation costs, and what random sets of as many units or heads cost, in % of the intact HIT@k.
 
-    The interval of `drop` is Wilson's for the ablated HIT@k, with the intact one held.
+    Attributes:
+        drop: its interval is Wilson's for the ablated HIT@k, with the intact one held.
+        random: mean, spread and interval of the random sets' drops, and the p-value of this one.
+        random_drops: each of them.
     """
 
     drop: Estimate
@@ -63,7 +71,10 @@ def read(summary: xr.Dataset, name: str, **where: object) -> Estimate:
 
 
 def number(summary: xr.Dataset, name: str, **where: object) -> float:
-    """The value alone of what `read` reads."""
+    """The variable `name` of a summary, without its interval, at labels or positions `where`.
+
+    NaN where the summary does not have it, such as a pair in an arm with one checkpoint.
+    """
     return _number(summary, name, where)
 
 

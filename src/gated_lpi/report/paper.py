@@ -15,7 +15,13 @@ MODELS = ("OLMoE-1B-7B", "OLMo-7B")
 
 
 class Reported(NamedTuple):
-    """One measure as the source reports it for `MODELS`."""
+    """One measure as the source reports it for `MODELS`.
+
+    Attributes:
+        measure: what was measured.
+        moe: of the mixture-of-experts model.
+        dense: of the dense model.
+    """
 
     measure: str
     moe: str

@@ -28,7 +28,16 @@ NO_RECORD = "was not recorded."
 
 @dataclass(frozen=True)
 class Content:
-    """What the sections are made of; `charts` holds those that have something to show, in order of their numbers."""
+    """What the sections are made of.
+
+    Attributes:
+        run: the run that is reported.
+        results: of its arms.
+        charts: by name, those that have something to show, in order of their numbers.
+        tables: by name.
+        heights: of charts, by name, in pixels.
+        written: when the report is made.
+    """
 
     run: Run
     results: Results
@@ -44,8 +53,10 @@ class Row:
 
     Attributes:
         finding: paragraphs, text or markup.
-        chart: its name; where it has nothing to show, `absent` says why.
-        table: its name; with `title` it opens on a click.
+        chart: its name, or None.
+        absent: what is said where the chart has nothing to show.
+        table: its name, or None.
+        title: what the table opens by on a click; None: it is open.
     """
 
     finding: tuple[str, ...] = ()
@@ -57,7 +68,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its anchor, its heading and its rows."""
+    """A part of the page.
+
+    Attributes:
+        anchor: what a link goes to.
+        title: its heading.
+        rows: from top to bottom.
+    """
 
     anchor: str
     title: str

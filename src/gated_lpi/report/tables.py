@@ -20,10 +20,13 @@ RHO_AVG, SIGMA_REL = "\N{GREEK SMALL LETTER RHO}_avg", "\N{GREEK SMALL LETTER SI
 
 
 class Column(NamedTuple):
-    """A column: its heading, and how its values are written.
+    """A column of a table.
 
-    "share" is a value in [0, 1] written in %, "percent" one that is in % already, "tokens" a tuple of strings
-    whose spaces and control characters are made visible. "share", "percent" and "number" take `Estimate`s too.
+    Attributes:
+        label: its heading.
+        form: how its values are written. "share" is a value in [0, 1] written in %, "percent" one that is in % already,
+            "tokens" a tuple of strings whose spaces and control characters are made visible. "share", "percent" and
+            "number" take `Estimate`s too.
     """
 
     label: str
@@ -32,7 +35,14 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table: what it is called in files, how to read it, its columns and raw rows."""
+    """A table as data.
+
+    Attributes:
+        name: what it is called in files.
+        caption: how to read it.
+        columns: from left to right.
+        rows: raw values, one for each column.
+    """
 
     name: str
     caption: str

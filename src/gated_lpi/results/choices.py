@@ -17,7 +17,14 @@ from gated_lpi.results.files import Entry, read_file, write_file
 
 
 class _Entry(Entry):
-    """A checkpoint of a hub; its commit names a folder of the cache."""
+    """A checkpoint of a hub.
+
+    Attributes:
+        path: None: it is not on this machine.
+        commit: names a folder of the cache.
+        repo, revision: repository and branch on the hub.
+        step_unit: what its steps count.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -53,7 +60,12 @@ def kept_choice(folder: Folder, arm: str) -> list[Checkpoint] | None:
 
 
 def keep_choice(folder: Folder, arm: str, checkpoints: list[Checkpoint]) -> None:
-    """Write down what was chosen for an arm."""
+    """Write down what was chosen for an arm.
+
+    Raises:
+        OSError: the folder cannot be made.
+        RunError: the file could not be written.
+    """
     make(folder)
     entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
     write_file(folder / f"{arm}.json", {"checkpoints": entries})

@@ -71,7 +71,11 @@ class Verifier(WrapperStore[Store]):
         return type(self)(store, self._commit, self._what)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """A value, whole and verified, or the asked part of it."""
+        """A value, whole and verified, or the asked part of it.
+
+        Raises:
+            DamagedError: it is missing, cut short or changed.
+        """
         if key == META:
             return _part(prototype.buffer.from_bytes(self._commit.text().encode()), byte_range)
         value = await self._store.get(key, prototype)
@@ -86,7 +90,11 @@ class Verifier(WrapperStore[Store]):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Parts of values, each read as by `get`."""
+        """Parts of values, each of which is verified whole.
+
+        Raises:
+            DamagedError: one is missing, cut short or changed.
+        """
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def _get_many(

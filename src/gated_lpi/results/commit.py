@@ -65,7 +65,12 @@ class _Consolidated(BaseModel):
 
 
 class _Group(BaseModel):
-    """zarr.json of a group, as far as it says which checkpoints are complete."""
+    """zarr.json of a group, as far as it says which checkpoints are complete.
+
+    Attributes:
+        attributes: what is listed, and the digests of it.
+        consolidated_metadata: the shapes of all arrays.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -77,9 +82,12 @@ class _Group(BaseModel):
 class Commit:
     """What is complete in a store.
 
-    group: its zarr.json without what is below. records: of each checkpoint, by row. arrays: the metadata of each array
-    by name, with as many rows. axes: of each chunk that all checkpoints share. rows: of each chunk of a checkpoint;
-    None in a store of format 1, which has no digests.
+    Attributes:
+        group: its zarr.json without what is below.
+        records: of each checkpoint, by row.
+        arrays: the metadata of each array by name, with as many rows.
+        axes: of each chunk that all checkpoints share.
+        rows: of each chunk of a checkpoint; None in a store of format 1, which has no digests.
     """
 
     group: dict[str, Any]
@@ -108,7 +116,7 @@ class Commit:
                 yield name.replace("*", str(number)), number, stored
 
     def with_rows(self, records: Sequence[Mapping[str, Any]], rows: list[dict[str, StoredChunk]]) -> Commit:
-        """The same store with other rows, as many in every array that has a row for each checkpoint."""
+        """This store with other rows, as many in every array that has a row for each checkpoint."""
         arrays = {name: with_length(array, len(records)) for name, array in self.arrays.items()}
         return Commit(self.group, [dict(record) for record in records], arrays, self.axes, rows)
 
@@ -135,7 +143,13 @@ def with_length(array: Mapping[str, Any], length: int) -> dict[str, Any]:
 
 
 def draft_commit(group: Folder, record: Mapping[str, Any], noted: Mapping[str, StoredChunk]) -> Commit:
-    """What is to be said of a group that holds a first checkpoint. noted: the chunks that were written."""
+    """What is to be said of a group that holds a first checkpoint.
+
+    Args:
+        group: where it is.
+        record: the checkpoint's.
+        noted: the chunks that were written.
+    """
     arrays = _arrays_of(group)
     content = parsed(read_text(group / META) or "")
     axes, row = split(noted, arrays)
@@ -164,6 +178,7 @@ def read_commit(path: Folder) -> Commit | None:
     At an address, a group without a list is a first checkpoint that was interrupted, and counts as nothing.
 
     Raises:
+        NewerFormatError: a later version of this package wrote it.
         RunError: the folder is there but is no store, or both copies of what is complete are damaged.
     """
     try:
@@ -184,6 +199,7 @@ def read_one(file: Folder, path: Folder) -> Commit | None:
     """What one of the two files says of the store at `path`; None if it is not there, or says nothing yet.
 
     Raises:
+        NewerFormatError: a later version of this package wrote it.
         RunError: it cannot be used.
     """
     try:
@@ -203,10 +219,16 @@ def read_one(file: Folder, path: Folder) -> Commit | None:
 
 
 def write_commit(path: Folder, commit: Commit, at: Folder | None = None) -> None:
-    """Say what is complete in the store at `path`; the copy first. at: where the group is now, if it is moved later.
+    """Say what is complete in a store; the copy first.
+
+    Args:
+        path: where the store is, or will be.
+        commit: what is complete.
+        at: where the group is now, if it is moved later.
 
     Raises:
-        RunError: it could not be written.
+        WriteError: it could not be written.
+        RunError: the address cannot be reached.
     """
     text = commit.text()
     write_atomically(copy_of(path), text)

@@ -18,8 +18,11 @@ SHOWN = 4
 class Damage:
     """What of a store is not what was written.
 
-    rows: of checkpoints, by name, why. axes: why, of what all checkpoints share. commit: why, of the two files that say
-    what is complete. unsealed: how many checkpoints have no digests, as they were written before there were any.
+    Attributes:
+        rows: of checkpoints, by name, why.
+        axes: why, of what all checkpoints share.
+        commit: why, of the two files that say what is complete.
+        unsealed: how many checkpoints have no digests, as they were written before there were any.
     """
 
     rows: dict[str, str]
@@ -60,13 +63,21 @@ def find_damage(path: Folder, *, whole: bool = True) -> Damage:
 
 
 def leave_out(path: Folder, damage: Damage) -> list[str]:
-    """Leave out the checkpoints that do not verify: their names. The last ones take their places.
+    """Leave out the checkpoints that do not verify; the last ones take their places.
 
     Where what all checkpoints share is damaged, one checkpoint is left out at least: it is written anew with the next
     that is appended. A file that says what is complete is written again from the other.
 
+    Args:
+        path: the zarr group.
+        damage: what `find_damage` found.
+
+    Returns:
+        The names of the checkpoints that were left out.
+
     Raises:
         WriteError: it could not be written; what verifies is kept.
+        RunError: neither file that says what is complete can be used.
     """
     commit = read_commit(path)
     if commit is None or not any(damage.lines()):
@@ -95,6 +106,7 @@ def refuse_visible_damage(path: Folder, commit: Commit) -> None:
 
     Raises:
         DamagedError: names the first of them.
+        RunError: the address cannot be reached.
     """
     found = [f"{name} {reason}" for name, _, reason in _differences(path, commit, whole=False)]
     if found:

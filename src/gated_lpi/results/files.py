@@ -32,7 +32,15 @@ class NewerFormatError(RunError):
 
 
 class Entry(BaseModel):
-    """What is said of one checkpoint in any file of a run: at least these, and whatever else was noted."""
+    """What is said of one checkpoint in any file of a run: at least these, and whatever else was noted.
+
+    Attributes:
+        key: its name within the series.
+        step: what the series counts, as a rule optimizer steps.
+        tokens: training tokens seen, None where unknown.
+        stage: of the training run, "" where it has one only.
+        commit: pinned commit, "" for a local folder.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -47,7 +55,8 @@ def write_file(file: Folder, content: Mapping[str, Any]) -> None:
     """Write plain values as JSON, with the format's version and a digest.
 
     Raises:
-        RunError: the file could not be written.
+        WriteError: the file could not be written.
+        RunError: the address cannot be reached.
     """
     write_atomically(file, json.dumps(sealed(content), indent=2) + "\n")
 
@@ -55,9 +64,16 @@ def write_file(file: Folder, content: Mapping[str, Any]) -> None:
 def read_file(file: Folder, model: type[M], what: str, advice: str) -> M | None:
     """The content of a file, None if there is none.
 
+    Args:
+        file: where it is.
+        model: what its content must be.
+        what: what errors call it.
+        advice: what errors say to do.
+
     Raises:
         RunError: it is not JSON, was changed after it was written, or is not that of a `model`: "FILE cannot be read as
-            WHAT (why); ADVICE". NewerFormatError: a later version of this package wrote it.
+            WHAT (why); ADVICE".
+        NewerFormatError: a later version of this package wrote it.
     """
     try:
         text = read_text(file)
@@ -72,7 +88,8 @@ def validated(text: str, model: type[M]) -> M:
     """The content of a text of JSON, without what `sealed` adds.
 
     Raises:
-        ValueError: says in one line why it is no `model`.
+        NewerError: a later version of this package wrote it.
+        ForeignTextError: says in one line why it is no `model`; a `ValueError`, as all that is raised here.
     """
     content = unsealed(parsed(text))
     try:
@@ -85,7 +102,7 @@ def parsed(text: str) -> Any:
     """A text of JSON, unless it holds what no file of a run holds.
 
     Raises:
-        ValueError: says in one line what is wrong with it.
+        ForeignTextError: says in one line what is wrong with it; a `ValueError`.
     """
     content = parse_json(text)
     _refuse_odd(content)
@@ -102,7 +119,8 @@ def unsealed(content: Any) -> Any:
     """What was sealed; content of format 1, or that is no object, as it is.
 
     Raises:
-        ValueError: it is not what was sealed, or was sealed by a later version.
+        NewerError: it was sealed by a later version; a `ValueError`.
+        ForeignTextError: it is not what was sealed; a `ValueError`, too.
     """
     if not isinstance(content, dict) or not content.keys() & {FORMAT_KEY, SEAL}:
         return content

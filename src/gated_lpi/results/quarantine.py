@@ -42,15 +42,27 @@ class Quarantine:
         return [] if content is None else [entry.model_dump(exclude_unset=True) for entry in content.checkpoints]
 
     def keys(self) -> set[str]:
-        """The names of the quarantined checkpoints."""
+        """The names of the quarantined checkpoints.
+
+        Raises:
+            RunError: the file is there but cannot be read.
+        """
         return {str(record["key"]) for record in self.records()}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Put a checkpoint in quarantine, in place of what was said of it before."""
+        """Put a checkpoint in quarantine, in place of what was said of it before.
+
+        Raises:
+            RunError: the file is there but cannot be read, or could not be written.
+        """
         self._write([*(r for r in self.records() if r["key"] != record["key"]), dict(record)])
 
     def remove(self, key: str) -> None:
-        """Take a checkpoint out, if it is in."""
+        """Take a checkpoint out, if it is in.
+
+        Raises:
+            RunError: the file is there but cannot be read, or could not be written.
+        """
         records = self.records()
         kept = [record for record in records if record["key"] != key]
         if len(kept) < len(records):

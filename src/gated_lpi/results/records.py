@@ -39,9 +39,16 @@ class AblationRow(_Record):
 
 
 class AblationTable(_Record):
-    """All interventions on one checkpoint of an arm; `hit` is the intact HIT@k over `n_prompts` prompts.
+    """All interventions on one checkpoint of an arm.
 
-    `skipped` says which rows were asked for and could not be had, and why.
+    Attributes:
+        checkpoint: its name.
+        step: its training step.
+        k: the k of HIT@k.
+        n_prompts: prompts that HIT@k is over.
+        hit: the intact HIT@k, a share.
+        rows: the interventions.
+        skipped: which rows were asked for and could not be had, and why.
     """
 
     checkpoint: str
@@ -56,8 +63,14 @@ class AblationTable(_Record):
 class TopUnit(_Record):
     """A unit of great mean importance and the tokens that its value vector moves.
 
-    `lpi` is the mean over prompts, in nats. `promoted` and `suppressed` are the tokens whose logits the value
-    vector raises and lowers most where its coefficient is positive; `mean_coefficient` tells its usual sign.
+    Attributes:
+        label: its name, such as "layer 2 expert 5 neuron 17".
+        block: "attention" or "ffn".
+        layer, expert, head, neuron: its coordinates, as `UnitTable` has them.
+        lpi: mean over prompts, in nats.
+        mean_coefficient: tells the coefficient's usual sign.
+        promoted, suppressed: tokens whose logits the value vector raises and lowers most where its coefficient is
+            positive.
     """
 
     label: str
@@ -73,7 +86,15 @@ class TopUnit(_Record):
 
 
 class ArmRecord(_Record):
-    """What is known of an arm when its last checkpoint is done; no top units of a kind that has no scores."""
+    """What is known of an arm when its last checkpoint is done.
+
+    Attributes:
+        arm: its name.
+        parameters: number of the model's parameters.
+        parameters_active: number of those that one token passes through.
+        ablation: what silencing heads and units costs.
+        top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
+    """
 
     arm: str
     parameters: Number

@@ -57,7 +57,11 @@ RUN_FILE = "run.json"
 
 
 class _Description(BaseModel):
-    """run.json: the experiment, and whatever else was noted."""
+    """The content of run.json: the experiment, and whatever else was noted.
+
+    Attributes:
+        experiment: what is or was run.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -85,8 +89,10 @@ class Run:
 
     @property
     def local(self) -> Path:
-        """Where files are that must be on this machine: the folder itself, or for a run at an address a folder in
-        $GATED_LPI_CACHE (default ~/.cache/gated-lpi), named after the address, the experiment and the facts.
+        """The folder whose files must be on this machine.
+
+        That is the run's own, or for a run at an address a folder in $GATED_LPI_CACHE (default ~/.cache/gated-lpi),
+        named after the address, the experiment and the facts.
         """
         if not is_remote(self.path):
             return self.path
@@ -105,9 +111,12 @@ class Run:
         return ResultStore(self.path / "results" / f"{self._known(arm)}.zarr")
 
     def scores(self, arm: str) -> xr.Dataset:
-        """An arm's scores over its checkpoints: `lpi (checkpoint, relation, unit)`, `lpi_mean (checkpoint, unit)`
-        and the rest of what `attribute` returns, read lazily. Attributes: `checkpoints`, the provenance of each;
-        `quarantined`, those that could not be used, if there are any.
+        """An arm's scores over its checkpoints, read lazily.
+
+        Returns:
+            `lpi (checkpoint, relation, unit)`, `lpi_mean (checkpoint, unit)` and the rest of what `attribute` returns.
+                Attributes: `checkpoints`, the provenance of each; `quarantined`, those that could not be used, if there
+                are any.
 
         Raises:
             OptionError: no arm has this name.
@@ -126,8 +135,9 @@ class Run:
         return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
 
     def summary(self, arm: str) -> xr.Dataset:
-        """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the options of the
-        experiment. It is computed once, and kept in results/ARM.summary.json with digests of what it came from.
+        """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
+
+        It is computed once, and kept in results/ARM.summary.json with digests of what it came from.
 
         Raises:
             OptionError: no arm has this name, or the options do not fit its checkpoints.
@@ -155,11 +165,21 @@ class Run:
         return Quarantine(self.path / "results" / f"{self._known(arm)}.quarantine.json")
 
     def quarantined(self, arm: str) -> list[dict[str, Any]]:
-        """The checkpoints of an arm that could not be used: `key`, `step`, `quarantined` (why), `error` (its class)."""
+        """The checkpoints of an arm that could not be used: `key`, `step`, `quarantined` (why), `error` (its class).
+
+        Raises:
+            OptionError: no arm has this name.
+            RunError: the file is there but cannot be read.
+        """
         return self.quarantine(arm).records()
 
     def duplicates(self, arm: str) -> list[tuple[str, ...]]:
-        """Checkpoints of an arm that have the same weights under different names, by their hashes after download."""
+        """Checkpoints of an arm that have the same weights under different names, by their hashes after download.
+
+        Raises:
+            OptionError: no arm has this name.
+            RunError: what is there is no result store, or a later version of this package wrote it.
+        """
         keys: dict[str, list[str]] = defaultdict(list)
         for record in self.store(arm).records():
             if record.get("weights_sha256"):
@@ -170,6 +190,7 @@ class Run:
         """Ablations and top units of an arm's last checkpoint; None if it has not come to them.
 
         Raises:
+            OptionError: no arm has this name.
             RunError: the file is there but cannot be read.
         """
         advice = "delete it, and run again: the arm's last checkpoint is ablated again"
@@ -180,11 +201,20 @@ class Run:
         return record
 
     def write_record(self, record: ArmRecord) -> None:
-        """Keep an arm's record."""
+        """Keep an arm's record.
+
+        Raises:
+            OptionError: no arm has the record's name.
+            RunError: the file could not be written.
+        """
         write_file(self._record_path(record.arm), record.model_dump(mode="json"))
 
     def training_folder(self, arm: str) -> Path:
-        """Where the checkpoints of an arm that the run trains itself are, on this machine."""
+        """Where the checkpoints of an arm that the run trains itself are, on this machine.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
         return self.local / "training" / self._known(arm)
 
     def _record_path(self, arm: str) -> Folder:
@@ -222,10 +252,16 @@ def open_run(path: str | Folder) -> Run:
 def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
     """Start a run in a new or empty folder, or take up the same experiment's run again.
 
+    Args:
+        path: the folder or fsspec address.
+        experiment: what is to be run.
+        facts_sha256: digest of the facts.
+
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
         WriteError: the folder cannot be written to.
-        RunError: a folder of the run is a link that leads out of it.
+        RunError: a folder of the run is a link that leads out of it, or its description cannot be read.
+        OptionError: an address for which no fsspec package is installed.
     """
     folder = as_folder(path)
     refuse_other_files(folder)
@@ -287,7 +323,8 @@ def refuse_other_files(folder: Folder) -> None:
     """Refuse a folder that is no run's and not empty; what a run leaves that was killed at its beginning is nothing.
 
     Raises:
-        RunExistsError: it holds other files. RunError: it cannot be read.
+        RunExistsError: it holds other files.
+        RunError: it cannot be read.
     """
     try:
         if read_text(folder / RUN_FILE) is None and not all(is_ours(name) or is_draft(name) for name in names(folder)):

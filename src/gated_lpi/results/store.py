@@ -76,6 +76,9 @@ class ResultStore:
 
     Args:
         path: the zarr group; it need not exist yet.
+
+    Raises:
+        OptionError: an address for which no fsspec package is installed.
     """
 
     def __init__(self, path: str | Folder) -> None:
@@ -93,7 +96,11 @@ class ResultStore:
         return [] if commit is None else commit.records
 
     def keys(self) -> list[str]:
-        """Names of the complete checkpoints."""
+        """Names of the complete checkpoints.
+
+        Raises:
+            RunError: the folder is there but is no result store, or a later version of this package wrote it.
+        """
         return [record["key"] for record in self.records()]
 
     def digest(self) -> str | None:
@@ -142,10 +149,11 @@ class ResultStore:
         """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
 
         Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown. What is
-        opened stays as it is while checkpoints are added. Values are verified as they are read, by DamagedError.
+        opened stays as it is while checkpoints are added.
 
         Raises:
-            DamagedError: files are missing, or are not as long as what was written.
+            DamagedError: files are missing, or are not as long as what was written; later, as values are read, they are
+                not what was written.
             RunError: no checkpoint is complete, or what was written is damaged.
         """
         commit = read_commit(self.path)
@@ -174,11 +182,31 @@ class ResultStore:
         return ordered
 
     def damage(self, *, whole: bool = True) -> Damage:
-        """What of the store is not what was written: see `find_damage`."""
+        """What of the store is not what was written.
+
+        Args:
+            whole: read every byte; else compare sizes only.
+
+        Raises:
+            RunError: nothing can be said, as neither file that says what is complete can be used.
+        """
         return find_damage(self.path, whole=whole)
 
     def heal(self, damage: Damage) -> list[str]:
-        """Leave out the checkpoints that do not verify, so that they can be appended again: see `leave_out`."""
+        """Leave out the checkpoints that do not verify, so that they can be appended again.
+
+        The last ones take their places.
+
+        Args:
+            damage: what `damage` found.
+
+        Returns:
+            The names of the checkpoints that were left out.
+
+        Raises:
+            WriteError: it could not be written; what verifies is kept.
+            RunError: neither file that says what is complete can be used.
+        """
         return leave_out(self.path, damage)
 
     def _write(self, name: str, content: bytes) -> None:

@@ -26,7 +26,15 @@ from gated_lpi.results.files import read_file, write_file
 
 
 class _Array(BaseModel):
-    """`values` of texts; or `data`, the bytes of numbers in base64, little end first, in the order of C."""
+    """One array of a summary.
+
+    Attributes:
+        dims: names of its dimensions.
+        dtype: as NumPy writes it.
+        shape: its lengths.
+        data: the bytes of numbers in base64, little end first, in the order of C.
+        values: the values of texts.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -25,8 +25,11 @@ REPORT_DIGESTS = "report.sha256"
 class Finding:
     """What was found of one part of a run.
 
-    status: "damaged", or "unsealed" where there is nothing to compare with. what: the part: an arm's name, "report".
-    why: in words, with the file. remedy: what to do.
+    Attributes:
+        status: "damaged", or "unsealed" where there is nothing to compare with.
+        what: the part: an arm's name, "report".
+        why: in words, with the file.
+        remedy: what to do.
     """
 
     status: Literal["damaged", "unsealed"]
@@ -57,12 +60,16 @@ def verify_run(run: Run, advance: Callable[[int, int], None] = lambda _done, _to
 
 
 def leave_out_damaged(run: Run) -> Iterator[str]:
-    """Remove from a run what does not verify, so that carrying on makes it again; says of each what it is and why.
+    """Remove from a run what does not verify, so that carrying on makes it again.
 
     At an address only sizes are compared, as reading would be a download of all scores; `verify_run` reads them.
 
+    Returns:
+        What each is that was removed, and why, in words.
+
     Raises:
-        RunError: what is damaged cannot be made again from what is there. WriteError: it could not be written.
+        RunError: what is damaged cannot be made again from what is there.
+        WriteError: it could not be written.
     """
     for arm in run.arms:
         store = run.store(arm)

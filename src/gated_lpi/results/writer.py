@@ -42,7 +42,16 @@ EXPIRE = 600.0
 
 
 class Owner(BaseModel):
-    """Who writes to a run. since, renewed: seconds of the owner's clock since 1970."""
+    """Who writes to a run.
+
+    Attributes:
+        host: name of the machine.
+        process: its number there.
+        command: what was started.
+        token: tells one start from another.
+        since: when it began, in seconds of the owner's clock since 1970.
+        renewed: its last sign of life, in the same seconds.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -62,10 +71,12 @@ class Owner(BaseModel):
 def writing(folder: Folder) -> Iterator[Callable[[], None]]:
     """Be the only one that writes to a run's folder for as long as the `with` block runs; the folder is made.
 
-    Yields what raises RunBusyError once the folder has another owner, which a lease may come to, a lock may not.
+    The block is given a function, which raises RunBusyError once the folder has another owner. A lease may come to
+    that, a lock may not.
 
     Raises:
-        RunBusyError: another process writes to it; names it. WriteError: the folder cannot be written to.
+        RunBusyError: another process writes to it; names it.
+        WriteError: the folder cannot be written to.
     """
     try:
         make(folder)

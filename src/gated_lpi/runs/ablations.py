@@ -30,7 +30,16 @@ Indices = NDArray[np.int64]
 
 
 class _Intervention(NamedTuple):
-    """What one row of the table silences: `chosen` groups of `pool`, each a set of units, and their labels."""
+    """What one row of the table silences.
+
+    Attributes:
+        name: as the table shows it.
+        kind: "head" or "unit".
+        asked: how many were asked for.
+        chosen: indices of groups in `pool`.
+        pool: the groups that there are, each a set of units.
+        label: names a group by its index.
+    """
 
     name: str
     kind: str
@@ -43,7 +52,22 @@ class _Intervention(NamedTuple):
 def study_last_checkpoint(
     run: Run, arm: str, checkpoint: Checkpoint, facts: FactSet, progress: Progress, storage: StorageSpec
 ) -> None:
-    """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run."""
+    """Ablate and describe an arm's last checkpoint from its stored scores, and keep the record in the run.
+
+    Args:
+        run: where scores are and the record goes.
+        arm: name of the arm.
+        checkpoint: its last one, on this machine.
+        facts: what the model is asked.
+        progress: shown how far it is.
+        storage: what it is computed on.
+
+    Raises:
+        ModelError: the model cannot be loaded, or its units do not account for what it computes.
+        WeightsError: its weights are missing, damaged or not finite.
+        FactsError: facts that cannot be used with its tokenizer.
+        RunError: the scores cannot be read, or the record not be written.
+    """
     spec = run.experiment.ablation
     model = load_checkpoint(checkpoint, storage)
     encoded = encode_facts(model, facts, prompting(run.experiment)).prompts

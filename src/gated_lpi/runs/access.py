@@ -20,7 +20,15 @@ def hub_of(storage: StorageSpec) -> Hub:
 
 
 def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec) -> Model:
-    """Load a checkpoint that is on this machine to where it is computed on; raises as `load_model` does."""
+    """Load a checkpoint that is on this machine to where it is computed on.
+
+    Raises:
+        UnknownFamilyError: the model's family has no row in the table.
+        ReconstructionError: its units do not account for what it computes.
+        WeightsError: weights missing, damaged, incomplete or not finite.
+        ModelError: not a model that transformers can load.
+        OptionError: an unknown device or device map, or a device beside a device map.
+    """
     return load_model(str(checkpoint.path), device=storage.device, device_map=storage.device_map)
 
 

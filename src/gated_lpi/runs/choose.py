@@ -34,7 +34,9 @@ def choose_checkpoints(
         kept: folder of choices that were made before; new ones are added to it. None: choose anew, keep nothing.
 
     Raises:
-        CheckpointError: a series that is not there. OptionError: a choice that cannot be made from it.
+        CheckpointError: a series that is not there.
+        OptionError: a choice that cannot be made from it.
+        RunError: choices that were made before cannot be read, or new ones not be written.
     """
     chosen = dict(trained)
     for arm in sorted(experiment.arms, key=lambda arm: arm.tokens_aligned_with is not None):

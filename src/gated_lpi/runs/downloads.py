@@ -59,7 +59,14 @@ class Ledger:
         return _snapshot(checkpoint, hub) in self._entries()
 
     def announce(self, checkpoint: Checkpoint, hub: Hub) -> bool:
-        """Say that a checkpoint is about to be fetched; whether all of its files are, or will be, the run's own."""
+        """Say that a checkpoint is about to be fetched.
+
+        Returns:
+            Whether all of its files are, or will be, the run's own.
+
+        Raises:
+            WriteError: that could not be written down.
+        """
         if self.path is None:
             return False
         snapshot = _snapshot(checkpoint, hub)
@@ -78,7 +85,11 @@ class Ledger:
         return dataclasses.replace(fetched, downloaded_files=files)
 
     def forget(self, checkpoint: Checkpoint) -> None:
-        """Say that a checkpoint's files were deleted."""
+        """Say that a checkpoint's files were deleted.
+
+        Raises:
+            WriteError: that could not be written down.
+        """
         with self._lock:
             entries = self._entries()
             kept = [entry for entry in entries if Path(entry).name != checkpoint.commit]

@@ -89,7 +89,11 @@ def run_experiment(
 
 
 def make_engine(experiment: Experiment, run: Run) -> Engine:
-    """The engine that an experiment names."""
+    """The engine that an experiment names.
+
+    Raises:
+        OptionError: Ray is not installed, or the request is one that Ray cannot meet.
+    """
     if experiment.engine.kind == "ray":
         from gated_lpi.runs.ray_engine import RayEngine
 
@@ -102,7 +106,17 @@ def make_engine(experiment: Experiment, run: Run) -> Engine:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """Scoring and studying the chosen checkpoints of all arms."""
+    """Scoring and studying the chosen checkpoints of all arms.
+
+    Attributes:
+        run: where results are kept.
+        experiment: what is run.
+        facts: what the models are asked.
+        chosen: the checkpoints of each arm.
+        progress: shown how far it is.
+        refuse_lost_lease: raises once another process writes to the run.
+        said: what was said of which arm.
+    """
 
     run: Run
     experiment: Experiment

@@ -15,7 +15,17 @@ from gated_lpi.runs.job import Failure, Job, JobOutcome, labels
 
 
 def failed(job: Job, error: Exception, fetched: Fetched | None = None) -> JobOutcome:
-    """The outcome of a job that ended with an error, which is raised again if it is no fault of the checkpoint's."""
+    """The outcome of a job that ended with an error, if that is a fault of the checkpoint's.
+
+    Args:
+        job: which one.
+        error: what it ended with.
+        fetched: what was downloaded for it and is still on this machine.
+
+    Raises:
+        KeyboardInterrupt: the program was interrupted, whatever error came of that.
+        Exception: `error`, or the error of the machine behind it, is no fault of the checkpoint's.
+    """
     if interrupted():  # C code may turn an interruption into any error
         raise KeyboardInterrupt from error
     machine = None if isinstance(error, FetchError) else cause_in_the_machine(error)

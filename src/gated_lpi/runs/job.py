@@ -24,7 +24,15 @@ LABELS = ("key", "step", "tokens", "stage", "commit")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that scoring one checkpoint needs."""
+    """Everything that scoring one checkpoint needs.
+
+    Attributes:
+        arm: name of its arm.
+        checkpoint: which one.
+        experiment: how it is attributed.
+        facts: what the model is asked.
+        storage: where it is from, kept and computed on.
+    """
 
     arm: str
     checkpoint: Checkpoint
@@ -34,18 +42,21 @@ class Job:
 
 
 class Failure(Enum):
-    """At what a checkpoint failed that has no scores."""
+    """At what a checkpoint failed that has no scores.
+
+    Attributes:
+        FETCH: it could not be brought here, and may be as good as any.
+        CHECKPOINT: its files or its model cannot be used.
+        FACTS: its tokenizer does not go with the facts.
+        UNFORESEEN: an error that is none of this package's.
+        WORKER: the process or machine that scored it died, each time.
+    """
 
     FETCH = "fetch"
-    """It could not be brought here, and may be as good as any."""
     CHECKPOINT = "checkpoint"
-    """Its files or its model cannot be used."""
     FACTS = "facts"
-    """Its tokenizer does not go with the facts."""
     UNFORESEEN = "unforeseen"
-    """An error that is none of this package's."""
     WORKER = "worker"
-    """The process or machine that scored it died, each time."""
 
     @property
     def may_be_common(self) -> bool:
@@ -57,9 +68,14 @@ class Failure(Enum):
 class JobOutcome:
     """What came of a job.
 
-    scores: by relation and overall; None if the checkpoint is quarantined. record: its provenance, or why it is
-    quarantined: the reason as "quarantined", the class of the error as "error". fetched: what was downloaded for it
-    and is still on this machine; None if nothing is. failure: at what it failed; None if it has scores.
+    Attributes:
+        arm: name of the checkpoint's arm.
+        key: name of the checkpoint.
+        scores: by relation and overall; None if the checkpoint is quarantined.
+        record: its provenance, or why it is quarantined: the reason as "quarantined", the class of the error as
+            "error".
+        fetched: what was downloaded for it and is still on this machine; None if nothing is.
+        failure: at what it failed; None if it has scores.
     """
 
     arm: str
@@ -79,5 +95,5 @@ class Engine(Protocol):
 
 
 def labels(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Which checkpoint a record is of, as each says it."""
+    """Which checkpoint a record is of, in the keys that every record has."""
     return {name: getattr(checkpoint, name) for name in LABELS}

@@ -89,7 +89,14 @@ def refuse_small_budget(jobs: Sequence[Job], budget: int) -> None:
 
 @dataclass
 class _Download:
-    """One checkpoint on its way or here. size: what it takes of the budget."""
+    """One checkpoint on its way or here.
+
+    Attributes:
+        job: which one.
+        size: bytes that it takes of the budget.
+        result: where it is, once it is here.
+        scored: whether its files are not needed any more.
+    """
 
     job: Job
     size: int

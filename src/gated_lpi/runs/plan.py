@@ -39,7 +39,15 @@ _ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8":
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model's shape the estimate needs; known: whether its config.json was to be had."""
+    """What of a model's shape the estimate needs.
+
+    Attributes:
+        hidden: width of the residual stream.
+        layers: number of layers.
+        vocabulary: number of tokens.
+        itemsize: bytes of a stored parameter.
+        known: whether its config.json was to be had.
+    """
 
     hidden: int = 4096
     layers: int = 32
@@ -50,10 +58,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """What one arm takes. Bytes, seconds, and money where a price was given.
+    """What one arm takes.
 
-    checkpoints: keys, in order. disk: most bytes of downloads at a time. memory: weights in float32 and the working
-    set. notes: what was chosen otherwise than asked for, what is wrong with it, and what could not be estimated.
+    Attributes:
+        arm: its name.
+        checkpoints: keys, in order.
+        download: bytes from the hub.
+        disk: most bytes of downloads at a time.
+        memory: bytes of weights in float32 and the working set.
+        seconds: of the whole arm.
+        cost: money, in the currency of the price; None where none was given.
+        notes: what was chosen otherwise than asked for, what is wrong with it, and what could not be estimated.
     """
 
     arm: str
@@ -68,7 +83,14 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment takes, by arm; `assumptions` in words."""
+    """What an experiment takes.
+
+    Attributes:
+        name: the experiment's.
+        prompts: how many are put to each checkpoint.
+        arms: what each arm takes.
+        assumptions: what the estimate rests on, in words.
+    """
 
     name: str
     prompts: int
@@ -107,7 +129,9 @@ def plan(
         bandwidth: bytes per second from the hub.
 
     Raises:
-        FactsError, CheckpointError, OptionError: facts or series that the run could not use either.
+        FactsError: facts that the run could not use either.
+        CheckpointError: series that it could not use either.
+        OptionError: a choice from a series that it could not make either.
     """
     hub = hub_of(experiment.storage)
     facts = experiment.facts.load()
@@ -129,8 +153,9 @@ def plan(
 
 
 def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Checkpoint]]:
-    """The checkpoints of arms that the run will train, where another arm is aligned with them; data order tells both
-    steps and tokens before any training.
+    """The checkpoints of arms that the run will train, where another arm is aligned with them.
+
+    Data order tells both steps and tokens before any training.
     """
     wanted = {arm.tokens_aligned_with for arm in experiment.arms}
     arms = [arm for arm in experiment.arms if arm.train is not None and arm.name in wanted]
@@ -219,7 +244,7 @@ def _working_set(experiment: Experiment, shape: Shape) -> int:
 
 
 def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
-    """From config.json: of the folder, or a few kilobytes of the hub."""
+    """The shape that config.json tells: that of the folder, or a few kilobytes of the hub."""
     try:
         folder = checkpoint.path
         file = (

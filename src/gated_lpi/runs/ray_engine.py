@@ -103,7 +103,12 @@ class RayEngine:
                 _log.warning("Ray broke down and is started again, %d of %d times: %s", restart + 1, RESTARTS, error)
 
     def outcomes_connected(self, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
-        """The same, on the Ray that this process is connected to."""
+        """What `outcomes` yields, on the Ray that this process is connected to.
+
+        Raises:
+            OptionError: no node has what a task asks for.
+            RunError: Ray broke down.
+        """
         tasks = _Tasks(self._ray, self, jobs)
         try:
             yield from tasks.outcomes()
@@ -135,7 +140,16 @@ class RayEngine:
 
 @dataclass
 class _Flight:
-    """A job under way. done: resolves as soon as the task ends. outcome: what it returns, where it was made."""
+    """A job under way.
+
+    Attributes:
+        job: which one.
+        done: resolves as soon as the task ends.
+        outcome: what the task returns, where it was made.
+        attempts: how often it was started.
+        landed: whether the task has ended.
+        lost: why there is no outcome: its worker died each time.
+    """
 
     job: Job
     done: Any = None
@@ -307,7 +321,19 @@ def score_on_node(
     threads: int,
     version: str,
 ) -> tuple[None, JobOutcome]:
-    """Score one checkpoint with so many threads: a sign that it is done, which is small, and its outcome.
+    """Score one checkpoint with so many threads, on the node that this runs on.
+
+    Args:
+        arm: name of its arm.
+        checkpoint: which one.
+        experiment: how it is attributed.
+        facts: those of the experiment.
+        storage: where it is from, kept and computed on.
+        threads: of torch.
+        version: of this package, as the driver has it.
+
+    Returns:
+        None, a sign that it is done, which is small; and its outcome.
 
     Raises:
         RunError: the node has another version of this package than the driver.

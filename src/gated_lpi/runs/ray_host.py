@@ -45,7 +45,11 @@ class WorkerLostError(RunError):
 
 
 def hosted(request: Any, jobs: Sequence[Job]) -> Iterator[JobOutcome]:
-    """Yield what comes of jobs on a Ray that is started for them. request: keywords of the host's `RayEngine`.
+    """What comes of jobs on a Ray that is started for them, as it comes.
+
+    Args:
+        request: keywords of the host's `RayEngine`.
+        jobs: what is scored.
 
     Raises:
         RayDiedError: Ray broke down; some outcomes may have come before.
@@ -83,7 +87,11 @@ class _Host:
             self._guard.stdin.flush()
 
     def receive(self) -> Frame:
-        """The next frame; RayDiedError if Ray is gone."""
+        """Wait for the next frame.
+
+        Raises:
+            RayDiedError: Ray is gone.
+        """
         frame: Frame = pickle.loads(self._read(int.from_bytes(self._read(LENGTH))))
         if frame[0] == "started":
             self._servers = ray_guard.servers(self._guard.pid)

@@ -22,7 +22,11 @@ def address() -> str:
 
 
 def installed_ray() -> Any:
-    """The package; OptionError if it is not there."""
+    """The package `ray`.
+
+    Raises:
+        OptionError: it is not installed.
+    """
     try:
         return importlib.import_module("ray")
     except ImportError as error:

@@ -29,10 +29,15 @@ SHOWN = 8  # skipped facts that a record names
 def score_checkpoint(job: Job) -> JobOutcome:
     """Fetch, check, load and attribute one checkpoint.
 
-    A checkpoint that cannot be had or used gives an outcome without scores: CheckpointError, ModelError, FactsError
-    (its tokenizer has no token for a target), or whatever else its files bring about. Not so what is no checkpoint's
-    fault: options, memory that is used up, a disk that is full or fails. These are raised. Unless
-    `storage.keep_downloads`, what this call downloaded is deleted again whether it could be used or not.
+    Unless `storage.keep_downloads`, what this call downloaded is deleted again whether it could be used or not.
+
+    Returns:
+        Its scores; or an outcome without scores where the checkpoint cannot be had or used: CheckpointError,
+            ModelError, FactsError (its tokenizer has no token for a target), or whatever else its files bring about.
+
+    Raises:
+        OptionError: options that cannot be used.
+        Exception: what else is no checkpoint's fault: memory that is used up, a disk that is full or fails.
     """
     fetched: Fetched | None = None
     checkpoint = job.checkpoint
@@ -53,7 +58,7 @@ def score_checkpoint(job: Job) -> JobOutcome:
 def attribute_checkpoint(
     experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, storage: StorageSpec | None = None
 ) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Check, load and attribute one checkpoint on this machine: its scores by relation and overall, its provenance.
+    """Check, load and attribute one checkpoint on this machine.
 
     Args:
         experiment: how it is attributed.
@@ -61,10 +66,14 @@ def attribute_checkpoint(
         facts: those of the experiment.
         storage: where it is computed on; None: as the experiment says.
 
+    Returns:
+        Its scores by relation and overall, and its provenance.
+
     Raises:
         WeightsError: its weights are missing, damaged or not finite.
         ModelError: it cannot be loaded, or its units do not account for what it computes.
         FactsError: its tokenizer has no token of its own for a target.
+        OptionError: options that cannot be used, such as a device that is not there.
     """
     started = time.monotonic()
     weights = check_weights(checkpoint.path)

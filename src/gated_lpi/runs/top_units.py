@@ -23,11 +23,19 @@ BATCH = 256
 def describe_top_units(
     model: Model, encoded: Sequence[EncodedPrompt], importance: NDArray[np.floating], count: int
 ) -> dict[str, tuple[TopUnit, ...]]:
-    """Describe the `count` units of each kind with the greatest `importance` [N], greatest first.
+    """Describe the units of each kind with the greatest importance, greatest first.
 
-    Importance is NaN where a unit has no score; a kind without scores has no top units. The readout of a value vector,
-    W_U·(γ ⊙ C·v), is what its unit adds to the logits per unit of coefficient. The mean coefficient over the prompts
-    (gate included, 0 where the expert is not routed to) tells the usual sign.
+    The readout of a value vector, W_U·(γ ⊙ C·v), is what its unit adds to the logits per unit of coefficient. The mean
+    coefficient over the prompts (gate included, 0 where the expert is not routed to) tells the usual sign.
+
+    Args:
+        model: the model.
+        encoded: the prompts.
+        importance: [N], nats; NaN where a unit has no score. A kind without scores has no top units.
+        count: how many of each kind.
+
+    Returns:
+        The units of "ffn" and "attention".
     """
     scored = ~np.isnan(importance)
     best = {}

@@ -15,7 +15,16 @@ from gated_lpi.training.trainer import train_arm
 
 
 def train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
-    """Train the arms that are not trained yet; the checkpoints of all that the run trains, by arm."""
+    """Train the arms that are not trained yet.
+
+    Returns:
+        The checkpoints of all arms that the run trains, by arm.
+
+    Raises:
+        FactsError: the facts give nothing to train on.
+        RunExistsError: an arm's folder holds something else.
+        WriteError: a checkpoint cannot be written.
+    """
     trained = [arm for arm in run.experiment.arms if arm.train is not None]
     if not trained:
         return {}

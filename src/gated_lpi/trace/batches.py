@@ -69,10 +69,16 @@ class Batch(NamedTuple):
 def pad(
     prompts: Prompts, positions: ItemPositions | None = None, *, pad_id: int = 0, device: torch.device | None = None
 ) -> Batch:
-    """Pad token ids on the right; `positions` as `resolve_positions` takes them.
+    """Pad token ids on the right.
+
+    Args:
+        prompts: token ids.
+        positions: for each prompt one position or more, −1 being its last token. None: the last token of each.
+        pad_id: the token to pad with.
+        device: where the tensors are.
 
     Raises:
-        OptionError: there is no prompt, or one has no token; or a position that is not there.
+        OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
     """
     chosen = resolve_positions(prompts, positions)
     width = max(len(ids) for ids in prompts)
@@ -85,7 +91,7 @@ def pad(
 
 
 def resolve_positions(prompts: Prompts, positions: ItemPositions | None = None) -> list[list[int]]:
-    """ItemPositions of each prompt, counted from its first token.
+    """Positions of each prompt, counted from its first token.
 
     Args:
         prompts: token ids.
@@ -145,6 +151,6 @@ def forward_passes(prompts: Prompts, tokens: int = TOKENS_AT_ONCE) -> Iterator[s
 
 
 def similar_lengths(prompts: Prompts, size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield indices of at most `size` prompts of similar length together, so that little is padded; evenly many."""
+    """Yield indices, [≤ size], of prompts of similar length together, so that little is padded; evenly many."""
     order = np.argsort([len(ids) for ids in prompts], kind="stable")
     yield from np.array_split(order, max(1, -(-len(order) // size)))

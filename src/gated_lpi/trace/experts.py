@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 
 def expert_coefficients(module: nn.Module, hidden: Tensor, experts: Tensor) -> Tensor:
-    """act(gate)·up of the experts routed to: `hidden` [P, d], `experts` [P, k] → [P, k, width]."""
+    """act(gate)·up of the experts routed to.
+
+    Args:
+        module: the routed experts, fused.
+        hidden: [P, d], what they were given.
+        experts: [P, k], the experts routed to.
+
+    Returns:
+        [P, k, width].
+    """
     gated = bool(module.has_gate)
     weight = cast(Tensor, module.gate_up_proj if gated else module.up_proj)
     bias = cast(Tensor, module.gate_up_proj_bias if gated else module.up_proj_bias) if module.has_bias else None

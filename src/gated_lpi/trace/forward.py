@@ -49,8 +49,12 @@ def trace(
             then computed eagerly.
         limits: what is worked on at a time.
 
+    Returns:
+        What every block read and wrote at the P items.
+
     Raises:
         OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
+        ModelError: `by_position`, and the model's attention does not go through transformers' interface.
     """
     chosen = resolve_positions(prompts, positions)
     parts = []
@@ -75,7 +79,20 @@ def trace(
 def last_logits(
     model: Model, prompts: Prompts, positions: ItemPositions | None = None, *, limits: Limits = USUAL
 ) -> Tensor:
-    """The model's logits at each prompt's last position, or at those of `trace(positions=)`, [P, V]; nothing more."""
+    """The model's logits at one position or more of each prompt; nothing more.
+
+    Args:
+        model: the model.
+        prompts: token ids.
+        positions: for each prompt one position or more, −1 being its last token. None: the last token of each.
+        limits: what is worked on at a time.
+
+    Returns:
+        [P, V], a row for each pair of prompt and position, in the order given.
+
+    Raises:
+        OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
+    """
     chosen = resolve_positions(prompts, positions)
     finals = []
     for some in forward_passes(prompts, limits.tokens):
@@ -87,7 +104,15 @@ def last_logits(
 
 
 def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:
-    """Rank of each target [P] among `logits` [P, V]: how many tokens are likelier; ties count in its favour."""
+    """Rank of each target among the logits: how many tokens are likelier; ties count in its favour.
+
+    Args:
+        logits: [P, V].
+        targets: [P], token ids.
+
+    Returns:
+        [P]; 0 is the likeliest token.
+    """
     ranks: NDArray[np.int64] = (logits > logits.gather(-1, targets.unsqueeze(-1))).sum(dim=-1).cpu().numpy()
     return ranks
 
@@ -110,7 +135,13 @@ def _logits(model: Model, final: Tensor, limits: Limits) -> Tensor:
 
 
 class _Seen(NamedTuple):
-    """What `Trace` has of some items."""
+    """What `Trace` has of some items.
+
+    Attributes:
+        blocks: one entry for each of the model's blocks, in order.
+        embedding: [P, d], layer 0's input.
+        final: [P, d], input of the final norm.
+    """
 
     blocks: list[BlockTrace]
     embedding: Tensor

@@ -35,7 +35,13 @@ class Recording:
         return self.batch.pick(states).to(self.device)
 
     def hear_attention(self, module: nn.Module, weights: Tensor, values: Tensor) -> None:
-        """Keep weight · value of the items, by source position: [P, S, H · d_v]."""
+        """Keep weight · value of the items, by source position: [P, S, H · d_v].
+
+        Args:
+            module: the attention.
+            weights: [B, H, S, S].
+            values: [B, H_kv, S, d_v].
+        """
         rows, positions = (index.to(weights.device) for index in (self.batch.rows, self.batch.positions))
         chosen = weights[rows, :, positions][..., : values.shape[2]]  # [P, H, S]: some families have sinks besides
         # Heads that share values stand together: [P, H_kv, heads that share, S, d_v].
@@ -63,7 +69,7 @@ def record(model: Model, batch: Batch) -> Iterator[Recording]:
 
 @contextmanager
 def record_final(model: Model, batch: Batch) -> Iterator[Recording]:
-    """The same of the input of the final norm alone."""
+    """Record the input of the final norm alone in a forward pass inside the `with` block; the hook ends with it."""
     recording = Recording(batch, model.readout.weight.device)
     handle = _on_final(model, recording)
     try:

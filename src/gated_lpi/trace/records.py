@@ -66,7 +66,7 @@ class BlockTrace:
     writers: tuple[WriterTrace, ...]
 
     def slabs(self, block: Block) -> Iterator[Slab]:
-        """Yield the block's units with their value vectors, grouped by value matrix; unused experts are left out."""
+        """The block's units with their value vectors, grouped by value matrix; unused experts are left out."""
         for (writer, start), traced in zip(block.offsets(), self.writers, strict=True):
             if traced.experts is None:
                 coefficients = self._scaled(traced.coefficients, traced.gates)
@@ -79,7 +79,7 @@ class BlockTrace:
                 yield Slab(first, self._values(block, writer, expert), coefficients[prompts, slot], prompts)
 
     def position_slabs(self, block: Block) -> Iterator[Slab]:
-        """Yield an attention block's units once for every source position, as if each position had its own units.
+        """An attention block's units once for every source position, as if each position had its own units.
 
         Position t's units start at t · n_units.
         """
@@ -140,7 +140,7 @@ class Trace:
     at_position: Tensor
 
     def slabs(self, model: Model) -> Iterator[tuple[slice, Slab]]:
-        """Yield every block's slabs, each with the place of its units on the model's axis."""
+        """Every block's slabs, each with the place of its units on the model's axis."""
         for index, (block, seen) in enumerate(zip(model.blocks, self.blocks, strict=True)):
             start = model.block_units(index).start
             for slab in seen.slabs(block):
@@ -149,7 +149,7 @@ class Trace:
 
 
 def join(parts: Sequence[Any]) -> Any:
-    """Tensors of some items after each other, and whatever is made of such; source positions are filled up with 0."""
+    """Tensors of some items, or what is made of such, one after the other; source positions are filled up with 0."""
     first = parts[0]
     if len(parts) == 1 or first is None:
         return first

@@ -28,7 +28,8 @@ EXPERTS_IMPLEMENTATION = "grouped_mm"
 def arm_config(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config | Qwen3MoeConfig:
     """Build the arm's configuration.
 
-    Raises OptionError if the tokenizer is larger than `spec.size.vocab_size`.
+    Raises:
+        OptionError: the tokenizer is larger than `spec.size.vocab_size`.
     """
     size = spec.size
     if len(tokenizer) > size.vocab_size:
@@ -69,7 +70,11 @@ def arm_config(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerF
 
 
 def new_model(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Build the arm's model with its initial weights, in float32 on the CPU; raises as `arm_config` does."""
+    """Build the arm's model with its initial weights, in float32 on the CPU.
+
+    Raises:
+        OptionError: the tokenizer is larger than `spec.size.vocab_size`.
+    """
     config = arm_config(arm, spec, tokenizer)
     extra = {"experts_implementation": EXPERTS_IMPLEMENTATION} if arm.kind == "moe" else {}
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **extra)

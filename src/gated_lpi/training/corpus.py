@@ -28,9 +28,12 @@ IGNORED = -100  # the label that `transformers` leaves out of the loss
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts to train on, in a fixed order, and where in each (in characters) the answer starts.
+    """Texts to train on, in a fixed order.
 
-    For a text without an answer, which is to be learnt as a whole, that is 0.
+    Attributes:
+        texts: the texts.
+        answer_starts: where in each, in characters, the answer starts; 0 for a text without an answer, which is to be
+            learnt as a whole.
     """
 
     texts: tuple[str, ...]
@@ -43,9 +46,14 @@ class Corpus:
 
 
 def build_corpus(facts: FactSet, extra: Sequence[str | Path] = ()) -> Corpus:
-    """Write the training prompts of `facts` as sentences, then add the lines of the `extra` text files.
+    """Write the training prompts of facts as sentences, then add the lines of text files.
 
-    Raises FactsError if a file cannot be read, or if there is nothing to train on.
+    Args:
+        facts: whose training prompts.
+        extra: text files of the user's own, a text a line.
+
+    Raises:
+        FactsError: a file cannot be read, or there is nothing to train on.
     """
     prompts = facts.training_prompts()
     sentences = [f"{prompt.joined}." for prompt in prompts]
@@ -70,11 +78,19 @@ def _lines(path: Path) -> list[str]:
 def encode_corpus(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, context: int, loss: Loss
 ) -> list[dict[str, list[int]]]:
-    """Tokenise every text into examples of `input_ids` and `labels`, of at most `context` tokens each.
+    """Tokenise every text into examples of `input_ids` and `labels`.
 
-    Tokens that are not to be learnt have the label -100: special tokens and, with loss "answers", all that ends
-    before the answer starts. Examples without any other label after their first token are dropped. Raises
-    FactsError if none is left.
+    Tokens that are not to be learnt have the label -100: special tokens and, with loss "answers", all that ends before
+    the answer starts. Examples without any other label after their first token are dropped.
+
+    Args:
+        corpus: the texts.
+        tokenizer: made for them.
+        context: tokens of an example, at most.
+        loss: which tokens are learnt: "answers", or all.
+
+    Raises:
+        FactsError: no example is left.
     """
     encoded = tokenizer(list(corpus.texts), return_offsets_mapping=True)
     examples = []
@@ -94,7 +110,17 @@ def encode_corpus(
 
 
 def data_order(examples: int, steps: int, batch_size: int, seed: int) -> NDArray[np.int64]:
-    """Return the examples of each batch: integers below `examples`, of shape (steps, batch_size)."""
+    """The examples of each batch, drawn from the seed alone.
+
+    Args:
+        examples: how many there are.
+        steps: batches.
+        batch_size: examples in a batch.
+        seed: of the draws.
+
+    Returns:
+        [steps, batch_size], integers below `examples`.
+    """
     generator = np.random.default_rng(seed)
     epochs = -(-steps * batch_size // examples)
     order = np.concatenate([generator.permutation(examples) for _ in range(epochs)])

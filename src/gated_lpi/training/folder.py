@@ -34,7 +34,9 @@ STATE = ".trainer"
 def claim(out: Path, identity: Mapping[str, Any]) -> None:
     """Make `out` the folder of the run that `identity` describes, or check that it is already.
 
-    Raises RunExistsError, naming what differs, if the folder holds another run or other files.
+    Raises:
+        RunExistsError: the folder holds another run, or other files, or a record that cannot be read; names what
+            differs.
     """
     identity = json.loads(json.dumps(identity))
     record = out / RECORD
@@ -54,7 +56,10 @@ def claim(out: Path, identity: Mapping[str, Any]) -> None:
 def publish(folder: Path, save: Callable[[Path], None], record: Mapping[str, Any]) -> None:
     """Write one checkpoint folder in a single step; one that exists is complete and is left as it is.
 
-    `save` writes model and tokenizer into the folder that it is given.
+    Args:
+        folder: the checkpoint's.
+        save: writes model and tokenizer into the folder that it is given.
+        record: what checkpoint.json says.
     """
     if folder.exists():
         return
@@ -103,9 +108,12 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def keep_state(out: Path, step: int, save_weights: Callable[[Path], None]) -> None:
-    """Make the state that the Trainer has just saved one that it can load. To be called before `publish`.
+    """Make the state that the Trainer has just saved one that it can load; to be called before `publish`.
 
-    `save_weights` writes the weights, under their names in the model, to the file that it is given.
+    Args:
+        out: the arm's folder.
+        step: of the state.
+        save_weights: writes the weights, under their names in the model, to the file that it is given.
     """
     folder = out / STATE / f"checkpoint-{step}"
     save_weights(folder / "model.safetensors")
@@ -113,7 +121,7 @@ def keep_state(out: Path, step: int, save_weights: Callable[[Path], None]) -> No
 
 
 def newest_state(out: Path, steps: Sequence[int]) -> Path | None:
-    """Return the Trainer's state at the newest step up to which all is published; None if there is none such.
+    """The Trainer's state at the newest step up to which all is published; None if there is none such.
 
     States that are newer than that may be incomplete, or have published steps missing before them; they are removed.
     """

@@ -19,9 +19,14 @@ Decay = Literal["linear", "cosine", "constant"]
 
 
 def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
-    """Return `count` strictly increasing steps, log-spaced, from 0 (the initial weights) to `steps` (the last).
+    """Strictly increasing steps, log-spaced, at which checkpoints are kept.
 
-    Raises OptionError unless 2 <= count <= steps + 1.
+    Args:
+        steps: training steps; the last one is kept.
+        count: how many to keep, step 0 (the initial weights) and the last among them.
+
+    Raises:
+        OptionError: `count` is less than 2 or more than `steps` + 1.
     """
     refuse_count(steps, count)
     chosen = [0]
@@ -32,7 +37,11 @@ def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
 
 
 def refuse_count(steps: int, count: int) -> None:
-    """Raise OptionError unless 2 <= count <= steps + 1, so that so many checkpoints can be kept."""
+    """Refuse a number of checkpoints that so many training steps cannot give.
+
+    Raises:
+        OptionError: `count` is less than 2 or more than `steps` + 1.
+    """
     if not 2 <= count <= steps + 1:
         raise OptionError(
             f"{count} checkpoints asked of {steps} training steps. Expected between 2 (first and last) and "
@@ -41,7 +50,7 @@ def refuse_count(steps: int, count: int) -> None:
 
 
 def learning_rate_factor(done: int, steps: int, warmup: int, decay: Decay) -> float:
-    """Return the share of the peak learning rate, in (0, 1], for the step after `done` steps; 0 from the end on."""
+    """The share of the peak learning rate, in (0, 1], for the step after `done` steps; 0 from the end on."""
     if done >= steps:
         return 0.0
     if done < warmup:

@@ -30,7 +30,12 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_leng
 
 
 class ArmSpec(Spec):
-    """One arm of the comparison: a name for its folder and reports, and the kind of its FFN."""
+    """One arm of the comparison.
+
+    Attributes:
+        name: for its folder and reports.
+        kind: what its FFN is: "moe", "dense_active" or "dense_total".
+    """
 
     name: ArmName
     kind: ArmKind
@@ -46,10 +51,19 @@ ARMS = (
 class ModelSize(Spec):
     """The arms' common shape.
 
-    `vocab_size` is the most that the tokenizer may have; the models have as many embeddings as it really has.
-    `normalise_gates` rescales the gates of the experts routed to so that they sum to 1. With one expert per token that
-    leaves a gate of 1 whatever the router says, so that the loss cannot teach it: refused. With all experts per token
-    nothing is selected, and the router weighs only; that can be trained.
+    Attributes:
+        hidden: width of the residual stream.
+        layers: number of layers.
+        heads: attention heads of a layer.
+        kv_heads: heads of keys and values.
+        experts: experts of a layer of the MoE.
+        expert_width: neurons of an expert.
+        experts_per_token: experts that a token is routed to.
+        normalise_gates: rescale the gates of the experts routed to so that they sum to 1. With one expert per token
+            that leaves a gate of 1 whatever the router says, so that the loss cannot teach it: refused. With all
+            experts per token nothing is selected, and the router weighs only; that can be trained.
+        tie_embeddings: use the embedding as the unembedding, too.
+        vocab_size: the most tokens that the tokenizer may have; the models have as many embeddings as it really has.
     """
 
     hidden: int = Field(default=128, ge=8)
@@ -83,10 +97,22 @@ class ModelSize(Spec):
 class TrainingSpec(Spec):
     """What the arms share: size, optimisation, data order and checkpoints.
 
-    One `seed` sets the initial weights and the order of the data. `loss` says which tokens are learnt: the answers
-    and the user's own texts, or all. `load_balancing` is the coefficient of the router's auxiliary loss, `adam_beta2`
-    the memory of Adam's second moment, `init_std` the standard deviation of the initial weights. `context` is the
-    longest sequence, in tokens. `checkpoints` counts those kept, the initial weights among them.
+    Attributes:
+        size: the arms' common shape.
+        steps: optimizer steps.
+        batch_size: examples in a batch.
+        learning_rate: the peak of the learning rate.
+        warmup_steps: steps in which the learning rate rises to its peak.
+        decay: how the learning rate falls after that.
+        loss: which tokens are learnt: the answers and the user's own texts ("answers"), or "all".
+        adam_beta2: the memory of Adam's second moment.
+        weight_decay: coefficient of the optimizer's weight decay.
+        max_grad_norm: the most that the gradient's norm may be; a longer gradient is scaled down to it.
+        load_balancing: coefficient of the router's auxiliary loss.
+        init_std: standard deviation of the initial weights.
+        context: longest sequence, in tokens.
+        checkpoints: how many are kept, the initial weights among them.
+        seed: sets the initial weights and the order of the data.
     """
 
     size: ModelSize = ModelSize()
@@ -111,7 +137,7 @@ class TrainingSpec(Spec):
         return self
 
     def with_overrides(self, given: Overrides) -> Self:
-        """The same training with the keys that are given in place of its own.
+        """This training with the keys that are given in place of its own.
 
         Raises:
             ValidationError: they do not go with each other or with the rest.

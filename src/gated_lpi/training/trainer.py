@@ -56,20 +56,30 @@ def train_arm(
     progress: StepsDone | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[Path]:
-    """Train one arm on the CPU and return its checkpoint folders `out/step-N`, first to last.
+    """Train one arm on the CPU, or continue one that was stopped; a finished one returns at once.
 
-    A run that was stopped is continued; a finished one returns at once. `progress` is called with the steps
-    done and the steps in all. On one machine, with one seed and number of threads, the weights are
-    bit-identical from run to run.
+    On one machine, with one seed and number of threads, the weights are bit-identical from run to run.
 
-    `callbacks` are called by the Trainer after the one that keeps checkpoints, with the model as keyword `model`: at
-    `on_train_begin` the initial weights are published, at `on_save` the checkpoint of this step. They are for looking
-    on, and see only the steps that this call trains. What they change of the training is not in arm.json: a resumed
-    run is then not the run that was stopped.
+    Args:
+        arm: what is trained.
+        spec: how.
+        corpus: the texts.
+        tokenizer: made for them.
+        out: the arm's folder.
+        progress: called with the steps done and the steps in all.
+        callbacks: called by the Trainer after the one that keeps checkpoints, with the model as keyword `model`: at
+            `on_train_begin` the initial weights are published, at `on_save` the checkpoint of this step. They are for
+            looking on, and see only the steps that this call trains. What they change of the training is not in
+            arm.json: a resumed run is then not the run that was stopped.
 
-    Raises OptionError for more checkpoints than steps or a tokenizer larger than the vocabulary,
-    RunExistsError if `out` holds something else, WriteError if it cannot be written to, and FactsError for a corpus
-    without a token to predict.
+    Returns:
+        The checkpoint folders `out/step-N`, first to last.
+
+    Raises:
+        OptionError: more checkpoints than steps, or a tokenizer larger than the vocabulary.
+        RunExistsError: `out` holds something else.
+        WriteError: `out` cannot be written to.
+        FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
@@ -104,7 +114,12 @@ def _writing_errors(out: Path) -> Iterator[None]:
 
 
 def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
-    """Tokens seen at each step that is kept, without training: the same for each kind; raises as `train_arm` does."""
+    """Tokens seen at each step that is kept, by step, without training; every kind of arm sees as many.
+
+    Raises:
+        OptionError: more checkpoints than steps.
+        FactsError: the corpus has no token to predict.
+    """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     lengths = np.array([len(e["input_ids"]) for e in encode_corpus(corpus, tokenizer, spec.context, spec.loss)])
     order = data_order(len(lengths), spec.steps, spec.batch_size, spec.seed)

@@ -26,7 +26,12 @@ BESSEL_TERMS = 12
 
 
 class SeriesResult(NamedTuple):
-    """`log_mean` [P, n], right where `done` [P, n]."""
+    """Logarithms of mean exponentials.
+
+    Attributes:
+        log_mean: [P, n].
+        done: [P, n], where that is right.
+    """
 
     log_mean: Tensor
     done: Tensor
@@ -39,6 +44,9 @@ def log_mean_exp(c: Tensor, u: Tensor, p: Tensor) -> SeriesResult:
         c: [P, n].
         u: [n, V].
         p: [P, V], rows that sum to 1.
+
+    Returns:
+        The logarithms, and which of them are right to the last digit.
     """
     low, high = u.amin(dim=-1), u.amax(dim=-1)
     middle, radius = (high + low) / 2, (high - low) / 2

@@ -39,6 +39,9 @@ def score_block(problem: BlockProblem, numbers: int = Room().numbers) -> BlockSc
     Args:
         problem: the block.
         numbers: numbers in a matrix of units and tokens, at most.
+
+    Returns:
+        Scores [P, n_units] in nats.
     """
     scores = torch.zeros(len(problem.targets), problem.n_units, dtype=problem.base.dtype, device=problem.base.device)
     p = problem.base_logits.log_p.exp()

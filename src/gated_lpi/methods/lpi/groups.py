@@ -32,7 +32,12 @@ class GroupScores(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """Where the router sent the last token of P prompts: `routed` [P, E] 0 or 1, and final `gates` [P, E]."""
+    """Where the router sent the last token of P prompts.
+
+    Attributes:
+        routed: [P, E], 1 for the experts routed to, 0 for the others.
+        gates: [P, E], the final gates.
+    """
 
     routed: Tensor
     gates: Tensor

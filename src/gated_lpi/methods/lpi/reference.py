@@ -69,7 +69,7 @@ def _contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tenso
 
 
 def _position_contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tensor]]:
-    """The same for an attention block whose units are counted once for every source position."""
+    """Index and contribution [d] of an attention block's units, counted once for every source position."""
     (writer,), (seen,) = problem.block.writers, problem.traced.writers
     assert seen.by_position is not None  # the trace was asked for it
     scale = 1.0 if problem.traced.scale is None else float(problem.traced.scale[prompt])

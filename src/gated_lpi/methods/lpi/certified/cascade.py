@@ -198,7 +198,7 @@ class _LeftOver:
     def settle(
         self, problem: BlockProblem, p: Distribution, found: BlockScores, tolerance: float, numbers: int
     ) -> None:
-        """Sum them, into the block's scores and bounds."""
+        """Sum the pairs exactly, into the block's scores and bounds."""
         if not self._parts:
             return
         c, prompts, which, units = (torch.cat(parts) for parts in zip(*self._parts, strict=True))

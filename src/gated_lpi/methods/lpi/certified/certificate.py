@@ -60,16 +60,21 @@ class Pairs(NamedTuple):
     squares: Tensor
 
     def units(self, chosen: Tensor | slice) -> Pairs:
-        """The same for some of the units."""
+        """The pairs of some of the units; `chosen` [m] are their indices, or a slice."""
         c, shift, gain = (part[:, chosen] for part in (self.c, self.shift, self.gain))
         return self._replace(c=c, shift=shift, gain=gain, length=self.length[chosen], squares=self.squares[chosen])
 
 
 class Moments(NamedTuple):
-    """Sums over the tokens of S, as computed: Σp·u and Σp·u² [P, n], least and largest u [n].
+    """Sums over the tokens of S, as computed; some are not always there.
 
-    `squares` [n] is a lower bound on Σq·u², q the weights of the envelope. Not always there: `third` and `fourth`,
-    Σp·u³ and Σp·u⁴; `outside_least` and `outside_largest` [n], bounds on u over the tokens of T.
+    Attributes:
+        first: [P, n], Σp·u.
+        second: [P, n], Σp·u².
+        squares: [n], a lower bound on Σq·u², q the weights of the envelope.
+        least, largest: [n], least and largest u.
+        third, fourth: [P, n], Σp·u³ and Σp·u⁴, or None.
+        outside_least, outside_largest: [n], bounds on u over the tokens of T, or None.
     """
 
     first: Tensor
@@ -83,11 +88,11 @@ class Moments(NamedTuple):
     outside_largest: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
-        """The same for some of the units."""
+        """The moments of some of the units; `chosen` [m] are their indices, or a slice."""
         return self._each(lambda part: part[..., chosen])
 
     def to(self, dtype: torch.dtype) -> Moments:
-        """The same in another dtype, all but `squares`."""
+        """These moments in another dtype, all but `squares`."""
         return self._each(lambda part: part.to(dtype))._replace(squares=self.squares)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Moments:
@@ -95,18 +100,21 @@ class Moments(NamedTuple):
 
 
 class Region(NamedTuple):
-    """What is known of S and T, the same for all units.
+    """What is known of S and T, for all units alike.
 
     Attributes:
         inside, outside: [P, 1], mass of S; mass of T, at most.
         tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
-        cuts: [C, P, 1], other scales s, and `excess` [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
+        cuts: [C, P, 1], other scales s; or none.
+        excess: [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
         inside_tokens, tail_tokens: how many tokens are in S and in T.
         tail_weight: Σ q over T.
-        outside_head: [P, 1], mass of the tokens whose log p may be off by `error` [P, 1]; the others by `head_error`.
+        outside_head: [P, 1], mass of the tokens whose log p may be off by `error`; that of the others by `head_error`.
         outside_error: [P, 1], √(Σ p_j·D_j²) over these tokens, D_j ≤ `error` bounding the error of log p_j.
+        error: [P, 1], bound on the error of log p of the tokens outside of the head.
+        head_error: [P, 1], bound on that of the tokens in the head.
         storage: [P, 1], how far Σ p may be from 1.
         unit_rounding: γ of a product over the width, which u on S is computed by.
         sum_rounding: γ of the sums over tokens.
@@ -133,19 +141,31 @@ class Region(NamedTuple):
     excess: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Region:
-        """The same in another dtype."""
+        """This region in another dtype."""
         return Region(*(part.to(dtype) if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 class Certificate(NamedTuple):
-    """Scores and their error bounds, [P, n]; a bound is infinite or NaN where nothing can be said."""
+    """Scores with their error bounds.
+
+    Attributes:
+        score: [P, n], nats.
+        bound: [P, n], nats; infinite or NaN where nothing can be said.
+    """
 
     score: Tensor
     bound: Tensor
 
 
 def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
-    """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only."""
+    """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only.
+
+    Args:
+        pairs: [P, n] of them.
+        moments: over the tokens of S.
+        region: what is known of S and T.
+        tolerance: nats.
+    """
     n_prompts, n_units = pairs.c.shape
     region = region.to(pairs.c.dtype)
     size = max(1, TILE_BYTES * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
@@ -159,7 +179,14 @@ def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) ->
 
 
 class _Given(NamedTuple):
-    """What follows from pairs and region: |c|·‖v‖, c·a, and bounds on |E_p[y]| and on the rounding of y in S."""
+    """What follows from pairs and region, [P, n].
+
+    Attributes:
+        size: |c|·‖v‖.
+        centre: c·a.
+        shift_error: bound on |E_p[y]|.
+        wrong: bound on the rounding of y in S.
+    """
 
     size: Tensor
     centre: Tensor
@@ -168,7 +195,14 @@ class _Given(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Of some tokens: bounds on Σ p·g(y) and a guess of it, upper bounds on Σ p·y² and on y."""
+    """Sums over some tokens, [P, n].
+
+    Attributes:
+        low, high: bounds on Σ p·g(y).
+        guess: what it may be.
+        variance: upper bound on Σ p·y².
+        reach: upper bound on y.
+    """
 
     low: Tensor
     high: Tensor
@@ -177,7 +211,7 @@ class _Sums(NamedTuple):
     reach: Tensor
 
     def add(self, other: _Sums) -> _Sums:
-        """Of both sets."""
+        """The sums over both sets of tokens."""
         low, high, guess, variance, _ = (one + another for one, another in zip(self, other, strict=True))
         return _Sums(low, high, guess, variance, torch.maximum(self.reach, other.reach))
 
@@ -336,12 +370,12 @@ def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tenso
 
 
 def phi(y: Tensor) -> Tensor:
-    """(e^y − 1 − y)/y², ½ at 0; increasing on the whole line."""
+    """(e^y − 1 − y)/y² of `y` [...], ½ at 0; shape kept. Increasing on the whole line."""
     return _quotient(y, 2)
 
 
 def psi(y: Tensor) -> Tensor:
-    """(e^y − 1 − y − y²/2 − y³/6)/y⁴, 1/24 at 0; increasing on the whole line."""
+    """(e^y − 1 − y − y²/2 − y³/6)/y⁴ of `y` [...], 1/24 at 0; shape kept. Increasing on the whole line."""
     return _quotient(y, 4)
 
 

@@ -69,7 +69,7 @@ class Distribution:
     _kept: list[Tensor] = field(default_factory=list)
 
     def rows(self, table: Unembedding, ranks: slice) -> Tensor:
-        """w_j − w̄ of the tokens of these ranks; those of the levels are kept, since every slab asks for them."""
+        """w_j − w̄ of the tokens of these ranks, [n, d]; rows of the levels are kept, as every slab asks for them."""
         kept = self.levels[-2]
         if ranks.stop > kept:
             return table.rows(self.order[ranks])
@@ -79,7 +79,14 @@ class Distribution:
 
 
 def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: BaseLogits) -> Distribution:
-    """Lay out p of `base` [P, d], whose logit lens is `logits`; `logits.log_p` itself is refined."""
+    """Lay out p of P prompts.
+
+    Args:
+        readout: the model's.
+        table: of the checkpoint.
+        base: [P, d], the residual stream before the block writes.
+        logits: its logit lens; `logits.log_p` itself is refined.
+    """
     vocabulary = readout.vocabulary
     levels = (*(n for n in LEVELS if n < vocabulary), vocabulary)
     order = logits.log_p.amax(dim=0).argsort(descending=True)
@@ -128,7 +135,14 @@ def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Ten
 
 
 class _OverVocabulary(NamedTuple):
-    """Σ p·w [P, d], Σ p·‖w‖ [P]; mass and Σ p·‖w‖² of the tokens outside the head [P], rounded up; float64."""
+    """Sums over the vocabulary, float64.
+
+    Attributes:
+        row: [P, d], Σ p·w.
+        norm: [P], Σ p·‖w‖.
+        outside: [P], mass of the tokens outside the head, rounded up.
+        outside_squares: [P], Σ p·‖w‖² over these tokens, rounded up.
+    """
 
     row: Tensor
     norm: Tensor
@@ -153,7 +167,15 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
 
 
 def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """The largest probability of each prompt outside of these tokens, [P], float64."""
+    """The largest probability of each prompt outside of some tokens.
+
+    Args:
+        log_p: [P, V].
+        tokens: [n].
+
+    Returns:
+        [P], float64.
+    """
     hidden = torch.zeros(log_p.shape[1], dtype=log_p.dtype, device=log_p.device)
     hidden[tokens] = -torch.inf
     columns = range(0, log_p.shape[1], COLUMNS)

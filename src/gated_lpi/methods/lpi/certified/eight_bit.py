@@ -28,13 +28,18 @@ ROUNDING = 1e-5  # relative: of scales and their products in float32
 
 
 class Extremes(NamedTuple):
-    """Least and largest u of each unit over some tokens, [n], float64."""
+    """How far units move some tokens.
+
+    Attributes:
+        least: [n], float64, least u of each unit, or less.
+        largest: [n], float64, largest u of each unit, or more.
+    """
 
     least: Tensor
     largest: Tensor
 
     def units(self, chosen: Tensor) -> Extremes:
-        """Those of some of the units."""
+        """The extremes of some of the units, whose indices are `chosen` [m]."""
         return Extremes(self.least[chosen], self.largest[chosen])
 
 

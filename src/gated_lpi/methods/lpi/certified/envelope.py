@@ -66,7 +66,7 @@ class Envelope:
         slack: vᵀBv is larger than what the matrix gives by this times ‖v‖² at most.
         cuts: [C, P], float64, other scales s; none until `with_excess` finds them.
         excess: [C, P], float64, upper bounds on Σ max(p_j − s·q_j, 0) over the tokens outside of the largest level but
-            the last; likewise.
+            the last; none until `with_excess` finds them.
     """
 
     of_checkpoint: bool
@@ -85,13 +85,22 @@ class Envelope:
 
 
 def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
-    """Upper bound on vᵀBv of value vectors [n, d], [n] in float64."""
+    """Upper bound on vᵀBv of value vectors.
+
+    Args:
+        values: [n, d], v.
+        matrix: [d, d], B as `gram` leaves it.
+        slack: by what times ‖v‖² vᵀBv is larger than what the matrix gives, at most.
+
+    Returns:
+        [n], float64.
+    """
     found: Tensor = quadratic_form(values, matrix) + slack * lengths(values).square()
     return found.clamp_min_(0.0)
 
 
 def uniform(table: Unembedding, p: Distribution) -> Envelope:
-    """Every token weighs 1."""
+    """The envelope in which every token weighs 1."""
     tokens = torch.tensor(p.levels, dtype=torch.float64, device=p.p.device)
     return Envelope(
         of_checkpoint=True,
@@ -105,7 +114,7 @@ def uniform(table: Unembedding, p: Distribution) -> Envelope:
 
 
 def fitted(table: Unembedding, p: Distribution) -> Envelope:
-    """The largest p of any prompt, for the first `LISTED` ranks; constant elsewhere."""
+    """The envelope whose q is the largest p of any prompt for the first `LISTED` ranks; constant elsewhere."""
     listed = p.order[: _listed(p)]
     beyond = largest_beyond(p.log_p, listed)
     least = beyond.max().clamp_min(LEAST).to(p.p.dtype)
@@ -129,7 +138,7 @@ def fitting_cost(p: Distribution, width: int) -> float:
 
 
 def with_excess(envelope: Envelope, p: Distribution) -> Envelope:
-    """The same envelope with cuts of its scale, and what of p lies above them, for the largest level below the last."""
+    """An envelope with cuts of its scale, and what of p lies above them, for the largest level below the last."""
     dtype, level = p.p.dtype, len(p.levels) - 2
     cuts = torch.stack([envelope.scale[level] * cut for cut in CUTS]).to(dtype)
     weights = torch.full_like(p.log_p[0], envelope.beyond)

@@ -28,7 +28,15 @@ class CertifiedEstimator:
         return Prepared(readout, self.tolerance, room)
 
     def score(self, prepared: Prepared, problem: BlockProblem) -> BlockScores:
-        """Score every unit of a block on every prompt, within the tolerance."""
+        """Score every unit of a block on every prompt, within the tolerance.
+
+        Args:
+            prepared: what `prepare` returned.
+            problem: the block on P prompts.
+
+        Returns:
+            Scores [P, n_units] in nats, with their error bounds.
+        """
         if not problem.frozen:
             return exact.score_block(problem, prepared.room.numbers)
         with full_precision():

@@ -25,7 +25,13 @@ LARGEST = 60.0  # exponents above this are left to float64
 
 
 class _Singles(NamedTuple):
-    """m pairs: `c` [m] float64, indices of prompts and of value vectors [m]."""
+    """Pairs of a prompt and a unit, m of them.
+
+    Attributes:
+        c: [m], coefficients over σ, float64.
+        prompts: [m], indices of prompts.
+        units: [m], indices of value vectors.
+    """
 
     c: Tensor
     prompts: Tensor
@@ -36,7 +42,15 @@ class _Singles(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """log p of all prompts, or of some, and how wrong it may be (`Distribution`)."""
+    """log p of all prompts, or of some, and how wrong it may be.
+
+    Attributes:
+        log_p: [R, V].
+        row_of: [P], which row is that of a prompt.
+        error, error_per_norm, head_error: [R], float64, bounds on the error of log p, as those of `Distribution`.
+        outside: [R], float64, √(Σ p_j·‖w_j‖²) times √(Σ p_j), both over the tokens outside of the head.
+        outside_norms: [V], ‖w_j‖ of these tokens, 0 for those of the head.
+    """
 
     log_p: Tensor
     row_of: Tensor

@@ -20,7 +20,12 @@ TILE_NUMBERS = 2**23  # numbers in a matrix of powers of u
 
 
 class FoldedUnits(NamedTuple):
-    """FoldedUnits that the same prompts use: `folded` value vectors [n, d], `prompts` [P'] or None for all."""
+    """Units that the same prompts use.
+
+    Attributes:
+        folded: [n, d], their folded value vectors.
+        prompts: [P'], indices of the prompts; None for all.
+    """
 
     folded: Tensor
     prompts: Tensor | None
@@ -63,7 +68,7 @@ class MomentSums:
         return Moments(none, none, nothing, nothing, nothing)
 
     def units(self, chosen: Sequence[Tensor]) -> MomentSums:
-        """The same for some of the units it holds, of each part."""
+        """The sums for some of the units that are held; `chosen` has the indices [m] of those of each part."""
         fewer = MomentSums.__new__(MomentSums)
         fewer.__dict__.update(self.__dict__)
         fewer._parts = [part._replace(folded=part.folded[some]) for part, some in zip(self._parts, chosen, strict=True)]
@@ -111,9 +116,15 @@ def _with_ends(moments: Moments, outside: Extremes | None) -> Moments:
 
 
 def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits], orders: int) -> list[Moments]:
-    """Moments of each part over the whole vocabulary, of `orders` 2 or 4.
+    """Moments of each part over the whole vocabulary.
 
     Tokens are taken in the order of the vocabulary, and all parts together, so that its rows are read once.
+
+    Args:
+        table: of the checkpoint.
+        p: of the block.
+        parts: which units.
+        orders: how many moments, 2 or 4.
     """
     values = torch.cat([part.folded for part in parts])
     step = _tokens(len(values), orders)
@@ -168,7 +179,7 @@ class _PowerSums:
         return self._powers
 
     def moments(self, squares: Tensor) -> list[Moments]:
-        """As the certificate reads them, of every part; `squares` [n] is a lower bound on Σ q·u²."""
+        """The moments of every part, as the certificate reads them; `squares` [n] is a lower bound on Σ q·u²."""
         ends = (values.split(self._counts) for values in (squares, self._least, self._largest))
         found = []
         for total, *end in zip(self._totals, *ends, strict=True):
@@ -200,7 +211,15 @@ def _of_product(folded: Tensor) -> float:
 
 
 def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Tensor | None, level: int) -> Region:
-    """What is known of the tokens inside and outside of a level."""
+    """What is known of the tokens inside and outside of a level.
+
+    Args:
+        table: of the checkpoint.
+        p: of the block.
+        envelope: what bounds the tokens outside.
+        prompts: [P'], indices of the prompts; None for all.
+        level: which one.
+    """
 
     def column(values: Tensor) -> Tensor:
         return (values if prompts is None else values[..., prompts]).unsqueeze(-1)

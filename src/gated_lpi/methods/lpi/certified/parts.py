@@ -30,7 +30,7 @@ class Part(NamedTuple):
         coefficients: [P', n], float64.
         prompts: [P'], as those of the slab.
         pairs: of these prompts and units, once they have been looked at.
-        moments: likewise, over the tokens of the last level that they stopped at.
+        moments: of these prompts and units over the tokens of the last level that they stopped at, once they did.
     """
 
     units: Tensor
@@ -42,12 +42,12 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, slab: Slab, chosen: slice) -> Part:
-        """Of these of a slab's units; nothing is copied."""
+        """A part that has some of a slab's units; nothing is copied."""
         units = torch.arange(slab.start, slab.start + len(slab.values), device=slab.values.device)[chosen]
         return cls(units, slab.values[chosen], slab.coefficients[:, chosen], slab.prompts)
 
     def some(self, chosen: Tensor) -> Part:
-        """Of these of its units."""
+        """A part that has some of these units, whose indices are `chosen` [m]."""
         return Part(
             self.units[chosen],
             self.values[chosen],
@@ -58,7 +58,7 @@ class Part(NamedTuple):
         )
 
     def under(self, squares: Tensor) -> Pairs:
-        """The pairs, with their units' `squares` under an envelope."""
+        """The pairs, with their units' `squares` [n] under an envelope."""
         assert self.pairs is not None
         return self.pairs._replace(squares=squares)
 
@@ -70,7 +70,7 @@ def pairs_of(
     part: Part,
     dtype: torch.dtype,
 ) -> tuple[Pairs, Tensor]:
-    """a, and the linear term, of [P', n] pairs, with their rounding; and the units' folded value vectors, [n, d].
+    """Pairs of the prompts and units of a part, with a, the linear term and their rounding.
 
     Args:
         problem: the block.
@@ -78,6 +78,9 @@ def pairs_of(
         table: of the checkpoint.
         part: units.
         dtype: of the certificate's arithmetic.
+
+    Returns:
+        The pairs, [P', n], and the units' folded value vectors, [n, d].
     """
     prompts = problem.prompts(part)
     c = part.coefficients * problem.base_logits.inverse_scale[prompts].unsqueeze(-1)
@@ -115,7 +118,7 @@ def fold(readout: Readout, parts: Sequence[Part]) -> tuple[Tensor, ...]:
 
 
 def _folded(readout: Readout, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The same in float64, so few at a time that they stay in a processor's cache."""
+    """Folded value vectors in float64 and where they stand, so few at a time that they stay in a processor's cache."""
     for start in range(0, len(values), FOLDED):
         some = slice(start, min(start + FOLDED, len(values)))
         yield some, readout.fold(values[some].double())
@@ -132,11 +135,20 @@ class Best:
 
     @property
     def settled(self) -> Tensor:
-        """Which pairs are within the tolerance; NaN is not."""
+        """Which pairs, [P', n], are within the tolerance; NaN is not."""
         return self.bound <= self.tolerance
 
     def take(self, estimate: Certificate, units: Tensor, tier: Tier) -> Tensor:
-        """Keep an estimate of some units where it is better; returns those that more tokens could settle, as a mask."""
+        """Keep an estimate of some units where it is better.
+
+        Args:
+            estimate: of m units.
+            units: [m], their indices.
+            tier: what the estimate was made from.
+
+        Returns:
+            [m], a mask of the units that more tokens could settle.
+        """
         whole = len(units) == self.score.shape[1]
         before = self.bound if whole else self.bound[:, units]
         better = estimate.bound < before
@@ -158,8 +170,15 @@ def climb(
 ) -> tuple[list[Tensor], MomentSums, list[int]]:
     """Certify the units of some parts level by level, those that are not settled.
 
+    Args:
+        pairs: of each part.
+        sums: moments of all parts; more tokens are added to them.
+        best: estimates of each part's pairs, which are improved.
+        levels: where to certify, ascending.
+
     Returns:
-        The units of each part that are left at the end, their moments, and how many were left of all after each level.
+        Indices [m] of the units of each part that are left at the end, their moments, and how many were left of all
+            after each level.
     """
     units = [torch.arange(some.c.shape[1], device=some.c.device) for some in pairs]
     left_after: list[int] = []

@@ -16,14 +16,19 @@ from gated_lpi.models import Readout
 
 
 class Stops(NamedTuple):
-    """Levels at which units of a block are certified, and whether under a fitted envelope."""
+    """Where the units of a block stop to be certified.
+
+    Attributes:
+        levels: at which.
+        fitted: whether under a fitted envelope.
+    """
 
     levels: tuple[int, ...]
     fitted: bool
 
 
 class Prepared:
-    """Of one checkpoint; each part is made when it is first asked for.
+    """What is prepared of one checkpoint; each part is made when it is first asked for.
 
     Args:
         readout: the model's.
@@ -52,9 +57,16 @@ class Prepared:
         return EightBit(self.table)
 
     def squares(self, problem: BlockProblem, first: int, folded: Tensor, envelope: Envelope) -> Tensor:
-        """Upper bounds on Σ_j q_j·u_j² of units that follow each other, [n]; those of the uniform q are kept.
+        """Upper bounds on Σ_j q_j·u_j² of units that follow each other; those of the uniform q are kept.
 
-        `first` is the index of the first of them within the block, `folded` [n, d] their folded value vectors.
+        Args:
+            problem: the block.
+            first: index of the first of the units within the block.
+            folded: [n, d], their folded value vectors.
+            envelope: which has the weights q.
+
+        Returns:
+            [n].
         """
         if not (problem.key and envelope.of_checkpoint):
             return envelope.squares(folded)

@@ -32,7 +32,7 @@ LEFT_BY_TWO = 0.25  # share of units that two moments over the whole vocabulary 
 def choose(
     prepared: Prepared, problem: BlockProblem, p: Distribution, dtype: torch.dtype
 ) -> tuple[tuple[int, ...], Envelope]:
-    """Levels to stop at before the last one, and the envelope; as before for a block that was seen before.
+    """Levels to stop at before the last one, and the envelope; what was chosen for a block that was seen before stays.
 
     Args:
         prepared: of the checkpoint; keeps what is chosen for blocks that have a key.
@@ -88,14 +88,20 @@ def _cheapest(
 
 
 class Costs(NamedTuple):
-    """What a unit costs: `prompts` that use it, `width` of the residual stream, numbers of tokens of the `levels`."""
+    """What a unit's cost depends on; costs are in multiply-adds.
+
+    Attributes:
+        prompts: how many use it.
+        width: of the residual stream.
+        levels: numbers of tokens of the levels.
+    """
 
     prompts: int
     width: int
     levels: Sequence[int]
 
     def stop(self, tokens: int) -> float:
-        """Look at so many tokens more, and certify."""
+        """The cost of looking at so many tokens more, and certifying."""
         return tokens * (self.width + 2 * self.prompts) + CERTIFYING * self.prompts
 
     @property
@@ -106,17 +112,22 @@ class Costs(NamedTuple):
 
     @property
     def least_fitted(self) -> float:
-        """Under a fitted envelope, if no token has to be looked at."""
+        """The cost under a fitted envelope, if no token has to be looked at."""
         return self.quadratic + self.stop(0)
 
     @property
     def quadratic(self) -> float:
-        """One quadratic form, of which half is multiplied."""
+        """The cost of one quadratic form, of which half is multiplied."""
         return 0.6 * self.width**2
 
 
 class Choice(NamedTuple):
-    """Levels to stop at before the last one, and what a unit costs then."""
+    """Where to stop, and what that costs.
+
+    Attributes:
+        levels: those to stop at before the last one.
+        cost: of a unit, in multiply-adds.
+    """
 
     levels: tuple[int, ...]
     cost: float
@@ -145,5 +156,12 @@ def worthwhile(costs: Costs, candidates: Sequence[int], left_after: Sequence[flo
 
 
 def fitting_pays(costs: Costs, uniform: float, units: int, fitting: float) -> bool:
-    """Whether to fit an envelope: `uniform` is what each of `units` costs without, `fitting` what it takes once."""
+    """Whether to fit an envelope.
+
+    Args:
+        costs: of a unit.
+        uniform: what each unit costs without, in multiply-adds.
+        units: how many there are.
+        fitting: what it takes once, in multiply-adds.
+    """
     return (1 - HOPE) * (uniform - costs.least_fitted) * units > fitting

@@ -46,10 +46,10 @@ class Unembedding:
         self.slack = (rounding + quadratic_gamma(self.dtype) * frobenius(spread)) * 1.01
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """w_j − w̄ of these tokens, [n, d]."""
+        """w_j − w̄ of `tokens` [n], [n, d]."""
         return self.weight.index_select(0, tokens).sub_(self.mean)
 
     def centred(self, tokens: slice, out: Tensor) -> Tensor:
-        """The same for a range of tokens, in the first rows of `out`."""
+        """w_j − w̄ of a range of n tokens, [n, d], in the first rows of `out` [≥ n, d]."""
         rows = self.weight[tokens]
         return torch.sub(rows, self.mean, out=out[: len(rows)])
