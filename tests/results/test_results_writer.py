@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from gated_lpi import open_run
-from gated_lpi._common.folders import as_folder, names, write_atomically
+from gated_lpi._common.folders import as_folder, names, sizes, write_atomically
 from gated_lpi.errors import RunBusyError, RunError, WriteError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import writer, writer_of
@@ -237,3 +237,18 @@ def test_a_place_that_cannot_be_written_to_is_an_error_with_what_to_do(tmp_path)
         writing(tmp_path / "file"),
     ):
         pass
+
+
+def test_a_draft_that_goes_while_a_reader_looks_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "kept").write_bytes(b"12345")
+    draft = tmp_path / "draft.partial"
+    draft.write_bytes(b"1")
+    walk = os.walk
+
+    def gone(folder):
+        listed = list(walk(folder))
+        draft.unlink()
+        return listed
+
+    monkeypatch.setattr(os, "walk", gone)
+    assert sizes(tmp_path) == {"kept": 5}

@@ -188,20 +188,22 @@ def _forget_drafts(file: Path) -> None:
 def sizes(folder: Folder) -> dict[str, int]:
     """Bytes of every file below a folder, by its name from there on ("lpi/c/0/0"); empty if there is none.
 
+    Files that go while it looks, as a writer's drafts do, count as gone.
+
     Raises:
         OSError: the folder cannot be read.
         RunError: the address cannot be reached.
     """
     if not is_remote(folder):
-        return {
-            str(Path(place, name).relative_to(folder)): Path(place, name).stat().st_size
-            for place, _, inside in os.walk(folder)
-            for name in inside
-        }
+        found: dict[str, int] = {}
+        for path in (Path(place, name) for place, _, inside in os.walk(folder) for name in inside):
+            with suppress(FileNotFoundError):
+                found[str(path.relative_to(folder))] = path.stat().st_size
+        return found
     folder.fs.invalidate_cache()
-    found = _reach(folder, lambda: folder.fs.find(folder.path, detail=True))
+    listed = _reach(folder, lambda: folder.fs.find(folder.path, detail=True))
     root = folder.path.strip("/") + "/"
-    return {name.strip("/").removeprefix(root): int(info["size"]) for name, info in found.items()}
+    return {name.strip("/").removeprefix(root): int(info["size"]) for name, info in listed.items()}
 
 
 def make(folder: Folder) -> None:
