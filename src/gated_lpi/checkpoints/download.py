@@ -103,7 +103,7 @@ def fetch(
             brought.append(paths[file.name])
         size += file.size if fresh else 0
     with deciding(storage):  # what another process deleted meanwhile, since no checkpoint of its own had it any more
-        gone = [file for file in wanted if not paths[file.name].exists()]
+        gone = [file for file in wanted if file.name not in verified or not paths[file.name].exists()]
     for file in gone:
         verified[file.name] = _verified(_downloaded(checkpoint, file, hub), file, checkpoint, hub)
     weights = tuple(verified[file.name] for file in inventory.weights)
