@@ -66,21 +66,8 @@ class BlockScores(NamedTuple):
     tiers: Tensor
 
 
-class Method(ABC, Generic[State]):
-    """Scores units, block by block.
-
-    Attributes:
-        name: of its variable in results, such as "lpi".
-        norm, target: what problems it is given: see `gated_lpi.LPI`.
-        readout_eps: epsilon of the readout's norm in place of the model's own.
-        certified: whether `error_bound` is proven, rounding included.
-    """
-
-    name: str
-    norm: Norm = "frozen"
-    target: Target = "object"
-    readout_eps: float | None = None
-    certified: bool = False
+class Estimator(ABC, Generic[State]):
+    """A way of computing scores, in two steps."""
 
     @abstractmethod
     def prepare(self, readout: Readout, room: Room) -> State:
@@ -102,6 +89,23 @@ class Method(ABC, Generic[State]):
         Returns:
             Scores [P, n_units] in nats, with their error bounds.
         """
+
+
+class Method(Estimator[State]):
+    """Scores units, block by block.
+
+    Attributes:
+        name: of its variable in results, such as "lpi".
+        norm, target: what problems it is given: see `gated_lpi.LPI`.
+        readout_eps: epsilon of the readout's norm in place of the model's own.
+        certified: whether `error_bound` is proven, rounding included.
+    """
+
+    name: str
+    norm: Norm = "frozen"
+    target: Target = "object"
+    readout_eps: float | None = None
+    certified: bool = False
 
 
 def all_exact(problem: BlockProblem, scores: Tensor) -> BlockScores:

@@ -8,51 +8,39 @@ Source: arXiv 2601.08383; of dense models arXiv 2312.12141. Check: every estimat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from gated_lpi import score_schema as schema
-from gated_lpi.methods.contract import BlockScores, Method, Room
+from gated_lpi.methods.contract import BlockScores, Estimator, Method, Room
 from gated_lpi.methods.lpi import exact, reference
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
 from gated_lpi.options import LPI, Certified, Exact, MethodOptions, Reference
 
-State = TypeVar("State")
 
-
-class Estimator(Protocol[State]):
-    """A way of computing the scores; the two steps are those of `Method`."""
-
-    def prepare(self, readout: Readout, room: Room) -> State:
-        """What is kept of a checkpoint."""
-        ...
-
-    def score(self, state: State, problem: TracedProblem, /) -> BlockScores:
-        """Score every unit of a block on every prompt."""
-        ...
-
-
-class ExactEstimator:
+class ExactEstimator(Estimator[Room]):
     """The full vocabulary, in batches (`exact`)."""
 
-    def prepare(self, _readout: Readout, room: Room) -> Room:
+    def prepare(self, readout: Readout, room: Room) -> Room:
         """Nothing of the checkpoint is kept."""
+        del readout
         return room
 
-    def score(self, room: Room, problem: TracedProblem, /) -> BlockScores:
+    def score(self, state: Room, problem: TracedProblem) -> BlockScores:
         """Score every unit of a block on every prompt."""
-        return exact.score_block(problem, room.numbers)
+        return exact.score_block(problem, state.numbers)
 
 
-class ReferenceEstimator:
+class ReferenceEstimator(Estimator[None]):
     """The definition in float64, one unit at a time (`reference`)."""
 
-    def prepare(self, _readout: Readout, _room: Room) -> None:
+    def prepare(self, readout: Readout, room: Room) -> None:
         """Nothing is kept."""
 
-    def score(self, _state: None, problem: TracedProblem, /) -> BlockScores:
+    def score(self, state: None, problem: TracedProblem) -> BlockScores:
         """Score every unit of a block on every prompt."""
+        del state
         return reference.score_block(problem)
 
 

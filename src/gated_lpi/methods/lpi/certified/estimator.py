@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gated_lpi.methods.contract import BlockScores, Room
+from gated_lpi.methods.contract import BlockScores, Estimator, Room
 from gated_lpi.methods.lpi import exact
 from gated_lpi.methods.lpi.certified.cascade import Cascade
 from gated_lpi.methods.lpi.certified.distribution import distribution
@@ -12,7 +12,7 @@ from gated_lpi.methods.rounding import full_precision
 from gated_lpi.models import Readout
 
 
-class CertifiedEstimator:
+class CertifiedEstimator(Estimator[Prepared]):
     """Scores with a proven bound on the error of each.
 
     Args:
