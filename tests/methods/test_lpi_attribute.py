@@ -249,6 +249,7 @@ def test_a_method_of_ones_own_is_scored_kept_and_named(model):
     start = 0
     for rows, problem in block_problems(model, asked_of, scoring=Scoring(batch_size=2)):
         start = 0 if problem.block is model.blocks[0] else start
+        assert not any(slab.values.requires_grad for slab in problem.slabs)  # no graph grows behind the reader's back
         for slab in problem.slabs:
             some = rows[problem.prompts(slab).numpy()]
             by_hand[np.ix_(some, start + slab.start + np.arange(len(slab.values)))] = slab.coefficients.float()

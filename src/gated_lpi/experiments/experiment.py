@@ -95,7 +95,7 @@ class _Attribution(Spec):
     @property
     def scoring(self) -> Scoring:
         """What is scored and kept."""
-        return from_flat(Scoring, dict(self)).model_copy(update={"keep": "relations"})
+        return from_flat(Scoring, {**dict(self), "keep": "relations"})
 
 
 if TYPE_CHECKING:

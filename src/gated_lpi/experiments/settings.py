@@ -7,24 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gated_lpi.errors import OptionError
-from gated_lpi.options import DeviceMap, parse_memory, refuse_two_places
+from gated_lpi.options import DeviceMap, refuse_two_places
+from gated_lpi.options.methods import in_bytes
 from gated_lpi.options.spec import GREATEST, Spec, Text, Whole
 
 EngineKind = Literal["local", "ray"]
-
-
-def in_bytes(given: object) -> object:
-    """Bytes from text such as "200GB"; a number, and anything else, is left for pydantic to judge.
-
-    Raises:
-        ValueError: the text says no amount of memory.
-    """
-    if not isinstance(given, str):
-        return given
-    try:
-        return parse_memory(given)
-    except OptionError as error:
-        raise ValueError("expected bytes, or an amount such as '512MB' or '64GiB'") from error
 
 
 Bytes = Annotated[int, BeforeValidator(in_bytes), Field(ge=1, le=GREATEST)]

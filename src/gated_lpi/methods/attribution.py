@@ -147,10 +147,11 @@ def attribute_asked(
         ModelError: a block's scores are not finite.
     """
     encoded, skipped = asked
-    collected = attribute_encoded(model, encoded, method, scoring, progress)
+    chosen = method_for(method)
+    collected = attribute_encoded(model, encoded, chosen, scoring, progress)
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
     sources = {
-        "method": method_for(method).name,
+        "method": chosen.name,
         **(to_flat(method) if isinstance(method, MethodOptions) else {}),
         **dict(scoring),
         "facts": facts.source,
@@ -248,6 +249,7 @@ class _Batch:
             results.target_logprob[self.prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
             results.target_rank[self.prompts[some]] = target_rank(logits, wanted)
 
+    @torch.no_grad()
     def problems(self, model: Model, norm: Norm) -> Iterator[TracedProblem]:
         """The blocks, in order, once: each is forgotten when it is scored, and the logits, as large as p, now."""
         blocks, traced = list(self._traced.blocks), self._traced

@@ -20,12 +20,23 @@ from gated_lpi.options.explain import A_NUMBER, A_TEXT, describe
 from gated_lpi.options.spec import Positive, Spec
 
 
-def _amount(given: str) -> str:
-    """An amount of memory as it was given, once it is known to be one."""
+def in_bytes(given: object) -> object:
+    """Bytes from text such as "200GB"; a number, and anything else, is left for pydantic to judge.
+
+    Raises:
+        ValueError: the text says no amount of memory.
+    """
+    if not isinstance(given, str):
+        return given
     try:
-        parse_memory(given)
+        return parse_memory(given)
     except OptionError as error:
         raise ValueError("expected bytes, or an amount such as '512MB' or '64GiB'") from error
+
+
+def _amount(given: str) -> str:
+    """An amount of memory as it was given, once it is known to be one."""
+    in_bytes(given)
     return given
 
 
