@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.ablation.evaluate import target_ranks
-from gated_lpi.ablation.interventions import silenced
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt
+from gated_lpi.interventions import silenced
 from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
 

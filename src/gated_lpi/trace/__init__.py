@@ -5,6 +5,7 @@
 2. Hooks record each block there (`hooks`), and attention position by position if that is asked for (`attention`).
 3. The coefficients of routed experts are computed again from what was recorded, for the experts that were routed to
    (`experts`).
+   Whoever acts inside a forward pass can ask which batch it is of (`running`).
 4. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
 """
 
@@ -22,6 +23,7 @@ from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace
 from gated_lpi.trace.hooks import Recording, record
 from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
+from gated_lpi.trace.running import run, running_batch
 
 __all__ = [
     "LOGITS_AT_ONCE",
@@ -40,6 +42,8 @@ __all__ = [
     "pad_id",
     "record",
     "resolve_positions",
+    "run",
+    "running_batch",
     "similar_lengths",
     "target_rank",
     "trace",

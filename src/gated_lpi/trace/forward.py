@@ -27,6 +27,7 @@ from gated_lpi.trace.batches import (
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.hooks import Recording, record, record_final, writer_name
 from gated_lpi.trace.records import BlockTrace, Trace, WriterTrace, join
+from gated_lpi.trace.running import run
 
 
 @torch.no_grad()
@@ -98,7 +99,7 @@ def last_logits(
     for some in forward_passes(prompts, limits.tokens):
         batch = _batch(model, prompts[some], chosen[some])
         with record_final(model, batch) as recording:
-            model.module.base_model(**batch.arguments())
+            run(model, batch)
         finals.append(recording.inputs["final"])
     return _logits(model, join(finals), limits)
 
@@ -152,7 +153,7 @@ def _forward(model: Model, batch: Batch, by_position: bool) -> _Seen:
     with record(model, batch) as recording, ExitStack() as stack:
         if by_position:
             stack.enter_context(listening(model.module, recording.hear_attention))
-        model.module.base_model(**batch.arguments())
+        run(model, batch)
     return _Seen(list(_block_traces(model, recording)), recording.inputs["layer 0"], recording.inputs["final"])
 
 
