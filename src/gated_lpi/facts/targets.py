@@ -30,7 +30,16 @@ from typing import Any, NamedTuple, Protocol
 
 from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts.messages import SHOWN, listed, located, plain
-from gated_lpi.facts.types import OnError, Prompt, Skipped, check_on_error, check_separator, check_text
+from gated_lpi.facts.types import (
+    Answer,
+    OnError,
+    Prompt,
+    Skipped,
+    check_answer,
+    check_on_error,
+    check_separator,
+    check_text,
+)
 
 
 class Tokenizer(Protocol):
@@ -97,15 +106,17 @@ class Collision:
 
 
 class Vocabulary(NamedTuple):
-    """How many token ids a model can take and predict.
+    """How many token ids a model can take and predict, and how many tokens in one text.
 
     Attributes:
         n_embeddings: rows of its embedding.
         n_logits: number of its logits.
+        n_positions: the longest input that it can be given, in tokens; None: there is no limit.
     """
 
     n_embeddings: int
     n_logits: int
+    n_positions: int | None = None
 
 
 class Encoded(NamedTuple):
@@ -126,14 +137,17 @@ def encode(
     vocabulary: Vocabulary | None = None,
     *,
     bos: bool | None = None,
+    answer: Answer = "first",
 ) -> list[EncodedPrompt]:
     """Cut each prompt, tokenised with its answer, into input ids, the target token and the rest of the answer.
 
     Args:
         tokenizer: of the model.
         prompts: what to encode.
-        vocabulary: how many ids the model has; None: any id will do.
+        vocabulary: how many ids and positions the model has; None: any will do.
         bos: put a BOS token first (True) or take it away (False); None leaves it to the tokenizer.
+        answer: "first" if the model will be asked for the target alone, "all" if for every token of the answer, each
+            after those before it: then what holds for the target must hold for all of them.
 
     Returns:
         The encoded prompts, in their order.
@@ -142,10 +156,10 @@ def encode(
         FactsError: names the facts and their templates: there are prompts whose answer is blank, has no token or only
             an unknown or other special one; whose end and the answer's start are covered by one token; that have no
             token before the target; whose foil cannot be told from the target or does not stand in its place; or, if
-            `vocabulary` is given, that have ids beyond it.
-        OptionError: a BOS token is asked for and the tokenizer has none.
+            `vocabulary` is given, that have ids beyond it or more tokens than the model can be given.
+        OptionError: another value of `answer`; or a BOS token is asked for and the tokenizer has none.
     """
-    return encode_or_skip(tokenizer, prompts, "raise", vocabulary, bos=bos).prompts
+    return encode_or_skip(tokenizer, prompts, "raise", vocabulary, bos=bos, answer=answer).prompts
 
 
 def encode_or_skip(
@@ -155,6 +169,7 @@ def encode_or_skip(
     vocabulary: Vocabulary | None = None,
     *,
     bos: bool | None = None,
+    answer: Answer = "first",
 ) -> Encoded:
     """Encode prompts, and leave out and list those that `encode` would refuse, or raise for them.
 
@@ -162,20 +177,22 @@ def encode_or_skip(
         tokenizer: of the model.
         prompts: what to encode.
         on_error: "skip" leaves a refused prompt out and lists it; "raise" does what `encode` does.
-        vocabulary: how many ids the model has; None: any id will do.
+        vocabulary: how many ids and positions the model has; None: any will do.
         bos: put a BOS token first (True) or take it away (False); None leaves it to the tokenizer.
+        answer: "first" or "all", as for `encode`.
 
     Returns:
         The encoded prompts, in their order, and those that were skipped.
 
     Raises:
         FactsError: a prompt is refused and `on_error` is "raise"; or every prompt is refused.
-        OptionError: another value of `on_error`, or a BOS token that the tokenizer does not have.
+        OptionError: another value of `on_error` or `answer`, or a BOS token that the tokenizer does not have.
     """
     check_on_error(on_error)
+    check_answer(answer)
     if bos and tokenizer.bos_token_id is None:
         raise OptionError("bos=True was given, but the tokenizer names no BOS token; leave it out")
-    how = _How(tokenizer, frozenset(tokenizer.all_special_ids), tokenizer("")["input_ids"], vocabulary, bos)
+    how = _How(tokenizer, frozenset(tokenizer.all_special_ids), tokenizer("")["input_ids"], vocabulary, bos, answer)
     encoded, skipped = [], []
     for prompt in prompts:
         try:
@@ -225,8 +242,9 @@ class _How(NamedTuple):
         tokenizer: of the model.
         special: ids of its special tokens.
         of_nothing: ids that it gives the empty text: what it puts around any text.
-        vocabulary: how many ids the model has, if that is known.
+        vocabulary: how many ids and positions the model has, if that is known.
         bos: whether a BOS token comes first; None: as the tokenizer does it.
+        answer: how much of an answer the model is asked for.
     """
 
     tokenizer: Tokenizer
@@ -234,10 +252,13 @@ class _How(NamedTuple):
     of_nothing: list[int]
     vocabulary: Vocabulary | None
     bos: bool | None
+    answer: Answer
 
 
 def _encode_one(how: _How, prompt: Prompt) -> EncodedPrompt:
     ids, position = _cut(how, prompt)
+    asked = ids if how.answer == "all" else ids[: position + 1]
+    _check_answer(how, asked, position)
     foil = None if prompt.foil is None else _foil(how, prompt, ids, position)
     token = how.tokenizer.convert_ids_to_tokens(ids[position])
     return EncodedPrompt(tuple(ids[:position]), ids[position], token, prompt, tuple(ids[position:]), foil)
@@ -259,12 +280,27 @@ def _cut(how: _How, prompt: Prompt) -> tuple[list[int], int]:
         ids, position = ([first, *ids], position + 1) if how.bos else (ids[1:], position - 1)
     if position == 0:
         raise FactsError("no token comes before the answer's first; put words before the answer")
-    if ids[position] in how.special:
-        token = tokenizer.convert_ids_to_tokens(ids[position])
-        raise FactsError(f"the answer's first token is {token!r}, a special or unknown token; reword it")
-    if how.vocabulary is not None:
-        _check_ids(tokenizer, ids[: position + 1], how.vocabulary)
     return ids, position
+
+
+def _check_answer(how: _How, ids: list[int], position: int) -> None:
+    """Refuse an input with an answer, of which the first is at `position`, that the model cannot be asked for."""
+    for place, token in enumerate(ids[position:]):
+        if token in how.special:
+            which = "first token" if place == 0 else f"token {place + 1}"
+            spelt = how.tokenizer.convert_ids_to_tokens(token)
+            raise FactsError(f"the answer's {which} is {spelt!r}, a special or unknown token; reword it")
+    if how.vocabulary is None:
+        return
+    _check_ids(how.tokenizer, ids, position, how.vocabulary)
+    limit, n_given = how.vocabulary.n_positions, len(ids) - 1  # the last one is only predicted
+    if limit is not None and n_given > limit:
+        more = n_given - position
+        parts = f"{position} of the prompt" + (f" and {more} of the answer; its last is only predicted" if more else "")
+        raise FactsError(
+            f"the model would be given {n_given} tokens ({parts}), but its context is {limit} tokens; shorten the "
+            "prompt or leave the fact out"
+        )
 
 
 def _foil(how: _How, prompt: Prompt, ids: list[int], position: int) -> int:
@@ -272,6 +308,7 @@ def _foil(how: _How, prompt: Prompt, ids: list[int], position: int) -> int:
     text = check_text(prompt.foil, "foil")
     with located(f"the foil {text!r} in the answer's place"):
         there, place = _cut(how, replace(prompt, target=text, object=text))
+        _check_answer(how, there[: place + 1], place)
     if there[:place] != ids[:position]:
         raise FactsError(
             f"with the foil {text!r} in the answer's place the tokenizer cuts the prompt before it otherwise, so the "
@@ -291,10 +328,10 @@ def _agreeing(one: Iterable[int], other: Iterable[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], vocabulary: Vocabulary) -> None:
-    """Refuse ids that the model has no embedding for, and a target (the last one) that has no logit."""
-    limits = [*((token, vocabulary.n_embeddings, "input embeddings") for token in ids[:-1])]
-    limits.append((ids[-1], vocabulary.n_logits, "logits"))
+def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], position: int, vocabulary: Vocabulary) -> None:
+    """Refuse ids without an embedding, the last aside, and ids of the answer, from `position` on, without a logit."""
+    limits = [(token, vocabulary.n_embeddings, "input embeddings") for token in ids[:-1]]
+    limits += [(token, vocabulary.n_logits, "logits") for token in ids[position:]]
     for token, count, what in limits:
         if token >= count:
             spelt = tokenizer.convert_ids_to_tokens(token)

@@ -26,6 +26,8 @@ from gated_lpi.facts.messages import located, shown
 
 Templates = Literal["first", "all", "held_out"]
 OnError = Literal["raise", "skip"]
+Answer = Literal["first", "all"]
+"""How much of an answer is asked for: its first token, the target, or all of its tokens."""
 
 SLOT = "{}"
 AUTO = "auto"
@@ -92,6 +94,16 @@ def check_on_error(on_error: str) -> None:
     """
     if on_error not in get_args(OnError):
         raise OptionError(f"on_error={on_error!r}; choose one of {', '.join(get_args(OnError))}")
+
+
+def check_answer(answer: str) -> None:
+    """Refuse what `answer` may not be.
+
+    Raises:
+        OptionError: it is neither "first" nor "all".
+    """
+    if answer not in get_args(Answer):
+        raise OptionError(f"answer={answer!r} was given; expected 'first', the target alone, or 'all' of its tokens")
 
 
 def check_template(template: str) -> None:
