@@ -106,6 +106,19 @@ class Model:
         return int(self.module.get_input_embeddings().weight.shape[0])
 
     @property
+    def context(self) -> int | None:
+        """How many tokens the model can be given at once; None where nothing limits it.
+
+        Learnt positions end there. Rotary ones can be computed beyond, but the model was not made for them: the limit
+        is the one that its configuration states, none if they are of the kind that stretches with the text.
+        """
+        config = self.module.config
+        rotary = getattr(config, "rope_parameters", None) or {}
+        kinds = [rotary, *(kind for kind in rotary.values() if isinstance(kind, dict))]
+        stated = getattr(config, "max_position_embeddings", None)
+        return None if stated is None or any(kind.get("rope_type") == "dynamic" for kind in kinds) else int(stated)
+
+    @property
     def device(self) -> torch.device:
         """Where prompts go in."""
         return cast(torch.device, self.module.get_input_embeddings().weight.device)
