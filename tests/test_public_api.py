@@ -45,6 +45,7 @@ PUBLIC = {
     "errors",
     "experiments",
     "facts",
+    "interventions",
     "loading",
     "methods",
     "metrics",
