@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from gated_lpi.errors import ModelError, OptionError
-from gated_lpi.facts import Encoded, FactSet, OnError, Vocabulary, encode_or_skip, separator_option
+from gated_lpi.facts import Answer, Encoded, FactSet, OnError, Vocabulary, encode_or_skip, separator_option
 from gated_lpi.facts.types import Templates, check_on_error
 from gated_lpi.models import Model
 
@@ -44,26 +44,28 @@ class Prompting:
             raise OptionError(f"bos={self.bos!r} was given; expected True, False or None (as the tokenizer does it)")
 
 
-def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting()) -> Encoded:
+def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting(), *, answer: Answer = "first") -> Encoded:
     """Tokenise facts for a model.
 
     Args:
         model: from `load_model` or `wrap_model`.
         facts: what it is asked.
         how: how facts become token ids.
+        answer: whether the model will be asked for the "first" token of each answer or for "all" of them.
 
     Returns:
         The prompts that it can be asked, and those that were skipped.
 
     Raises:
         ModelError: the model came without a tokenizer.
-        FactsError: facts that cannot be used with its tokenizer or vocabulary, unless they are to be skipped; or none
-            is left.
-        OptionError: a BOS token is asked for that the tokenizer does not have.
+        FactsError: facts that cannot be used with its tokenizer, vocabulary or context, unless they are to be skipped;
+            or none is left.
+        OptionError: another value of `answer`, or a BOS token is asked for that the tokenizer does not have.
     """
     if model.tokenizer is None:
         raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
     if how.separator is not None:
         facts = facts.with_separator(how.separator)
-    vocabulary = Vocabulary(model.n_embeddings, model.readout.vocabulary)
-    return encode_or_skip(model.tokenizer, facts.prompts(how.templates), how.on_error, vocabulary, bos=how.bos)
+    vocabulary = Vocabulary(model.n_embeddings, model.readout.vocabulary, model.context)
+    prompts = facts.prompts(how.templates)
+    return encode_or_skip(model.tokenizer, prompts, how.on_error, vocabulary, bos=how.bos, answer=answer)

@@ -12,7 +12,7 @@ from gated_lpi.errors import FactsError, ModelError, OptionError
 from gated_lpi.facts import FactSet, Prompt, Relation, Sample, encode
 from gated_lpi.loading import wrap_model
 from gated_lpi.prompting import Prompting, encode_facts
-from tiny_models import tiny_module
+from tiny_models import CASES, tiny_module
 from tiny_text import FACTS, speaking_model, tiny_tokenizer
 
 QUICK = {"units": ("ffn",), "estimator": "exact"}
@@ -162,3 +162,70 @@ def test_an_epsilon_that_is_none_is_refused(eps):
 def test_a_model_without_a_tokenizer_is_refused():
     with pytest.raises(ModelError, match="came without a tokenizer"):
         attribute(wrap_model(tiny_module("Llama")), FACTS, **QUICK)
+
+
+def short_model(case, limit=12, **changes):
+    """A model of the family with a short context."""
+    key = "n_positions" if str(case) == "GPT-2" else "max_position_embeddings"
+    return wrap_model(tiny_module(case, **{key: limit}, **changes), spelling_tokenizer())
+
+
+def asked(model, text, answer, how="first", **options):
+    facts = FactSet((Relation("sums", ("{}",), (Sample(text, answer), Sample("1+1=", "2"))),), source="test")
+    return encode_facts(model, facts, Prompting(separator="", **options), answer=how)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_more_tokens_than_the_context_are_given_to_a_model(case):
+    model = short_model(case)
+    assert model.context == 12
+    full, over = "1+1+1+1+1+1=", "11+1+1+1+1+1="
+    assert len(asked(model, full, "6").prompts[0].ids) == 12
+    with pytest.raises(FactsError) as caught:
+        asked(model, over, "16")
+    reason = (
+        "the model would be given 13 tokens (13 of the prompt), but its context is 12 tokens; shorten the prompt or"
+    )
+    assert f"subject {over!r}" in str(caught.value)
+    assert reason in str(caught.value)
+    kept, skipped = asked(model, over, "16", on_error="skip")
+    assert [item.prompt.subject for item in kept] == ["1+1="]
+    assert len(skipped) == 1
+
+
+def test_an_answer_counts_as_far_as_the_model_is_given_it():
+    model = short_model("GPT-2")
+    prompt = "1+1+1+1+1+="
+    assert len(asked(model, prompt, "333").prompts[0].answer_ids) == 3
+    assert len(asked(model, prompt, "33", "all").prompts[0].full_ids) == 13
+    with pytest.raises(FactsError, match=r"given 13 tokens \(11 of the prompt and 2 of the answer; its last is only"):
+        asked(model, prompt, "333", "all")
+
+
+def test_positions_that_stretch_with_the_text_have_no_limit_and_other_rotary_ones_that_of_the_configuration():
+    stretching = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    model = short_model("Llama", rope_parameters=stretching)
+    assert model.context is None
+    assert len(asked(model, "1+" * 20, "6").prompts[0].ids) == 40
+    fixed = short_model("Llama")
+    fixed.module.config.max_position_embeddings = 64
+    assert fixed.context == 64
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("2x#", r"the answer's token 3 is '\[UNK\]', a special or unknown token"),
+        ("2Z", "token 'Z' has id 80, but the model has 64 logits"),
+    ],
+)
+def test_all_tokens_of_an_answer_must_be_ones_that_the_model_can_say_if_it_is_asked_for_all(answer, reason):
+    model = spelling_model(extra=[*(f"<{i}>" for i in range(80 - len(CHARACTERS))), "Z"])
+    assert len(asked(model, "1+2=", answer).prompts) == 2
+    with pytest.raises(FactsError, match=reason):
+        asked(model, "1+2=", answer, "all")
+
+
+def test_another_answer_than_the_first_token_or_all_is_refused():
+    with pytest.raises(OptionError, match=r"answer='last' was given; expected 'first', .* or 'all'"):
+        asked(spelling_model(), "1+2=", "3", "last")

@@ -12,9 +12,10 @@ from gated_lpi.facts.targets import (
     encode_or_skip,
     first_token_collisions,
 )
-from gated_lpi.facts.types import FactSet, OnError, Prompt, Relation, Sample, Skipped, join, separator_option
+from gated_lpi.facts.types import Answer, FactSet, OnError, Prompt, Relation, Sample, Skipped, join, separator_option
 
 __all__ = [
+    "Answer",
     "Collision",
     "Encoded",
     "EncodedPrompt",

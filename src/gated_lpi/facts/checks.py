@@ -67,7 +67,7 @@ def oddities(relation: Relation) -> Iterator[str]:
 
     yield from _lookalikes(relation)
 
-    texts = [relation.name, *(text for s in relation.samples for text in (s.subject, s.object))]
+    texts = [relation.name, *(text for s in relation.samples for text in (s.subject, s.object, s.foil) if text)]
     texts += [*relation.prompt_templates, *relation.prompt_templates_zs]
     for what, pattern in _ODD_TEXT.items():
         odd = [repr(text) for text in dict.fromkeys(texts) if pattern.search(text)]

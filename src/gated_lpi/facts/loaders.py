@@ -34,6 +34,7 @@ from gated_lpi.facts.types import (
 )
 from gated_lpi.facts.values import (
     content,
+    foil_of,
     json_files,
     list_of,
     parsed,
@@ -53,9 +54,9 @@ ACCEPTED = (
 PAIRS_RELATION = "prompts"
 _BUILTIN = Path(__file__).parent / "builtin"
 _RELATION_KEYS = frozenset(Relation.__dataclass_fields__)
-_SAMPLE_KEYS: tuple[str, ...] = ("subject", "object", "separator")
-_PROMPT_KEYS: tuple[str, ...] = ("relation", "prompt", "target", "separator")
-_FACT_KEYS: tuple[str, ...] = ("relation", "subject", "object", "template", "separator")
+_SAMPLE_KEYS: tuple[str, ...] = ("subject", "object", "separator", "foil")
+_PROMPT_KEYS: tuple[str, ...] = ("relation", "prompt", "target", "separator", "foil")
+_FACT_KEYS: tuple[str, ...] = ("relation", "subject", "object", "template", "separator", "foil")
 
 
 def load_facts(
@@ -288,23 +289,23 @@ def _relation(data: object, separator: str | None, skips: _Skips) -> tuple[Relat
 def _sample(item: object) -> _Fact:
     """A fact of a relation file."""
     record, repaired = unescaped(record_of(item, '{"subject", "object"}'))
-    sample = Sample(text_of(record, "subject"), text_of(record, "object"), None, separator_of(record))
+    sample = Sample(text_of(record, "subject"), text_of(record, "object"), None, separator_of(record), foil_of(record))
     return _Fact(sample, repaired, tuple(key for key in record if key not in _SAMPLE_KEYS))
 
 
 def _line(text: str) -> _Fact:
     """A fact of a .jsonl file."""
     record, repaired = unescaped(record_of(parsed_line(text), LINES))
-    own = separator_of(record)
+    own, foil = separator_of(record), foil_of(record)
     if "prompt" in record:
         known = _PROMPT_KEYS
         name = text_of({"relation": PAIRS_RELATION, **record}, "relation")
-        sample = Sample(text_of(record, "prompt"), text_of(record, "target"), SLOT, own)
+        sample = Sample(text_of(record, "prompt"), text_of(record, "target"), SLOT, own, foil)
     else:
         known = _FACT_KEYS
         name, subject, answer, template = (text_of(record, key) for key in _FACT_KEYS[:4])
         with located(f"relation {name!r}"):
-            sample = Sample(subject, answer, template, own)
+            sample = Sample(subject, answer, template, own, foil)
     if not name.strip():
         raise FactsError(f"the relation's name is {name!r}; give it a name")
     return _Fact(sample, repaired, tuple(key for key in record if key not in known), name)

@@ -26,6 +26,8 @@ from gated_lpi.facts.messages import located, shown
 
 Templates = Literal["first", "all", "held_out"]
 OnError = Literal["raise", "skip"]
+Answer = Literal["first", "all"]
+"""How much of an answer is asked for: its first token, the target, or all of its tokens."""
 
 SLOT = "{}"
 AUTO = "auto"
@@ -94,6 +96,16 @@ def check_on_error(on_error: str) -> None:
         raise OptionError(f"on_error={on_error!r}; choose one of {', '.join(get_args(OnError))}")
 
 
+def check_answer(answer: str) -> None:
+    """Refuse what `answer` may not be.
+
+    Raises:
+        OptionError: it is neither "first" nor "all".
+    """
+    if answer not in get_args(Answer):
+        raise OptionError(f"answer={answer!r} was given; expected 'first', the target alone, or 'all' of its tokens")
+
+
 def check_template(template: str) -> None:
     """Refuse a text in which there is no one place for the subject.
 
@@ -117,25 +129,30 @@ class Sample:
         object: its answer.
         template: its own wording; None: the templates of its relation apply.
         separator: what stands between its prompts and its answer; None: that of its relation applies.
+        foil: another answer, which is wrong, that the right one is held against; None: there is none.
 
     Raises:
-        FactsError: a text is blank, no text or has half of a surrogate pair, or the template has not exactly one "{}".
+        FactsError: a text is blank, no text or has half of a surrogate pair, the template has not exactly one "{}", or
+            the foil is the object.
     """
 
     subject: str
     object: str
     template: str | None = None
     separator: str | None = None
+    foil: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse blank texts, malformed templates and what is no text.
+        """Refuse blank texts, malformed templates, a foil that is no other answer, and what is no text.
 
         Raises:
             FactsError: says which of these it is.
         """
-        for key, text in (("subject", self.subject), ("object", self.object)):
-            if not check_text(text, key).strip():
+        for key, text in (("subject", self.subject), ("object", self.object), ("foil", self.foil)):
+            if (key, text) != ("foil", None) and not check_text(text, key).strip():
                 raise FactsError(f"the {key} is {text!r}; give it at least one visible character")
+        if self.foil is not None and self.foil.strip() == self.object.strip():
+            raise FactsError(f"the foil is {self.foil!r}, the object itself; give another answer, or leave it out")
         if self.template is not None:
             check_template(self.template)
         if self.separator is not None:
@@ -205,6 +222,7 @@ class Relation:
             object=sample.object,
             template=template,
             separator=separator,
+            foil=sample.foil,
         )
 
 
@@ -224,6 +242,7 @@ class Prompt:
         object: the fact's object.
         template: the template that was used.
         separator: what stands between text and answer.
+        foil: the fact's foil, an answer that would be wrong.
     """
 
     text: str
@@ -233,6 +252,7 @@ class Prompt:
     object: str = ""
     template: str = ""
     separator: str = AUTO
+    foil: str | None = None
 
     @property
     def joined(self) -> str:
@@ -306,7 +326,8 @@ class FactSet:
     def sha256(self) -> str:
         """Hash of the relations' canonical JSON; where they were read from does not enter.
 
-        Separators enter where they differ from "auto", so that facts without any keep the hash they always had.
+        Separators enter where they differ from "auto" and foils where there are any, so that facts without them keep
+        the hash they always had.
         """
         content = [_hashed(relation) for relation in self.relations]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -363,7 +384,7 @@ class FactSet:
 
 
 def _hashed(relation: Relation) -> dict[str, Any]:
-    """A relation's content; only separators that change a joint are in it."""
+    """A relation's content; only separators that change a joint, and foils that there are, are in it."""
     content = asdict(relation)
     usual = relation.separator_of()
     if usual == AUTO:
@@ -371,6 +392,8 @@ def _hashed(relation: Relation) -> dict[str, Any]:
     for sample, fields in zip(relation.samples, content["samples"], strict=True):
         if relation.separator_of(sample) == usual:
             del fields["separator"]
+        if sample.foil is None:
+            del fields["foil"]
     return content
 
 

@@ -161,6 +161,15 @@ def separator_of(record: Mapping[str, object]) -> str | None:
     return check_separator(record["separator"]) if "separator" in record else None
 
 
+def foil_of(record: Mapping[str, object]) -> str | None:
+    """The foil that a fact has, or None.
+
+    Raises:
+        FactsError: it is no text that can be written.
+    """
+    return text_of(record, "foil") if "foil" in record else None
+
+
 def list_of(record: Mapping[str, object], key: str) -> Sequence[object]:
     """The list of a key that must be there.
 

@@ -1,6 +1,22 @@
-"""Interventions: a model that runs otherwise inside a `with` block, by hooks; its weights are never changed."""
+"""Interventions: a model that runs otherwise inside a `with` block, by hooks; its weights are never changed.
+
+`silence` gives units other coefficients, which `reference` collects; `routing` holds routers frozen: a forward pass
+with the routing of another checkpoint.
+"""
 
 from gated_lpi.interventions.reference import Reference, record_coefficients
+from gated_lpi.interventions.routing import RecordedRouting, record_routing, replayed, transplanted
 from gated_lpi.interventions.silence import At, How, head_units, silenced
 
-__all__ = ["At", "How", "Reference", "head_units", "record_coefficients", "silenced"]
+__all__ = [
+    "At",
+    "How",
+    "RecordedRouting",
+    "Reference",
+    "head_units",
+    "record_coefficients",
+    "record_routing",
+    "replayed",
+    "silenced",
+    "transplanted",
+]

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gated_lpi.models.families import RouterScore
+
 BlockKind = Literal["attention", "ffn"]
 WriterKind = Literal["attention", "dense", "routed", "shared"]
 
@@ -40,6 +42,10 @@ class Writer:
         width: units per value matrix.
         n_heads: heads that the units belong to (0 unless attention).
         gate: the module whose sigmoid scales a shared expert, or None.
+        router: what chooses among routed experts; None unless routed. Called with hidden states, it returns logits
+            [T, E], the final gates [T, k] and the experts chosen [T, k].
+        router_score: what the router makes of its logits before it chooses: "softmax", or "sigmoid" of each alone.
+        router_scale: what the router multiplies its gates by in the end.
     """
 
     kind: WriterKind
@@ -48,6 +54,9 @@ class Writer:
     width: int
     n_heads: int = 0
     gate: nn.Module | None = None
+    router: nn.Module | None = None
+    router_score: RouterScore = "softmax"
+    router_scale: float = 1.0
 
     @property
     def n_units(self) -> int:
@@ -61,6 +70,18 @@ class Writer:
             return down if self.module.is_transposed else down.T
         weight = cast(Tensor, self.module.weight).detach()
         return weight if isinstance(self.module, Conv1D) else weight.T
+
+    def full_gates(self, logits: Tensor) -> Tensor:
+        """The gates that all experts have before any is chosen: scores over their sum, times the router's scale.
+
+        Args:
+            logits: [..., E], of the router.
+
+        Returns:
+            [..., E].
+        """
+        scores = logits.sigmoid() if self.router_score == "sigmoid" else logits.softmax(dim=-1)
+        return scores * (self.router_scale / scores.sum(dim=-1, keepdim=True))
 
     @property
     def bias_parameter(self) -> nn.Parameter | None:

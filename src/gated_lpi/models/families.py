@@ -7,7 +7,7 @@ mixture-of-experts layer has its router in `mlp.gate` and its experts, fused int
 off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no rule.
 
 Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `ffn` and the post-norms to
-a layer; `down`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
+a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
 `_attribute` name an attribute of the model's config.
 """
 
@@ -19,6 +19,7 @@ from typing import Literal
 from gated_lpi.errors import UnknownFamilyError
 
 NormKind = Literal["rms", "layer"]
+RouterScore = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Family:
         model_types: the `config.model_type` values that this row covers.
         layers, final_norm, head: paths from the model.
         attention, attention_out, ffn: paths from a layer: the attention module, its output projection, the FFN.
-        down, experts, shared, shared_gate: paths from a layer's FFN: the down projection, the fused routed experts, the
-            shared expert and what gates it; None where the family has none.
+        down, router, experts, shared, shared_gate: paths from a layer's FFN: the down projection, what chooses experts,
+            the fused routed experts, the shared expert and what gates it; None where the family has none.
+        router_score: what the router makes of its logits before it chooses: "softmax", or "sigmoid" of each alone.
+        router_scale_attribute: config number that multiplies the gates of routed experts.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
         attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written.
@@ -52,7 +55,10 @@ class Family:
     attention_out: str = "self_attn.o_proj"
     ffn: str = "mlp"
     down: str = "down_proj"
+    router: str = "gate"
     experts: str = "experts"
+    router_score: RouterScore = "softmax"
+    router_scale_attribute: str | None = None
     shared: str | None = None
     shared_gate: str | None = None
     attention_post_norm: str | None = None
@@ -106,17 +112,24 @@ FAMILIES: tuple[Family, ...] = (
     Family("Mixtral", ("mixtral",)),
     Family("Qwen2-MoE", ("qwen2_moe",), shared="shared_expert", shared_gate="shared_expert_gate"),
     Family("Qwen3-MoE", ("qwen3_moe",)),
-    Family("DeepSeek-V2", ("deepseek_v2",), shared="shared_experts"),
-    Family("DeepSeek-V3", ("deepseek_v3",), shared="shared_experts"),
-    Family("GPT-OSS", ("gpt_oss",)),
+    Family("DeepSeek-V2", ("deepseek_v2",), shared="shared_experts", router_scale_attribute="routed_scaling_factor"),
+    Family(
+        "DeepSeek-V3",
+        ("deepseek_v3",),
+        shared="shared_experts",
+        router_score="sigmoid",
+        router_scale_attribute="routed_scaling_factor",
+    ),
+    Family("GPT-OSS", ("gpt_oss",), router="router"),
     Family(
         "Granite-MoE",
         ("granitemoe",),
         ffn="block_sparse_moe",
+        router="router",
         residual_multiplier_attribute="residual_multiplier",
         logit_divisor_attribute="logits_scaling",
     ),
-    Family("PhiMoE", ("phimoe",), norm="layer", norms_in_float32=False),
+    Family("PhiMoE", ("phimoe",), router="router", norm="layer", norms_in_float32=False),
     Family(
         "Gemma2",
         ("gemma2",),

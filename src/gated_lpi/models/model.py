@@ -106,6 +106,19 @@ class Model:
         return int(self.module.get_input_embeddings().weight.shape[0])
 
     @property
+    def context(self) -> int | None:
+        """How many tokens the model can be given at once; None where nothing limits it.
+
+        Learnt positions end there. Rotary ones can be computed beyond, but the model was not made for them: the limit
+        is the one that its configuration states, none if they are of the kind that stretches with the text.
+        """
+        config = self.module.config
+        rotary = getattr(config, "rope_parameters", None) or {}
+        kinds = [rotary, *(kind for kind in rotary.values() if isinstance(kind, dict))]
+        stated = getattr(config, "max_position_embeddings", None)
+        return None if stated is None or any(kind.get("rope_type") == "dynamic" for kind in kinds) else int(stated)
+
+    @property
     def device(self) -> torch.device:
         """Where prompts go in."""
         return cast(torch.device, self.module.get_input_embeddings().weight.device)
@@ -156,6 +169,16 @@ class Model:
         block = self.blocks[int(place.block)]
         return block.values(block.writers[int(place.writer)], int(place.expert))[int(place.column)]
 
+    def routed(self) -> Iterator[tuple[Block, Writer]]:
+        """Every block with routed experts, in order, with the writer that holds them; none for a dense model."""
+        for block in self.blocks:
+            yield from ((block, writer) for writer in block.writers if writer.kind == "routed")
+
+    @property
+    def experts_per_token(self) -> int:
+        """k, how many routed experts a token is sent to; 0 for a dense model."""
+        return int(self.module.config.num_experts_per_tok) if any(self.routed()) else 0
+
     @property
     def n_parameters(self) -> int:
         """Parameters in all."""
@@ -165,10 +188,9 @@ class Model:
     def n_active_parameters(self) -> int:
         """Parameters that one token passes through: all but those of the experts that it is not routed to."""
         total = self.n_parameters
-        for writer in (writer for block in self.blocks for writer in block.writers):
-            if writer.kind == "routed":
-                idle = 1 - self.module.config.num_experts_per_tok / writer.n_experts
-                total -= round(idle * sum(parameter.numel() for parameter in writer.module.parameters()))
+        for _, writer in self.routed():
+            idle = 1 - self.experts_per_token / writer.n_experts
+            total -= round(idle * sum(parameter.numel() for parameter in writer.module.parameters()))
         return total
 
 
@@ -244,13 +266,13 @@ def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index:
         layer=index,
         kind="ffn",
         module=ffn,
-        writers=tuple(_ffn_writers(family, ffn)),
+        writers=tuple(_ffn_writers(module, family, ffn)),
         post_norm=_post_norm(family, layer, family.ffn_post_norm),
         multiplier=_multiplier(module, family),
     )
 
 
-def _ffn_writers(family: Family, ffn: nn.Module) -> list[Writer]:
+def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> list[Writer]:
     if not hasattr(ffn, family.experts):
         down = _part(ffn, family.down, family)
         return [Writer("dense", down, 1, _projection_width(down))]
@@ -262,7 +284,12 @@ def _ffn_writers(family: Family, ffn: nn.Module) -> list[Writer]:
             "them), so its units cannot be read; load the model with transformers' own class"
         )
     n_experts, width = down_proj.shape[0], down_proj.shape[1 if experts.is_transposed else 2]
-    writers = [Writer("routed", experts, n_experts, width)]
+    router = _part(ffn, family.router, family)
+    scale = float(_config(module, family.router_scale_attribute, 1.0))
+    routed = Writer(
+        "routed", experts, n_experts, width, router=router, router_score=family.router_score, router_scale=scale
+    )
+    writers = [routed]
     if family.shared is not None and hasattr(ffn, family.shared):
         down = _part(ffn, f"{family.shared}.{family.down}", family)
         gate = None if family.shared_gate is None else _part(ffn, family.shared_gate, family)

@@ -6,12 +6,14 @@
 3. The coefficients of routed experts are computed again from what was recorded, for the experts that were routed to
    (`experts`).
    Whoever acts inside a forward pass can ask which batch it is of (`running`).
-4. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
+4. What the routers did at every position can be had by itself (`trace_routing`).
+5. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
 """
 
 from gated_lpi.trace.batches import (
     LOGITS_AT_ONCE,
     TOKENS_AT_ONCE,
+    USUAL,
     Batch,
     Limits,
     forward_passes,
@@ -20,16 +22,18 @@ from gated_lpi.trace.batches import (
     similar_lengths,
 )
 from gated_lpi.trace.experts import expert_coefficients
-from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace
-from gated_lpi.trace.hooks import Recording, record
+from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace, trace_routing
+from gated_lpi.trace.hooks import LayerRouting, Recording, record
 from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
 from gated_lpi.trace.running import run, running_batch
 
 __all__ = [
     "LOGITS_AT_ONCE",
     "TOKENS_AT_ONCE",
+    "USUAL",
     "Batch",
     "BlockTrace",
+    "LayerRouting",
     "Limits",
     "Recording",
     "Slab",
@@ -47,4 +51,5 @@ __all__ = [
     "similar_lengths",
     "target_rank",
     "trace",
+    "trace_routing",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from gated_lpi.trace.batches import (
     resolve_positions,
 )
 from gated_lpi.trace.experts import expert_coefficients
-from gated_lpi.trace.hooks import Recording, record, record_final, writer_name
+from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final, record_routers, writer_name
 from gated_lpi.trace.records import BlockTrace, Trace, WriterTrace, join
 from gated_lpi.trace.running import run
 
@@ -102,6 +102,34 @@ def last_logits(
             run(model, batch)
         finals.append(recording.inputs["final"])
     return _logits(model, join(finals), limits)
+
+
+@torch.no_grad()
+def trace_routing(model: Model, prompts: Prompts, *, limits: Limits = USUAL) -> Iterator[tuple[LayerRouting, ...]]:
+    """Run the model over token ids and yield, for each prompt, what every router did at all of its positions.
+
+    Args:
+        model: the model.
+        prompts: token ids.
+        limits: what is worked on at a time.
+
+    Raises:
+        OptionError: there is no prompt, or one has no token.
+    """
+    resolve_positions(prompts)
+    for some in forward_passes(prompts, limits.tokens):
+        batch = _batch(model, prompts[some], [[-1]] * len(prompts[some]))
+        with record_routers(model, batch) as recording:
+            model.module.base_model(**batch.arguments())
+        yield from routing_by_prompt(recording.routers, prompts[some])
+        if limits.frugal:
+            give_back()
+
+
+def routing_by_prompt(layers: Sequence[LayerRouting], prompts: Prompts) -> Iterator[tuple[LayerRouting, ...]]:
+    """What routers did with a batch, [B, S, ·] for each layer, cut into its prompts without their padding."""
+    for row, ids in enumerate(prompts):
+        yield tuple(LayerRouting(*(states[row, : len(ids)] for states in layer)) for layer in layers)
 
 
 def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:

@@ -1,15 +1,15 @@
 """Hooks, and nothing but hooks, record a forward pass where a batch's items are.
 
 Every layer's input; the input of every output, down and shared-expert projection, which is the vector of coefficients
-of its units; what the router sent to the fused experts; what each block wrote; the input of the final norm. Hooks are
-removed whatever happens.
+of its units; what the router sent to the fused experts; what each block wrote; the input of the final norm; and, if it
+is asked for, what the routers did at every position. Hooks are removed whatever happens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,20 @@ from torch.utils.hooks import RemovableHandle
 
 from gated_lpi.models import Block, Model, Writer
 from gated_lpi.trace.batches import Batch
+
+
+class LayerRouting(NamedTuple):
+    """What the router of one layer did with S tokens: of one prompt, or with a batch's dimension in front.
+
+    Attributes:
+        experts: [S, k], the experts routed to.
+        gates: [S, k], their final gates.
+        logits: [S, E], the router's logits.
+    """
+
+    experts: Tensor
+    gates: Tensor
+    logits: Tensor
 
 
 class Recording:
@@ -29,6 +43,7 @@ class Recording:
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
         self.by_position: dict[nn.Module, Tensor] = {}
+        self.routers: list[LayerRouting] = []
 
     def pick(self, states: Tensor) -> Tensor:
         """Copy the items of `states`, [B, S, n] or [B·S, n] → [P, n]: some models change activations in place."""
@@ -78,6 +93,18 @@ def record_final(model: Model, batch: Batch) -> Iterator[Recording]:
         handle.remove()
 
 
+@contextmanager
+def record_routers(model: Model, batch: Batch) -> Iterator[Recording]:
+    """Record what the routers do at every position in one forward pass inside the `with` block, and nothing else."""
+    recording = Recording(batch, model.readout.weight.device)
+    handles = list(_router_hooks(model, recording))
+    try:
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _on_final(model: Model, recording: Recording) -> RemovableHandle:
     return _on_input(model.module.get_submodule(model.family.final_norm), recording, "final")
 
@@ -94,6 +121,18 @@ def _block_hooks(block: Block, recording: Recording) -> Iterator[RemovableHandle
         yield hook(writer.module, recording, name)
         if writer.gate is not None:
             yield _on_output(writer.gate, recording, f"{name} gate")
+
+
+def _router_hooks(model: Model, recording: Recording) -> Iterator[RemovableHandle]:
+    """Keep what every router returns, [B, S, ·], layer after layer."""
+
+    def hook(_: nn.Module, __: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        apart = (states.detach().reshape(len(recording.batch.ids), -1, states.shape[-1]) for states in output)
+        logits, gates, experts = (states.to(recording.device, copy=True) for states in apart)
+        recording.routers.append(LayerRouting(experts, gates, logits))
+
+    for _, writer in model.routed():
+        yield cast(nn.Module, writer.router).register_forward_hook(hook)
 
 
 def writer_name(block: Block, writer: Writer) -> str:
