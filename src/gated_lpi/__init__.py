@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gated_lpi.version import __version__
 
 if TYPE_CHECKING:
+    from gated_lpi.ablation import ablate
     from gated_lpi.errors import (
         CheckpointError,
         DamagedError,
@@ -81,6 +82,7 @@ _HOMES = {
     "UnknownFamilyError": "errors",
     "WeightsError": "errors",
     "WriteError": "errors",
+    "ablate": "ablation",
     "attribute": "methods",
     "build_report": "report",
     "load_experiment": "experiments",
@@ -123,6 +125,7 @@ __all__ = [
     "WeightsError",
     "WriteError",
     "__version__",
+    "ablate",
     "attribute",
     "build_report",
     "load_experiment",

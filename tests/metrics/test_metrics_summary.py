@@ -109,6 +109,38 @@ def test_concentration_by_hand(tiny: xr.Dataset) -> None:
     assert values(summary, "gini", "attention")[0] == pytest.approx(0.5)
 
 
+def test_what_routing_explains_by_hand(tiny: xr.Dataset) -> None:
+    # Two experts of one layer, of two units each, and attention. FFN top halves: {0, 1}, {1, 2}, {1, 2}.
+    moe = tiny.assign_coords(
+        layer=("unit", [1] * 6), expert=("unit", [0, 0, 1, 1, -1, -1]), shared=("unit", [False] * 6)
+    )
+    summary = summarise(moe, fraction=0.5, draws=500)
+    # Expert 0 holds 2, then 1 of 2: one of them is shared for certain, J = 1/3. After that expert 0 and expert 1 hold
+    # one each, and share it with probability 1/2: 0, 1 or 2 units, J = 0, 1/3, 1.
+    assert values(summary, "stability_routing_null", "ffn") == pytest.approx([1 / 3, 0.5 / 3 + 0.25], abs=0.05)
+    assert values(summary, "stability_routing_null_low", "ffn") == pytest.approx([1 / 3, 0.0])
+    assert values(summary, "stability_routing_null_high", "ffn") == pytest.approx([1 / 3, 1.0])
+    np.testing.assert_allclose(values(summary, "stability_given_counts", "ffn"), [NAN, 1.0])
+    # Gains in expectation, first pair: unit 0 0; 1 (5 − 4 + 5 − 3) / 2; 2 (4 − 2 + 4 − 1) / 2; 3 0. All in {1, 2}.
+    # Second: of 2, 6, 4, −1 over (1, 5) and (4, 0): 0.5, (5 + 1) / 2, 4 / 2, 0.
+    assert values(summary, "gain_top_set_routing_null", "ffn") == pytest.approx([1.0, 5 / 5.5])
+    # Experts' sums: 7, 3; 6, 4; 8, 3: the first is on top throughout.
+    assert summary["expert_stability"].to_numpy().tolist() == [1.0, 1.0]
+    assert int(summary["top_experts"]) == 1
+    assert float(summary["expert_stability_chance"]) == 0.5
+
+
+def test_shared_experts_are_experts_and_blocks_are_not(tiny: xr.Dataset) -> None:
+    shared = tiny.assign_coords(expert=("unit", [0, 0, -1, -1, -1, -1]), shared=("unit", [False] * 2 + [True] * 4))
+    assert int(summarise(shared, fraction=0.5, draws=5)["top_experts"]) == 1
+    dense = tiny.assign_coords(expert=("unit", [-1] * 6), shared=("unit", [False] * 6))
+    found = summarise(dense, fraction=0.5, draws=5)
+    assert "expert_stability" not in found
+    # Dense: the layer is the group, as it is where the scores do not say. {0, 1} of layer 0, then {1} and {2}.
+    assert values(found, "stability_routing_null", "ffn")[0] == pytest.approx(1 / 3)
+    xr.testing.assert_equal(found, summarise(tiny, fraction=0.5, draws=5))
+
+
 def test_layers_by_hand(tiny: xr.Dataset) -> None:
     summary = summarise(tiny, windows={"start": (0, 100), "end": (200, 10_000)}, draws=5)
     assert values(summary, "layer_profile", "ffn") == [[7.0, 3.0], [6.0, 4.0], [8.0, 3.0]]

@@ -1,7 +1,28 @@
-"""What silencing heads and units does to the recall of facts."""
+"""What silencing units and heads does to the recall of facts, beside matched controls and the damage to all else."""
 
-from gated_lpi.ablation.evaluate import target_ranks
+from gated_lpi.ablation.ablating import ablate
+from gated_lpi.ablation.controls import Chosen, Control, draw
+from gated_lpi.ablation.damage import read_text, text_loss, text_windows
+from gated_lpi.ablation.evaluate import TargetScores, target_ranks, target_scores
+from gated_lpi.ablation.ranking import Ranking, rank
 from gated_lpi.ablation.study import Outcome, compare_with_random
 from gated_lpi.interventions import head_units, silenced
 
-__all__ = ["Outcome", "compare_with_random", "head_units", "silenced", "target_ranks"]
+__all__ = [
+    "Chosen",
+    "Control",
+    "Outcome",
+    "Ranking",
+    "TargetScores",
+    "ablate",
+    "compare_with_random",
+    "draw",
+    "head_units",
+    "rank",
+    "read_text",
+    "silenced",
+    "target_ranks",
+    "target_scores",
+    "text_loss",
+    "text_windows",
+]

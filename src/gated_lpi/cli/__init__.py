@@ -17,7 +17,7 @@ import typer
 
 from gated_lpi._common.exhausted import explained
 from gated_lpi._common.signals import end, ended_by_signals, interrupted, say_at_interruption
-from gated_lpi.cli import attribute, check, checkpoints, demo, families, metrics, report, run, verify
+from gated_lpi.cli import ablate, attribute, check, checkpoints, demo, families, metrics, report, run, verify
 from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 
@@ -48,7 +48,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, metrics, report, verify, check, checkpoints, families):
+for _verb in (demo, run, attribute, ablate, metrics, report, verify, check, checkpoints, families):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

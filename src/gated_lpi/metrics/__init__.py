@@ -4,6 +4,14 @@ Scores are nats, mean over prompts: [T, N] for T checkpoints and N units of one 
 are summarised separately. Undefined values are NaN; arguments outside what they may be raise `OptionError`.
 """
 
+from gated_lpi.metrics.agreement import (
+    Agreement,
+    AgreementInterval,
+    OverlapChance,
+    agreement,
+    agreement_interval,
+    overlap_chance,
+)
 from gated_lpi.metrics.concentration import (
     Entropy,
     GainConcentration,
@@ -12,6 +20,15 @@ from gated_lpi.metrics.concentration import (
     importance_share,
 )
 from gated_lpi.metrics.consolidation import consolidation_step
+from gated_lpi.metrics.faithfulness import (
+    AreaIntervals,
+    Areas,
+    curve_area,
+    drop_at_damage,
+    drop_at_damage_interval,
+    faithfulness_areas,
+    faithfulness_intervals,
+)
 from gated_lpi.metrics.hits import RandomControl, hit_at_k, hit_interval, random_control, relative_drop
 from gated_lpi.metrics.layers import (
     PairwiseMean,
@@ -22,24 +39,45 @@ from gated_lpi.metrics.layers import (
     relative_spread,
 )
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.routing_null import (
+    RoutingNull,
+    expert_stability,
+    gain_routing_null,
+    routing_null,
+)
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
 from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties, top_set_undecided
 
 __all__ = [
+    "Agreement",
+    "AgreementInterval",
+    "AreaIntervals",
+    "Areas",
     "Bounds",
     "Chance",
     "Entropy",
     "GainConcentration",
     "Interval",
+    "OverlapChance",
     "PairwiseMean",
     "RandomControl",
     "RelativeSpread",
+    "RoutingNull",
+    "agreement",
+    "agreement_interval",
     "bootstrap",
     "consolidation_step",
+    "curve_area",
+    "drop_at_damage",
+    "drop_at_damage_interval",
     "entropy",
+    "expert_stability",
+    "faithfulness_areas",
+    "faithfulness_intervals",
     "gain_concentration",
+    "gain_routing_null",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -49,11 +87,13 @@ __all__ = [
     "layer_profile",
     "load_imbalance",
     "mean_pairwise",
+    "overlap_chance",
     "profile_correlation",
     "random_control",
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "routing_null",
     "routing_stability",
     "set_size",
     "summarise",

@@ -6,6 +6,7 @@ tables.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from gated_lpi.metrics.consolidation import consolidation_step
 from gated_lpi.metrics.hits import hit_at_k, hit_interval
 from gated_lpi.metrics.layers import layer_profile, mean_pairwise, profile_correlation, relative_spread
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.routing_null import expert_stability, gain_routing_null, null_of_sets
 from gated_lpi.metrics.stability import jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import bootstrap, random_share_chance
-from gated_lpi.metrics.topset import set_size, top_set_ties, top_set_undecided
+from gated_lpi.metrics.topset import set_size, top_mask, top_set_ties, top_set_undecided
 
 Columns = dict[str, tuple[tuple[str, ...], NDArray[Any]]]
 
@@ -54,6 +56,7 @@ class KindScores:
         by_relation: [R, T, N], mean over the prompts of each relation, nats; None if not kept.
         prompts: [R], prompts of each relation; None if not kept.
         layer: [N], each unit's layer.
+        group: [N], a number for each unit's expert, or for its block where it is of none.
         errors: [T, N], no mean score is off by more, nats.
         compared: [T−1], one for each pair: False for pairs of consecutive checkpoints that must not be compared.
     """
@@ -62,6 +65,7 @@ class KindScores:
     by_relation: NDArray[Any] | None
     prompts: IntArray | None
     layer: IntArray
+    group: IntArray
     errors: FloatArray
     compared: BoolArray
 
@@ -101,6 +105,7 @@ def kind_table(
         ),
         **_shares(units, options),
         **_chance(units.scores, top, options),
+        **_routing_null(units.scores, units.group, options),
         **_layers(units, n_layers, steps, windows, options),
     }
 
@@ -186,6 +191,45 @@ def _chance(scores: FloatArray, top: int, options: SummaryOptions) -> Columns:
         table[f"{name}_chance_low"] = ((dim,), chance.low)
         table[f"{name}_chance_high"] = ((dim,), chance.high)
     return table
+
+
+def _routing_null(scores: FloatArray, group: IntArray, options: SummaryOptions) -> Columns:
+    """What is left of J_stab and R_t when the units of each expert or block are exchanged for one another."""
+    inside = top_mask(scores, options.fraction)
+    nulls = [
+        null_of_sets(a, b, group, draws=options.draws, level=options.level, seed=options.seed)
+        for a, b in pairwise(inside)
+    ]
+    gains = [gain_routing_null(a, b, group, options.fraction) for a, b in pairwise(scores)]
+    columns = {
+        "stability_routing_null": [null.mean for null in nulls],
+        "stability_routing_null_low": [null.low for null in nulls],
+        "stability_routing_null_high": [null.high for null in nulls],
+        "stability_given_counts": [null.given_counts for null in nulls],
+        "gain_top_set_routing_null": gains,
+    }
+    return {name: (("pair",), np.array(values, dtype=np.float64)) for name, values in columns.items()}
+
+
+def expert_table(units: KindScores, of_expert: BoolArray, options: SummaryOptions) -> Columns:
+    """The stability of top sets of experts, beside that of random ones.
+
+    Args:
+        units: scores of the FFN's units.
+        of_expert: [N], which of them are of a routed or shared expert; one at least.
+        options: of the summary.
+    """
+    expert = np.where(of_expert, units.group, -1)
+    count = np.unique(expert[of_expert]).size
+    size = set_size(count, options.fraction)
+    bounds = jaccard_chance_interval(count, size, options.level)
+    return {
+        "expert_stability": (("pair",), expert_stability(units.scores, expert, options.fraction)),
+        "top_experts": ((), np.array(size)),
+        "expert_stability_chance": ((), np.array(jaccard_chance(count, size))),
+        "expert_stability_chance_low": ((), np.array(bounds.low)),
+        "expert_stability_chance_high": ((), np.array(bounds.high)),
+    }
 
 
 def _layers(

@@ -9,7 +9,7 @@
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
-    and, if known, `weights_sha256` (checkpoint)
+    and, if known, `weights_sha256` (checkpoint), `expert` and `shared` (unit)
 
 and returns, with `kind` "ffn" and "attention" kept apart throughout:
 
@@ -19,6 +19,13 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
                                                                          they belong to the top set (ties included)
     stability                                  ±, ? (kind, pair)         J_stab
     gain_top_set                               ±, ? (kind, pair)         R_t
+    stability_routing_null                     ±    (kind, pair)         J_stab if units of one expert (one block, where
+                                                                         there is none) are permuted; ± over draws
+    stability_given_counts                          (kind, pair)         0: no more is shared than that; 1: as much as
+                                                                         the experts' numbers of top units allow
+    gain_top_set_routing_null                       (kind, pair)         R_t under the same permutation
+    expert_stability                              ? (pair)               J of the top_experts experts of greatest summed
+                                                                         importance; absent where there are none
     gain_top_by_gain                           ±    (kind, pair)         R_t for the units of greatest gain
     positive_gain                                   (kind, pair)         what both are shares of, nats
     importance_share                           ±, ? (kind, checkpoint)   the top set's share of importance
@@ -33,7 +40,7 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
     routing_distance                                (pair, moe_layer)    Jensen-Shannon
 
 ± : `…_low` and `…_high` beside it, a bootstrap over relations unless said otherwise. ? : `…_chance`,
-`…_chance_low` and `…_chance_high`, for random sets of as many units; for stability they do not depend on the
+`…_chance_low` and `…_chance_high`, for random sets of as many units; for stabilities they do not depend on the
 pair. A `pair` is two consecutive checkpoints, with coordinates `pair_step` and `pair_next_step`. The profile
 consolidates once its Pearson correlation with the last checkpoint's stays above the threshold; the last
 checkpoint itself does not count. Where neither kind of unit was scored, `kind` is empty and nothing over it is there.
@@ -54,9 +61,17 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
-from gated_lpi.metrics._tables import Columns, KindScores, SummaryOptions, hit_table, kind_table, routing_table
+from gated_lpi.metrics._tables import (
+    Columns,
+    KindScores,
+    SummaryOptions,
+    expert_table,
+    hit_table,
+    kind_table,
+    routing_table,
+)
 
-SUMMARY_VERSION = 1  # of what is computed here: another number, and summaries that were kept are computed anew
+SUMMARY_VERSION = 2  # of what is computed here: another number, and summaries that were kept are computed anew
 KINDS = ("ffn", "attention")
 HIT_KS = (1, 5, 10)
 
@@ -101,9 +116,8 @@ def summarise(
     n_layers = int(layer.max()) + 1
     kinds = _kinds(scores) if units else {}
     refused = _refused_pairs(scores)
-    tables = [
-        kind_table(_units(scores, inside, layer, ~refused), n_layers, steps, rows, options) for inside in kinds.values()
-    ]
+    parts = {kind: _units(scores, inside, layer, ~refused) for kind, inside in kinds.items()}
+    tables = [kind_table(part, n_layers, steps, rows, options) for part in parts.values()]
     variables: Columns = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
         for name, (dims, _) in (tables[0].items() if tables else ())
@@ -121,6 +135,8 @@ def summarise(
     for name in ("step", "tokens", "stage"):
         if name in scores.coords:
             coords[name] = ("checkpoint", _plain_text(scores[name].to_numpy()))
+    if "ffn" in parts and (of_expert := _of_expert(scores)[kinds["ffn"]]).any():
+        variables |= expert_table(parts["ffn"], of_expert, options)
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
@@ -199,15 +215,32 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
 def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> KindScores:
     """The arrays of one kind of unit, relations first where they were kept."""
     mean = scores[schema.LPI_MEAN].transpose("checkpoint", "unit").to_numpy()[:, inside]
-    errors = _errors(scores, inside, layer)
+    errors, group = _errors(scores, inside, layer), _groups(scores, layer)[inside]
     if schema.LPI not in scores:
-        return KindScores(finite(schema.LPI_MEAN, mean), None, None, layer[inside], errors, compared)
+        return KindScores(finite(schema.LPI_MEAN, mean), None, None, layer[inside], group, errors, compared)
     _require(scores, schema.LPI, ("checkpoint", "relation", "unit"), ("n_prompts",))
     by_relation = scores[schema.LPI].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
     require_finite(schema.LPI, by_relation)
-    return KindScores(
-        finite(schema.LPI_MEAN, mean), by_relation, scores["n_prompts"].to_numpy(), layer[inside], errors, compared
-    )
+    prompts = scores["n_prompts"].to_numpy()
+    return KindScores(finite(schema.LPI_MEAN, mean), by_relation, prompts, layer[inside], group, errors, compared)
+
+
+def _of_expert(scores: xr.Dataset) -> BoolArray:
+    """Which units are of a routed or shared expert, [N]; none where the scores do not say."""
+    found = np.zeros(scores.sizes["unit"], dtype=np.bool_)
+    if "expert" in scores.coords:
+        found |= scores["expert"].to_numpy() >= 0
+    if "shared" in scores.coords:
+        found |= scores["shared"].to_numpy().astype(np.bool_)
+    return found
+
+
+def _groups(scores: xr.Dataset, layer: IntArray) -> IntArray:
+    """A number for each unit's routed expert, shared experts or, where it is of none, block within its layer, [N]."""
+    expert = scores["expert"].to_numpy().astype(np.int64) if "expert" in scores.coords else np.full(layer.size, -1)
+    shared = scores["shared"].to_numpy().astype(np.int64) if "shared" in scores.coords else np.zeros_like(layer)
+    per_layer = int(expert.max()) + 3
+    return layer * per_layer + np.where(shared > 0, per_layer - 1, expert + 1)
 
 
 def _errors(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> FloatArray:

@@ -120,7 +120,7 @@ def trace_routing(model: Model, prompts: Prompts, *, limits: Limits = USUAL) -> 
     for some in forward_passes(prompts, limits.tokens):
         batch = _batch(model, prompts[some], [[-1]] * len(prompts[some]))
         with record_routers(model, batch) as recording:
-            model.module.base_model(**batch.arguments())
+            run(model, batch)
         yield from routing_by_prompt(recording.routers, prompts[some])
         if limits.frugal:
             give_back()
