@@ -169,8 +169,8 @@ class _Replay:
         logits, gates, experts = output
         if self._batch is None or self._batch.shape[0] * self._batch.shape[1] != len(logits):
             raise ModelError(
-                "experts were run outside a forward pass over token ids while routing is replayed, so that their prompt "
-                "is not known; run the whole model"
+                "experts were run outside a forward pass over token ids while routing is replayed, so their prompt is "
+                "not known; run the whole model"
             )
         seen = [prompt[layer] for prompt in self._batch.prompts]
         return (

@@ -41,7 +41,7 @@ from gated_lpi.methods.problem import TracedProblem, problem_of
 from gated_lpi.methods.rounding import full_precision, unit_roundoff
 from gated_lpi.methods.table import method_for
 from gated_lpi.models import Model
-from gated_lpi.options import ALL_UNITS, LPI, Keep, MethodOptions, Norm, Positions, Scoring, Target, parse_memory
+from gated_lpi.options import ALL_UNITS, LPI, Gate, Keep, MethodOptions, Norm, Positions, Scoring, Target, parse_memory
 from gated_lpi.options.methods import flat_fields, to_flat
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.trace import Trace, similar_lengths, target_rank, trace
@@ -185,17 +185,21 @@ def attribute_encoded(
         The scores, in nats, reduced as `scoring.keep` says; and what is kept of every prompt.
 
     Raises:
-        OptionError: `method` is neither the options of a method nor a method, or `memory` holds less than one prompt.
+        OptionError: `method` is neither the options of a method nor a method; its `gate` is for routed experts and
+            the model has none; or `memory` holds less than one prompt.
         ModelError: a block's scores are not finite.
     """
     chosen = method_for(method)
+    _refuse_gate(model, chosen.gate)
     model = _read_out(model, chosen.readout_eps)
-    sizes = _sizes(model, encoded, scoring)
+    sizes = _sizes(model, encoded, scoring, chosen.gate)
     state = chosen.prepare(model.readout, sizes.room)
     collector = Collector(scoring.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
-    for batch in _batches(model, encoded, chosen.target, sizes, by_position=scoring.by_position):
+    for batch in _batches(
+        model, encoded, chosen.target, sizes, by_position=scoring.by_position, all_experts=chosen.gate == "open"
+    ):
         with full_precision():
             _score_batch(model, chosen, state, batch, scoring, sizes, collector, results)
         done += len(batch.prompts)
@@ -210,6 +214,7 @@ def block_problems(
     *,
     norm: Norm = "frozen",
     target: Target = "object",
+    gate: Gate = "gated",
     scoring: Scoring = Scoring(),
 ) -> Iterator[tuple[NDArray[np.int64], TracedProblem]]:
     """Every block of every batch as a problem, for methods of your own.
@@ -217,18 +222,19 @@ def block_problems(
     Args:
         model: from `load_model` or `wrap_model`.
         encoded: prompts as token ids, from `gated_lpi.prompting.encode_facts`.
-        norm, target: of the problems: see `LPI`.
+        norm, target, gate: of the problems: see `LPI`.
         scoring: `batch_size` and `memory` say how much is worked on at a time; the rest is not looked at.
 
     Returns:
         For each block of each batch, the prompts' indices [P], and the problem.
 
     Raises:
-        OptionError: `memory` holds less than one prompt.
+        OptionError: `memory` holds less than one prompt, or `gate` is for routed experts and the model has none.
     """
-    sizes = _sizes(model, encoded, scoring)
-    for batch in _batches(model, encoded, target, sizes, by_position=False):
-        for problem in batch.problems(model, norm):
+    _refuse_gate(model, gate)
+    sizes = _sizes(model, encoded, scoring, gate)
+    for batch in _batches(model, encoded, target, sizes, by_position=False, all_experts=gate == "open"):
+        for problem in batch.problems(model, norm, gate):
             yield batch.prompts, problem
 
 
@@ -250,14 +256,14 @@ class _Batch:
             results.target_rank[self.prompts[some]] = target_rank(logits, wanted)
 
     @torch.no_grad()
-    def problems(self, model: Model, norm: Norm) -> Iterator[TracedProblem]:
+    def problems(self, model: Model, norm: Norm, gate: Gate) -> Iterator[TracedProblem]:
         """The blocks, in order, once: each is forgotten when it is scored, and the logits, as large as p, now."""
         blocks, traced = list(self._traced.blocks), self._traced
         self._traced = dataclasses.replace(traced, blocks=(), logits=traced.logits[:0].clone())
         frozen = model.readout.inverse_scale(traced.final_residual) if norm == "frozen" else None
         del traced
         for block in model.blocks:
-            yield problem_of(model.readout, block, blocks.pop(0), self.targets, frozen)
+            yield problem_of(model.readout, block, blocks.pop(0), self.targets, frozen, gate)
 
 
 def _read_out(model: Model, eps: float | None) -> Model:
@@ -265,20 +271,37 @@ def _read_out(model: Model, eps: float | None) -> Model:
     return model if eps is None else dataclasses.replace(model, readout=dataclasses.replace(model.readout, eps=eps))
 
 
-def _sizes(model: Model, encoded: Sequence[EncodedPrompt], scoring: Scoring) -> Sizes:
+def _refuse_gate(model: Model, gate: Gate) -> None:
+    """Refuse a weight of routed experts for a model that has none."""
+    if gate != "gated" and not any(model.routed()):
+        raise OptionError(
+            f"gate={gate!r} was given, which is for routed experts, and this {model.family.name} model has none; "
+            "expected a mixture-of-experts model, or gate='gated'"
+        )
+
+
+def _sizes(model: Model, encoded: Sequence[EncodedPrompt], scoring: Scoring, gate: Gate) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
     longest = max((len(item.ids) for item in encoded), default=1)
-    return sizes_for(model, batch, memory, longest, by_position=scoring.by_position)
+    every = gate == "open"
+    return sizes_for(model, batch, memory, longest, by_position=scoring.by_position, all_experts=every)
 
 
 def _batches(
-    model: Model, encoded: Sequence[EncodedPrompt], target: Target, sizes: Sizes, *, by_position: bool
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    target: Target,
+    sizes: Sizes,
+    *,
+    by_position: bool,
+    all_experts: bool,
 ) -> Iterator[_Batch]:
     """Prompts of similar lengths, run together."""
     for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
         with full_precision():
-            traced = trace(model, [encoded[i].ids for i in prompts], by_position=by_position, limits=sizes.forward)
+            ids = [encoded[i].ids for i in prompts]
+            traced = trace(model, ids, by_position=by_position, all_experts=all_experts, limits=sizes.forward)
         if target == "top1":
             targets = traced.logits.argmax(dim=-1)
         else:
@@ -302,7 +325,7 @@ def _score_batch(
     """Score the prompts of one batch, block by block; adds to `collector` and `results`."""
     batch.read_targets(results, sizes.forward.logits)
     positions: list[Tensor] = []
-    for index, problem in enumerate(batch.problems(model, method.norm)):
+    for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
         results.base_logprob[batch.prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
         units = _score_units(problem, method, state, scoring)
         found = _score_groups(problem, scoring, sizes.room.numbers)

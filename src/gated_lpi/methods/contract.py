@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
 from gated_lpi.models import Readout
-from gated_lpi.options import Norm, Target
+from gated_lpi.options import Gate, Norm, Target
 
 State = TypeVar("State")
 
@@ -96,7 +96,7 @@ class Method(Estimator[State]):
 
     Attributes:
         name: of its variable in results, such as "lpi".
-        norm, target: what problems it is given: see `gated_lpi.LPI`.
+        norm, target, gate: what problems it is given: see `gated_lpi.LPI`.
         readout_eps: epsilon of the readout's norm in place of the model's own.
         certified: whether `error_bound` is proven, rounding included.
     """
@@ -104,6 +104,7 @@ class Method(Estimator[State]):
     name: str
     norm: Norm = "frozen"
     target: Target = "object"
+    gate: Gate = "gated"
     readout_eps: float | None = None
     certified: bool = False
 

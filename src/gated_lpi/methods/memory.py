@@ -36,7 +36,15 @@ class Sizes(NamedTuple):
     room: Room
 
 
-def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Sizes:
+def sizes_for(
+    model: Model,
+    batch_size: int,
+    memory: int | None,
+    longest: int,
+    *,
+    by_position: bool = False,
+    all_experts: bool = False,
+) -> Sizes:
     """Split the work so that it fits into `memory` bytes.
 
     Args:
@@ -45,6 +53,7 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
         memory: the cap, in bytes; None takes `batch_size` prompts at a time.
         longest: tokens of the longest prompt.
         by_position: whether attention units are scored at every source position.
+        all_experts: whether units are scored of experts that a prompt is not routed to.
 
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
@@ -57,7 +66,7 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
-    each = prompt_bytes(model, longest if by_position else 0)
+    each = prompt_bytes(model, longest if by_position else 0, all_experts=all_experts)
     least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
     if memory < least:
         raise OptionError(
@@ -82,17 +91,22 @@ def usual_batch(vocabulary: int, d: int) -> int:
     return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
 
 
-def prompt_bytes(model: Model, positions: int = 0) -> int:
+def prompt_bytes(model: Model, positions: int = 0, *, all_experts: bool = False) -> int:
     """Bytes that are kept of one prompt of a batch: log p and its copies, bases, coefficients.
 
     Args:
         model: the model.
         positions: source positions at which attention units are scored one by one.
+        all_experts: whether units are scored of experts that the prompt is not routed to: their coefficients are kept
+            of every block, and twice in float64 of the one that is being scored.
     """
     d, n = model.readout.weight.shape[1], _number(model)
     widths = sum(_active_width(model, block) for block in model.blocks)
     kept = n * (5 * model.readout.vocabulary + 3 * d * len(model.blocks) + 2 * widths)
     attention = [block.n_units for block in model.blocks if block.kind == "attention"]
+    if all_experts:
+        routed = [writer.n_units for _, writer in model.routed()]
+        kept += n * sum(routed) + (n + 16) * max(routed)
     return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gated_lpi.methods.lens import BaseLogits, base_logits
 from gated_lpi.models import Block, Readout
+from gated_lpi.options import Gate
 from gated_lpi.trace import BlockTrace, Slab
 
 
@@ -100,10 +101,12 @@ class TracedProblem(BlockProblem):
 
     Attributes:
         block, traced: the block, and what was recorded of it, which the float64 reference and scores of groups read.
+        gate: with what weight the slabs' routed experts count: see `gated_lpi.LPI`.
     """
 
     block: Block
     traced: BlockTrace
+    gate: Gate = "gated"
 
     def resolved(self) -> TracedProblem:
         """This attention block with its units counted once for every source position."""
@@ -112,7 +115,12 @@ class TracedProblem(BlockProblem):
 
 
 def problem_of(
-    readout: Readout, block: Block, traced: BlockTrace, targets: Tensor, inverse_scale: Tensor | None
+    readout: Readout,
+    block: Block,
+    traced: BlockTrace,
+    targets: Tensor,
+    inverse_scale: Tensor | None,
+    gate: Gate = "gated",
 ) -> TracedProblem:
     """The problem of one block on the prompts of a forward pass.
 
@@ -122,15 +130,20 @@ def problem_of(
         traced: what was recorded of it.
         targets: [P], target token ids.
         inverse_scale: [P], 1/σ of the final residual (frozen norm); None recomputes the norm.
+        gate: with what weight units of routed experts count; "open" needs a trace of all experts.
+
+    Raises:
+        OptionError: `gate` is "open", and the trace has only the experts that were routed to.
     """
     return TracedProblem(
         readout=readout,
         base=traced.base,
         inverse_scale=inverse_scale,
         targets=targets,
-        slabs=tuple(traced.slabs(block)),
+        slabs=tuple(traced.slabs(block, gate)),
         n_units=block.n_units,
         key=block.name,
         block=block,
         traced=traced,
+        gate=gate,
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from gated_lpi.errors import OptionError
 
 Norm = Literal["frozen", "recomputed"]
+Gate = Literal["gated", "uniform", "ungated", "open"]
 Target = Literal["object", "top1"]
 Positions = Literal["summed", "resolved"]
 Keep = Literal["prompts", "relations", "mean"]

@@ -15,7 +15,17 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic.fields import FieldInfo
 
 from gated_lpi.errors import OptionError
-from gated_lpi.options.allowed import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
+from gated_lpi.options.allowed import (
+    ALL_UNITS,
+    MOST_MEMORY,
+    Gate,
+    Keep,
+    Norm,
+    Positions,
+    Target,
+    UnitName,
+    parse_memory,
+)
 from gated_lpi.options.explain import A_NUMBER, A_TEXT, describe
 from gated_lpi.options.spec import Positive, Spec
 
@@ -121,6 +131,9 @@ class LPI(MethodOptions):
         norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed" applies
             the norm afresh before and after.
         target: "object", or "top1", the model's own prediction.
+        gate: what weight the units of routed experts count with: "gated", the router's; "uniform", the prompt's gates
+            shared evenly among the experts routed to; "ungated", 1 for each of these; "open", every expert, routed to
+            or not, with the gate that it has before any is chosen. Anything but "gated" needs routed experts.
         estimator: how scores are computed: `Certified(tolerance=…)`, `Exact()` or `Reference()`, or their names.
             Certified takes the exact path where the logits are not affine in a contribution (norm="recomputed", or a
             family with a softcap).
@@ -130,6 +143,7 @@ class LPI(MethodOptions):
 
     norm: Norm = Field(default="frozen", description="frozen or recomputed.")
     target: Target = Field(default="object", description="object, or top1: the model's own prediction.")
+    gate: Gate = Field(default="gated", description="gated, uniform, ungated or open: the weight of routed experts.")
     estimator: Annotated[EstimatorOptions, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
         default=Certified(), description="certified, exact or reference."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ def trace(
     positions: ItemPositions | None = None,
     *,
     by_position: bool = False,
+    all_experts: bool = False,
     limits: Limits = USUAL,
 ) -> Trace:
     """Run the model over token ids, a few prompts at a time, and record its blocks at some positions.
@@ -47,6 +49,7 @@ def trace(
             pair of prompt and position is an item of the trace, in the order given. None: the last token of each.
         by_position: also record what each source position adds to the coefficients of attention units; attention is
             then computed eagerly.
+        all_experts: also compute what the experts would do that an item was not routed to.
         limits: what is worked on at a time.
 
     Returns:
@@ -59,7 +62,7 @@ def trace(
     chosen = resolve_positions(prompts, positions)
     parts = []
     for some in forward_passes(prompts, limits.tokens):
-        parts.append(_forward(model, _batch(model, prompts[some], chosen[some]), by_position))
+        parts.append(_forward(model, _batch(model, prompts[some], chosen[some]), by_position, all_experts))
         if limits.frugal:
             give_back()
     # Block by block, and each part's own copy is dropped at once.
@@ -176,15 +179,16 @@ class _Seen(NamedTuple):
     final: Tensor
 
 
-def _forward(model: Model, batch: Batch, by_position: bool) -> _Seen:
+def _forward(model: Model, batch: Batch, by_position: bool, all_experts: bool) -> _Seen:
     with record(model, batch) as recording, ExitStack() as stack:
         if by_position:
             stack.enter_context(listening(model.module, recording.hear_attention))
         model.module.base_model(**batch.arguments())
-    return _Seen(list(_block_traces(model, recording)), recording.inputs["layer 0"], recording.inputs["final"])
+    blocks = list(_block_traces(model, recording, all_experts))
+    return _Seen(blocks, recording.inputs["layer 0"], recording.inputs["final"])
 
 
-def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
+def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iterator[BlockTrace]:
     for block in model.blocks:
         entering = recording.inputs[f"layer {block.layer}"]
         if block.kind == "attention":
@@ -196,7 +200,7 @@ def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
         scale = None
         if block.post_norm is not None:
             scale = block.post_norm.scale(recording.inputs[f"{block.name} post-norm"])
-        writers = tuple(_writer_trace(block, writer, recording) for writer in block.writers)
+        writers = tuple(_writer_trace(block, writer, recording, all_experts) for writer in block.writers)
         yield BlockTrace(base, written, scale, writers)
 
 
@@ -204,13 +208,19 @@ def _written(block: Block, recording: Recording) -> Tensor:
     return recording.outputs[block.name] * block.multiplier
 
 
-def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterTrace:
+def _writer_trace(block: Block, writer: Writer, recording: Recording, all_experts: bool) -> WriterTrace:
     name = writer_name(block, writer)
     coefficients = recording.inputs[name]
     if writer.kind == "routed":
         experts, gates = recording.routing[name]
-        coefficients = expert_coefficients(writer.module, coefficients, experts)
-        return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
+        found = expert_coefficients(writer.module, coefficients, experts)
+        traced = WriterTrace(found, gates.to(found.dtype), experts)
+        if not all_experts:
+            return traced
+        every = torch.arange(writer.n_experts, device=experts.device).expand(len(experts), -1)
+        full = writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype)
+        whole = expert_coefficients(writer.module, coefficients, every)
+        return replace(traced, all_coefficients=whole, all_gates=full)
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
     return WriterTrace(coefficients, by_position=recording.by_position.get(block.module))

@@ -121,6 +121,8 @@ def _block_hooks(block: Block, recording: Recording) -> Iterator[RemovableHandle
         yield hook(writer.module, recording, name)
         if writer.gate is not None:
             yield _on_output(writer.gate, recording, f"{name} gate")
+        if writer.router is not None:
+            yield _on_output(writer.router, recording, f"{name} router")
 
 
 def _router_hooks(model: Model, recording: Recording) -> Iterator[RemovableHandle]:

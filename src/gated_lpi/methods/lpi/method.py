@@ -57,7 +57,8 @@ class GatedLPI(Method[Any]):
     name = schema.LPI
 
     def __init__(self, options: LPI) -> None:
-        self.norm, self.target, self.readout_eps = options.norm, options.target, options.readout_eps
+        self.norm, self.target, self.gate = options.norm, options.target, options.gate
+        self.readout_eps = options.readout_eps
         self.certified = isinstance(options.estimator, Certified)
         self.estimator = IMPLEMENTATIONS[type(options.estimator)](options.estimator)
 
