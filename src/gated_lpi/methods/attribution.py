@@ -35,13 +35,26 @@ from gated_lpi.facts.types import Templates
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Method
 from gated_lpi.methods.dataset import PromptResults, build_dataset
-from gated_lpi.methods.lpi.groups import routing, score_groups
+from gated_lpi.methods.lpi.groups import routing as last_routing
+from gated_lpi.methods.lpi.groups import score_groups
 from gated_lpi.methods.memory import Sizes, sizes_for, usual_batch
 from gated_lpi.methods.problem import TracedProblem, problem_of
 from gated_lpi.methods.rounding import full_precision, unit_roundoff
 from gated_lpi.methods.table import method_for
 from gated_lpi.models import Model
-from gated_lpi.options import ALL_UNITS, LPI, Gate, Keep, MethodOptions, Norm, Positions, Scoring, Target, parse_memory
+from gated_lpi.options import (
+    ALL_UNITS,
+    LPI,
+    Gate,
+    Keep,
+    MethodOptions,
+    Norm,
+    Positions,
+    Routing,
+    Scoring,
+    Target,
+    parse_memory,
+)
 from gated_lpi.options.methods import flat_fields, to_flat
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.trace import Trace, similar_lengths, target_rank, trace
@@ -59,6 +72,7 @@ def attribute(
     units: Collection[str] = ALL_UNITS,
     keep: Keep = "prompts",
     positions: Positions = "summed",
+    routing: Routing = "last",
     batch_size: int | None = None,
     memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -84,6 +98,9 @@ def attribute(
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
             kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
+        routing: "last": what the routers did is kept of each prompt's last position. "all": of every position, with the
+            routers' logits, as `router_logits` and `position_gate (prompt, position, expert_unit)`, by prompt whatever
+            `keep` says.
         batch_size: prompts that are run and scored together, at most. None: 192, or more for a small vocabulary or a
             wide model.
         memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
@@ -112,7 +129,9 @@ def attribute(
     _refuse(others)
     method_for(method)  # refused before facts are read
     wanted = cast(Any, tuple(units))  # whether they are units is seen there
-    scoring = Scoring(units=wanted, keep=keep, positions=positions, batch_size=batch_size, memory=memory)
+    scoring = Scoring(
+        units=wanted, keep=keep, positions=positions, routing=routing, batch_size=batch_size, memory=memory
+    )
     how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts, on_error=on_error)
@@ -190,16 +209,15 @@ def attribute_encoded(
         ModelError: a block's scores are not finite.
     """
     chosen = method_for(method)
-    _refuse_gate(model, chosen.gate)
+    _refuse_dense(model, gate=chosen.gate, routing=scoring.routing)
     model = _read_out(model, chosen.readout_eps)
     sizes = _sizes(model, encoded, scoring, chosen.gate)
     state = chosen.prepare(model.readout, sizes.room)
     collector = Collector(scoring.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
-    for batch in _batches(
-        model, encoded, chosen.target, sizes, by_position=scoring.by_position, all_experts=chosen.gate == "open"
-    ):
+    recorded = {"by_position": scoring.by_position, "all_experts": chosen.gate == "open"}
+    for batch in _batches(model, encoded, chosen.target, sizes, **recorded, routing=scoring.routing == "all"):
         with full_precision():
             _score_batch(model, chosen, state, batch, scoring, sizes, collector, results)
         done += len(batch.prompts)
@@ -231,9 +249,9 @@ def block_problems(
     Raises:
         OptionError: `memory` holds less than one prompt, or `gate` is for routed experts and the model has none.
     """
-    _refuse_gate(model, gate)
+    _refuse_dense(model, gate=gate)
     sizes = _sizes(model, encoded, scoring, gate)
-    for batch in _batches(model, encoded, target, sizes, by_position=False, all_experts=gate == "open"):
+    for batch in _batches(model, encoded, target, sizes, all_experts=gate == "open"):
         for problem in batch.problems(model, norm, gate):
             yield batch.prompts, problem
 
@@ -255,6 +273,12 @@ class _Batch:
             results.target_logprob[self.prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
             results.target_rank[self.prompts[some]] = target_rank(logits, wanted)
 
+    def read_routing(self, results: PromptResults) -> None:
+        """What the routers did at every position, if it was recorded; forgotten here then."""
+        if self._traced.routing:
+            results.add_routing(self.prompts, self._traced.routing)
+            self._traced = dataclasses.replace(self._traced, routing=())
+
     @torch.no_grad()
     def problems(self, model: Model, norm: Norm, gate: Gate) -> Iterator[TracedProblem]:
         """The blocks, in order, once: each is forgotten when it is scored, and the logits, as large as p, now."""
@@ -271,13 +295,15 @@ def _read_out(model: Model, eps: float | None) -> Model:
     return model if eps is None else dataclasses.replace(model, readout=dataclasses.replace(model.readout, eps=eps))
 
 
-def _refuse_gate(model: Model, gate: Gate) -> None:
-    """Refuse a weight of routed experts for a model that has none."""
-    if gate != "gated" and not any(model.routed()):
-        raise OptionError(
-            f"gate={gate!r} was given, which is for routed experts, and this {model.family.name} model has none; "
-            "expected a mixture-of-experts model, or gate='gated'"
-        )
+def _refuse_dense(model: Model, gate: Gate, routing: Routing = "last") -> None:
+    """Refuse what is asked of routed experts for a model that has none."""
+    asked = {"gate": (gate, "gated"), "routing": (routing, "last")}
+    for name, (given, plain) in asked.items():
+        if given != plain and not any(model.routed()):
+            raise OptionError(
+                f"{name}={given!r} was given, which is for routed experts, and this {model.family.name} model has "
+                f"none; expected a mixture-of-experts model, or {name}={plain!r}"
+            )
 
 
 def _sizes(model: Model, encoded: Sequence[EncodedPrompt], scoring: Scoring, gate: Gate) -> Sizes:
@@ -285,7 +311,10 @@ def _sizes(model: Model, encoded: Sequence[EncodedPrompt], scoring: Scoring, gat
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
     longest = max((len(item.ids) for item in encoded), default=1)
     every = gate == "open"
-    return sizes_for(model, batch, memory, longest, by_position=scoring.by_position, all_experts=every)
+    everywhere = scoring.routing == "all"
+    return sizes_for(
+        model, batch, memory, longest, by_position=scoring.by_position, all_experts=every, routing=everywhere
+    )
 
 
 def _batches(
@@ -294,14 +323,22 @@ def _batches(
     target: Target,
     sizes: Sizes,
     *,
-    by_position: bool,
-    all_experts: bool,
+    by_position: bool = False,
+    all_experts: bool = False,
+    routing: bool = False,
 ) -> Iterator[_Batch]:
     """Prompts of similar lengths, run together."""
     for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
         with full_precision():
             ids = [encoded[i].ids for i in prompts]
-            traced = trace(model, ids, by_position=by_position, all_experts=all_experts, limits=sizes.forward)
+            traced = trace(
+                model,
+                ids,
+                by_position=by_position,
+                all_experts=all_experts,
+                routing=routing,
+                limits=sizes.forward,
+            )
         if target == "top1":
             targets = traced.logits.argmax(dim=-1)
         else:
@@ -324,6 +361,7 @@ def _score_batch(
 ) -> None:
     """Score the prompts of one batch, block by block; adds to `collector` and `results`."""
     batch.read_targets(results, sizes.forward.logits)
+    batch.read_routing(results)
     positions: list[Tensor] = []
     for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
         results.base_logprob[batch.prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
@@ -389,7 +427,7 @@ def _score_groups(problem: TracedProblem, scoring: Scoring, numbers: int) -> dic
             "blocks": (schema.BLOCK_LPI, groups.block.unsqueeze(-1)),
         }
         found = {name: values for unit, (name, values) in named.items() if unit in scoring.units}
-    routed = routing(problem) if "experts" in scoring.units else None
+    routed = last_routing(problem) if "experts" in scoring.units else None
     if routed is not None:
         found |= {schema.EXPERT_UTILISATION: routed.routed, schema.EXPERT_GATE: routed.gates}
     return {name: values for name, values in found.items() if values is not None}

@@ -17,6 +17,7 @@ from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
 from gated_lpi.models import Model
 from gated_lpi.score_schema import SCHEMA
+from gated_lpi.trace import PromptRouting
 from gated_lpi.version import __version__
 
 
@@ -31,6 +32,7 @@ class PromptResults:
         error_bound: [P, B], nats.
         tier_pairs: [B, 3], pairs of prompt and unit by the way in which they were scored (`Tier`).
         positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
+        router_logits, position_gate: for each prompt, [S, X] of X experts at every position; empty unless asked for.
     """
 
     target_id: NDArray[np.int64]
@@ -40,6 +42,8 @@ class PromptResults:
     error_bound: NDArray[np.float64]
     tier_pairs: NDArray[np.int64]
     positions: dict[int, Floats] = field(default_factory=dict)
+    router_logits: dict[int, Floats] = field(default_factory=dict)
+    position_gate: dict[int, Floats] = field(default_factory=dict)
 
     def add_positions(self, prompts: NDArray[np.int64], scores: Floats) -> None:
         """Take scores of attention units by source position.
@@ -49,6 +53,11 @@ class PromptResults:
             scores: [P', S, N], nats.
         """
         self.positions.update(zip(prompts.tolist(), scores, strict=True))
+
+    def add_routing(self, prompts: NDArray[np.int64], routing: Sequence[PromptRouting]) -> None:
+        """Take what the routers did at every position of prompts, whose indices are [P']."""
+        for prompt, (logits, gates) in zip(prompts.tolist(), routing, strict=True):
+            self.router_logits[prompt], self.position_gate[prompt] = logits.cpu().numpy(), gates.cpu().numpy()
 
     @classmethod
     def empty(cls, n_prompts: int, n_blocks: int) -> PromptResults:
@@ -91,6 +100,10 @@ def build_dataset(
     }
     if results.positions:
         values[schema.POSITION_LPI] = _padded(results.positions, [len(item.ids) for item in encoded])
+    if results.router_logits:
+        lengths = [len(item.ids) for item in encoded]
+        values[schema.ROUTER_LOGITS] = _padded(results.router_logits, lengths)
+        values[schema.POSITION_GATE] = _padded(results.position_gate, lengths)
     values |= {
         schema.TARGET_RANK: results.target_rank,
         schema.TARGET_LOGPROB: results.target_logprob,

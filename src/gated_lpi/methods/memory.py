@@ -44,6 +44,7 @@ def sizes_for(
     *,
     by_position: bool = False,
     all_experts: bool = False,
+    routing: bool = False,
 ) -> Sizes:
     """Split the work so that it fits into `memory` bytes.
 
@@ -54,6 +55,7 @@ def sizes_for(
         longest: tokens of the longest prompt.
         by_position: whether attention units are scored at every source position.
         all_experts: whether units are scored of experts that a prompt is not routed to.
+        routing: whether what the routers did is kept of every position.
 
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
@@ -67,6 +69,9 @@ def sizes_for(
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
     each = prompt_bytes(model, longest if by_position else 0, all_experts=all_experts)
+    if routing:  # logits, gates and experts as they are recorded, and laid out
+        everywhere = 4 * _number(model) * len(model.experts)
+        each, token = each + longest * everywhere, token + everywhere
     least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
     if memory < least:
         raise OptionError(

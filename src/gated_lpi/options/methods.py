@@ -22,6 +22,7 @@ from gated_lpi.options.allowed import (
     Keep,
     Norm,
     Positions,
+    Routing,
     Target,
     UnitName,
     parse_memory,
@@ -159,6 +160,8 @@ class Scoring(MethodOptions):
         units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed", or "resolved": attention units at every source position.
+        routing: of which positions what the routers did is kept: the "last" of each prompt; or "all", by prompt
+            whatever `keep` says, with the routers' logits, which needs routed experts.
         batch_size: prompts that are run and scored together, at most; None: as many as suit the model.
         memory: cap on the working set beside model and result, in bytes or as "2GB".
     """
@@ -170,6 +173,9 @@ class Scoring(MethodOptions):
     keep: Keep = Field(default="prompts", description="prompts, relations or mean.")
     positions: Positions = Field(
         default="summed", description="Attention units summed over source positions, or resolved."
+    )
+    routing: Routing = Field(
+        default="last", description="What routers did is kept of the last position, or of all, with their logits."
     )
     batch_size: Positive | None = Field(
         default=None,

@@ -23,7 +23,7 @@ from gated_lpi.trace.batches import (
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace, trace_routing
 from gated_lpi.trace.hooks import LayerRouting, Recording, record
-from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
+from gated_lpi.trace.records import BlockTrace, PromptRouting, Slab, Trace, WriterTrace
 
 __all__ = [
     "LOGITS_AT_ONCE",
@@ -33,6 +33,7 @@ __all__ = [
     "BlockTrace",
     "LayerRouting",
     "Limits",
+    "PromptRouting",
     "Recording",
     "Slab",
     "Trace",

@@ -154,6 +154,18 @@ class BlockTrace:
         return total
 
 
+class PromptRouting(NamedTuple):
+    """What the routers did with the S tokens of one prompt, over the model's X experts (`Model.experts`).
+
+    Attributes:
+        logits: [S, X], of the routers; NaN for shared experts.
+        gates: [S, X], the final weights; 0 where a token is not routed to.
+    """
+
+    logits: Tensor
+    gates: Tensor
+
+
 @dataclass(frozen=True)
 class Trace:
     """Forward passes over prompts, seen from P items.
@@ -165,6 +177,7 @@ class Trace:
         logits: [P, V], the readout of the final residual.
         of_prompt: [P], index of the prompt that each item is of.
         at_position: [P], where in that prompt it is, counted from its first token.
+        routing: one entry for each prompt, if asked for.
     """
 
     blocks: tuple[BlockTrace, ...]
@@ -173,6 +186,7 @@ class Trace:
     logits: Tensor
     of_prompt: Tensor
     at_position: Tensor
+    routing: tuple[PromptRouting, ...] = ()
 
     def slabs(self, model: Model) -> Iterator[tuple[slice, Slab]]:
         """Every block's slabs, each with the place of its units on the model's axis."""
