@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gated_lpi.options import LPI, Certified, Exact, Reference
     from gated_lpi.report import build_report
     from gated_lpi.results import Run, open_run
+    from gated_lpi.routing import split_change
     from gated_lpi.runs import run_experiment
 
 _HOMES = {
@@ -73,6 +74,7 @@ _HOMES = {
     "load_model": "loading",
     "open_run": "results",
     "run_experiment": "runs",
+    "split_change": "routing",
     "summarise": "metrics",
     "verify": "loading",
     "wrap_model": "loading",
@@ -110,6 +112,7 @@ __all__ = [
     "load_model",
     "open_run",
     "run_experiment",
+    "split_change",
     "summarise",
     "verify",
     "wrap_model",

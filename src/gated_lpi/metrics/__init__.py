@@ -22,6 +22,7 @@ from gated_lpi.metrics.layers import (
     relative_spread,
 )
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.routing_split import routing_share
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
@@ -54,6 +55,7 @@ __all__ = [
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "routing_share",
     "routing_stability",
     "set_size",
     "summarise",
