@@ -360,7 +360,7 @@ def test_a_separator_is_for_tasks_that_name_none() -> None:
     [
         (
             "arithmetic:step=2",
-            "arithmetic: 'step=2' is no parameter of this task .* from steps, shots, n, seed, control, spaced",
+            "arithmetic: 'step=2' is no parameter of this task .* from steps, shots, n, seed,",
         ),
         ("arithmetic:steps", "arithmetic: 'steps' is no parameter of this task with a value"),
         ("arithmetic:n=2,n=3", "arithmetic: 'n=3' is given twice"),
@@ -368,6 +368,8 @@ def test_a_separator_is_for_tasks_that_name_none() -> None:
         ("arithmetic:steps=1/x", "steps='1/x' was given; expected a whole number from 1 to 8"),
         ("arithmetic:n=-1", "n=-1 was given; expected a whole number of at least 1"),
         ("arithmetic:control=easy", "control='easy' was given; expected one of none, identity, stated, all"),
+        ("arithmetic:n=" + "9" * 5000, "n='9999"),
+        ("arithmetic:seed=x", "seed='x' was given; expected a whole number of at least 0"),
         ("arithmetic:spaced=3", "spaced=3 was given; expected true or false"),
         ("two-hop:target=subject", "target='subject' was given; expected one of object, bridge"),
         ("key-value:length=12", "length=12 was given; expected a whole number from 48 to 8192"),

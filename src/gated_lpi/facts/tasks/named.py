@@ -1,6 +1,7 @@
 """Tasks by name: "arithmetic", "arithmetic:steps=2/3,n=50", "gsm8k:test.jsonl", parameters as the functions have."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ MADE: dict[str, Callable[..., FactSet]] = {
     "variables": variables,
 }
 READ = "gsm8k"
+
+_NUMBER = r"-?[0-9]{1,18}"
+_NUMBERS = re.compile(f"{_NUMBER}(?:/{_NUMBER})*")
 
 
 def is_task(source: str) -> bool:
@@ -73,7 +77,7 @@ def _value(text: str) -> object:
     """A word, a whole number, or several that are parted by "/"."""
     if text in ("true", "false"):
         return text == "true"
-    parts = text.split("/")
-    if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts):
+    if not _NUMBERS.fullmatch(text):
         return text
-    return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
+    numbers = tuple(map(int, text.split("/")))
+    return numbers[0] if len(numbers) == 1 else numbers
