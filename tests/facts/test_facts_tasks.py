@@ -350,6 +350,20 @@ def test_parameters_are_those_of_the_functions() -> None:
     assert load_facts("two-hop:target=bridge,n=2") == two_hop(target="bridge", n=2)
 
 
+def test_several_tasks_and_the_builtin_facts_are_one_set(tmp_path: Path) -> None:
+    path = save(tmp_path / "a;b.jsonl", LINE, "{")
+    names = ["builtin", "two-hop:n=2", "needle:length=64,n=2"]
+    facts = load_facts(";".join(names), separator="\n")
+    parts = [load_facts(name, separator="\n") for name in names]
+    assert facts.relations == tuple(relation for part in parts for relation in part.relations)
+    assert load_facts(facts.source, separator="\n") == facts
+    assert len(load_facts(f"gsm8k:{path}", on_error="skip")) == 1
+    with pytest.raises(FactsError, match="more than one relation is named 'needle 64'"):
+        load_facts("needle:length=64;needle:length=64,seed=1")
+    with pytest.raises(FactsError, match="builtin;nothing: no such file"):
+        load_facts("builtin;nothing")
+
+
 def test_a_separator_is_for_tasks_that_name_none() -> None:
     assert load_facts("arithmetic:n=1", separator="\n").prompts()[0].separator == ""
     assert load_facts("needle:n=1", separator="\n").prompts()[0].separator == "\n"
@@ -363,6 +377,7 @@ def test_a_separator_is_for_tasks_that_name_none() -> None:
             "arithmetic: 'step=2' is no parameter of this task .* from steps, shots, n, seed,",
         ),
         ("arithmetic:steps", "arithmetic: 'steps' is no parameter of this task with a value"),
+        ("arithmetic:" + "x" * 5000, r"arithmetic: 'x+\.\.\.x+' is no parameter"),
         ("arithmetic:n=2,n=3", "arithmetic: 'n=3' is given twice"),
         ("arithmetic:steps=0", "steps=0 was given; expected a whole number from 1 to 8"),
         ("arithmetic:steps=1/x", "steps='1/x' was given; expected a whole number from 1 to 8"),

@@ -1,5 +1,6 @@
 """Facts: relations, templates and targets; the built-in set; loaders for LRE files, JSON lines and pairs."""
 
+from gated_lpi.facts import tasks
 from gated_lpi.facts.checks import check_facts
 from gated_lpi.facts.sources import load_facts
 from gated_lpi.facts.targets import (
@@ -34,4 +35,5 @@ __all__ = [
     "join",
     "load_facts",
     "separator_option",
+    "tasks",
 ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gated_lpi.errors import FactsError, OptionError
+from gated_lpi.facts.messages import brief
 from gated_lpi.facts.tasks.arithmetic import arithmetic
 from gated_lpi.facts.tasks.gsm8k import EXPECTED, gsm8k
 from gated_lpi.facts.tasks.retrieval import key_value, needle
@@ -67,7 +68,7 @@ def _parameters(name: str, text: str) -> dict[str, Any]:
         if key not in known or not equals or key in given:
             reason = "is given twice" if key in given else "is no parameter of this task with a value"
             raise OptionError(
-                f"{name}: {part!r} {reason}; give key=value, joined by commas, each once, from {', '.join(known)}"
+                f"{name}: {brief(part)} {reason}; give key=value, joined by commas, each once, from {', '.join(known)}"
             )
         given[key] = _value(value)
     return given
