@@ -1,6 +1,7 @@
 """Tasks and their controls: every answer worked out again from the words of its own prompt."""
 
 import ast
+import inspect
 import json
 import operator
 import re
@@ -11,7 +12,7 @@ import pytest
 
 import gated_lpi
 from gated_lpi.errors import FactsError, OptionError
-from gated_lpi.facts import FactSet, Prompt, load_facts
+from gated_lpi.facts import FactSet, Prompt, load_facts, tasks
 from gated_lpi.facts.loaders import ACCEPTED
 from gated_lpi.facts.tasks import arithmetic, gsm8k, key_value, needle, two_hop, variables
 from gated_lpi.facts.tasks.named import MADE, READ
@@ -340,6 +341,13 @@ def test_a_task_is_the_same_by_name_by_its_source_and_every_time(name: str) -> N
     assert facts.sha256[:16] == DIGESTS[name]
     assert load_facts(f"{name}:seed=1").sha256 != facts.sha256
     assert all(relation.name.startswith(f"{name} ") for relation in facts.relations)
+
+
+def test_every_task_is_offered_and_says_what_its_parameters_are() -> None:
+    assert {getattr(tasks, name) for name in tasks.__all__} == {*MADE.values(), gsm8k}
+    for task in (*MADE.values(), gsm8k):
+        told = inspect.getdoc(task)
+        assert all(re.search(rf"^    {name}: ", told, re.MULTILINE) for name in inspect.signature(task).parameters)
 
 
 def test_parameters_are_those_of_the_functions() -> None:

@@ -1,6 +1,5 @@
 """Facts: relations, templates and targets; the built-in set; loaders for LRE files, JSON lines and pairs."""
 
-from gated_lpi.facts import tasks
 from gated_lpi.facts.checks import check_facts
 from gated_lpi.facts.sources import load_facts
 from gated_lpi.facts.targets import (
@@ -35,5 +34,4 @@ __all__ = [
     "join",
     "load_facts",
     "separator_option",
-    "tasks",
 ]
