@@ -1,6 +1,7 @@
 """Tasks and their controls: every answer worked out again from the words of its own prompt."""
 
 import ast
+import inspect
 import json
 import operator
 import re
@@ -11,7 +12,7 @@ import pytest
 
 import gated_lpi
 from gated_lpi.errors import FactsError, OptionError
-from gated_lpi.facts import FactSet, Prompt, load_facts
+from gated_lpi.facts import FactSet, Prompt, load_facts, tasks
 from gated_lpi.facts.loaders import ACCEPTED
 from gated_lpi.facts.tasks import arithmetic, gsm8k, key_value, needle, two_hop, variables
 from gated_lpi.facts.tasks.named import MADE, READ
@@ -342,12 +343,33 @@ def test_a_task_is_the_same_by_name_by_its_source_and_every_time(name: str) -> N
     assert all(relation.name.startswith(f"{name} ") for relation in facts.relations)
 
 
+def test_every_task_is_offered_and_says_what_its_parameters_are() -> None:
+    assert {getattr(tasks, name) for name in tasks.__all__} == {*MADE.values(), gsm8k}
+    for task in (*MADE.values(), gsm8k):
+        told = inspect.getdoc(task)
+        assert all(re.search(rf"^    {name}: ", told, re.MULTILINE) for name in inspect.signature(task).parameters)
+
+
 def test_parameters_are_those_of_the_functions() -> None:
     assert load_facts("arithmetic:steps=1/3,n=7,seed=5,control=all,spaced=false") == arithmetic(
         steps=(1, 3), n=7, seed=5, control="all", spaced=False
     )
     assert load_facts("needle:length=64,keys=2,n=3") == needle(length=64, keys=2, n=3)
     assert load_facts("two-hop:target=bridge,n=2") == two_hop(target="bridge", n=2)
+
+
+def test_several_tasks_and_the_builtin_facts_are_one_set(tmp_path: Path) -> None:
+    path = save(tmp_path / "a;b.jsonl", LINE, "{")
+    names = ["builtin", "two-hop:n=2", "needle:length=64,n=2"]
+    facts = load_facts(";".join(names), separator="\n")
+    parts = [load_facts(name, separator="\n") for name in names]
+    assert facts.relations == tuple(relation for part in parts for relation in part.relations)
+    assert load_facts(facts.source, separator="\n") == facts
+    assert len(load_facts(f"gsm8k:{path}", on_error="skip")) == 1
+    with pytest.raises(FactsError, match="more than one relation is named 'needle 64'"):
+        load_facts("needle:length=64;needle:length=64,seed=1")
+    with pytest.raises(FactsError, match="builtin;nothing: no such file"):
+        load_facts("builtin;nothing")
 
 
 def test_a_separator_is_for_tasks_that_name_none() -> None:
@@ -360,14 +382,17 @@ def test_a_separator_is_for_tasks_that_name_none() -> None:
     [
         (
             "arithmetic:step=2",
-            "arithmetic: 'step=2' is no parameter of this task .* from steps, shots, n, seed, control, spaced",
+            "arithmetic: 'step=2' is no parameter of this task .* from steps, shots, n, seed,",
         ),
         ("arithmetic:steps", "arithmetic: 'steps' is no parameter of this task with a value"),
+        ("arithmetic:" + "x" * 5000, r"arithmetic: 'x+\.\.\.x+' is no parameter"),
         ("arithmetic:n=2,n=3", "arithmetic: 'n=3' is given twice"),
         ("arithmetic:steps=0", "steps=0 was given; expected a whole number from 1 to 8"),
         ("arithmetic:steps=1/x", "steps='1/x' was given; expected a whole number from 1 to 8"),
         ("arithmetic:n=-1", "n=-1 was given; expected a whole number of at least 1"),
         ("arithmetic:control=easy", "control='easy' was given; expected one of none, identity, stated, all"),
+        ("arithmetic:n=" + "9" * 5000, "n='9999"),
+        ("arithmetic:seed=x", "seed='x' was given; expected a whole number of at least 0"),
         ("arithmetic:spaced=3", "spaced=3 was given; expected true or false"),
         ("two-hop:target=subject", "target='subject' was given; expected one of object, bridge"),
         ("key-value:length=12", "length=12 was given; expected a whole number from 48 to 8192"),

@@ -229,3 +229,14 @@ def test_all_tokens_of_an_answer_must_be_ones_that_the_model_can_say_if_it_is_as
 def test_another_answer_than_the_first_token_or_all_is_refused():
     with pytest.raises(OptionError, match=r"answer='last' was given; expected 'first', .* or 'all'"):
         asked(spelling_model(), "1+2=", "3", "last")
+
+
+def test_a_task_is_scored_by_its_name_with_a_relation_for_each_difficulty():
+    model = spelling_model(extra=["*", "-", "\n"])
+    task = "arithmetic:steps=1/2,shots=1,n=3,control=identity"
+    scores = attribute(model, task, keep="relations", **QUICK)
+    names = ["arithmetic 1 step (identity)", "arithmetic 2 steps (identity)"]
+    assert scores["relation"].values.tolist() == names
+    assert scores.attrs["facts"] == "arithmetic:steps=1/2,shots=1,n=3,seed=0,control=identity,spaced=true"
+    assert np.isfinite(scores["lpi"]).all()
+    assert all(text.count(" = ") == 2 and text[-1].isdigit() for text in scores["text"].values)

@@ -14,11 +14,14 @@ import torch
 import xarray as xr
 
 from flat import certified
-from gated_lpi import attribute, load_model
+from gated_lpi import attribute, load_facts, load_model
+from gated_lpi.ablation import recall
 from gated_lpi.cli import main
 from gated_lpi.facts import Prompt, encode
+from gated_lpi.facts.tasks.words import rough_tokens
 from gated_lpi.methods import problem_of, unit_lpi
 from gated_lpi.methods.lpi import exact
+from gated_lpi.prompting import encode_facts
 from gated_lpi.trace import trace
 
 pytestmark = pytest.mark.slow
@@ -131,3 +134,28 @@ def test_the_command_line_attributes_chosen_units(monkeypatch, capsys, tmp_path,
     assert "lpi" not in scores
     assert scores["target_rank"].values.tolist() == [0, 0, 0]
     assert scores["head_lpi"].max() > 0
+
+
+def test_whole_answers_are_recalled_as_greedy_decoding_has_them(model):
+    encoded = encode_facts(model, load_facts("arithmetic:steps=1,n=12,control=all"), answer="all").prompts
+    assert max(len(item.answer_ids) for item in encoded) > 1
+    found = recall(model, encoded, "all")
+    for item, same in zip(encoded, found.exact, strict=True):
+        given = torch.tensor([item.ids])
+        said = model.module.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=len(item.answer_ids)
+        )
+        assert same == (said[0].tolist() == list(item.full_ids))
+    by_relation = {name: [] for name in ("arithmetic 1 step", "arithmetic 1 step (identity)")}
+    for item, same in zip(encoded, found.exact, strict=True):
+        by_relation.setdefault(item.prompt.relation, []).append(same)
+    assert np.mean(by_relation["arithmetic 1 step (identity)"]) > np.mean(by_relation["arithmetic 1 step"]) > 0.2
+
+
+def test_needles_are_found_and_contexts_are_as_long_as_asked(model):
+    facts = load_facts("needle:length=64/256,n=10")
+    encoded = encode_facts(model, facts, answer="all").prompts
+    assert recall(model, encoded, "all").exact.mean() >= 0.8
+    several = [load_facts(f"{task}:length=64/1024,n=3") for task in ("key-value", "needle", "variables")]
+    for prompt in (prompt for facts in several for prompt in facts.prompts()):
+        assert len(model.tokenizer(prompt.text)["input_ids"]) == pytest.approx(rough_tokens(prompt.text), rel=0.15)

@@ -29,7 +29,13 @@ INTERRUPTED = "interrupted; scores are written when all are there, so none were 
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
-    facts: Annotated[str, typer.Option(help='"builtin", an LRE file or folder, or a .jsonl file.')] = "builtin",
+    facts: Annotated[
+        str,
+        typer.Option(
+            help='"builtin", an LRE file or folder, a .jsonl file, or a task: two-hop, arithmetic:steps=2, key-value, '
+            "needle, variables, gsm8k:FILE."
+        ),
+    ] = "builtin",
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
     separator: Annotated[
         str | None,

@@ -59,7 +59,7 @@ class FactsSpec(Spec):
     """Which facts, and how they are put to the models: see `load_facts`, `FactSet.prompts` and docs/facts.md.
 
     Attributes:
-        source: as `load_facts` takes it.
+        source: as `load_facts` takes it: "builtin", a task such as "arithmetic:steps=1/2" (docs/tasks.md), or a path.
         templates: through which of a fact's templates it is asked.
         separator: what stands between every prompt and its answer: "auto" (one space where there is no whitespace) or
             any text. None: as the facts say, "auto" where they say nothing.

@@ -40,8 +40,9 @@ ACCEPTED = (
     "a task (two-hop, arithmetic, key-value, needle, variables, gsm8k:FILE; docs/tasks.md), or a sequence of "
     "(prompt, target) pairs"
 )
+BUILTIN = "builtin"
 PAIRS_RELATION = "prompts"
-_BUILTIN = Path(__file__).parent / "builtin"
+_BUILTIN_FOLDER = Path(__file__).parent / BUILTIN
 _RELATION_KEYS = frozenset(Relation.__dataclass_fields__)
 _SAMPLE_KEYS: tuple[str, ...] = ("subject", "object", "separator", "foil", "bridge")
 _PROMPT_KEYS: tuple[str, ...] = ("relation", "prompt", "target", "separator", "foil", "bridge")
@@ -50,7 +51,7 @@ _FACT_KEYS: tuple[str, ...] = ("relation", "subject", "object", "template", "sep
 
 def builtin(separator: str | None = None, on_error: OnError = "raise") -> FactSet:
     """The set that comes with the package."""
-    return from_files(sorted(_BUILTIN.glob("*.json")), _BUILTIN, "builtin", separator, on_error)
+    return from_files(sorted(_BUILTIN_FOLDER.glob("*.json")), _BUILTIN_FOLDER, BUILTIN, separator, on_error)
 
 
 def from_pairs(pairs: object, separator: str | None, on_error: OnError) -> FactSet:

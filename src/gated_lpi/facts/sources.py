@@ -1,11 +1,11 @@
 """Where facts come from: `load_facts` says which of the kinds a source is."""
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gated_lpi.errors import FactsError
-from gated_lpi.facts.loaders import ACCEPTED, builtin, from_files, from_folder, from_lines, from_pairs
+from gated_lpi.facts.loaders import ACCEPTED, BUILTIN, builtin, from_files, from_folder, from_lines, from_pairs
 from gated_lpi.facts.messages import located, plain
 from gated_lpi.facts.tasks.named import is_task, task_of
 from gated_lpi.facts.types import FactSet, OnError, check_on_error, separator_option
@@ -21,6 +21,7 @@ def load_facts(
     - "builtin": the set that comes with the package (a folder of that name is "./builtin");
     - a task, which is made when it is asked for: "arithmetic", or with parameters "arithmetic:steps=2/3,n=50"
       (`gated_lpi.facts.tasks`, docs/tasks.md);
+    - several of these two, joined by semicolons, as one set: "builtin;two-hop;needle:length=1024";
     - a `.json` file in the LRE schema: one relation;
     - a folder: every `*.json` file in it and below, ordered by path; links to folders are noted, not followed;
     - a `.jsonl` file, a fact a line; each line keeps its own template, and lines of one relation are brought together.
@@ -47,7 +48,10 @@ def load_facts(
     usual = None if separator is None else separator_option(separator)
     if not isinstance(source, str | Path):
         return from_pairs(source, usual, on_error)
-    if source == "builtin":
+    names = source.split(";") if isinstance(source, str) else []
+    if len(names) > 1 and all(name == BUILTIN or is_task(name) for name in names):
+        return _joined([load_facts(name, separator=separator, on_error=on_error) for name in names])
+    if source == BUILTIN:
         return builtin(usual, on_error)
     if isinstance(source, str) and is_task(source):
         return task_of(source, usual, on_error)
@@ -63,6 +67,16 @@ def load_facts(
     if path.suffix == ".json":
         return from_files([path], path.parent, name, usual, on_error)
     raise FactsError(f"{name}: facts are not read from {plain(path.suffix) or 'such'} files; give {ACCEPTED}")
+
+
+def _joined(parts: Sequence[FactSet]) -> FactSet:
+    """The facts of several sources as one set, in their order."""
+    return FactSet(
+        relations=tuple(relation for part in parts for relation in part.relations),
+        source=";".join(part.source for part in parts),
+        notes=tuple(note for part in parts for note in part.notes),
+        skipped=tuple(skipped for part in parts for skipped in part.skipped),
+    )
 
 
 def _is_folder(path: Path) -> bool:

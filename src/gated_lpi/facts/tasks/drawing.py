@@ -6,6 +6,7 @@ from random import Random
 from typing import TypeVar
 
 from gated_lpi.errors import OptionError
+from gated_lpi.facts.messages import brief
 from gated_lpi.facts.types import FactSet, Relation, Sample
 
 T = TypeVar("T")
@@ -18,10 +19,19 @@ TRIES = 1000  # for each sample, before the differing ones are taken to be used 
 
 
 class Draw:
-    """Choices, all from `Random.random`, which Python promises to leave as it is from version to version."""
+    """Choices, all from `Random.random`, which Python promises to leave as it is from version to version.
 
-    def __init__(self, *seed: object) -> None:
-        self._random = Random(" ".join(map(str, seed)))
+    Args:
+        task: what is drawn for.
+        seed: a whole number of at least 0.
+        apart: whatever else shall have draws of its own.
+
+    Raises:
+        OptionError: the seed is something else.
+    """
+
+    def __init__(self, task: str, seed: int, *apart: object) -> None:
+        self._random = Random(" ".join(map(str, (task, whole("seed", seed, 0), *apart))))
 
     def below(self, limit: int) -> int:
         """A whole number from 0 to `limit` − 1."""
@@ -71,7 +81,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < least or (most is not None and number > most):
         bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-        raise OptionError(f"{name}={value!r} was given; expected a whole number {bounds}")
+        raise OptionError(f"{name}={brief(value)} was given; expected a whole number {bounds}")
     return number
 
 
@@ -85,7 +95,7 @@ def wholes(name: str, value: object, least: int, most: int | None = None) -> tup
         numbers = tuple(dict.fromkeys(whole(name, one, least, most) for one in value))
         if numbers:
             return numbers
-        raise OptionError(f"{name}={value!r} was given; expected at least one whole number")
+        raise OptionError(f"{name}={brief(value)} was given; expected at least one whole number")
     return (whole(name, value, least, most),)
 
 
@@ -96,7 +106,7 @@ def chosen(name: str, value: object, known: Sequence[str]) -> str:
         OptionError: it is another.
     """
     if value not in known:
-        raise OptionError(f"{name}={value!r} was given; expected one of {', '.join(known)}")
+        raise OptionError(f"{name}={brief(value)} was given; expected one of {', '.join(known)}")
     return str(value)
 
 

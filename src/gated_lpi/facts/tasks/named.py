@@ -1,11 +1,13 @@
 """Tasks by name: "arithmetic", "arithmetic:steps=2/3,n=50", "gsm8k:test.jsonl", parameters as the functions have."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from gated_lpi.errors import FactsError, OptionError
+from gated_lpi.facts.messages import brief
 from gated_lpi.facts.tasks.arithmetic import arithmetic
 from gated_lpi.facts.tasks.gsm8k import EXPECTED, gsm8k
 from gated_lpi.facts.tasks.retrieval import key_value, needle
@@ -21,6 +23,9 @@ MADE: dict[str, Callable[..., FactSet]] = {
     "variables": variables,
 }
 READ = "gsm8k"
+
+_NUMBER = r"-?[0-9]{1,18}"
+_NUMBERS = re.compile(f"{_NUMBER}(?:/{_NUMBER})*")
 
 
 def is_task(source: str) -> bool:
@@ -63,7 +68,7 @@ def _parameters(name: str, text: str) -> dict[str, Any]:
         if key not in known or not equals or key in given:
             reason = "is given twice" if key in given else "is no parameter of this task with a value"
             raise OptionError(
-                f"{name}: {part!r} {reason}; give key=value, joined by commas, each once, from {', '.join(known)}"
+                f"{name}: {brief(part)} {reason}; give key=value, joined by commas, each once, from {', '.join(known)}"
             )
         given[key] = _value(value)
     return given
@@ -73,7 +78,7 @@ def _value(text: str) -> object:
     """A word, a whole number, or several that are parted by "/"."""
     if text in ("true", "false"):
         return text == "true"
-    parts = text.split("/")
-    if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts):
+    if not _NUMBERS.fullmatch(text):
         return text
-    return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
+    numbers = tuple(map(int, text.split("/")))
+    return numbers[0] if len(numbers) == 1 else numbers
