@@ -5,6 +5,7 @@ from gated_lpi.ablation.controls import Chosen, Control, draw
 from gated_lpi.ablation.damage import read_text, text_loss, text_windows
 from gated_lpi.ablation.evaluate import TargetScores, target_ranks, target_scores
 from gated_lpi.ablation.ranking import Ranking, rank
+from gated_lpi.ablation.redundancy import redundancy, routing_jaccard
 from gated_lpi.ablation.study import Outcome, compare_with_random
 from gated_lpi.interventions import head_units, silenced
 
@@ -20,6 +21,8 @@ __all__ = [
     "head_units",
     "rank",
     "read_text",
+    "redundancy",
+    "routing_jaccard",
     "silenced",
     "target_ranks",
     "target_scores",

@@ -46,7 +46,7 @@ from gated_lpi.version import __version__
 Routing = Literal["free", "frozen"]
 Names = Sequence[int | str] | NDArray[np.integer[Any]]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-SHOWN = 8  # names of what is silenced that a row carries
+SHOWN = 4  # names of what is silenced that a row carries
 
 MEASURES = {
     "hit_1": "",

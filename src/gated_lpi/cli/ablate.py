@@ -202,7 +202,7 @@ def _show(found: xr.Dataset) -> None:
     for row in range(found.sizes["row"]):
         one = found.isel(row=row)
         controls = one["control"].values.tolist() if "control" in one.dims else []
-        table = Table("", "intact", "silenced", *(MATCHED[control] for control in controls), box=SIMPLE)
+        table = Table("", "intact", "silenced", *(MATCHED[control] for control in controls), box=SIMPLE, padding=(0, 1))
         for name, title in measures.items():
             values = [f"{float(one[which]):.3f}" for which in (f"{name}_intact", name)]
             drawn = [_spread(one[f"{name}_control"].sel(control=control)) for control in controls]
@@ -220,5 +220,5 @@ def _show(found: xr.Dataset) -> None:
 
 
 def _spread(values: xr.DataArray) -> str:
-    width = f" ± {float(values.std(ddof=1)):.3f}" if values.size > 1 else ""
+    width = f"±{float(values.std(ddof=1)):.3f}" if values.size > 1 else ""
     return f"{float(values.mean()):.3f}{width}"
