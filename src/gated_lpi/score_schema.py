@@ -23,6 +23,13 @@ BASE_LOGPROB = "base_logprob"
 ERROR_BOUND = "error_bound"
 TIER_PAIRS = "tier_pairs"
 LPI_MEAN = "lpi_mean"
+GRAD_X_ACT = "grad_x_act"
+INTEGRATED_GRADIENTS = "integrated_gradients"
+INTEGRATED_GRADIENTS_ERROR = "integrated_gradients_error"
+DIRECT_EFFECT = "direct_effect"
+TRUE_EFFECT = "true_effect"
+TRUE_EFFECT_MARGIN = "true_effect_margin"
+ROLLOUT = "rollout"
 
 
 class Variable(NamedTuple):
@@ -60,6 +67,42 @@ SCHEMA = {
     BASE_LOGPROB: Variable(("prompt", "block_index"), "nats", "log p(target | base) of every block", method=""),
     ERROR_BOUND: Variable(("prompt", "block_index"), "nats", "no unit's score of the block is off by more"),
     TIER_PAIRS: Variable(("block_index", "tier"), "", "pairs of prompt and unit by what their score was found from"),
+    GRAD_X_ACT: Variable(
+        ("prompt", "unit"), "nats", "gradient times activation of every unit", reduced=True, method=GRAD_X_ACT
+    ),
+    INTEGRATED_GRADIENTS: Variable(
+        ("prompt", "unit"), "nats", "integrated gradients of every unit", reduced=True, method=INTEGRATED_GRADIENTS
+    ),
+    INTEGRATED_GRADIENTS_ERROR: Variable(
+        ("prompt", "block_index"),
+        "nats",
+        "how far a block's integrated gradients are from adding up to its effect",
+        method=INTEGRATED_GRADIENTS,
+    ),
+    DIRECT_EFFECT: Variable(
+        ("prompt", "unit"), "nats", "linear term of the score of every unit", reduced=True, method=DIRECT_EFFECT
+    ),
+    TRUE_EFFECT: Variable(
+        ("prompt", "unit"),
+        "nats",
+        "what silencing a unit takes from log p(target); NaN for units outside the sample",
+        reduced=True,
+        method=TRUE_EFFECT,
+    ),
+    TRUE_EFFECT_MARGIN: Variable(
+        ("prompt", "unit"),
+        "nats",
+        "the same of the target's margin over the best other token",
+        reduced=True,
+        method=TRUE_EFFECT,
+    ),
+    ROLLOUT: Variable(
+        ("prompt", "head_unit"),
+        "",
+        "share of the last position's mass on the subject that a head carries",
+        reduced=True,
+        method=ROLLOUT,
+    ),
 }
 """What `attribute` returns. A run adds a `checkpoint` dimension in front."""
 

@@ -21,7 +21,7 @@ def scores(module, **options):
     """Scores of five prompts, and the bounds."""
     with torch.no_grad():
         collector, results = attribute_encoded(wrap_model(module), encoded(random_prompts(5)), *asked(**options))
-    return collector.result("lpi").astype(float), results.error_bound
+    return collector.result("lpi").astype(float), results.blocks["error_bound"]
 
 
 @pytest.mark.parametrize("estimator", ["exact", "fast"])

@@ -38,7 +38,7 @@ def run(model, prompts, **options):
 def by_unit(model, results):
     """Each unit's bound: that of its block, [P, N]."""
     widths = [block.n_units for block in model.blocks]
-    return np.repeat(results.error_bound, widths, axis=1)
+    return np.repeat(results.blocks["error_bound"], widths, axis=1)
 
 
 @pytest.mark.parametrize("target", ["object", "top1"])
@@ -66,7 +66,7 @@ def test_a_norm_that_is_recomputed_takes_the_exact_path_and_says_so(case):
     true, _ = run(model, prompts, estimator="exact", norm="recomputed")
     assert (found == true).all()
     assert results.tier_pairs[:, Tier.EXACT].sum() == results.tier_pairs.sum() > 0
-    assert (results.error_bound == 0).all()
+    assert (results.blocks["error_bound"] == 0).all()
 
 
 @pytest.mark.parametrize("case", MOE_CASES, ids=str)

@@ -60,7 +60,7 @@ def test_a_cap_changes_no_score(estimator):
     found = []
     for memory in (None, 2 * (fixed_bytes(model) + 3 * prompt_bytes(model))):
         collector, results = attribute_encoded(model, encoded(prompts), *asked(memory=memory, **options))
-        found.append((collector.result("lpi"), results.error_bound.max()))
+        found.append((collector.result("lpi"), results.blocks["error_bound"].max()))
     (whole, one), (parts, two) = found
     assert np.abs(whole - parts).max() <= one + two + 1e-5
 

@@ -96,7 +96,7 @@ def test_the_bound_of_a_sum_over_positions_is_within_the_tolerance(case, toleran
     exact_in_float64, _ = attribute_encoded(
         tiny_model(case, torch.float64), prompts, *asked(estimator="exact", **options)
     )
-    bound = found.error_bound[:, ::2]
+    bound = found.blocks["error_bound"][:, ::2]
     assert bound.max() <= tolerance
     wrong = np.abs(fast.result("lpi") - exact_in_float64.result("lpi"))
     # The two models differ in the dtype of the forward pass too, which is not the estimator's doing.

@@ -2,6 +2,7 @@
 
 from gated_lpi.facts.checks import check_facts
 from gated_lpi.facts.loaders import load_facts
+from gated_lpi.facts.subjects import subject_positions
 from gated_lpi.facts.targets import (
     Collision,
     Encoded,
@@ -34,4 +35,5 @@ __all__ = [
     "join",
     "load_facts",
     "separator_option",
+    "subject_positions",
 ]

@@ -6,11 +6,9 @@ with the routing of another checkpoint.
 
 from gated_lpi.interventions.reference import Reference, record_coefficients
 from gated_lpi.interventions.routing import RecordedRouting, record_routing, replayed, transplanted
-from gated_lpi.interventions.silence import At, How, head_units, silenced
+from gated_lpi.interventions.silence import head_units, silenced
 
 __all__ = [
-    "At",
-    "How",
     "RecordedRouting",
     "Reference",
     "head_units",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.models import Model
-from gated_lpi.trace import USUAL, LayerRouting, Limits, pad_id, trace_routing
+from gated_lpi.trace import USUAL, LayerRouting, Limits, pad_id, running_batch, trace_routing
 
 Ids = tuple[int, ...]
 RouterOutput = tuple[Tensor, Tensor, Tensor]  # logits [T, E], gates [T, k], experts [T, k]
@@ -145,6 +145,7 @@ class _Replay:
         self._recorded = recorded
         self._padding = padding
         self._batch: _Batch | None = None
+        self._ids: Tensor | None = None
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See which prompts go in."""
@@ -153,23 +154,29 @@ class _Replay:
             raise ModelError(
                 "the model was run on embeddings while routing is replayed, which is found by token ids; give input_ids"
             )
+        self._see(ids)
+
+    def _see(self, ids: Tensor) -> None:
         rows = ids.tolist()
         prompts = [self._found(row) for row in rows]
         width = ids.shape[1]
         places = [row * width + position for row, ids in enumerate(prompts) for position in range(len(ids))]
         routing = tuple(self._recorded.prompts[prompt] for prompt in prompts)
-        self._batch = _Batch((len(rows), width), routing, torch.tensor(places))
+        self._batch, self._ids = _Batch((len(rows), width), routing, torch.tensor(places)), ids
 
     def leave(self, *_: object) -> None:
         """Forget the prompts: what comes after the forward pass is none of theirs."""
-        self._batch = None
+        self._batch = self._ids = None
 
     def choose(self, layer: int, _: nn.Module, __: Any, output: RouterOutput) -> RouterOutput:
         """What was recorded, at the prompts' positions, in place of what a router returns."""
         logits, gates, experts = output
+        running = running_batch()
+        if running is not None and running.ids is not self._ids:  # a pass that is taken up again, past the embeddings
+            self._see(running.ids)
         if self._batch is None or self._batch.shape[0] * self._batch.shape[1] != len(logits):
             raise ModelError(
-                "experts were run outside a forward pass over token ids while routing is replayed, so that their prompt "
+                "experts were run outside a forward pass over token ids while routing is replayed, so their prompt "
                 "is not known; run the whole model"
             )
         seen = [prompt[layer] for prompt in self._batch.prompts]

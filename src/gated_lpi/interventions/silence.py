@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -29,11 +29,10 @@ from torch.utils.hooks import RemovableHandle
 from gated_lpi.errors import OptionError
 from gated_lpi.interventions.reference import Reference
 from gated_lpi.models import Model, Writer
+from gated_lpi.options import At, How
 from gated_lpi.trace import expert_coefficients, running_batch
 
 UnitIndices = NDArray[np.int64]
-How = Literal["zero", "mean", "resample"]
-At = Literal["all", "last"]
 
 
 @contextmanager
@@ -65,10 +64,10 @@ def silenced(
     for name, value, allowed in (("how", how, get_args(How)), ("at", at, get_args(At))):
         if value not in allowed:
             raise OptionError(f"{name}={value!r} was given; expected one of {', '.join(map(repr, allowed))}")
-    seen = _Pass(at, draws=how == "resample")
+    seen = _Pass(at)
     with ExitStack() as hooks:
         parts = list(model.by_writer(units))
-        if how == "resample" or at == "last":
+        if how == "resample":
             root = model.module.base_model
             hooks.callback(root.register_forward_pre_hook(seen.begin, with_kwargs=True).remove)
         for part in parts:
@@ -84,32 +83,48 @@ def head_units(model: Model, head: int) -> UnitIndices:
 
 
 class _Pass:
-    """What is known of the tokens of the forward pass that is being made, B prompts of S positions.
+    """What is known of the tokens of the forward pass that is being made, B prompts of S positions, or of a part of it.
 
-    Attributes:
-        items: [n], indices within B·S of the tokens at which units are silenced; None for all.
-        keys: [B·S], a number for each token that depends on it and on those before it; None unless there are draws.
+    The batch is that of the pass that runs (`running_batch`), or, where a pass does not say its own, the tokens that
+    the model is given.
     """
 
-    def __init__(self, at: At, draws: bool) -> None:
+    def __init__(self, at: At) -> None:
         self._at = at
-        self._draws = draws
-        self.items: Tensor | None = None
-        self.keys: NDArray[np.uint64] | None = None
+        self._ids: Tensor | None = None
+        self._keys: tuple[Tensor, NDArray[np.uint64]] | None = None
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at the tokens, before any layer runs."""
-        ids = args[0] if args else kwargs["input_ids"]
-        if self._at == "last":
-            batch = running_batch()
-            if batch is None:
-                raise OptionError(
-                    'at="last" was given, and a forward pass does not say where its prompts end; make it by '
-                    "gated_lpi.trace.last_logits or trace, or by gated_lpi.ablation.target_ranks"
-                )
-            self.items = (batch.rows * ids.shape[1] + batch.positions).unique()
-        if self._draws:
-            self.keys = _prefix_keys(ids)
+        self._ids = args[0] if args else kwargs["input_ids"]
+
+    @property
+    def items(self) -> Tensor | None:
+        """Indices within B·S, [n], of the tokens at which units are silenced; None for all.
+
+        Raises:
+            OptionError: the pass does not say where its prompts end.
+        """
+        if self._at == "all":
+            return None
+        batch = running_batch()
+        if batch is None:
+            raise OptionError(
+                'at="last" was given, and a forward pass does not say where its prompts end; make it by '
+                "gated_lpi.trace.last_logits or trace, or by gated_lpi.ablation.target_ranks"
+            )
+        items: Tensor = (batch.rows * batch.ids.shape[1] + batch.positions).unique()
+        return items
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """A number for each of the B·S tokens that depends on it and on those before it."""
+        batch = running_batch()
+        ids = self._ids if batch is None else batch.ids
+        assert ids is not None  # a pass that is none of the toolkit's began at the model's front
+        if self._keys is None or self._keys[0] is not ids:
+            self._keys = ids, _prefix_keys(ids)
+        return self._keys[1]
 
 
 def _prefix_keys(ids: Tensor) -> NDArray[np.uint64]:
@@ -173,7 +188,6 @@ class _Others:
         kept = int(self._kept[chosen][0])
         if not kept:
             return like.new_zeros(1)
-        assert self._seen.keys is not None  # the forward pass began, with draws
         keys = self._seen.keys if tokens is None else self._seen.keys[tokens.cpu().numpy()]
         salt = _mixed(np.array([first], dtype=np.uint64) ^ _mixed(np.array([self._seed], dtype=np.uint64)))
         draws = (_mixed(keys ^ salt) % np.uint64(kept)).astype(np.int64)
@@ -183,13 +197,14 @@ class _Others:
 def _silence_input(writer: Writer, units: Tensor, others: _Others, seen: _Pass) -> RemovableHandle:
     def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         given, inside = args[0], units.to(args[0].device)
-        if others.zero and seen.items is None:
+        items = seen.items
+        if others.zero and items is None:
             return (given.index_fill(-1, inside, 0.0), *args[1:])
         states = given.reshape(-1, given.shape[-1]).clone()
-        if seen.items is None:
+        if items is None:
             states[:, inside] = others.at(None, slice(None), states)
         else:
-            tokens = seen.items.to(given.device)
+            tokens = items.to(given.device)
             states[tokens.unsqueeze(-1), inside] = others.at(tokens, slice(None), states)
         return (states.view_as(given), *args[1:])
 
@@ -215,13 +230,13 @@ def _routed_change(
     gates: Tensor,
 ) -> Tensor:
     """What `units` (expert · width + neuron) add to the output of the experts less what they shall add: [T, d]."""
-    total = torch.zeros_like(hidden)
+    total, items = torch.zeros_like(hidden), seen.items
     for expert in (units // writer.width).unique().tolist():
         here = (units // writer.width == expert).nonzero().squeeze(-1)
         neurons = units[here] % writer.width
         tokens, slot = (experts == expert).nonzero(as_tuple=True)
-        if seen.items is not None:
-            wanted = torch.isin(tokens, seen.items.to(tokens.device))
+        if items is not None:
+            wanted = torch.isin(tokens, items.to(tokens.device))
             tokens, slot = tokens[wanted], slot[wanted]
         if not len(tokens):
             continue

@@ -1,8 +1,9 @@
 """The one entry point of attribution: a model and facts → scores of every unit, head, expert and block.
 
-1. Prompts are tokenised together with their targets and run in batches of similar length (`trace`).
-2. Each block of a batch becomes a problem (`problem`) that the method scores (`contract`); its heads or experts and the
-   whole block are scored with their summed contributions (`lpi.groups`).
+1. Prompts are tokenised together with their targets (`prompting`), and what is explained of each is laid down
+   (`objective`).
+2. A method scores them (`contract`): block by block after one forward pass (`blockwise`), or by passes of its own
+   through the model (`passwise`).
 3. The prompt axis is reduced while streaming (`collect`) and everything is laid out as one dataset (`dataset`).
 """
 
@@ -11,17 +12,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gated_lpi import score_schema as schema
-from gated_lpi._common.heap import give_back
-from gated_lpi.errors import ModelError, OptionError
+from gated_lpi.errors import OptionError
 from gated_lpi.facts import (
     Encoded,
     EncodedPrompt,
@@ -32,26 +29,38 @@ from gated_lpi.facts import (
     load_facts,
 )
 from gated_lpi.facts.types import Templates
-from gated_lpi.methods.collect import Collector, Floats
-from gated_lpi.methods.contract import Method
+from gated_lpi.methods.blockwise import block_batches, score_batch
+from gated_lpi.methods.collect import Collector
+from gated_lpi.methods.contract import Method, PassMethod
 from gated_lpi.methods.dataset import PromptResults, build_dataset
-from gated_lpi.methods.lpi.groups import routing, score_groups
 from gated_lpi.methods.memory import Sizes, sizes_for, usual_batch
-from gated_lpi.methods.problem import TracedProblem, problem_of
-from gated_lpi.methods.rounding import full_precision, unit_roundoff
-from gated_lpi.methods.table import method_for
+from gated_lpi.methods.objective import Aims, Question, questions
+from gated_lpi.methods.passwise import pass_batches, score_pass
+from gated_lpi.methods.problem import TracedProblem
+from gated_lpi.methods.table import AnyMethod, method_for
 from gated_lpi.models import Model
-from gated_lpi.options import ALL_UNITS, LPI, Keep, MethodOptions, Norm, Positions, Scoring, Target, parse_memory
+from gated_lpi.options import (
+    ALL_UNITS,
+    LPI,
+    Answer,
+    Foil,
+    Keep,
+    MethodOptions,
+    Norm,
+    Positions,
+    Scoring,
+    Target,
+    parse_memory,
+)
 from gated_lpi.options.methods import flat_fields, to_flat
 from gated_lpi.prompting import Prompting, encode_facts
-from gated_lpi.trace import Trace, similar_lengths, target_rank, trace
 
 
 def attribute(
     model: Model,
     facts: FactSet | str | Path | Sequence[tuple[str, str]],
     *,
-    method: MethodOptions | Method[Any] = LPI(),
+    method: MethodOptions | AnyMethod = LPI(),
     templates: Templates = "first",
     separator: str | None = None,
     bos: bool | None = None,
@@ -124,7 +133,7 @@ def attribute_asked(
     facts: FactSet,
     asked: Encoded,
     how: Prompting,
-    method: MethodOptions | Method[Any],
+    method: MethodOptions | AnyMethod,
     scoring: Scoring,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
@@ -168,7 +177,7 @@ def attribute_asked(
 def attribute_encoded(
     model: Model,
     encoded: Sequence[EncodedPrompt],
-    method: MethodOptions | Method[Any] = LPI(),
+    method: MethodOptions | AnyMethod = LPI(),
     scoring: Scoring = Scoring(),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Collector, PromptResults]:
@@ -189,18 +198,31 @@ def attribute_encoded(
         ModelError: a block's scores are not finite.
     """
     chosen = method_for(method)
-    model = _read_out(model, chosen.readout_eps)
-    sizes = _sizes(model, encoded, scoring)
-    state = chosen.prepare(model.readout, sizes.room)
+    _refuse_unserved(chosen, scoring)
+    asked = questions(encoded, chosen.aims)
     collector = Collector(scoring.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
     done = 0
-    for batch in _batches(model, encoded, chosen.target, sizes, by_position=scoring.by_position):
-        with full_precision():
-            _score_batch(model, chosen, state, batch, scoring, sizes, collector, results)
-        done += len(batch.prompts)
+
+    def finished(some: NDArray[np.int64]) -> None:
+        nonlocal done
+        done += len(some)
         if progress is not None:
             progress(done, len(encoded))
+
+    if isinstance(chosen, PassMethod):
+        sizes = _sizes(model, asked, scoring, passes=True)
+        state = chosen.prepare(model, asked)
+        for prompts, given in pass_batches(model, asked, chosen, scoring, sizes):
+            score_pass(chosen, state, prompts, given, sizes, collector, results)
+            finished(prompts)
+        return collector, results
+    model = _read_out(model, chosen.readout_eps)
+    sizes = _sizes(model, asked, scoring)
+    state = chosen.prepare(model.readout, sizes.room)
+    for batch in block_batches(model, asked, chosen.aims, sizes, by_position=scoring.by_position):
+        score_batch(model, chosen, state, batch, scoring, sizes, collector, results)
+        finished(batch.prompts)
     return collector, results
 
 
@@ -210,6 +232,8 @@ def block_problems(
     *,
     norm: Norm = "frozen",
     target: Target = "object",
+    foil: Foil | None = None,
+    answer: Answer = "first",
     scoring: Scoring = Scoring(),
 ) -> Iterator[tuple[NDArray[np.int64], TracedProblem]]:
     """Every block of every batch as a problem, for methods of your own.
@@ -217,47 +241,24 @@ def block_problems(
     Args:
         model: from `load_model` or `wrap_model`.
         encoded: prompts as token ids, from `gated_lpi.prompting.encode_facts`.
-        norm, target: of the problems: see `LPI`.
+        norm, target, foil, answer: of the problems: see `LPI`.
         scoring: `batch_size` and `memory` say how much is worked on at a time; the rest is not looked at.
 
     Returns:
-        For each block of each batch, the prompts' indices [P], and the problem.
+        For each block of each batch, the prompt's index [P] of each row of the problem, and the problem; a prompt has
+        one row, or one for each token of its answer if all are asked for.
 
     Raises:
+        FactsError: a foil is asked for that a prompt does not have.
         OptionError: `memory` holds less than one prompt.
     """
-    sizes = _sizes(model, encoded, scoring)
-    for batch in _batches(model, encoded, target, sizes, by_position=False):
+    aims = Aims(target, foil, answer)
+    asked = questions(encoded, aims)
+    sizes = _sizes(model, asked, scoring)
+    for batch in block_batches(model, asked, aims, sizes, by_position=False):
+        of_prompt = batch.objective.of_prompt.cpu().numpy()
         for problem in batch.problems(model, norm):
-            yield batch.prompts, problem
-
-
-class _Batch:
-    """Prompts that were run together: their indices [P], what was recorded, and their targets [P]."""
-
-    def __init__(self, prompts: NDArray[np.int64], traced: Trace, targets: Tensor) -> None:
-        self.prompts = prompts
-        self.targets = targets
-        self._traced = traced
-
-    def read_targets(self, results: PromptResults, at_once: int) -> None:
-        """What the model itself says of the targets, so many prompts at a time."""
-        results.target_id[self.prompts] = self.targets.cpu().numpy()
-        for some in np.array_split(np.arange(len(self.prompts)), -(-len(self.prompts) // at_once)):
-            logits, wanted = self._traced.logits[some], self.targets[some]
-            at_target = logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
-            results.target_logprob[self.prompts[some]] = (at_target - logits.logsumexp(dim=-1)).cpu().numpy()
-            results.target_rank[self.prompts[some]] = target_rank(logits, wanted)
-
-    @torch.no_grad()
-    def problems(self, model: Model, norm: Norm) -> Iterator[TracedProblem]:
-        """The blocks, in order, once: each is forgotten when it is scored, and the logits, as large as p, now."""
-        blocks, traced = list(self._traced.blocks), self._traced
-        self._traced = dataclasses.replace(traced, blocks=(), logits=traced.logits[:0].clone())
-        frozen = model.readout.inverse_scale(traced.final_residual) if norm == "frozen" else None
-        del traced
-        for block in model.blocks:
-            yield problem_of(model.readout, block, blocks.pop(0), self.targets, frozen)
+            yield batch.prompts[of_prompt], problem
 
 
 def _read_out(model: Model, eps: float | None) -> Model:
@@ -265,121 +266,27 @@ def _read_out(model: Model, eps: float | None) -> Model:
     return model if eps is None else dataclasses.replace(model, readout=dataclasses.replace(model.readout, eps=eps))
 
 
-def _sizes(model: Model, encoded: Sequence[EncodedPrompt], scoring: Scoring) -> Sizes:
+def _sizes(model: Model, asked: Sequence[Question], scoring: Scoring, *, passes: bool = False) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
-    longest = max((len(item.ids) for item in encoded), default=1)
-    return sizes_for(model, batch, memory, longest, by_position=scoring.by_position)
+    longest = max((len(one.ids) for one in asked), default=1)
+    items = max((len(one.positions) for one in asked), default=1)
+    return sizes_for(
+        model, batch, memory, longest, items=items, by_position=scoring.by_position and not passes, passes=passes
+    )
 
 
-def _batches(
-    model: Model, encoded: Sequence[EncodedPrompt], target: Target, sizes: Sizes, *, by_position: bool
-) -> Iterator[_Batch]:
-    """Prompts of similar lengths, run together."""
-    for prompts in similar_lengths([item.ids for item in encoded], sizes.prompts):
-        with full_precision():
-            traced = trace(model, [encoded[i].ids for i in prompts], by_position=by_position, limits=sizes.forward)
-        if target == "top1":
-            targets = traced.logits.argmax(dim=-1)
-        else:
-            targets = torch.tensor([encoded[i].target_id for i in prompts], device=traced.logits.device)
-        batch = _Batch(prompts, traced, targets)
-        del traced
-        yield batch
-
-
-@torch.no_grad()
-def _score_batch(
-    model: Model,
-    method: Method[Any],
-    state: Any,
-    batch: _Batch,
-    scoring: Scoring,
-    sizes: Sizes,
-    collector: Collector,
-    results: PromptResults,
-) -> None:
-    """Score the prompts of one batch, block by block; adds to `collector` and `results`."""
-    batch.read_targets(results, sizes.forward.logits)
-    positions: list[Tensor] = []
-    for index, problem in enumerate(batch.problems(model, method.norm)):
-        results.base_logprob[batch.prompts, index] = problem.base_logits.target_log_p.cpu().numpy()
-        units = _score_units(problem, method, state, scoring)
-        found = _score_groups(problem, scoring, sizes.room.numbers)
-        if units is not None:
-            results.error_bound[batch.prompts, index] = units.error_bound.cpu().numpy()
-            results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
-            found[method.name] = units.scores
-        if units is not None and units.by_position is not None:
-            positions.append(units.by_position)
-        for name, scores in found.items():
-            collector.add(name, index, batch.prompts, _array(name, scores))
-        if sizes.forward.frugal:
-            del problem, units, found
-            give_back()
-    if positions and scoring.keep == "prompts":
-        results.add_positions(batch.prompts, torch.cat(positions, dim=2).cpu().numpy())
-
-
-class _UnitScores(NamedTuple):
-    """The scores of one block, as they are kept.
-
-    Attributes:
-        scores: [P, n_units], nats, in the weights' dtype.
-        error_bound: [P], float64, nats: no score of the prompt is off by more.
-        tiers: [P, 3], how many of the prompt's scores were found in which way (`Tier`).
-        by_position: [P, S, n_units], nats, where positions are resolved; else None.
-    """
-
-    scores: Tensor
-    error_bound: Tensor
-    tiers: Tensor
-    by_position: Tensor | None
-
-
-def _score_units(problem: TracedProblem, method: Method[Any], state: Any, scoring: Scoring) -> _UnitScores | None:
-    """Score the units of one block, where they are asked for."""
-    if problem.block.kind not in scoring.units:
-        return None
-    dtype = problem.base.dtype
-    if not (scoring.positions == "resolved" and problem.block.kind == "attention"):
-        found = method.score(state, problem)
-        return _UnitScores(found.scores.to(dtype), found.error_bound.double(), found.tiers, None)
-    apart = problem.resolved()
-    found = method.score(state, apart)
-    by_position = found.scores.to(dtype).view(len(found.scores), -1, problem.n_units)
-    total = by_position.sum(dim=1, dtype=torch.float64)
-    bound = found.error_bound.double() * apart.positions
-    if method.certified:
-        bound += unit_roundoff(dtype) * total.abs().amax(dim=-1)  # of storing the sum
-    return _UnitScores(total.to(dtype), bound, found.tiers, by_position)
-
-
-def _score_groups(problem: TracedProblem, scoring: Scoring, numbers: int) -> dict[str, Tensor]:
-    """Scores of heads, experts and block, and the routing, [P, n] by name, where they are asked for."""
-    found: dict[str, Tensor | None] = {}
-    if not {"heads", "experts", "blocks"}.isdisjoint(scoring.units):
-        groups = score_groups(problem, numbers)
-        named = {
-            "heads": (schema.HEAD_LPI, groups.heads),
-            "experts": (schema.EXPERT_LPI, groups.experts),
-            "blocks": (schema.BLOCK_LPI, groups.block.unsqueeze(-1)),
-        }
-        found = {name: values for unit, (name, values) in named.items() if unit in scoring.units}
-    routed = routing(problem) if "experts" in scoring.units else None
-    if routed is not None:
-        found |= {schema.EXPERT_UTILISATION: routed.routed, schema.EXPERT_GATE: routed.gates}
-    return {name: values for name, values in found.items() if values is not None}
-
-
-def _array(name: str, scores: Tensor) -> Floats:
-    values: Floats = scores.cpu().numpy()
-    if not np.isfinite(values).all():
-        raise ModelError(
-            f"{int((~np.isfinite(values)).sum())} of {values.size} values of {name} are not finite; the model's "
-            "activations overflow in this dtype. Load it with dtype='float64', or leave this checkpoint out"
+def _refuse_unserved(method: AnyMethod, scoring: Scoring) -> None:
+    """Refuse a scoring that a method has no scores for."""
+    if method.scores_heads and "heads" not in scoring.units:
+        raise OptionError(f"{method.name} scores heads, and units={list(scoring.units)} leaves them out; add 'heads'")
+    if not isinstance(method, Method) and not method.scores_heads and {"ffn", "attention"}.isdisjoint(scoring.units):
+        raise OptionError(
+            f"{method.name} scores units alone, and units={list(scoring.units)} holds neither 'ffn' nor 'attention'; "
+            "add one of them"
         )
-    return values
+    if isinstance(method, PassMethod) and scoring.positions == "resolved":
+        raise OptionError(f"{method.name} has no scores by source position; use positions='summed', or method=LPI()")
 
 
 def _refuse(others: Mapping[str, object]) -> None:

@@ -7,8 +7,9 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from gated_lpi.errors import OptionError
+from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.options import Keep
 
 Floats = NDArray[np.floating]
@@ -88,3 +89,24 @@ class Collector:
         if self.keep == "relations":
             return total / self.counts[:, None]
         return total / self.counts.sum() if self.keep == "mean" else total
+
+
+def finite_array(name: str, scores: Tensor, *, missing: bool = False) -> Floats:
+    """Scores as an array.
+
+    Args:
+        name: what they are.
+        scores: any shape.
+        missing: whether NaN stands for what was not measured.
+
+    Raises:
+        ModelError: some are not finite.
+    """
+    values: Floats = scores.detach().cpu().numpy()
+    bad = np.isinf(values) if missing else ~np.isfinite(values)
+    if bad.any():
+        raise ModelError(
+            f"{int(bad.sum())} of {values.size} values of {name} are not finite; the model's activations overflow in "
+            "this dtype. Load it with dtype='float64', or leave this checkpoint out"
+        )
+    return values

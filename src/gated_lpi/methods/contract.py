@@ -1,11 +1,15 @@
 """What a method is given and what it returns: the contract of all of them, written once.
 
-A method gives every unit of a block a score, on every prompt, in two steps:
+Methods are of two kinds. Both give every unit of a block a score, on every prompt, in two steps:
 
-1. `prepare(readout, room) → state`, once for a checkpoint: whatever of it can be used again for every block and batch.
-2. `score(state, problem) → BlockScores`, for one block on P prompts at a time (`problem`).
+- a `Method` looks at one block at a time, as one forward pass left it (LPI, direct effect):
+  1. `prepare(readout, room) → state`, once for a checkpoint: whatever can be used again for every block and batch.
+  2. `score(state, problem) → BlockScores`, for one block on P prompts at a time (`problem`).
+- a `PassMethod` runs the model itself, forwards, backwards or changed (gradients, true effect, rollout):
+  1. `prepare(model, asked) → state`, once for all prompts.
+  2. `score(state, given) → PassScores`, for the prompts of one forward pass, all blocks together.
 
-To write one of your own, derive from `Method`, name it, and give it to `attribute(model, facts, method=Mine())`; or go
+To write one of your own, derive from either, name it, and give it to `attribute(model, facts, method=Mine())`; or go
 through the problems by yourself with `block_problems`. docs/architecture.md has an example.
 """
 
@@ -13,14 +17,18 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
-from gated_lpi.models import Readout
-from gated_lpi.options import Norm, Target
+from gated_lpi.models import Model, Readout
+from gated_lpi.options import Answer, Foil, Norm, Target
+from gated_lpi.trace import Batch
 
 State = TypeVar("State")
 
@@ -91,21 +99,99 @@ class Estimator(ABC, Generic[State]):
         """
 
 
-class Method(Estimator[State]):
-    """Scores units, block by block.
+class Named:
+    """What every method says of itself.
 
     Attributes:
         name: of its variable in results, such as "lpi".
-        norm, target: what problems it is given: see `gated_lpi.LPI`.
-        readout_eps: epsilon of the readout's norm in place of the model's own.
-        certified: whether `error_bound` is proven, rounding included.
+        target, foil, answer: what it explains: see `gated_lpi.LPI`.
+        scores_heads: whether it is heads that are scored, and no units.
     """
 
     name: str
-    norm: Norm = "frozen"
+    scores_heads: bool = False
     target: Target = "object"
+    foil: Foil | None = None
+    answer: Answer = "first"
+
+    @property
+    def aims(self) -> Aims:
+        """What it explains."""
+        return Aims(self.target, self.foil, self.answer)
+
+
+class Method(Named, Estimator[State]):
+    """Scores units, block by block.
+
+    Attributes:
+        norm: of the problems that it is given: see `gated_lpi.LPI`.
+        readout_eps: epsilon of the readout's norm in place of the model's own.
+        certified: whether `error_bound` is proven, rounding included.
+        groups: whether heads, experts and blocks are scored beside the units, by LPI's formula.
+    """
+
+    norm: Norm = "frozen"
     readout_eps: float | None = None
     certified: bool = False
+    groups: bool = False
+
+
+@dataclass(frozen=True)
+class GivenPass:
+    """Prompts that go through the model together, as a method is given them.
+
+    Attributes:
+        model: the model.
+        asked: P prompts.
+        batch: the same, padded, with the items that their values are made of.
+        aims: what is explained of them.
+        kinds: which units are to be scored: "ffn", "attention" or both.
+    """
+
+    model: Model
+    asked: Sequence[Question]
+    batch: Batch
+    aims: Aims
+    kinds: Collection[str]
+
+    def objective(self, logits: Tensor) -> Objective:
+        """What is explained, from the unchanged model's `logits` [I, V]."""
+        return objective_of(self.asked, self.aims, logits.detach())
+
+
+class PassScores(NamedTuple):
+    """What a method makes of one forward pass over P prompts.
+
+    Attributes:
+        logits: [I, V], of the unchanged model at the items.
+        scores: name of a variable → index of a block → [P, n], nats.
+        by_block: name of a variable that has one number for each block → index of the block → [P].
+    """
+
+    logits: Tensor
+    scores: Mapping[str, Mapping[int, Tensor]]
+    by_block: Mapping[str, Mapping[int, Tensor]] = {}
+
+
+class PassMethod(Named, ABC, Generic[State]):
+    """Scores units by passes of its own through the model.
+
+    Its forward passes are planned as if activations of every layer were held, as a backward pass does.
+
+    Attributes:
+        sampled: whether only some units are scored, and others are NaN.
+    """
+
+    sampled: bool = False
+
+    def prepare(self, model: Model, asked: Sequence[Question]) -> State:
+        """What is found once for all prompts; nothing unless a method says otherwise."""
+        del model, asked
+        return None  # type: ignore[return-value]  # whose State is None then
+
+    @abstractmethod
+    def score(self, state: State, given: GivenPass) -> PassScores:
+        """Score the units of all blocks on the prompts of one forward pass."""
 
 
 def all_exact(problem: BlockProblem, scores: Tensor) -> BlockScores:

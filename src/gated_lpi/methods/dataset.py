@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gated_lpi import score_schema as schema
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
+from gated_lpi.methods.objective import Objective
 from gated_lpi.models import Model
 from gated_lpi.score_schema import SCHEMA
 from gated_lpi.version import __version__
@@ -25,30 +27,52 @@ class PromptResults:
     """What is kept of every prompt, whatever is kept of its scores; P prompts, B blocks.
 
     Attributes:
-        target_id, target_rank: [P]; rank 0 is the likeliest token, ties count in the target's favour.
-        target_logprob: [P], log p(target) of the model itself, nats.
-        base_logprob: [P, B], log p(target | base), nats.
-        error_bound: [P, B], nats.
+        target_id, target_rank: [P]; rank 0 is the likeliest token, ties count in the target's favour. Of an answer of
+            several tokens, the first token's id and the worst of the ranks.
+        target_logprob: [P], log p(target) of the model itself, nats; of all tokens of the answer, if asked for.
         tier_pairs: [B, 3], pairs of prompt and unit by the way in which they were scored (`Tier`).
+        blocks: [P, B] by name: numbers that each block has for each prompt, such as the bound on errors.
         positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
     """
 
     target_id: NDArray[np.int64]
     target_rank: NDArray[np.int64]
     target_logprob: NDArray[np.float64]
-    base_logprob: NDArray[np.float64]
-    error_bound: NDArray[np.float64]
     tier_pairs: NDArray[np.int64]
+    blocks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     positions: dict[int, Floats] = field(default_factory=dict)
 
-    def add_positions(self, prompts: NDArray[np.int64], scores: Floats) -> None:
+    def take_targets(
+        self, prompts: NDArray[np.int64], objective: Objective, log_p: Tensor, ranks: NDArray[np.int64]
+    ) -> None:
+        """Take what the model itself says of some prompts.
+
+        Args:
+            prompts: [P'], indices of the prompts.
+            objective: their targets, of I items.
+            log_p: [I], of the targets, nats.
+            ranks: [I], of the targets.
+        """
+        of_prompt = objective.of_prompt.cpu().numpy()
+        first = np.flatnonzero(np.diff(of_prompt, prepend=-1))
+        self.target_id[prompts] = objective.targets.cpu().numpy()[first]
+        self.target_rank[prompts] = np.maximum.reduceat(ranks, first)
+        self.target_logprob[prompts] = objective.by_prompt(log_p.detach()).cpu().numpy()
+
+    def by_block(self, name: str) -> NDArray[np.float64]:
+        """Numbers of each prompt and block under a name, [P, B], to be written to; 0 before that."""
+        return self.blocks.setdefault(name, np.zeros((len(self.target_id), len(self.tier_pairs))))
+
+    def add_positions(self, prompts: NDArray[np.int64], scores: Floats, lengths: Sequence[int]) -> None:
         """Take scores of attention units by source position.
 
         Args:
             prompts: [P'], indices of the prompts.
             scores: [P', S, N], nats.
+            lengths: [P'], how many of the S positions each prompt has.
         """
-        self.positions.update(zip(prompts.tolist(), scores, strict=True))
+        rows = zip(prompts.tolist(), scores, lengths, strict=True)
+        self.positions.update({prompt: row[:length] for prompt, row, length in rows})
 
     @classmethod
     def empty(cls, n_prompts: int, n_blocks: int) -> PromptResults:
@@ -57,8 +81,6 @@ class PromptResults:
             np.full(n_prompts, -1, dtype=np.int64),
             np.full(n_prompts, -1, dtype=np.int64),
             np.full(n_prompts, np.nan),
-            np.full((n_prompts, n_blocks), np.nan),
-            np.zeros((n_prompts, n_blocks)),
             np.zeros((n_blocks, len(Tier)), dtype=np.int64),
         )
 
@@ -84,20 +106,17 @@ def build_dataset(
     Returns:
         A dataset of the variables of `gated_lpi.schema`.
     """
-    values: dict[str, NDArray[Any]] = {
-        name: collector.result(name)
-        for name in dict.fromkeys((*SCHEMA, *collector.collected))
-        if name in collector.collected
-    }
+    values: dict[str, NDArray[Any]] = {name: collector.result(name) for name in collector.collected}
     if results.positions:
-        values[schema.POSITION_LPI] = _padded(results.positions, [len(item.ids) for item in encoded])
+        values[schema.POSITION_LPI] = _padded(results.positions)
     values |= {
         schema.TARGET_RANK: results.target_rank,
         schema.TARGET_LOGPROB: results.target_logprob,
-        schema.BASE_LOGPROB: results.base_logprob,
-        schema.ERROR_BOUND: results.error_bound,
-        schema.TIER_PAIRS: results.tier_pairs,
+        **results.blocks,
     }
+    if schema.ERROR_BOUND in results.blocks:
+        values[schema.TIER_PAIRS] = results.tier_pairs
+    values = {name: values[name] for name in dict.fromkeys((*SCHEMA, *values)) if name in values}
     variables = {name: _variable(name, array, collector.dims) for name, array in values.items()}
     used = {dim for dims, *_ in variables.values() for dim in dims}
     coords = _prompt_coords(encoded, results) | _model_coords(model, units, used)
@@ -116,12 +135,12 @@ def _variable(
     return dims, values, {"units": known.unit} if known.unit else {}
 
 
-def _padded(positions: Mapping[int, Floats], lengths: Sequence[int]) -> Floats:
+def _padded(positions: Mapping[int, Floats]) -> Floats:
     """[P, S, N], NaN at positions that a prompt does not have."""
-    n_units, dtype = positions[0].shape[1], positions[0].dtype
-    padded = np.full((len(lengths), max(lengths), n_units), np.nan, dtype=dtype)
-    for prompt, length in enumerate(lengths):
-        padded[prompt, :length] = positions[prompt][:length]
+    longest, n_units = max(len(scores) for scores in positions.values()), positions[0].shape[1]
+    padded = np.full((len(positions), longest, n_units), np.nan, dtype=positions[0].dtype)
+    for prompt, scores in positions.items():
+        padded[prompt, : len(scores)] = scores
     return padded
 
 
@@ -147,10 +166,11 @@ def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> 
 def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:
     kept = np.isin(model.units.block, [unit for unit in units if unit in ("ffn", "attention")])
     coords: dict[str, Any] = {
-        "tier": ("tier", _strings([tier.name.lower() for tier in Tier])),
         "block_layer": ("block_index", [block.layer for block in model.blocks]),
         "block_kind": ("block_index", _strings([block.kind for block in model.blocks])),
     }
+    if "tier" in used:
+        coords["tier"] = ("tier", _strings([tier.name.lower() for tier in Tier]))
     if "unit" in used:
         for name in ("layer", "expert", "shared", "head", "neuron"):
             coords[name] = ("unit", getattr(model.units, name)[kept])

@@ -16,6 +16,7 @@ from gated_lpi.methods.contract import Room
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
+BACKWARD = 2  # activations that a backward pass holds of a layer, over those that a forward pass works with there
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
 OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
@@ -36,7 +37,16 @@ class Sizes(NamedTuple):
     room: Room
 
 
-def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *, by_position: bool = False) -> Sizes:
+def sizes_for(
+    model: Model,
+    batch_size: int,
+    memory: int | None,
+    longest: int,
+    *,
+    items: int = 1,
+    by_position: bool = False,
+    passes: bool = False,
+) -> Sizes:
     """Split the work so that it fits into `memory` bytes.
 
     Args:
@@ -44,7 +54,10 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
         batch_size: prompts in a batch, at most.
         memory: the cap, in bytes; None takes `batch_size` prompts at a time.
         longest: tokens of the longest prompt.
+        items: tokens of the longest answer, each of which is predicted.
         by_position: whether attention units are scored at every source position.
+        passes: whether a method runs the model itself, and a pass holds the activations of every layer and the scores
+            of every unit.
 
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
@@ -53,11 +66,14 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
     tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
     numbers = max(1, tiles // NUMBER_BYTES)
     logits = max(1, min(LOGITS_AT_ONCE, numbers // model.readout.vocabulary))
-    sizes = Sizes(batch_size, Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
+    sizes = Sizes(max(1, batch_size // items), Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
-    each = prompt_bytes(model, longest if by_position else 0)
+    each = items * prompt_bytes(model, longest if by_position else 0)
+    if passes:
+        token = BACKWARD * model.n_layers * token
+        each = _number(model) * (2 * len(model.units) + 4 * items * model.readout.vocabulary)
     least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
     if memory < least:
         raise OptionError(
@@ -66,7 +82,7 @@ def sizes_for(model: Model, batch_size: int, memory: int | None, longest: int, *
         )
     prompts = (memory - half - fixed) // each
     tokens = max(longest, min(TOKENS_AT_ONCE, half // token))
-    return sizes._replace(prompts=min(batch_size, prompts), forward=Limits(tokens, logits, frugal=True))
+    return sizes._replace(prompts=min(sizes.prompts, prompts), forward=Limits(tokens, logits, frugal=True))
 
 
 def usual_batch(vocabulary: int, d: int) -> int:

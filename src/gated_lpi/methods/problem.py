@@ -45,6 +45,8 @@ class BlockProblem:
         n_units: how many units the block has, those that no slab holds included.
         by_position: whether the block's units are counted once for every source position (attention only); unit u at
             position t is then unit t · (units of the block) + u.
+        foils: [P, F], token ids that the target is measured against, −1 where a prompt has fewer; None: there are none.
+        terms: how many problems' scores add up to one, where all tokens of an answer are asked for.
         key: the block's name, under which an estimator may keep what it finds of the block's units; "" to keep nothing.
     """
 
@@ -55,6 +57,8 @@ class BlockProblem:
     slabs: tuple[Slab, ...]
     n_units: int
     by_position: bool = False
+    foils: Tensor | None = None
+    terms: int = 1
     key: str = ""
 
     @cached_property
@@ -79,8 +83,9 @@ class BlockProblem:
 
     @property
     def share(self) -> float:
-        """The part of a tolerance that one score may take: scores of positions add up, and their sum is stored."""
-        return 15 / 16 / self.positions if self.by_position else 1.0
+        """The part of a tolerance that one score may take: scores that add up share it, and their sum is stored."""
+        summed = self.positions * self.terms
+        return 15 / 16 / summed if self.by_position or self.terms > 1 else 1.0
 
     @property
     def frozen(self) -> bool:
@@ -112,7 +117,13 @@ class TracedProblem(BlockProblem):
 
 
 def problem_of(
-    readout: Readout, block: Block, traced: BlockTrace, targets: Tensor, inverse_scale: Tensor | None
+    readout: Readout,
+    block: Block,
+    traced: BlockTrace,
+    targets: Tensor,
+    inverse_scale: Tensor | None,
+    foils: Tensor | None = None,
+    terms: int = 1,
 ) -> TracedProblem:
     """The problem of one block on the prompts of a forward pass.
 
@@ -122,6 +133,7 @@ def problem_of(
         traced: what was recorded of it.
         targets: [P], target token ids.
         inverse_scale: [P], 1/σ of the final residual (frozen norm); None recomputes the norm.
+        foils, terms: see `BlockProblem`.
     """
     return TracedProblem(
         readout=readout,
@@ -130,6 +142,8 @@ def problem_of(
         targets=targets,
         slabs=tuple(traced.slabs(block)),
         n_units=block.n_units,
+        foils=foils,
+        terms=terms,
         key=block.name,
         block=block,
         traced=traced,

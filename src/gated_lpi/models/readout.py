@@ -81,7 +81,7 @@ class Readout:
     def directions(self, vectors: Tensor) -> Tensor:
         """W_U·(γ ⊙ C·v)/divisor of `vectors` [..., d] → [..., V]: what v does to the logits, before 1/σ."""
         folded = self.fold(vectors)
-        if self.vocabulary <= ROWS:
+        if self.vocabulary <= ROWS or folded.requires_grad:  # pieces are written in place, which has no gradient
             return folded @ self.weight.T
         products = folded.new_empty(*folded.shape[:-1], self.vocabulary)
         for rows, some in zip(self.weight.split(ROWS), products.split(ROWS, dim=-1), strict=True):

@@ -11,6 +11,10 @@ from gated_lpi.errors import OptionError
 
 Norm = Literal["frozen", "recomputed"]
 Target = Literal["object", "top1"]
+Foil = Literal["relation", "fact", "best"]
+Answer = Literal["first", "all"]
+At = Literal["all", "last"]
+How = Literal["zero", "mean", "resample"]
 Positions = Literal["summed", "resolved"]
 Keep = Literal["prompts", "relations", "mean"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]

@@ -9,15 +9,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from gated_lpi.errors import OptionError
-from gated_lpi.options.allowed import ALL_UNITS, MOST_MEMORY, Keep, Norm, Positions, Target, UnitName, parse_memory
+from gated_lpi.options.allowed import (
+    ALL_UNITS,
+    MOST_MEMORY,
+    Answer,
+    At,
+    Foil,
+    How,
+    Keep,
+    Norm,
+    Positions,
+    Target,
+    UnitName,
+    parse_memory,
+)
 from gated_lpi.options.explain import A_NUMBER, A_TEXT, describe
-from gated_lpi.options.spec import Positive, Spec
+from gated_lpi.options.spec import Positive, Spec, Whole
 
 
 def in_bytes(given: object) -> object:
@@ -114,13 +127,40 @@ def _estimator(given: object) -> object:
     return ESTIMATORS[name]() if isinstance(name, str) else name
 
 
-class LPI(MethodOptions):
+class Explained(MethodOptions):
+    """What of the model's logits is explained; the same for every method.
+
+    Attributes:
+        target: "object", or "top1", the model's own prediction.
+        foil: what log p(target) is measured against: None, nothing; the other objects of its "relation" (their mean);
+            what each "fact" names; or the "best" other token of the unchanged model, which makes it the margin.
+        answer: the "first" token of the answer, or "all": the sum over its tokens, each after those before it.
+    """
+
+    target: Target = Field(default="object", description="object, or top1: the model's own prediction.")
+    foil: Foil | None = Field(
+        default=None, description="Measure the target against: relation, fact or best. Default: against nothing."
+    )
+    answer: Answer = Field(default="first", description="first token of the answer, or all of them.")
+
+    @model_validator(mode="after")
+    def _of_one_token(self) -> Self:
+        others = ["target='top1'"] * (self.target != "object") + [f"foil={self.foil!r}"] * (self.foil is not None)
+        if self.answer == "all" and others:
+            raise ValueError(
+                f"answer='all' was given with {' and '.join(others)}; several tokens have no prediction and "
+                "no foil: leave target and foil out, or take answer='first'"
+            )
+        return self
+
+
+class LPI(Explained):
     """Gated-LPI: how much a unit's contribution raises log p of the target (arXiv 2601.08383; docs/method.md).
 
     Attributes:
         norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed" applies
             the norm afresh before and after.
-        target: "object", or "top1", the model's own prediction.
+        target, foil, answer: what is explained; see `Explained`.
         estimator: how scores are computed: `Certified(tolerance=…)`, `Exact()` or `Reference()`, or their names.
             Certified takes the exact path where the logits are not affine in a contribution (norm="recomputed", or a
             family with a softcap).
@@ -129,13 +169,75 @@ class LPI(MethodOptions):
     """
 
     norm: Norm = Field(default="frozen", description="frozen or recomputed.")
-    target: Target = Field(default="object", description="object, or top1: the model's own prediction.")
     estimator: Annotated[EstimatorOptions, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
         default=Certified(), description="certified, exact or reference."
     )
     readout_eps: float | None = Field(
         default=None, ge=0, description="Epsilon of the readout's norm. Default: the model's own."
     )
+
+
+class GradientTimesActivation(Explained):
+    """Gradient × activation: a_u · ∂ log p / ∂a_u through all later layers (attribution patching against 0).
+
+    Attributes:
+        target, foil, answer: what is explained; see `Explained`.
+        at: "all" positions, or the "last", from which the target is predicted.
+    """
+
+    at: At = Field(default="all", description="all positions, or the last.")
+
+
+class IntegratedGradients(Explained):
+    """Integrated gradients (arXiv 1703.01365): the units of a block scaled together from 0 to what they are.
+
+    Attributes:
+        target, foil, answer: what is explained; see `Explained`.
+        at: "all" positions, or the "last", from which the target is predicted.
+        points: of the Gauss-Legendre rule.
+    """
+
+    at: At = Field(default="all", description="all positions, or the last.")
+    points: int = Field(default=8, ge=1, le=256, description="Points of integrated gradients.")
+
+
+class DirectEffect(Explained):
+    """The linear term of LPI: contribution · ∂ log p / ∂base, with no later layer in between.
+
+    Attributes:
+        norm: see `LPI`.
+        target, foil, answer: what is explained; see `Explained`.
+        readout_eps: see `LPI`.
+    """
+
+    norm: Norm = Field(default="frozen", description="frozen or recomputed.")
+    readout_eps: float | None = Field(
+        default=None, ge=0, description="Epsilon of the readout's norm. Default: the model's own."
+    )
+
+
+class TrueEffect(Explained):
+    """The change of log p when a unit is really silenced and all later layers are run again.
+
+    A pass for each unit: so a sample of units, as many of every block, is measured, the rest is NaN.
+
+    Attributes:
+        target, foil, answer: what is explained; see `Explained`.
+        at: "all" positions, or the "last", from which the target is predicted.
+        how: what stands in for a unit's coefficient: "zero", its "mean" over all prompts, or one that it has elsewhere
+            ("resample").
+        sample: units of each block; None: all.
+        sample_seed: of the draw.
+    """
+
+    at: At = Field(default="all", description="all positions, or the last.")
+    how: How = Field(default="zero", description="Silence by zero, mean or resample.")
+    sample: Positive | None = Field(default=8, description="Units of each block that true_effect measures.")
+    sample_seed: Whole = Field(default=0, description="Seed of that sample.")
+
+
+class Rollout(MethodOptions):
+    """Attention rollout (arXiv 2005.00928): the share of the last position's mass on the subject that a head takes."""
 
 
 class Scoring(MethodOptions):

@@ -8,6 +8,8 @@
    Whoever acts inside a forward pass can ask which batch it is of (`running`).
 4. What the routers did at every position can be had by itself (`trace_routing`).
 5. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
+
+A pass can be taken up again at any layer, by whatever changes a block and runs the later ones (`resume`).
 """
 
 from gated_lpi.trace.batches import (
@@ -23,9 +25,10 @@ from gated_lpi.trace.batches import (
 )
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace, trace_routing
-from gated_lpi.trace.hooks import LayerRouting, Recording, record
+from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final
 from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
-from gated_lpi.trace.running import run, running_batch
+from gated_lpi.trace.resume import ResumablePass
+from gated_lpi.trace.running import run, running, running_batch
 
 __all__ = [
     "LOGITS_AT_ONCE",
@@ -36,6 +39,7 @@ __all__ = [
     "LayerRouting",
     "Limits",
     "Recording",
+    "ResumablePass",
     "Slab",
     "Trace",
     "WriterTrace",
@@ -45,8 +49,10 @@ __all__ = [
     "pad",
     "pad_id",
     "record",
+    "record_final",
     "resolve_positions",
     "run",
+    "running",
     "running_batch",
     "similar_lengths",
     "target_rank",

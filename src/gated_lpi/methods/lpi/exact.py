@@ -122,7 +122,7 @@ def _single_pairs(problem: BlockProblem, c: Tensor, directions: Tensor, prompts:
 def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompts: Tensor) -> Tensor:
     """Step 3: [P', n] scores of a slab from whole log-softmaxes; `directions` [n, V]."""
     offset = problem.readout.offset()
-    alpha = _changed_scale(problem, slab, prompts)
+    alpha = changed_scale(problem, slab, prompts)
     beta = slab.coefficients * alpha
     n_units, vocabulary = directions.shape
     scores = torch.empty_like(beta)
@@ -142,8 +142,14 @@ def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompt
     return scores - problem.base_logits.target_log_p[prompts].unsqueeze(-1)
 
 
-def _changed_scale(problem: BlockProblem, slab: Slab, prompts: Tensor) -> Tensor:
-    """1/σ with which each pair is read out, [P', n]: frozen, or that of base + contribution."""
+def changed_scale(problem: BlockProblem, slab: Slab, prompts: Tensor) -> Tensor:
+    """1/σ with which each pair is read out, [P', n]: frozen, or that of base + contribution.
+
+    Args:
+        problem: the block.
+        slab: units of it, with coefficients [P', n].
+        prompts: [P'], indices of the prompts.
+    """
     if problem.inverse_scale is not None:
         return problem.inverse_scale[prompts].unsqueeze(-1).expand_as(slab.coefficients)
     readout: Readout = problem.readout

@@ -7,11 +7,13 @@ there are few of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gated_lpi.methods.objective import Objective
 from gated_lpi.methods.problem import TracedProblem
 
 MAX_NUMBERS = 2**23
@@ -102,6 +104,8 @@ def _score(problem: TracedProblem, contributions: Tensor, numbers: int) -> Tenso
     """I of `contributions` [P, G, d] → [P, G], a chunk of prompts at a time; 0 where nothing is contributed."""
     n_prompts, n_groups, _ = contributions.shape
     before = problem.base_logits.target_log_p
+    if problem.foils is not None:
+        before = torch.cat([_contrast(problem, problem.base[some], some) for some in _chunks(problem, numbers)])
     scores = torch.zeros(n_prompts, n_groups, dtype=contributions.dtype, device=contributions.device)
     row, group = contributions.abs().amax(dim=-1).nonzero(as_tuple=True)
     size = max(1, numbers // problem.readout.vocabulary)
@@ -109,6 +113,24 @@ def _score(problem: TracedProblem, contributions: Tensor, numbers: int) -> Tenso
         prompts, groups = row[start : start + size], group[start : start + size]
         scale = None if problem.inverse_scale is None else problem.inverse_scale[prompts]
         changed = problem.base[prompts] + contributions[prompts, groups]
-        after = problem.readout.log_probability(changed, problem.targets[prompts], scale)
+        if problem.foils is None:
+            after = problem.readout.log_probability(changed, problem.targets[prompts], scale)
+        else:
+            after = _contrast(problem, changed, prompts)
         scores[prompts, groups] = after - before[prompts]
     return scores
+
+
+def _contrast(problem: TracedProblem, residual: Tensor, prompts: Tensor) -> Tensor:
+    """log p(target) − mean log p(foil) of residual streams [n, d] of some prompts [n]: [n]."""
+    scale = None if problem.inverse_scale is None else problem.inverse_scale[prompts]
+    foils = None if problem.foils is None else problem.foils[prompts]
+    asked = Objective(problem.targets[prompts], torch.arange(len(prompts), device=prompts.device), foils)
+    return asked.of_items(problem.readout.logits(residual, scale))
+
+
+def _chunks(problem: TracedProblem, numbers: int) -> Iterator[Tensor]:
+    """Indices of all prompts, so many at a time that their logits are `numbers` at most."""
+    yield from torch.arange(len(problem.targets), device=problem.base.device).split(
+        max(1, numbers // problem.readout.vocabulary)
+    )

@@ -2,6 +2,8 @@
 
     I(u) = log p(target | base + contribution_u) − log p(target | base)
 
+With a foil the score is I of the target less I of the foil, in which the sums over the vocabulary cancel (`contrast`).
+
 Source: arXiv 2601.08383; of dense models arXiv 2312.12141. Check: every estimator against the float64 `reference`.
 """
 
@@ -12,7 +14,7 @@ from typing import Any
 
 from gated_lpi import score_schema as schema
 from gated_lpi.methods.contract import BlockScores, Estimator, Method, Room
-from gated_lpi.methods.lpi import exact, reference
+from gated_lpi.methods.lpi import contrast, exact, reference
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
@@ -55,16 +57,21 @@ class GatedLPI(Method[Any]):
     """The method that `gated_lpi.LPI` asks for."""
 
     name = schema.LPI
+    groups = True
 
     def __init__(self, options: LPI) -> None:
-        self.norm, self.target, self.readout_eps = options.norm, options.target, options.readout_eps
+        self.norm, self.readout_eps = options.norm, options.readout_eps
+        self.target, self.foil, self.answer = options.target, options.foil, options.answer
         self.certified = isinstance(options.estimator, Certified)
         self.estimator = IMPLEMENTATIONS[type(options.estimator)](options.estimator)
 
     def prepare(self, readout: Readout, room: Room) -> Any:
         """What the estimator keeps of a checkpoint."""
-        return self.estimator.prepare(readout, room)
+        return self.estimator.prepare(readout, room), room
 
     def score(self, state: Any, problem: TracedProblem) -> BlockScores:
         """Score every unit of a block on every prompt, in nats."""
-        return self.estimator.score(state, problem)
+        prepared, room = state
+        if problem.foils is not None and not isinstance(self.estimator, ReferenceEstimator):
+            return contrast.score_block(problem, room.numbers)
+        return self.estimator.score(prepared, problem)

@@ -41,8 +41,11 @@ def score_block(problem: TracedProblem) -> BlockScores:
         base = problem.base[prompt].double()
         target = int(problem.targets[prompt])
         inverse_scale = None if problem.inverse_scale is None else problem.inverse_scale[prompt].double()
+        foils = [] if problem.foils is None else [foil for foil in problem.foils[prompt].tolist() if foil >= 0]
         for unit, contribution in _contributions(problem, prompt):
-            scores[prompt, unit] = unit_lpi(base, contribution, target, readout, inverse_scale)
+            score = unit_lpi(base, contribution, target, readout, inverse_scale)
+            against = [unit_lpi(base, contribution, foil, readout, inverse_scale) for foil in foils]
+            scores[prompt, unit] = score - sum(against) / len(against) if against else score
     return all_exact(problem, scores.to(problem.base.device))
 
 
