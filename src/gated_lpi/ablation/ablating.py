@@ -29,8 +29,6 @@ from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt, FactSet, OnError
 from gated_lpi.facts.types import Templates
 from gated_lpi.interventions import (
-    At,
-    How,
     RecordedRouting,
     Reference,
     record_coefficients,
@@ -40,6 +38,7 @@ from gated_lpi.interventions import (
 )
 from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
+from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.version import __version__
 

@@ -25,8 +25,6 @@ from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt, FactSet, OnError
 from gated_lpi.facts.types import Templates
 from gated_lpi.interventions import (
-    At,
-    How,
     RecordedRouting,
     Reference,
     record_coefficients,
@@ -36,6 +34,7 @@ from gated_lpi.interventions import (
 )
 from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
+from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
 
 Ints = NDArray[np.int64]
@@ -78,8 +77,8 @@ def redundancy(
         progress: called with (evaluations done, in all).
 
     Returns:
-        Over `row` and `routing` ("free", "frozen"): `hit_1`, `hit_k`, `logprob`, `margin`, each with `…_intact`,
-        and with `…_control` over draws besides; `recovered` (row, prompt) and `recovered_control` (row, draw), nats; and
+        Over `row` and `routing` ("free", "frozen"): `hit_1`, `hit_k`, `logprob`, `margin`, each with `…_intact`, and
+        with `…_control` over draws besides; `recovered` (row, prompt) and `recovered_control` (row, draw), nats; and
         `routing_jaccard` (row, moe_layer), with its control, over all tokens of the prompts.
 
     Raises:
