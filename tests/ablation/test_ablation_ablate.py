@@ -10,7 +10,7 @@ from gated_lpi.ablation import silenced, target_ranks, target_scores, text_loss,
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import FactSet, encode
 from gated_lpi.interventions import record_coefficients, record_routing, replayed
-from gated_lpi.metrics import faithfulness_intervals
+from gated_lpi.metrics import drop_at_damage_interval, faithfulness_intervals
 from gated_lpi.trace import last_logits
 from tiny_models import CASES, MOE_CASES, tiny_model
 from tiny_text import CAPITALS, COLOURS, FACTS, WORDS, speaking_model
@@ -105,6 +105,18 @@ def test_all_but_the_top_share_gives_faithfulness(moe, text):
         draws=20,
     )
     assert np.isfinite([areas.cpr.estimate, areas.cpr.low, areas.cmd.high]).all()
+
+
+def test_drops_at_equal_damage_follow_from_a_curve(moe, text):
+    scores = attribute(moe, FACTS, method=gated_lpi.GradientTimesActivation())
+    found = ablate(moe, FACTS, scores=scores, share=(0.05, 0.2, 0.5, 1.0), text=text, controls=(), **QUICK)
+    assert found.attrs["ranked"] == "ffn units by grad_x_act"
+    damage = found["text_loss"] - found["text_loss_intact"]
+    drop = (found["target_logprob_intact"] - found["target_logprob"]).transpose("prompt", "row")
+    greatest = float(damage.max())
+    assert greatest > 0
+    at_equal = drop_at_damage_interval(damage, drop, at=[0.0, greatest], draws=20)
+    assert at_equal.estimate.tolist() == pytest.approx([0.0, float(drop.mean("prompt")[int(np.argmax(damage.values))])])
 
 
 def test_relations_that_were_not_ranked_are_the_others(moe, text):
