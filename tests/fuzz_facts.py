@@ -24,7 +24,10 @@ RELATIONS = [
         "prompt_templates": ["The river {} flows into the", "{} ends in the"],
         "prompt_templates_zs": ["Where does {} end?"],
         "properties": {"relation_type": "factual", "symmetric": False, "range": [{"a": [1, 2.5]}]},
-        "samples": [{"subject": "Danube", "object": "Black Sea"}, {"subject": "Nile", "object": "Mediterran\\u00e9e"}],
+        "samples": [
+            {"subject": "Danube", "object": "Black Sea", "foil": "Baltic"},
+            {"subject": "Nile", "object": "Mediterran\\u00e9e"},
+        ],
     },
     {
         "name": "sums",
@@ -37,7 +40,14 @@ LINES = [
     [{"prompt": "12+34=", "target": "46", "separator": ""}, {"prompt": "One is", "target": "1", "relation": "r"}],
     [
         {"relation": "capital", "subject": "France", "object": "Paris", "template": "The capital of {} is"},
-        {"relation": "capital", "subject": "Perú", "object": "Lima", "template": "{}'s capital:", "separator": "\n"},
+        {
+            "relation": "capital",
+            "subject": "Perú",
+            "object": "Lima",
+            "template": "{}'s capital:",
+            "separator": "\n",
+            "bridge": "b",
+        },
     ],
 ]
 PAIRS = [[["One is", "1"], ["Two is", "2"]], [["a", " b"], ["c", "d"], ["e\u0301", "f"]]]

@@ -5,6 +5,7 @@ from gated_lpi.ablation.controls import Chosen, Control, draw
 from gated_lpi.ablation.damage import read_text, text_loss, text_windows
 from gated_lpi.ablation.evaluate import TargetScores, target_ranks, target_scores
 from gated_lpi.ablation.ranking import Ranking, rank
+from gated_lpi.ablation.recall import Recall, recall
 from gated_lpi.ablation.redundancy import redundancy, routing_jaccard
 from gated_lpi.ablation.study import Outcome, compare_with_random
 from gated_lpi.interventions import head_units, silenced
@@ -14,6 +15,7 @@ __all__ = [
     "Control",
     "Outcome",
     "Ranking",
+    "Recall",
     "TargetScores",
     "ablate",
     "compare_with_random",
@@ -21,6 +23,7 @@ __all__ = [
     "head_units",
     "rank",
     "read_text",
+    "recall",
     "redundancy",
     "routing_jaccard",
     "silenced",

@@ -1,7 +1,7 @@
 """Facts: relations, templates and targets; the built-in set; loaders for LRE files, JSON lines and pairs."""
 
 from gated_lpi.facts.checks import check_facts
-from gated_lpi.facts.loaders import load_facts
+from gated_lpi.facts.sources import load_facts
 from gated_lpi.facts.subjects import subject_positions
 from gated_lpi.facts.targets import (
     Collision,

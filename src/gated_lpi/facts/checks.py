@@ -67,7 +67,8 @@ def oddities(relation: Relation) -> Iterator[str]:
 
     yield from _lookalikes(relation)
 
-    texts = [relation.name, *(text for s in relation.samples for text in (s.subject, s.object, s.foil) if text)]
+    of_samples = (text for s in relation.samples for text in (s.subject, s.object, s.foil, s.bridge))
+    texts = [relation.name, *(text for text in of_samples if text is not None)]
     texts += [*relation.prompt_templates, *relation.prompt_templates_zs]
     for what, pattern in _ODD_TEXT.items():
         odd = [repr(text) for text in dict.fromkeys(texts) if pattern.search(text)]

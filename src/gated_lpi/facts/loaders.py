@@ -1,19 +1,16 @@
 """Read facts: the built-in set, LRE relation files, JSON lines, or plain (prompt, target) pairs.
 
-1. A source is named; `load_facts` says which of the five kinds it is.
-2. Every file is read whole and every value checked; the first thing wrong raises `FactsError` with the
+1. Every file is read whole and every value checked; the first thing wrong raises `FactsError` with the
    file, the relation and the position. With on_error="skip" a sample, line or pair that is wrong is left out and
    listed with its reason; what is wrong with a file or a relation as a whole still raises.
-3. What is wrong but repairable is repaired and noted: text that was escaped twice (the six characters
+2. What is wrong but repairable is repaired and noted: text that was escaped twice (the six characters
    of "\\u00ed" where "í" was meant) is unescaped, exact repeats of a fact are dropped. What is merely odd
    (a subject with two objects, HTML, stray whitespace) is kept and noted; so are keys that mean nothing here.
 """
 
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -21,20 +18,11 @@ from typing import NamedTuple
 from gated_lpi.errors import FactsError
 from gated_lpi.facts.checks import fact_of, oddities
 from gated_lpi.facts.messages import brief, listed, located, plain, shown
-from gated_lpi.facts.types import (
-    SLOT,
-    FactSet,
-    OnError,
-    Relation,
-    Sample,
-    Skipped,
-    check_on_error,
-    check_text,
-    separator_option,
-)
+from gated_lpi.facts.skipping import Skips, none_left
+from gated_lpi.facts.types import SLOT, FactSet, OnError, Relation, Sample, Skipped, check_text
 from gated_lpi.facts.values import (
     content,
-    foil_of,
+    extras_of,
     json_files,
     list_of,
     parsed,
@@ -49,115 +37,32 @@ from gated_lpi.facts.values import (
 LINES = '{"relation", "subject", "object", "template"} or {"prompt", "target"}'
 ACCEPTED = (
     f'"builtin", an LRE relation file (.json), a folder of such files, a .jsonl file whose lines are {LINES}, '
-    "or a sequence of (prompt, target) pairs"
+    "a task (two-hop, arithmetic, key-value, needle, variables, gsm8k:FILE; docs/tasks.md), or a sequence of "
+    "(prompt, target) pairs"
 )
 PAIRS_RELATION = "prompts"
 _BUILTIN = Path(__file__).parent / "builtin"
 _RELATION_KEYS = frozenset(Relation.__dataclass_fields__)
-_SAMPLE_KEYS: tuple[str, ...] = ("subject", "object", "separator", "foil")
-_PROMPT_KEYS: tuple[str, ...] = ("relation", "prompt", "target", "separator", "foil")
-_FACT_KEYS: tuple[str, ...] = ("relation", "subject", "object", "template", "separator", "foil")
+_SAMPLE_KEYS: tuple[str, ...] = ("subject", "object", "separator", "foil", "bridge")
+_PROMPT_KEYS: tuple[str, ...] = ("relation", "prompt", "target", "separator", "foil", "bridge")
+_FACT_KEYS: tuple[str, ...] = ("relation", "subject", "object", "template", "separator", "foil", "bridge")
 
 
-def load_facts(
-    source: str | Path | Iterable[tuple[str, str]], *, separator: str | None = None, on_error: OnError = "raise"
-) -> FactSet:
-    """Load facts from where `source` says.
+def builtin(separator: str | None = None, on_error: OnError = "raise") -> FactSet:
+    """The set that comes with the package."""
+    return from_files(sorted(_BUILTIN.glob("*.json")), _BUILTIN, "builtin", separator, on_error)
 
-    The source is one of these:
 
-    - "builtin": the set that comes with the package (a folder of that name is "./builtin");
-    - a `.json` file in the LRE schema: one relation;
-    - a folder: every `*.json` file in it and below, ordered by path; links to folders are noted, not followed;
-    - a `.jsonl` file, a fact a line; each line keeps its own template, and lines of one relation are brought together.
-      Lines of {"prompt", "target"} belong to relation "prompts" unless they name one;
-    - (prompt, target) pairs in any order-keeping form (list, tuple, generator, array of texts): one relation "prompts",
-      a prompt for each pair, repeats too.
-
-    Args:
-        source: a name or path, or pairs.
-        separator: what stands between prompt and answer, "auto" or a text (see `join`), in relations that name none; a
-            "separator" in a relation file, a sample or a line is kept (`FactSet.with_separator` overrides all).
-        on_error: "raise", or "skip" samples, lines and pairs that cannot be used: they are listed in `FactSet.skipped`
-            with their reasons, and counted in its notes.
-
-    Returns:
-        The facts, with notes on what was repaired, dropped, skipped or odd.
+def from_pairs(pairs: object, separator: str | None, on_error: OnError) -> FactSet:
+    """Facts of one relation "prompts" from (prompt, target) pairs.
 
     Raises:
-        FactsError: the source is none of these, is missing, cannot be read or has a wrong value; or every fact was
-            skipped.
-        OptionError: `separator` or `on_error` is outside what it may be.
+        FactsError: what was given holds no pairs, or a pair cannot be used.
     """
-    check_on_error(on_error)
-    usual = None if separator is None else separator_option(separator)
-    if not isinstance(source, str | Path):
-        return _from_pairs(source, usual, on_error)
-    if source == "builtin":
-        return _from_files(sorted(_BUILTIN.glob("*.json")), _BUILTIN, "builtin", usual, on_error)
-    if not str(source):
-        raise FactsError(f"the source is an empty text; give {ACCEPTED}")
-    path = Path(source)
-    name = plain(str(path))
-    if _is_folder(path):
-        return _from_folder(path, name, usual, on_error)
-    if path.suffix == ".jsonl":
-        with located(name):
-            return _from_lines(path, name, usual, on_error)
-    if path.suffix == ".json":
-        return _from_files([path], path.parent, name, usual, on_error)
-    raise FactsError(f"{name}: facts are not read from {plain(path.suffix) or 'such'} files; give {ACCEPTED}")
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether the path is a folder; if not, there is something else."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path that no file can have
-        raise FactsError(f"{plain(str(path))}: no such file or folder; give {ACCEPTED}") from None
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); check the path and its permissions"
-        raise FactsError(f"{plain(str(path))}: {reason}") from None
-
-
-@dataclass
-class _Skips:
-    """What becomes of a fact that cannot be used: it is raised, or put here.
-
-    Attributes:
-        on_error: "raise" or "skip".
-        skipped: the facts that were left out, with their reasons.
-    """
-
-    on_error: OnError
-    skipped: list[Skipped] = field(default_factory=list)
-
-    @contextmanager
-    def at(self, place: str) -> Iterator[None]:
-        """Read the fact at this place: a `FactsError` is located there, and raised or kept."""
-        try:
-            yield
-        except FactsError as error:
-            if self.on_error == "raise":
-                raise FactsError(f"{place}: {error}") from None
-            self.skipped.append(Skipped(place, str(error)))
-
-    def note(self, count: int, what: str) -> list[str]:
-        """One line on what was skipped of `count`, if anything was."""
-        if not self.skipped:
-            return []
-        return [f"skipped {len(self.skipped)} of {count} {what}: {listed(map(str, self.skipped))}"]
-
-    def within(self, file: str) -> tuple[Skipped, ...]:
-        """What was skipped, by its place in this file."""
-        return tuple(replace(skipped, fact=f"{file}: {skipped.fact}") for skipped in self.skipped)
-
-
-def _from_pairs(pairs: object, separator: str | None, on_error: OnError) -> FactSet:
     if not isinstance(pairs, Iterable) or isinstance(pairs, bytes | bytearray | Mapping | set | frozenset):
         raise FactsError(f"facts cannot be read from {shown(pairs)}; give {ACCEPTED}")
     samples = []
-    skips = _Skips(on_error)
+    skips = Skips(on_error)
     position = -1
     for position, pair in enumerate(_items(pairs)):
         with skips.at(f"pair {position}"):
@@ -165,7 +70,7 @@ def _from_pairs(pairs: object, separator: str | None, on_error: OnError) -> Fact
     if position < 0:
         raise FactsError(f"no pairs were given; give {ACCEPTED}")
     if not samples:
-        raise _none_left("pairs", skips.skipped)
+        raise none_left("pairs", skips.skipped, ACCEPTED)
     relation = Relation(PAIRS_RELATION, (SLOT,), tuple(samples), separator=separator)
     notes = (*skips.note(position + 1, "pairs"), *oddities(relation))
     return FactSet((relation,), "pairs", notes, tuple(skips.skipped))
@@ -187,22 +92,32 @@ def _pair(pair: object) -> tuple[str, str]:
     raise FactsError(f"{brief(pair)} is not a pair; give (prompt, target), two texts")
 
 
-def _from_folder(folder: Path, name: str, separator: str | None, on_error: OnError) -> FactSet:
+def from_folder(folder: Path, name: str, separator: str | None, on_error: OnError) -> FactSet:
+    """Facts of every relation file in a folder and below.
+
+    Raises:
+        FactsError: there is none, or one cannot be used.
+    """
     files, links = json_files(folder)
     if not files:
         raise FactsError(f"{name}: no *.json file in this folder or below; expected LRE relation files")
-    facts = _from_files(files, folder, name, separator, on_error)
+    facts = from_files(files, folder, name, separator, on_error)
     notes = (f"{plain(str(link.relative_to(folder)))}: a link to a folder, not followed" for link in links)
     return replace(facts, notes=(*notes, *facts.notes))
 
 
-def _from_files(files: Sequence[Path], root: Path, source: str, separator: str | None, on_error: OnError) -> FactSet:
+def from_files(files: Sequence[Path], root: Path, source: str, separator: str | None, on_error: OnError) -> FactSet:
+    """Facts of relation files, which notes call by their paths from `root`.
+
+    Raises:
+        FactsError: a file cannot be used, two have relations of one name, or no fact is left.
+    """
     relations: dict[str, Relation] = {}
     notes: list[str] = []
     skipped: list[Skipped] = []
     for path in files:
         with located(plain(str(path))):
-            skips = _Skips(on_error)
+            skips = Skips(on_error)
             relation, remarks = _relation(parsed(content(path)), separator, skips)
             if relation is not None:
                 if relation.name in relations:
@@ -211,7 +126,7 @@ def _from_files(files: Sequence[Path], root: Path, source: str, separator: str |
         notes += [f"{plain(str(path.relative_to(root)))}: {remark}" for remark in remarks]
         skipped += skips.within(plain(str(path)))
     if not relations:
-        raise _none_left(source, skipped)
+        raise none_left(source, skipped, ACCEPTED)
     return FactSet(tuple(relations.values()), source, tuple(notes), tuple(skipped))
 
 
@@ -231,9 +146,14 @@ class _Fact(NamedTuple):
     relation: str = ""
 
 
-def _from_lines(path: Path, source: str, separator: str | None, on_error: OnError) -> FactSet:
+def from_lines(path: Path, source: str, separator: str | None, on_error: OnError) -> FactSet:
+    """Facts of a .jsonl file.
+
+    Raises:
+        FactsError: it cannot be read, has no line or one that cannot be used, or no fact is left.
+    """
     groups: dict[str, list[_Fact]] = {}
-    skips = _Skips(on_error)
+    skips = Skips(on_error)
     count = 0
     for number, text in enumerate(content(path).split("\n"), start=1):
         if text.strip():
@@ -244,7 +164,7 @@ def _from_lines(path: Path, source: str, separator: str | None, on_error: OnErro
     if not count:
         raise FactsError("no lines; give one JSON object a line")
     if not groups:
-        raise _none_left("this file", skips.skipped)
+        raise none_left("this file", skips.skipped, ACCEPTED)
     relations = []
     notes = [*skips.note(count, "lines"), *_unread(key for facts in groups.values() for f in facts for key in f.unread)]
     for name, facts in groups.items():
@@ -257,7 +177,7 @@ def _from_lines(path: Path, source: str, separator: str | None, on_error: OnErro
     return FactSet(tuple(relations), source, tuple(notes), skips.within(source))
 
 
-def _relation(data: object, separator: str | None, skips: _Skips) -> tuple[Relation | None, list[str]]:
+def _relation(data: object, separator: str | None, skips: Skips) -> tuple[Relation | None, list[str]]:
     """The relation of a file, or None if each of its samples was skipped; and what is to be noted."""
     record = record_of(data, ACCEPTED)
     head, repaired = unescaped({key: value for key, value in record.items() if key != "samples"})
@@ -289,23 +209,24 @@ def _relation(data: object, separator: str | None, skips: _Skips) -> tuple[Relat
 def _sample(item: object) -> _Fact:
     """A fact of a relation file."""
     record, repaired = unescaped(record_of(item, '{"subject", "object"}'))
-    sample = Sample(text_of(record, "subject"), text_of(record, "object"), None, separator_of(record), foil_of(record))
+    subject, answer = text_of(record, "subject"), text_of(record, "object")
+    sample = Sample(subject, answer, None, separator_of(record), **extras_of(record))
     return _Fact(sample, repaired, tuple(key for key in record if key not in _SAMPLE_KEYS))
 
 
 def _line(text: str) -> _Fact:
     """A fact of a .jsonl file."""
     record, repaired = unescaped(record_of(parsed_line(text), LINES))
-    own, foil = separator_of(record), foil_of(record)
+    own, extras = separator_of(record), extras_of(record)
     if "prompt" in record:
         known = _PROMPT_KEYS
         name = text_of({"relation": PAIRS_RELATION, **record}, "relation")
-        sample = Sample(text_of(record, "prompt"), text_of(record, "target"), SLOT, own, foil)
+        sample = Sample(text_of(record, "prompt"), text_of(record, "target"), SLOT, own, **extras)
     else:
         known = _FACT_KEYS
         name, subject, answer, template = (text_of(record, key) for key in _FACT_KEYS[:4])
         with located(f"relation {name!r}"):
-            sample = Sample(subject, answer, template, own, foil)
+            sample = Sample(subject, answer, template, own, **extras)
     if not name.strip():
         raise FactsError(f"the relation's name is {name!r}; give it a name")
     return _Fact(sample, repaired, tuple(key for key in record if key not in known), name)
@@ -330,10 +251,3 @@ def _unread(keys: Iterable[str]) -> list[str]:
     """One line on the keys that mean nothing here, if there are any: one of them may be a misspelt name."""
     times = [f"{brief(key)} ({n} times)" for key, n in Counter(keys).items()]
     return [f"keys that are not read: {listed(times)}"] if times else []
-
-
-def _none_left(where: str, skipped: Sequence[Skipped]) -> FactsError:
-    return FactsError(
-        f"{where}: no fact is left, for all {len(skipped)} were skipped: {listed(map(str, skipped))}; "
-        f"mend them or give {ACCEPTED}"
-    )

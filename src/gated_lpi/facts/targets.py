@@ -192,7 +192,7 @@ def encode_or_skip(
     check_answer(answer)
     if bos and tokenizer.bos_token_id is None:
         raise OptionError("bos=True was given, but the tokenizer names no BOS token; leave it out")
-    how = _How(tokenizer, frozenset(tokenizer.all_special_ids), tokenizer("")["input_ids"], vocabulary, bos, answer)
+    how = _How(tokenizer, frozenset(tokenizer.all_special_ids), _of_nothing(tokenizer), vocabulary, bos, answer)
     encoded, skipped = [], []
     for prompt in prompts:
         try:
@@ -253,6 +253,12 @@ class _How(NamedTuple):
     vocabulary: Vocabulary | None
     bos: bool | None
     answer: Answer
+
+
+def _of_nothing(tokenizer: Tokenizer) -> list[int]:
+    encoding = tokenizer("", return_offsets_mapping=True) if tokenizer.is_fast else tokenizer("")
+    ids: list[int] = encoding["input_ids"]
+    return ids
 
 
 def _encode_one(how: _How, prompt: Prompt) -> EncodedPrompt:

@@ -130,6 +130,8 @@ class Sample:
         template: its own wording; None: the templates of its relation apply.
         separator: what stands between its prompts and its answer; None: that of its relation applies.
         foil: another answer, which is wrong, that the right one is held against; None: there is none.
+        bridge: what one has to come by on the way from subject to object, as by France from Paris to the euro; None:
+            nothing that is known.
 
     Raises:
         FactsError: a text is blank, no text or has half of a surrogate pair, the template has not exactly one "{}", or
@@ -141,6 +143,7 @@ class Sample:
     template: str | None = None
     separator: str | None = None
     foil: str | None = None
+    bridge: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse blank texts, malformed templates, a foil that is no other answer, and what is no text.
@@ -148,8 +151,10 @@ class Sample:
         Raises:
             FactsError: says which of these it is.
         """
-        for key, text in (("subject", self.subject), ("object", self.object), ("foil", self.foil)):
-            if (key, text) != ("foil", None) and not check_text(text, key).strip():
+        texts = {"subject": self.subject, "object": self.object}
+        texts |= {key: text for key, text in (("foil", self.foil), ("bridge", self.bridge)) if text is not None}
+        for key, text in texts.items():
+            if not check_text(text, key).strip():
                 raise FactsError(f"the {key} is {text!r}; give it at least one visible character")
         if self.foil is not None and self.foil.strip() == self.object.strip():
             raise FactsError(f"the foil is {self.foil!r}, the object itself; give another answer, or leave it out")
@@ -223,6 +228,7 @@ class Relation:
             template=template,
             separator=separator,
             foil=sample.foil,
+            bridge=sample.bridge,
         )
 
 
@@ -243,6 +249,7 @@ class Prompt:
         template: the template that was used.
         separator: what stands between text and answer.
         foil: the fact's foil, an answer that would be wrong.
+        bridge: the fact's bridge, between subject and object.
     """
 
     text: str
@@ -253,6 +260,7 @@ class Prompt:
     template: str = ""
     separator: str = AUTO
     foil: str | None = None
+    bridge: str | None = None
 
     @property
     def joined(self) -> str:
@@ -326,8 +334,8 @@ class FactSet:
     def sha256(self) -> str:
         """Hash of the relations' canonical JSON; where they were read from does not enter.
 
-        Separators enter where they differ from "auto" and foils where there are any, so that facts without them keep
-        the hash they always had.
+        Separators enter where they differ from "auto", foils and bridges where there are any, so that facts without
+        them keep the hash they always had.
         """
         content = [_hashed(relation) for relation in self.relations]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -384,7 +392,7 @@ class FactSet:
 
 
 def _hashed(relation: Relation) -> dict[str, Any]:
-    """A relation's content; only separators that change a joint, and foils that there are, are in it."""
+    """A relation's content; only separators that change a joint, and foils and bridges that there are."""
     content = asdict(relation)
     usual = relation.separator_of()
     if usual == AUTO:
@@ -392,8 +400,9 @@ def _hashed(relation: Relation) -> dict[str, Any]:
     for sample, fields in zip(relation.samples, content["samples"], strict=True):
         if relation.separator_of(sample) == usual:
             del fields["separator"]
-        if sample.foil is None:
-            del fields["foil"]
+        for key in ("foil", "bridge"):
+            if fields[key] is None:
+                del fields[key]
     return content
 
 

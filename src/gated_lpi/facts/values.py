@@ -161,13 +161,13 @@ def separator_of(record: Mapping[str, object]) -> str | None:
     return check_separator(record["separator"]) if "separator" in record else None
 
 
-def foil_of(record: Mapping[str, object]) -> str | None:
-    """The foil that a fact has, or None.
+def extras_of(record: Mapping[str, object]) -> dict[str, str]:
+    """What a fact may have beside subject and object: its foil and its bridge, those that are there.
 
     Raises:
-        FactsError: it is no text that can be written.
+        FactsError: one is no text that can be written.
     """
-    return text_of(record, "foil") if "foil" in record else None
+    return {key: text_of(record, key) for key in ("foil", "bridge") if key in record}
 
 
 def list_of(record: Mapping[str, object], key: str) -> Sequence[object]:
