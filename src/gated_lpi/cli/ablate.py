@@ -68,6 +68,7 @@ def command(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="Text for the loss, a UTF-8 file. Default: built-in prose.")] = None,
     k: Annotated[int, typer.Option(help="The k of HIT@k.")] = 10,
+    answer: Annotated[str, typer.Option(help="Recall of the first token of answers, or of all.")] = "first",
     seed: Annotated[int, typer.Option(help="Of random sets and of resampling.")] = 0,
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
     separator: Annotated[
@@ -148,6 +149,7 @@ def command(
             others=other_facts,
             text=text,
             k=k,
+            answer=answer,  # type: ignore[arg-type]
             seed=seed,
             templates=how_asked.templates,
             separator=separator,
