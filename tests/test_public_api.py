@@ -54,6 +54,7 @@ PUBLIC = {
     "prompting",
     "report",
     "results",
+    "routing",
     "runs",
     "score_schema",
     "trace",

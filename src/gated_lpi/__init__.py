@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from gated_lpi.report import build_report
     from gated_lpi.results import Run, open_run
+    from gated_lpi.routing import split_change
     from gated_lpi.runs import run_experiment
 
 _HOMES = {
@@ -90,6 +91,7 @@ _HOMES = {
     "load_model": "loading",
     "open_run": "results",
     "run_experiment": "runs",
+    "split_change": "routing",
     "summarise": "metrics",
     "verify": "loading",
     "wrap_model": "loading",
@@ -133,6 +135,7 @@ __all__ = [
     "load_model",
     "open_run",
     "run_experiment",
+    "split_change",
     "summarise",
     "verify",
     "wrap_model",

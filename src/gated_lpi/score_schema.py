@@ -17,6 +17,8 @@ BLOCK_LPI = "block_lpi"
 POSITION_LPI = "position_lpi"
 EXPERT_UTILISATION = "expert_utilisation"
 EXPERT_GATE = "expert_gate"
+ROUTER_LOGITS = "router_logits"
+POSITION_GATE = "position_gate"
 TARGET_RANK = "target_rank"
 TARGET_LOGPROB = "target_logprob"
 BASE_LOGPROB = "base_logprob"
@@ -62,6 +64,18 @@ SCHEMA = {
         ("prompt", "expert_unit"), "", "1 where the last token was routed to the expert", reduced=True, method=""
     ),
     EXPERT_GATE: Variable(("prompt", "expert_unit"), "", "the router's final weight", reduced=True, method=""),
+    ROUTER_LOGITS: Variable(
+        ("prompt", "position", "expert_unit"),
+        "",
+        "logits of the routers at every position; NaN for shared experts and beyond the prompt",
+        method="",
+    ),
+    POSITION_GATE: Variable(
+        ("prompt", "position", "expert_unit"),
+        "",
+        "the final weight at every position, 0 where not routed to; NaN beyond the prompt",
+        method="",
+    ),
     TARGET_RANK: Variable(("prompt",), "", "rank of the target, 0 the likeliest", method=""),
     TARGET_LOGPROB: Variable(("prompt",), "nats", "log p(target) of the model itself", method=""),
     BASE_LOGPROB: Variable(("prompt", "block_index"), "nats", "log p(target | base) of every block", method=""),

@@ -93,11 +93,12 @@ def held(key):
 sizes = dict(vocab_size=16000, hidden_size=128, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=8)
 sizes |= dict(max_position_embeddings=4096)
 found = []
-for family, estimator, positions, count, length, caps in json.loads(sys.argv[1]):
-    model = tiny_model(family, **sizes, intermediate_size=64 if family == "OLMoE" else 512)
+for family, estimator, positions, count, length, gate, caps in json.loads(sys.argv[1]):
+    width = 64 if family == "OLMoE" else 512
+    model = tiny_model(family, **sizes, intermediate_size=width)
     generator = torch.Generator().manual_seed(0)
     prompts = encoded(torch.randint(16000, (count, length), generator=generator).tolist())
-    options = dict(keep="mean", estimator=estimator, positions=positions)
+    options = dict(keep="mean", estimator=estimator, positions=positions, gate=gate)
     attribute_encoded(model, prompts[:1], *asked(batch_size=1, **options | {"positions": "summed"}))
     for cap in caps:
         gc.collect()
@@ -105,7 +106,7 @@ for family, estimator, positions, count, length, caps in json.loads(sys.argv[1])
         before = held("VmRSS")
         open("/proc/self/clear_refs", "w").write("5")
         attribute_encoded(model, prompts, *asked(memory=cap, **options))
-        found.append((family, estimator, positions, length, cap, held("VmHWM") - before))
+        found.append((family, estimator, positions, length, gate, cap, held("VmHWM") - before))
 print(json.dumps(found))
 """
 
@@ -113,27 +114,29 @@ print(json.dumps(found))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_the_cap_holds_for_prompts_of_any_length():
     cases = [
-        ("Llama", "fast", "summed", 3, 800),
-        ("Llama", "exact", "summed", 2, 800),
-        ("OLMoE", "fast", "summed", 3, 800),
-        ("Llama", "fast", "summed", 300, 6),  # at six times the least, hundreds of short prompts in a forward pass
-        ("Gemma2", "exact", "summed", 3, 300),  # eager attention, softcap
-        ("Llama", "exact", "resolved", 2, 60),
+        ("Llama", "fast", "summed", 3, 800, "gated"),
+        ("Llama", "exact", "summed", 2, 800, "gated"),
+        ("OLMoE", "fast", "summed", 3, 800, "gated"),
+        # At six times the least, hundreds of short prompts in a forward pass.
+        ("Llama", "fast", "summed", 300, 6, "gated"),
+        ("Gemma2", "exact", "summed", 3, 300, "gated"),  # eager attention, softcap
+        ("Llama", "exact", "resolved", 2, 60, "gated"),
+        ("OLMoE", "fast", "summed", 80, 6, "open"),  # every expert's coefficients, for each of many prompts
     ]
     plans = [(*case, [f"{math.ceil(factor * least(*case))}MB" for factor in (1, 2, 6)]) for case in cases]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", MEASURE, json.dumps(plans)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    for family, estimator, positions, length, cap, peak in json.loads(done.stdout.splitlines()[-1]):
-        assert peak <= parse_memory(cap), f"{family} {estimator} {positions} {length}: {peak:,} bytes above {cap}"
+    for family, estimator, positions, length, gate, cap, peak in json.loads(done.stdout.splitlines()[-1]):
+        assert peak <= parse_memory(cap), f"{family} {estimator} {positions} {length} {gate}: {peak:,} > {cap}"
 
 
-def least(family, _, positions, count, length):
+def least(family, _, positions, count, length, gate):
     """What the refusal of a cap of one kilobyte names, in MB."""
     width = {"intermediate_size": 64 if family == "OLMoE" else 512}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
     model = tiny_model(family, vocab_size=16000, hidden_size=128, num_hidden_layers=1, **heads, **width)
     with pytest.raises(OptionError) as told:
-        sizes_for(model, count, 1000, length, by_position=positions == "resolved")
+        sizes_for(model, count, 1000, length, by_position=positions == "resolved", all_experts=gate == "open")
     return int(re.search(r"at least (\d+)MB", str(told.value))[1])

@@ -141,7 +141,7 @@ def command(
             variable=variable,
             kind=kind,
             complement=complement,
-            how=how,  # type: ignore[arg-type]  # checked there, as are the next ones
+            how=how,  # type: ignore[arg-type]
             routing=routing,  # type: ignore[arg-type]
             at=at,  # type: ignore[arg-type]
             controls=wanted,  # type: ignore[arg-type]

@@ -44,10 +44,12 @@ from gated_lpi.options import (
     LPI,
     Answer,
     Foil,
+    Gate,
     Keep,
     MethodOptions,
     Norm,
     Positions,
+    Routing,
     Scoring,
     Target,
     parse_memory,
@@ -68,6 +70,7 @@ def attribute(
     units: Collection[str] = ALL_UNITS,
     keep: Keep = "prompts",
     positions: Positions = "summed",
+    routing: Routing = "last",
     batch_size: int | None = None,
     memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -93,6 +96,9 @@ def attribute(
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
             kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
+        routing: "last": what the routers did is kept of each prompt's last position. "all": of every position, with the
+            routers' logits, as `router_logits` and `position_gate (prompt, position, expert_unit)`, by prompt whatever
+            `keep` says.
         batch_size: prompts that are run and scored together, at most. None: 192, or more for a small vocabulary or a
             wide model.
         memory: cap on the working set beside model and result, in bytes or as "2GB"; fewer prompts are then taken at
@@ -121,7 +127,9 @@ def attribute(
     _refuse(others)
     method_for(method)  # refused before facts are read
     wanted = cast(Any, tuple(units))  # whether they are units is seen there
-    scoring = Scoring(units=wanted, keep=keep, positions=positions, batch_size=batch_size, memory=memory)
+    scoring = Scoring(
+        units=wanted, keep=keep, positions=positions, routing=routing, batch_size=batch_size, memory=memory
+    )
     how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts, on_error=on_error)
@@ -194,7 +202,8 @@ def attribute_encoded(
         The scores, in nats, reduced as `scoring.keep` says; and what is kept of every prompt.
 
     Raises:
-        OptionError: `method` is neither the options of a method nor a method, or `memory` holds less than one prompt.
+        OptionError: `method` is neither the options of a method nor a method; its `gate` is for routed experts and
+            the model has none; or `memory` holds less than one prompt.
         ModelError: a block's scores are not finite.
     """
     chosen = method_for(method)
@@ -217,10 +226,12 @@ def attribute_encoded(
             score_pass(chosen, state, prompts, given, sizes, collector, results)
             finished(prompts)
         return collector, results
+    _refuse_dense(model, gate=chosen.gate, routing=scoring.routing)
     model = _read_out(model, chosen.readout_eps)
-    sizes = _sizes(model, asked, scoring)
+    sizes = _sizes(model, asked, scoring, chosen.gate)
     state = chosen.prepare(model.readout, sizes.room)
-    for batch in block_batches(model, asked, chosen.aims, sizes, by_position=scoring.by_position):
+    recorded = {"by_position": scoring.by_position, "all_experts": chosen.gate == "open"}
+    for batch in block_batches(model, asked, chosen.aims, sizes, **recorded, routing=scoring.routing == "all"):
         score_batch(model, chosen, state, batch, scoring, sizes, collector, results)
         finished(batch.prompts)
     return collector, results
@@ -234,6 +245,7 @@ def block_problems(
     target: Target = "object",
     foil: Foil | None = None,
     answer: Answer = "first",
+    gate: Gate = "gated",
     scoring: Scoring = Scoring(),
 ) -> Iterator[tuple[NDArray[np.int64], TracedProblem]]:
     """Every block of every batch as a problem, for methods of your own.
@@ -250,14 +262,15 @@ def block_problems(
 
     Raises:
         FactsError: a foil is asked for that a prompt does not have.
-        OptionError: `memory` holds less than one prompt.
+        OptionError: `memory` holds less than one prompt, or `gate` is for routed experts and the model has none.
     """
+    _refuse_dense(model, gate=gate)
     aims = Aims(target, foil, answer)
     asked = questions(encoded, aims)
-    sizes = _sizes(model, asked, scoring)
-    for batch in block_batches(model, asked, aims, sizes, by_position=False):
+    sizes = _sizes(model, asked, scoring, gate)
+    for batch in block_batches(model, asked, aims, sizes, all_experts=gate == "open"):
         of_prompt = batch.objective.of_prompt.cpu().numpy()
-        for problem in batch.problems(model, norm):
+        for problem in batch.problems(model, norm, gate):
             yield batch.prompts[of_prompt], problem
 
 
@@ -266,13 +279,34 @@ def _read_out(model: Model, eps: float | None) -> Model:
     return model if eps is None else dataclasses.replace(model, readout=dataclasses.replace(model.readout, eps=eps))
 
 
-def _sizes(model: Model, asked: Sequence[Question], scoring: Scoring, *, passes: bool = False) -> Sizes:
+def _refuse_dense(model: Model, gate: Gate, routing: Routing = "last") -> None:
+    """Refuse what is asked of routed experts for a model that has none."""
+    asked = {"gate": (gate, "gated"), "routing": (routing, "last")}
+    for name, (given, plain) in asked.items():
+        if given != plain and not any(model.routed()):
+            raise OptionError(
+                f"{name}={given!r} was given, which is for routed experts, and this {model.family.name} model has "
+                f"none; expected a mixture-of-experts model, or {name}={plain!r}"
+            )
+
+
+def _sizes(
+    model: Model, asked: Sequence[Question], scoring: Scoring, gate: Gate = "gated", *, passes: bool = False
+) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
     longest = max((len(one.ids) for one in asked), default=1)
     items = max((len(one.positions) for one in asked), default=1)
     return sizes_for(
-        model, batch, memory, longest, items=items, by_position=scoring.by_position and not passes, passes=passes
+        model,
+        batch,
+        memory,
+        longest,
+        items=items,
+        by_position=scoring.by_position,
+        passes=passes,
+        all_experts=gate == "open",
+        routing=scoring.routing == "all",
     )
 
 
@@ -287,6 +321,8 @@ def _refuse_unserved(method: AnyMethod, scoring: Scoring) -> None:
         )
     if isinstance(method, PassMethod) and scoring.positions == "resolved":
         raise OptionError(f"{method.name} has no scores by source position; use positions='summed', or method=LPI()")
+    if isinstance(method, PassMethod) and scoring.routing == "all":
+        raise OptionError(f"{method.name} does not record routing; use routing='last', or method=LPI()")
 
 
 def _refuse(others: Mapping[str, object]) -> None:

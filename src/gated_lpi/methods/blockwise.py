@@ -28,7 +28,7 @@ from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
 from gated_lpi.methods.problem import TracedProblem, problem_of
 from gated_lpi.methods.rounding import full_precision, unit_roundoff
 from gated_lpi.models import Model
-from gated_lpi.options import Norm, Scoring
+from gated_lpi.options import Gate, Norm, Scoring
 from gated_lpi.trace import Trace, similar_lengths, target_rank, trace
 
 
@@ -59,8 +59,14 @@ class BlockBatch:
             ranks.append(target_rank(logits, wanted))
         results.take_targets(self.prompts, self.objective, torch.cat(log_p), np.concatenate(ranks))
 
+    def read_routing(self, results: PromptResults) -> None:
+        """What the routers did at every position, if it was recorded; forgotten here then."""
+        if self._traced.routing:
+            results.add_routing(self.prompts, self._traced.routing)
+            self._traced = dataclasses.replace(self._traced, routing=())
+
     @torch.no_grad()
-    def problems(self, model: Model, norm: Norm) -> Iterator[TracedProblem]:
+    def problems(self, model: Model, norm: Norm, gate: Gate) -> Iterator[TracedProblem]:
         """The blocks, in order, once: each is forgotten when it is scored, and the logits, as large as p, now."""
         blocks, traced = list(self._traced.blocks), self._traced
         self._traced = dataclasses.replace(traced, blocks=(), logits=traced.logits[:0].clone())
@@ -68,11 +74,18 @@ class BlockBatch:
         del traced
         asked = self.objective
         for block in model.blocks:
-            yield problem_of(model.readout, block, blocks.pop(0), asked.targets, frozen, asked.foils, self._terms)
+            yield problem_of(model.readout, block, blocks.pop(0), asked.targets, frozen, gate, asked.foils, self._terms)
 
 
 def block_batches(
-    model: Model, asked: Sequence[Question], aims: Aims, sizes: Sizes, *, by_position: bool
+    model: Model,
+    asked: Sequence[Question],
+    aims: Aims,
+    sizes: Sizes,
+    *,
+    by_position: bool = False,
+    all_experts: bool = False,
+    routing: bool = False,
 ) -> Iterator[BlockBatch]:
     """Prompts of similar lengths, run together."""
     terms = max(len(one.positions) for one in asked)
@@ -84,6 +97,8 @@ def block_batches(
                 [one.ids for one in some],
                 [one.positions for one in some],
                 by_position=by_position,
+                all_experts=all_experts,
+                routing=routing,
                 limits=sizes.forward,
             )
         lengths = [len(one.ids) for one in some]
@@ -106,10 +121,11 @@ def score_batch(
     """Score the prompts of one batch, block by block; adds to `collector` and `results`."""
     with full_precision():
         batch.read_targets(results, sizes.forward.logits)
+        batch.read_routing(results)
         bounds, bases = results.by_block(schema.ERROR_BOUND), results.by_block(schema.BASE_LOGPROB)
         positions: list[Tensor] = []
         summed = batch.objective.by_prompt
-        for index, problem in enumerate(batch.problems(model, method.norm)):
+        for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
             base = summed(problem.base_logits.target_log_p.double())
             bases[batch.prompts, index] = base.cpu().numpy()
             units = _score_units(problem, method, state, scoring, batch.objective)

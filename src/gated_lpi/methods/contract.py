@@ -27,7 +27,7 @@ from torch import Tensor
 from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
 from gated_lpi.models import Model, Readout
-from gated_lpi.options import Answer, Foil, Norm, Target
+from gated_lpi.options import Answer, Foil, Gate, Norm, Target
 from gated_lpi.trace import Batch
 
 State = TypeVar("State")
@@ -124,13 +124,14 @@ class Method(Named, Estimator[State]):
     """Scores units, block by block.
 
     Attributes:
-        norm: of the problems that it is given: see `gated_lpi.LPI`.
+        norm, gate: of the problems that it is given: see `gated_lpi.LPI`.
         readout_eps: epsilon of the readout's norm in place of the model's own.
         certified: whether `error_bound` is proven, rounding included.
         groups: whether heads, experts and blocks are scored beside the units, by LPI's formula.
     """
 
     norm: Norm = "frozen"
+    gate: Gate = "gated"
     readout_eps: float | None = None
     certified: bool = False
     groups: bool = False

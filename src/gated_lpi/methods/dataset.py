@@ -19,6 +19,7 @@ from gated_lpi.methods.contract import Tier
 from gated_lpi.methods.objective import Objective
 from gated_lpi.models import Model
 from gated_lpi.score_schema import SCHEMA
+from gated_lpi.trace import PromptRouting
 from gated_lpi.version import __version__
 
 
@@ -33,6 +34,7 @@ class PromptResults:
         tier_pairs: [B, 3], pairs of prompt and unit by the way in which they were scored (`Tier`).
         blocks: [P, B] by name: numbers that each block has for each prompt, such as the bound on errors.
         positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
+        router_logits, position_gate: for each prompt, [S, X] of X experts at every position; empty unless asked for.
     """
 
     target_id: NDArray[np.int64]
@@ -41,6 +43,8 @@ class PromptResults:
     tier_pairs: NDArray[np.int64]
     blocks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     positions: dict[int, Floats] = field(default_factory=dict)
+    router_logits: dict[int, Floats] = field(default_factory=dict)
+    position_gate: dict[int, Floats] = field(default_factory=dict)
 
     def take_targets(
         self, prompts: NDArray[np.int64], objective: Objective, log_p: Tensor, ranks: NDArray[np.int64]
@@ -73,6 +77,11 @@ class PromptResults:
         """
         rows = zip(prompts.tolist(), scores, lengths, strict=True)
         self.positions.update({prompt: row[:length] for prompt, row, length in rows})
+
+    def add_routing(self, prompts: NDArray[np.int64], routing: Sequence[PromptRouting]) -> None:
+        """Take what the routers did at every position of prompts, whose indices are [P']."""
+        for prompt, (logits, gates) in zip(prompts.tolist(), routing, strict=True):
+            self.router_logits[prompt], self.position_gate[prompt] = logits.cpu().numpy(), gates.cpu().numpy()
 
     @classmethod
     def empty(cls, n_prompts: int, n_blocks: int) -> PromptResults:
@@ -109,6 +118,9 @@ def build_dataset(
     values: dict[str, NDArray[Any]] = {name: collector.result(name) for name in collector.collected}
     if results.positions:
         values[schema.POSITION_LPI] = _padded(results.positions)
+    if results.router_logits:
+        values[schema.ROUTER_LOGITS] = _padded(results.router_logits)
+        values[schema.POSITION_GATE] = _padded(results.position_gate)
     values |= {
         schema.TARGET_RANK: results.target_rank,
         schema.TARGET_LOGPROB: results.target_logprob,

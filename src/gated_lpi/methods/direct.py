@@ -26,7 +26,7 @@ class LinearTerm(Method[Room]):
 
     def __init__(self, options: DirectEffect) -> None:
         self.target, self.foil, self.answer = options.target, options.foil, options.answer
-        self.norm, self.readout_eps = options.norm, options.readout_eps
+        self.norm, self.gate, self.readout_eps = options.norm, options.gate, options.readout_eps
 
     def prepare(self, readout: Readout, room: Room) -> Room:
         """Nothing of the checkpoint is kept."""

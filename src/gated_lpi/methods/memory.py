@@ -46,6 +46,8 @@ def sizes_for(
     items: int = 1,
     by_position: bool = False,
     passes: bool = False,
+    all_experts: bool = False,
+    routing: bool = False,
 ) -> Sizes:
     """Split the work so that it fits into `memory` bytes.
 
@@ -58,6 +60,8 @@ def sizes_for(
         by_position: whether attention units are scored at every source position.
         passes: whether a method runs the model itself, and a pass holds the activations of every layer and the scores
             of every unit.
+        all_experts: whether units are scored of experts that a prompt is not routed to.
+        routing: whether what the routers did is kept of every position.
 
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
@@ -70,7 +74,10 @@ def sizes_for(
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
-    each = items * prompt_bytes(model, longest if by_position else 0)
+    each = items * prompt_bytes(model, longest if by_position else 0, all_experts=all_experts)
+    if routing:  # logits, gates and experts as they are recorded, and laid out
+        everywhere = 4 * _number(model) * len(model.experts)
+        each, token = each + longest * everywhere, token + everywhere
     if passes:
         token = BACKWARD * model.n_layers * token
         each = _number(model) * (2 * len(model.units) + 4 * items * model.readout.vocabulary)
@@ -98,17 +105,22 @@ def usual_batch(vocabulary: int, d: int) -> int:
     return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
 
 
-def prompt_bytes(model: Model, positions: int = 0) -> int:
+def prompt_bytes(model: Model, positions: int = 0, *, all_experts: bool = False) -> int:
     """Bytes that are kept of one prompt of a batch: log p and its copies, bases, coefficients.
 
     Args:
         model: the model.
         positions: source positions at which attention units are scored one by one.
+        all_experts: whether units are scored of experts that the prompt is not routed to: their coefficients are kept
+            of every block, and twice in float64 of the one that is being scored.
     """
     d, n = model.readout.weight.shape[1], _number(model)
     widths = sum(_active_width(model, block) for block in model.blocks)
     kept = n * (5 * model.readout.vocabulary + 3 * d * len(model.blocks) + 2 * widths)
     attention = [block.n_units for block in model.blocks if block.kind == "attention"]
+    if all_experts:
+        routed = [writer.n_units for _, writer in model.routed()]
+        kept += n * sum(routed) + (n + 16) * max(routed)
     return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gated_lpi.methods.lens import BaseLogits, base_logits
 from gated_lpi.models import Block, Readout
+from gated_lpi.options import Gate
 from gated_lpi.trace import BlockTrace, Slab
 
 
@@ -105,10 +106,12 @@ class TracedProblem(BlockProblem):
 
     Attributes:
         block, traced: the block, and what was recorded of it, which the float64 reference and scores of groups read.
+        gate: with what weight the slabs' routed experts count: see `gated_lpi.LPI`.
     """
 
     block: Block
     traced: BlockTrace
+    gate: Gate = "gated"
 
     def resolved(self) -> TracedProblem:
         """This attention block with its units counted once for every source position."""
@@ -122,6 +125,7 @@ def problem_of(
     traced: BlockTrace,
     targets: Tensor,
     inverse_scale: Tensor | None,
+    gate: Gate = "gated",
     foils: Tensor | None = None,
     terms: int = 1,
 ) -> TracedProblem:
@@ -133,18 +137,23 @@ def problem_of(
         traced: what was recorded of it.
         targets: [P], target token ids.
         inverse_scale: [P], 1/σ of the final residual (frozen norm); None recomputes the norm.
+        gate: with what weight units of routed experts count; "open" needs a trace of all experts.
         foils, terms: see `BlockProblem`.
+
+    Raises:
+        OptionError: `gate` is "open", and the trace has only the experts that were routed to.
     """
     return TracedProblem(
         readout=readout,
         base=traced.base,
         inverse_scale=inverse_scale,
         targets=targets,
-        slabs=tuple(traced.slabs(block)),
+        slabs=tuple(traced.slabs(block, gate)),
         n_units=block.n_units,
         foils=foils,
         terms=terms,
         key=block.name,
         block=block,
         traced=traced,
+        gate=gate,
     )

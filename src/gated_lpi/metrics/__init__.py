@@ -45,6 +45,7 @@ from gated_lpi.metrics.routing_null import (
     gain_routing_null,
     routing_null,
 )
+from gated_lpi.metrics.routing_split import routing_share
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
@@ -94,6 +95,7 @@ __all__ = [
     "relative_drop",
     "relative_spread",
     "routing_null",
+    "routing_share",
     "routing_stability",
     "set_size",
     "summarise",

@@ -5,7 +5,8 @@
     lpi_mean            (checkpoint, unit)               mean score over prompts, nats
     lpi                 (checkpoint, relation, unit)     the same per relation; if absent, no intervals
     target_rank         (checkpoint, prompt)             if absent, no HIT@k
-    expert_utilisation  (checkpoint, expert_unit)        share of prompts routed; absent for dense models
+    expert_utilisation  (checkpoint, relation, expert_unit)  share of prompts routed; absent for dense models;
+                                                         without relations in stores of earlier versions
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
@@ -70,6 +71,7 @@ from gated_lpi.metrics._tables import (
     kind_table,
     routing_table,
 )
+from gated_lpi.metrics.relations import over_relations
 
 SUMMARY_VERSION = 2  # of what is computed here: another number, and summaries that were kept are computed anew
 KINDS = ("ffn", "attention")
@@ -283,9 +285,11 @@ def _routing(scores: xr.Dataset) -> tuple[Columns, dict[str, Any]]:
     if schema.EXPERT_UTILISATION not in scores:
         return {}, {}
     coords = ("expert_unit_layer", "expert_unit_expert")
-    _require(scores, schema.EXPERT_UTILISATION, ("checkpoint", "expert_unit"), coords)
+    by_relation = ("relation",) if "relation" in scores[schema.EXPERT_UTILISATION].dims else ()
+    _require(scores, schema.EXPERT_UTILISATION, ("checkpoint", *by_relation, "expert_unit"), coords)
     routed = np.flatnonzero(scores["expert_unit_expert"].to_numpy() >= 0)
-    utilisation = scores[schema.EXPERT_UTILISATION].transpose("checkpoint", "expert_unit").to_numpy()[:, routed]
+    overall = over_relations(scores, schema.EXPERT_UTILISATION)
+    utilisation = overall.transpose("checkpoint", "expert_unit").to_numpy()[:, routed]
     layer = scores["expert_unit_layer"].to_numpy()[routed].astype(np.int64)
     moe_layers = np.unique(layer)
     if not moe_layers.size:

@@ -10,12 +10,14 @@ from typing import Any, Literal, get_args
 from gated_lpi.errors import OptionError
 
 Norm = Literal["frozen", "recomputed"]
+Gate = Literal["gated", "uniform", "ungated", "open"]
 Target = Literal["object", "top1"]
 Foil = Literal["relation", "fact", "best"]
 Answer = Literal["first", "all"]
 At = Literal["all", "last"]
 How = Literal["zero", "mean", "resample"]
 Positions = Literal["summed", "resolved"]
+Routing = Literal["last", "all"]
 Keep = Literal["prompts", "relations", "mean"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]

@@ -21,10 +21,12 @@ from gated_lpi.options.allowed import (
     Answer,
     At,
     Foil,
+    Gate,
     How,
     Keep,
     Norm,
     Positions,
+    Routing,
     Target,
     UnitName,
     parse_memory,
@@ -161,6 +163,9 @@ class LPI(Explained):
         norm: "frozen" holds the final norm's scale at that of the model's real final residual; "recomputed" applies
             the norm afresh before and after.
         target, foil, answer: what is explained; see `Explained`.
+        gate: what weight the units of routed experts count with: "gated", the router's; "uniform", the prompt's gates
+            shared evenly among the experts routed to; "ungated", 1 for each of these; "open", every expert, routed to
+            or not, with the gate that it has before any is chosen. Anything but "gated" needs routed experts.
         estimator: how scores are computed: `Certified(tolerance=…)`, `Exact()` or `Reference()`, or their names.
             Certified takes the exact path where the logits are not affine in a contribution (norm="recomputed", or a
             family with a softcap).
@@ -169,6 +174,7 @@ class LPI(Explained):
     """
 
     norm: Norm = Field(default="frozen", description="frozen or recomputed.")
+    gate: Gate = Field(default="gated", description="gated, uniform, ungated or open: the weight of routed experts.")
     estimator: Annotated[EstimatorOptions, BeforeValidator(_estimator), _Alternatives(ESTIMATORS, "certified")] = Field(
         default=Certified(), description="certified, exact or reference."
     )
@@ -205,12 +211,13 @@ class DirectEffect(Explained):
     """The linear term of LPI: contribution · ∂ log p / ∂base, with no later layer in between.
 
     Attributes:
-        norm: see `LPI`.
+        norm, gate: see `LPI`.
         target, foil, answer: what is explained; see `Explained`.
         readout_eps: see `LPI`.
     """
 
     norm: Norm = Field(default="frozen", description="frozen or recomputed.")
+    gate: Gate = Field(default="gated", description="gated, uniform, ungated or open: the weight of routed experts.")
     readout_eps: float | None = Field(
         default=None, ge=0, description="Epsilon of the readout's norm. Default: the model's own."
     )
@@ -247,6 +254,8 @@ class Scoring(MethodOptions):
         units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed", or "resolved": attention units at every source position.
+        routing: of which positions what the routers did is kept: the "last" of each prompt; or "all", by prompt
+            whatever `keep` says, with the routers' logits, which needs routed experts.
         batch_size: prompts that are run and scored together, at most; None: as many as suit the model.
         memory: cap on the working set beside model and result, in bytes or as "2GB".
     """
@@ -258,6 +267,9 @@ class Scoring(MethodOptions):
     keep: Keep = Field(default="prompts", description="prompts, relations or mean.")
     positions: Positions = Field(
         default="summed", description="Attention units summed over source positions, or resolved."
+    )
+    routing: Routing = Field(
+        default="last", description="What routers did is kept of the last position, or of all, with their logits."
     )
     batch_size: Positive | None = Field(
         default=None,

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
+from gated_lpi.metrics.relations import over_relations
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 
@@ -160,7 +161,7 @@ def _utilisation(scores: xr.Dataset) -> tuple[NDArray[np.float64], list[int]] | 
     """[layers, experts] at the last checkpoint and the layers' numbers; NaN where a layer has fewer experts."""
     if schema.EXPERT_UTILISATION not in scores:
         return None
-    last = scores[schema.EXPERT_UTILISATION].isel(checkpoint=-1).to_numpy()
+    last = over_relations(scores.isel(checkpoint=-1), schema.EXPERT_UTILISATION).to_numpy()
     layer, expert = scores["expert_unit_layer"].to_numpy(), scores["expert_unit_expert"].to_numpy()
     routed = expert >= 0
     layers = sorted({int(number) for number in layer[routed]})

@@ -27,6 +27,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
+from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import (
     Folder,
     as_folder,
@@ -41,6 +42,7 @@ from gated_lpi._common.folders import (
 )
 from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.errors import DamagedError, RunError, WriteError
+from gated_lpi.metrics.relations import over_relations
 from gated_lpi.options.spec import GREATEST
 from gated_lpi.results.chunks import Recorder, Verifier, opened
 from gated_lpi.results.commit import (
@@ -131,7 +133,7 @@ class ResultStore:
         if record["key"] in (r["key"] for r in records):
             raise RunError(f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once")
         self._refuse_others(records, record)
-        row = _with_checkpoint(scores, record)
+        row = _with_checkpoint(scores if commit is None else _as_begun(scores, commit), record)
         try:
             with zarr.config.set({"array.write_empty_chunks": True}):  # so that one that is missing is an error
                 if commit is not None and records:
@@ -342,6 +344,16 @@ class ResultStore:
                     "one arm must be the same at every checkpoint"
                 )
         return damaged
+
+
+def _as_begun(scores: xr.Dataset, commit: Commit) -> xr.Dataset:
+    """Scores as an earlier version would have them that began the store: what routers did, meant over relations."""
+    older = [
+        name
+        for name in (schema.EXPERT_UTILISATION, schema.EXPERT_GATE)
+        if name in scores and "relation" not in commit.arrays.get(name, {}).get("dimension_names", ["relation"])
+    ]
+    return scores.assign({name: over_relations(scores, name) for name in older})
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -6,17 +6,18 @@ import dataclasses
 import time
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from gated_lpi import score_schema as schema
 from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
-from gated_lpi.experiments.experiment import Experiment
+from gated_lpi.experiments.experiment import AttributionSpec, Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import FactSet
 from gated_lpi.methods import attribute_asked
+from gated_lpi.metrics.relations import over_relations
 from gated_lpi.models import Model
+from gated_lpi.options import LPI, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
@@ -82,11 +83,13 @@ def attribute_checkpoint(
     how = prompting(experiment)
     asked = encode_facts(model, facts, how)
     spec = experiment.attribution
-    scores = attribute_asked(model, facts, asked, how, spec.method, spec.scoring)
+    method, scoring, notes = _suited(model, spec)
+    scores = attribute_asked(model, facts, asked, how, method, scoring)
+    scores.attrs["notes"] = [*scores.attrs["notes"], *notes]
     record = {
         **labels(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, asked.prompts, spec.method.target),
+        **identify(model, asked.prompts, method.target),
         **_checks(model),
         **_account(scores),
         "seconds": round(time.monotonic() - started, 3),
@@ -124,17 +127,17 @@ def _checks(model: Model) -> dict[str, Any]:
 
 
 def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
-    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; reduce routing to one.
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations, if units were scored."""
+    return scores.assign({schema.LPI_MEAN: over_relations(scores, schema.LPI)}) if schema.LPI in scores else scores
 
-    Scores that were not asked for are not there, nor are their means.
-    """
-    weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
 
-    def overall(name: str) -> xr.DataArray:
-        variable = scores[name]
-        mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
-        return mean.assign_attrs(variable.attrs)
-
-    routing = [name for name in (schema.EXPERT_UTILISATION, schema.EXPERT_GATE) if name in scores]
-    mean = {schema.LPI_MEAN: overall(schema.LPI)} if schema.LPI in scores else {}
-    return scores.assign(mean | {name: overall(name) for name in routing})
+def _suited(model: Model, spec: AttributionSpec) -> tuple[LPI, Scoring, list[str]]:
+    """What is asked of a model, and a note if it is less than of others: a dense arm has no routing to be asked of."""
+    method, scoring = spec.method, spec.scoring
+    if any(model.routed()):
+        return method, scoring, []
+    asked = [f"{name} = {value!r}" for name, value in (("gate", method.gate), ("routing", scoring.routing))]
+    plain = method.model_copy(update={"gate": "gated"}), scoring.model_copy(update={"routing": "last"})
+    given = [text for text, changed in zip(asked, (method != plain[0], scoring != plain[1]), strict=True) if changed]
+    note = f"{' and '.join(given)}: left out, since this {model.family.name} model has no routed experts"
+    return *plain, [note] if given else []

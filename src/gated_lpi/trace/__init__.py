@@ -26,7 +26,7 @@ from gated_lpi.trace.batches import (
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace, trace_routing
 from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final
-from gated_lpi.trace.records import BlockTrace, Slab, Trace, WriterTrace
+from gated_lpi.trace.records import BlockTrace, PromptRouting, Slab, Trace, WriterTrace
 from gated_lpi.trace.resume import ResumablePass
 from gated_lpi.trace.running import run, running, running_batch
 
@@ -38,6 +38,7 @@ __all__ = [
     "BlockTrace",
     "LayerRouting",
     "Limits",
+    "PromptRouting",
     "Recording",
     "ResumablePass",
     "Slab",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from gated_lpi.trace.batches import (
 )
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final, record_routers, writer_name
-from gated_lpi.trace.records import BlockTrace, Trace, WriterTrace, join
+from gated_lpi.trace.records import BlockTrace, PromptRouting, Trace, WriterTrace, join
 from gated_lpi.trace.running import run
 
 
@@ -37,6 +38,8 @@ def trace(
     positions: ItemPositions | None = None,
     *,
     by_position: bool = False,
+    all_experts: bool = False,
+    routing: bool = False,
     limits: Limits = USUAL,
 ) -> Trace:
     """Run the model over token ids, a few prompts at a time, and record its blocks at some positions.
@@ -48,6 +51,8 @@ def trace(
             pair of prompt and position is an item of the trace, in the order given. None: the last token of each.
         by_position: also record what each source position adds to the coefficients of attention units; attention is
             then computed eagerly.
+        all_experts: also compute what the experts would do that an item was not routed to.
+        routing: also record what the routers do at every position of the prompts.
         limits: what is worked on at a time.
 
     Returns:
@@ -58,9 +63,15 @@ def trace(
         ModelError: `by_position`, and the model's attention does not go through transformers' interface.
     """
     chosen = resolve_positions(prompts, positions)
-    parts = []
+    parts, routed = [], []
     for some in forward_passes(prompts, limits.tokens):
-        parts.append(_forward(model, _batch(model, prompts[some], chosen[some]), by_position))
+        batch = _batch(model, prompts[some], chosen[some])
+        with _recorded(model, batch, by_position, routing) as recording:
+            run(model, batch)
+        parts.append(_seen(model, recording, all_experts))
+        if routing:
+            layers = recording.everywhere_routed(model)
+            routed += [_over_experts(one) for one in routing_by_prompt(layers, prompts[some])]
         if limits.frugal:
             give_back()
     # Block by block, and each part's own copy is dropped at once.
@@ -73,6 +84,7 @@ def trace(
         logits=_logits(model, final, limits),
         of_prompt=torch.tensor([i for i, some in enumerate(chosen) for _ in some], device=final.device),
         at_position=torch.tensor([position for some in chosen for position in some], device=final.device),
+        routing=tuple(routed),
     )
 
 
@@ -121,7 +133,7 @@ def trace_routing(model: Model, prompts: Prompts, *, limits: Limits = USUAL) -> 
         batch = _batch(model, prompts[some], [[-1]] * len(prompts[some]))
         with record_routers(model, batch) as recording:
             run(model, batch)
-        yield from routing_by_prompt(recording.routers, prompts[some])
+        yield from routing_by_prompt(recording.everywhere_routed(model), prompts[some])
         if limits.frugal:
             give_back()
 
@@ -129,7 +141,28 @@ def trace_routing(model: Model, prompts: Prompts, *, limits: Limits = USUAL) -> 
 def routing_by_prompt(layers: Sequence[LayerRouting], prompts: Prompts) -> Iterator[tuple[LayerRouting, ...]]:
     """What routers did with a batch, [B, S, ·] for each layer, cut into its prompts without their padding."""
     for row, ids in enumerate(prompts):
-        yield tuple(LayerRouting(*(states[row, : len(ids)] for states in layer)) for layer in layers)
+        inside = row, slice(len(ids))
+        yield tuple(
+            LayerRouting(
+                one.experts[inside],
+                one.gates[inside],
+                one.logits[inside],
+                None if one.shared is None else one.shared[inside],
+            )
+            for one in layers
+        )
+
+
+def _over_experts(layers: Sequence[LayerRouting]) -> PromptRouting:
+    """What the routers did with one prompt, over all experts: of each layer the routed ones, then the shared one."""
+    logits, gates = [], []
+    for layer in layers:
+        logits.append(layer.logits)
+        gates.append(torch.zeros_like(layer.logits).scatter_(-1, layer.experts, layer.gates.to(layer.logits)))
+        if layer.shared is not None:
+            logits.append(torch.full_like(layer.shared, float("nan")).to(layer.logits))
+            gates.append(layer.shared.to(layer.logits))
+    return PromptRouting(torch.cat(logits, dim=-1), torch.cat(gates, dim=-1))
 
 
 def target_rank(logits: Tensor, targets: Tensor) -> NDArray[np.int64]:
@@ -177,15 +210,20 @@ class _Seen(NamedTuple):
     final: Tensor
 
 
-def _forward(model: Model, batch: Batch, by_position: bool) -> _Seen:
-    with record(model, batch) as recording, ExitStack() as stack:
+@contextmanager
+def _recorded(model: Model, batch: Batch, by_position: bool, routers: bool) -> Iterator[Recording]:
+    with record(model, batch, routers=routers) as recording, ExitStack() as stack:
         if by_position:
             stack.enter_context(listening(model.module, recording.hear_attention))
-        run(model, batch)
-    return _Seen(list(_block_traces(model, recording)), recording.inputs["layer 0"], recording.inputs["final"])
+        yield recording
 
 
-def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
+def _seen(model: Model, recording: Recording, all_experts: bool) -> _Seen:
+    blocks = list(_block_traces(model, recording, all_experts))
+    return _Seen(blocks, recording.inputs["layer 0"], recording.inputs["final"])
+
+
+def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iterator[BlockTrace]:
     for block in model.blocks:
         entering = recording.inputs[f"layer {block.layer}"]
         if block.kind == "attention":
@@ -197,7 +235,7 @@ def _block_traces(model: Model, recording: Recording) -> Iterator[BlockTrace]:
         scale = None
         if block.post_norm is not None:
             scale = block.post_norm.scale(recording.inputs[f"{block.name} post-norm"])
-        writers = tuple(_writer_trace(block, writer, recording) for writer in block.writers)
+        writers = tuple(_writer_trace(block, writer, recording, all_experts) for writer in block.writers)
         yield BlockTrace(base, written, scale, writers)
 
 
@@ -205,13 +243,19 @@ def _written(block: Block, recording: Recording) -> Tensor:
     return recording.outputs[block.name] * block.multiplier
 
 
-def _writer_trace(block: Block, writer: Writer, recording: Recording) -> WriterTrace:
+def _writer_trace(block: Block, writer: Writer, recording: Recording, all_experts: bool) -> WriterTrace:
     name = writer_name(block, writer)
     coefficients = recording.inputs[name]
     if writer.kind == "routed":
         experts, gates = recording.routing[name]
-        coefficients = expert_coefficients(writer.module, coefficients, experts)
-        return WriterTrace(coefficients, gates.to(coefficients.dtype), experts)
+        found = expert_coefficients(writer.module, coefficients, experts)
+        traced = WriterTrace(found, gates.to(found.dtype), experts)
+        if not all_experts:
+            return traced
+        every = torch.arange(writer.n_experts, device=experts.device).expand(len(experts), -1)
+        full = writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype)
+        whole = expert_coefficients(writer.module, coefficients, every)
+        return replace(traced, all_coefficients=whole, all_gates=full)
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
     return WriterTrace(coefficients, by_position=recording.by_position.get(block.module))

@@ -26,11 +26,13 @@ class LayerRouting(NamedTuple):
         experts: [S, k], the experts routed to.
         gates: [S, k], their final gates.
         logits: [S, E], the router's logits.
+        shared: [S, 1], the gate of the layer's shared expert; None if it has none.
     """
 
     experts: Tensor
     gates: Tensor
     logits: Tensor
+    shared: Tensor | None
 
 
 class Recording:
@@ -43,11 +45,28 @@ class Recording:
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
         self.by_position: dict[nn.Module, Tensor] = {}
-        self.routers: list[LayerRouting] = []
+        self.routers: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.shared_gates: dict[str, Tensor] = {}
 
     def pick(self, states: Tensor) -> Tensor:
         """Copy the items of `states`, [B, S, n] or [B·S, n] → [P, n]: some models change activations in place."""
         return self.batch.pick(states).to(self.device)
+
+    def everywhere(self, states: Tensor) -> Tensor:
+        """Copy `states` of every position, [B, S, n] or [B·S, n] → [B, S, n]."""
+        return states.detach().reshape(len(self.batch.ids), -1, states.shape[-1]).to(self.device, copy=True)
+
+    def everywhere_routed(self, model: Model) -> list[LayerRouting]:
+        """What the routers did at every position, layer after layer, [B, S, ·], if it was recorded."""
+        found = []
+        for block, _ in model.routed():
+            logits, gates, experts = self.routers[block.name]
+            shared = None
+            if any(writer.kind == "shared" for writer in block.writers):
+                ones = torch.ones_like(gates[..., :1])
+                shared = self.shared_gates[block.name].sigmoid() if block.name in self.shared_gates else ones
+            found.append(LayerRouting(experts, gates, logits, shared))
+        return found
 
     def hear_attention(self, module: nn.Module, weights: Tensor, values: Tensor) -> None:
         """Keep weight · value of the items, by source position: [P, S, H · d_v].
@@ -65,8 +84,14 @@ class Recording:
 
 
 @contextmanager
-def record(model: Model, batch: Batch) -> Iterator[Recording]:
-    """Record a forward pass made inside the `with` block; the hooks are gone when it ends, also by an error."""
+def record(model: Model, batch: Batch, *, routers: bool = False) -> Iterator[Recording]:
+    """Record a forward pass made inside the `with` block; the hooks are gone when it ends, also by an error.
+
+    Args:
+        model: the model.
+        batch: what is run.
+        routers: also record what the routers do at every position.
+    """
     recording = Recording(batch, model.readout.weight.device)
     handles: list[RemovableHandle] = []
     try:
@@ -76,6 +101,8 @@ def record(model: Model, batch: Batch) -> Iterator[Recording]:
         handles.append(_on_final(model, recording))
         for block in model.blocks:
             handles.extend(_block_hooks(block, recording))
+        if routers:
+            handles.extend(_router_hooks(model, recording))
         yield recording
     finally:
         for handle in handles:
@@ -121,18 +148,30 @@ def _block_hooks(block: Block, recording: Recording) -> Iterator[RemovableHandle
         yield hook(writer.module, recording, name)
         if writer.gate is not None:
             yield _on_output(writer.gate, recording, f"{name} gate")
+        if writer.router is not None:
+            yield _on_output(writer.router, recording, f"{name} router")
 
 
 def _router_hooks(model: Model, recording: Recording) -> Iterator[RemovableHandle]:
-    """Keep what every router returns, [B, S, ·], layer after layer."""
+    for block, writer in model.routed():
+        yield _on_router(cast(nn.Module, writer.router), recording, block.name)
+        for gate in (other.gate for other in block.writers if other.gate is not None):
+            yield _on_shared_gate(gate, recording, block.name)
 
+
+def _on_router(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
     def hook(_: nn.Module, __: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-        apart = (states.detach().reshape(len(recording.batch.ids), -1, states.shape[-1]) for states in output)
-        logits, gates, experts = (states.to(recording.device, copy=True) for states in apart)
-        recording.routers.append(LayerRouting(experts, gates, logits))
+        logits, gates, experts = map(recording.everywhere, output)
+        recording.routers[name] = logits, gates, experts
 
-    for _, writer in model.routed():
-        yield cast(nn.Module, writer.router).register_forward_hook(hook)
+    return module.register_forward_hook(hook)
+
+
+def _on_shared_gate(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
+    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+        recording.shared_gates[name] = recording.everywhere(output)
+
+    return module.register_forward_hook(hook)
 
 
 def writer_name(block: Block, writer: Writer) -> str:

@@ -6,13 +6,15 @@ P counts items. They are the last positions of P prompts unless others were aske
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from gated_lpi.errors import OptionError
 from gated_lpi.models import Block, Model, Writer
+from gated_lpi.options import Gate
 
 
 class Slab(NamedTuple):
@@ -39,6 +41,8 @@ class WriterTrace:
         coefficients: m, [P, width], or [P, k, width] for the k experts that each item was routed to.
         gates: g, [P] or [P, k]; None where it is 1.
         experts: [P, k], the experts routed to; None unless routed.
+        all_coefficients, all_gates: [P, E, width] and [P, E], m of every expert, routed to or not, and the gate that it
+            has before any is chosen; None unless routed, and asked for.
         by_position: [P, S, width], what each source position adds to the coefficients of an attention writer; None
             unless asked for. Its sum over S is `coefficients`.
     """
@@ -47,6 +51,28 @@ class WriterTrace:
     gates: Tensor | None = None
     experts: Tensor | None = None
     by_position: Tensor | None = None
+    all_coefficients: Tensor | None = None
+    all_gates: Tensor | None = None
+
+    def under(self, gate: Gate) -> WriterTrace:
+        """What the writer's units would have done with another gate; what is not routed keeps its own.
+
+        Raises:
+            OptionError: `gate` is "open", and not all experts were asked for.
+        """
+        if self.experts is None or self.gates is None or gate == "gated":
+            return self
+        if gate == "uniform":
+            return replace(self, gates=self.gates.mean(dim=-1, keepdim=True).expand_as(self.gates))
+        if gate == "ungated":
+            return replace(self, gates=torch.ones_like(self.gates))
+        if self.all_coefficients is None or self.all_gates is None:
+            raise OptionError(
+                "gate='open' was given for a trace of the experts that were routed to; make it with "
+                "trace(model, prompts, all_experts=True)"
+            )
+        every = torch.arange(self.all_gates.shape[1], device=self.experts.device).expand(self.all_gates.shape)
+        return replace(self, coefficients=self.all_coefficients, gates=self.all_gates, experts=every)
 
 
 @dataclass(frozen=True)
@@ -65,9 +91,18 @@ class BlockTrace:
     scale: Tensor | None
     writers: tuple[WriterTrace, ...]
 
-    def slabs(self, block: Block) -> Iterator[Slab]:
-        """The block's units with their value vectors, grouped by value matrix; unused experts are left out."""
-        for (writer, start), traced in zip(block.offsets(), self.writers, strict=True):
+    def slabs(self, block: Block, gate: Gate = "gated") -> Iterator[Slab]:
+        """The block's units with their value vectors, grouped by value matrix; unused experts are left out.
+
+        Args:
+            block: the block.
+            gate: with what weight units of routed experts count: see `gated_lpi.LPI`.
+
+        Raises:
+            OptionError: `gate` is "open", and the trace has only the experts that were routed to.
+        """
+        for (writer, start), seen in zip(block.offsets(), self.writers, strict=True):
+            traced = seen.under(gate)
             if traced.experts is None:
                 coefficients = self._scaled(traced.coefficients, traced.gates)
                 yield Slab(start, self._values(block, writer), coefficients, None)
@@ -119,6 +154,18 @@ class BlockTrace:
         return total
 
 
+class PromptRouting(NamedTuple):
+    """What the routers did with the S tokens of one prompt, over the model's X experts (`Model.experts`).
+
+    Attributes:
+        logits: [S, X], of the routers; NaN for shared experts.
+        gates: [S, X], the final weights; 0 where a token is not routed to.
+    """
+
+    logits: Tensor
+    gates: Tensor
+
+
 @dataclass(frozen=True)
 class Trace:
     """Forward passes over prompts, seen from P items.
@@ -130,6 +177,7 @@ class Trace:
         logits: [P, V], the readout of the final residual.
         of_prompt: [P], index of the prompt that each item is of.
         at_position: [P], where in that prompt it is, counted from its first token.
+        routing: one entry for each prompt, if asked for.
     """
 
     blocks: tuple[BlockTrace, ...]
@@ -138,6 +186,7 @@ class Trace:
     logits: Tensor
     of_prompt: Tensor
     at_position: Tensor
+    routing: tuple[PromptRouting, ...] = ()
 
     def slabs(self, model: Model) -> Iterator[tuple[slice, Slab]]:
         """Every block's slabs, each with the place of its units on the model's axis."""

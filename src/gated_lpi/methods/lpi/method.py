@@ -60,7 +60,7 @@ class GatedLPI(Method[Any]):
     groups = True
 
     def __init__(self, options: LPI) -> None:
-        self.norm, self.readout_eps = options.norm, options.readout_eps
+        self.norm, self.gate, self.readout_eps = options.norm, options.gate, options.readout_eps
         self.target, self.foil, self.answer = options.target, options.foil, options.answer
         self.certified = isinstance(options.estimator, Certified)
         self.estimator = IMPLEMENTATIONS[type(options.estimator)](options.estimator)

@@ -2,6 +2,7 @@
 
     I(u) = log p(target | base + contribution_u) − log p(target | base),    contribution_u = scale · g · m · v
 
+with the gate g that the problem asks for.
 (Gated-LPI: arXiv 2601.08383; the dense score: arXiv 2312.12141.) Slow on purpose: every fast path is tested
 against it. It takes g, m and v from the trace and the model's weights by itself and shares no arithmetic with the
 other estimators.
@@ -15,6 +16,7 @@ from torch import Tensor
 from gated_lpi.methods.contract import BlockScores, all_exact
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
+from gated_lpi.trace import WriterTrace
 
 
 def unit_lpi(base: Tensor, contribution: Tensor, target: int, readout: Readout, inverse_scale: Tensor | None) -> float:
@@ -57,18 +59,28 @@ def _contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tenso
     scale = 1.0 if traced.scale is None else float(traced.scale[prompt])
     found = []
     for (writer, start), seen in zip(block.offsets(), traced.writers, strict=True):
-        routed = [0] if seen.experts is None else seen.experts[prompt].tolist()
-        for slot, expert in enumerate(routed):
+        for expert, gate, m in _used(problem, seen, prompt):
             values = block.values(writer, expert).to(problem.base.device).double()
-            gate, m = 1.0, seen.coefficients[prompt]
-            if seen.gates is not None:
-                gate = float(seen.gates[prompt] if seen.experts is None else seen.gates[prompt, slot])
-            if seen.experts is not None:
-                m = m[slot]
             for neuron in range(writer.width):
                 contribution = scale * gate * float(m[neuron]) * values[neuron]
                 found.append((start + expert * writer.width + neuron, contribution))
     return found
+
+
+def _used(problem: TracedProblem, seen: WriterTrace, prompt: int) -> list[tuple[int, float, Tensor]]:
+    """Experts of a writer that count for this prompt (0 unless routed), each with its gate and coefficients [width]."""
+    if seen.experts is None or seen.gates is None:
+        return [(0, 1.0 if seen.gates is None else float(seen.gates[prompt]), seen.coefficients[prompt])]
+    if problem.gate == "open":
+        assert seen.all_gates is not None  # or there would be no problem
+        assert seen.all_coefficients is not None
+        return [(e, float(g), seen.all_coefficients[prompt, e]) for e, g in enumerate(seen.all_gates[prompt])]
+    experts, gates = seen.experts[prompt].tolist(), seen.gates[prompt].tolist()
+    if problem.gate == "uniform":
+        gates = [sum(gates) / len(gates)] * len(gates)
+    elif problem.gate == "ungated":
+        gates = [1.0] * len(gates)
+    return list(zip(experts, gates, seen.coefficients[prompt], strict=True))
 
 
 def _position_contributions(problem: TracedProblem, prompt: int) -> list[tuple[int, Tensor]]:
