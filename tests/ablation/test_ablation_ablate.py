@@ -1,16 +1,19 @@
 """Ablation from facts to a table: every figure again by hand, every family, curves, rankings, and what is refused."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import gated_lpi
 from gated_lpi import ablate, attribute
-from gated_lpi.ablation import silenced, target_ranks, target_scores, text_loss, text_windows
+from gated_lpi.ablation import recall, silenced, target_ranks, target_scores, text_loss, text_windows
 from gated_lpi.errors import OptionError
-from gated_lpi.facts import FactSet, encode
+from gated_lpi.facts import FactSet, Relation, Sample, encode
 from gated_lpi.interventions import record_coefficients, record_routing, replayed
-from gated_lpi.metrics import faithfulness_intervals
+from gated_lpi.metrics import drop_at_damage_interval, faithfulness_intervals
+from gated_lpi.prompting import encode_facts
 from gated_lpi.trace import last_logits
 from tiny_models import CASES, MOE_CASES, tiny_model
 from tiny_text import CAPITALS, COLOURS, FACTS, WORDS, speaking_model
@@ -107,6 +110,18 @@ def test_all_but_the_top_share_gives_faithfulness(moe, text):
     assert np.isfinite([areas.cpr.estimate, areas.cpr.low, areas.cmd.high]).all()
 
 
+def test_drops_at_equal_damage_follow_from_a_curve(moe, text):
+    scores = attribute(moe, FACTS, method=gated_lpi.GradientTimesActivation())
+    found = ablate(moe, FACTS, scores=scores, share=(0.05, 0.2, 0.5, 1.0), text=text, controls=(), **QUICK)
+    assert found.attrs["ranked"] == "ffn units by grad_x_act"
+    damage = found["text_loss"] - found["text_loss_intact"]
+    drop = (found["target_logprob_intact"] - found["target_logprob"]).transpose("prompt", "row")
+    greatest = float(damage.max())
+    assert greatest > 0
+    at_equal = drop_at_damage_interval(damage, drop, at=[0.0, greatest], draws=20)
+    assert at_equal.estimate.tolist() == pytest.approx([0.0, float(drop.mean("prompt")[int(np.argmax(damage.values))])])
+
+
 def test_relations_that_were_not_ranked_are_the_others(moe, text):
     scores = attribute(moe, FactSet((CAPITALS,), "test"))
     found = ablate(moe, FACTS, scores=scores, share=0.5, text=text, controls=(), **QUICK)
@@ -198,6 +213,33 @@ def test_ranks_are_those_of_target_ranks(moe):
     assert found.logprob.tolist() == pytest.approx(attribute(moe, FACTS, templates="all")["target_logprob"].values)
 
 
+@pytest.mark.parametrize("routing", ["free", "frozen"])
+def test_whole_answers_are_those_of_recall(moe, text, routing):
+    two = Relation("pair", ("The {} is",), (Sample("sky", "blue yellow"), Sample("sun", "Paris")))
+    facts = FactSet((CAPITALS, two), "test")
+    units = moe.units.find("L1 E2")
+    found = ablate(moe, facts, units=units, answer="all", routing=routing, at="last", text=text, draws=1, k=20)
+    asked = encode_facts(moe, facts, answer="all").prompts
+    given = [[*item.full_ids[:-1]] for item in asked]
+    with (
+        silenced(moe, units, at="last"),
+        replayed(moe, record_routing(moe, given)) if routing == "frozen" else nullcontext(),
+    ):
+        expected = recall(moe, asked, "all")
+    np.testing.assert_allclose(found["target_logprob"][0], expected.log_probabilities, atol=1e-5)
+    assert found["target_rank"][0].values.tolist() == expected.ranks.tolist()
+    assert float(found["hit_1"][0]) == expected.exact.mean()
+    assert found.attrs["answer"] == "all"
+    whole = target_scores(moe, asked, "all", batch_size=1)
+    plain = recall(moe, asked, "all")
+    assert whole.rank.tolist() == plain.ranks.tolist()
+    assert ((whole.margin >= 0) == plain.exact).all()
+    assert len(asked[4].answer_ids) == 2
+    first = target_scores(moe, asked)
+    assert whole.margin[4] <= first.margin[4]
+    assert whole.logprob[4] < first.logprob[4]
+
+
 def test_it_can_be_stored(moe, text, tmp_path):
     found = ablate(moe, FACTS, units=[3], text=text, **QUICK)
     found.to_zarr(tmp_path / "ablation.zarr", consolidated=False)
@@ -231,6 +273,7 @@ def test_the_built_in_text_is_the_default():
         ({"units": [1], "controls": ("layer", "layer")}, "each once"),
         ({"units": [1], "draws": 0}, "draws=0"),
         ({"units": [1], "k": 0}, "k=0"),
+        ({"units": [1], "answer": "last"}, "answer='last' was given"),
         ({"scores": np.zeros(3)}, r"scores of shape \(3,\) were given; expected one for each of the model's"),
         ({"scores": np.zeros(1), "kind": "mlp"}, "kind='mlp'"),
     ],

@@ -6,6 +6,7 @@ from gated_lpi.ablation.damage import read_text, text_loss, text_windows
 from gated_lpi.ablation.evaluate import TargetScores, target_ranks, target_scores
 from gated_lpi.ablation.ranking import Ranking, rank
 from gated_lpi.ablation.recall import Recall, recall
+from gated_lpi.ablation.redundancy import redundancy, routing_jaccard
 from gated_lpi.ablation.study import Outcome, compare_with_random
 from gated_lpi.interventions import head_units, silenced
 
@@ -23,6 +24,8 @@ __all__ = [
     "rank",
     "read_text",
     "recall",
+    "redundancy",
+    "routing_jaccard",
     "silenced",
     "target_ranks",
     "target_scores",

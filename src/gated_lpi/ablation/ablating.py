@@ -23,10 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from gated_lpi.ablation.controls import Chosen, Control, draw, shared
 from gated_lpi.ablation.damage import read_text, text_loss, text_windows
-from gated_lpi.ablation.evaluate import TargetScores, target_scores
+from gated_lpi.ablation.evaluate import TargetScores, given_ids, target_scores
 from gated_lpi.ablation.ranking import NONE, Ranking, rank
 from gated_lpi.errors import OptionError
-from gated_lpi.facts import EncodedPrompt, FactSet, OnError
+from gated_lpi.facts import Answer, EncodedPrompt, FactSet, OnError
 from gated_lpi.facts.types import Templates
 from gated_lpi.interventions import (
     RecordedRouting,
@@ -45,7 +45,7 @@ from gated_lpi.version import __version__
 Routing = Literal["free", "frozen"]
 Names = Sequence[int | str] | NDArray[np.integer[Any]]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-SHOWN = 8  # names of what is silenced that a row carries
+SHOWN = 4  # names of what is silenced that a row carries
 
 MEASURES = {
     "hit_1": "",
@@ -80,6 +80,7 @@ def ablate(
     text: str | Path | None = None,
     reference: Reference | None = None,
     k: int = 10,
+    answer: Answer = "first",
     seed: int = 0,
     templates: Templates = "first",
     separator: str | None = None,
@@ -108,6 +109,8 @@ def ablate(
         text: a file to read, in place of the built-in one.
         reference: coefficients for "mean" and "resample", in place of those over the prompts.
         k: the k of HIT@k.
+        answer: recall is that of the "first" token of an answer, or of "all": the worst rank and the least margin of
+            its tokens, and log p of the whole, so that `hit_1` is the share of answers that greedy decoding gives.
         seed: of random sets and of "resample".
         templates, separator, on_error, bos: as for `attribute`.
         progress: called with (evaluations done, in all).
@@ -126,13 +129,13 @@ def ablate(
     """
     _refuse(routing, controls, draws, k)
     rows, ranking = _rows(model, units, heads, scores, share, variable, kind, complement)
-    encoded = encode_facts(model, facts, Prompting(templates, separator, on_error, bos)).prompts
+    encoded = encode_facts(model, facts, Prompting(templates, separator, on_error, bos), answer=answer).prompts
     asked, elsewhere = _split(encoded, ranking)
     if others is not None:
-        elsewhere = encode_facts(model, others, Prompting(templates, separator, on_error, bos)).prompts
-    bench = Bench(model, asked, elsewhere, text_windows(model, read_text(text)), routing)
+        elsewhere = encode_facts(model, others, Prompting(templates, separator, on_error, bos), answer=answer).prompts
+    bench = Bench(model, asked, elsewhere, text_windows(model, read_text(text)), routing, answer)
     if how != "zero" and reference is None:
-        reference = record_coefficients(model, [item.ids for item in asked], _pool(model, rows, controls), seed=seed)
+        reference = record_coefficients(model, given_ids(asked, answer), _pool(model, rows, controls), seed=seed)
     total = 1 + len(rows) * (1 + len(controls) * draws)
     done = 0
 
@@ -154,6 +157,7 @@ def ablate(
         routing=routing,
         at=at,
         k=k,
+        answer=answer,
         draws=draws,
         seed=seed,
         complement=int(complement),
@@ -195,23 +199,25 @@ class Bench:
         others: Sequence[EncodedPrompt],
         windows: list[list[int]],
         routing: Routing,
+        answer: Answer,
     ) -> None:
         self._model = model
         self._asked = asked
         self._others = others
+        self._answer = answer
         self.windows = windows
         self.recorded: RecordedRouting | None = None
         if routing == "frozen":
-            self.recorded = record_routing(model, [*(item.ids for item in (*asked, *others)), *windows])
+            self.recorded = record_routing(model, [*given_ids([*asked, *others], answer), *windows])
 
     def measure(self, k: int) -> Measured:
         """Ask everything once."""
         with self._routing():
-            asked = target_scores(self._model, self._asked)
+            asked = target_scores(self._model, self._asked, self._answer)
             means = _recall(asked, k, "")
             means["text_loss"] = text_loss(self._model, self.windows)
             if self._others:
-                means |= _recall(target_scores(self._model, self._others), k, "other_")
+                means |= _recall(target_scores(self._model, self._others, self._answer), k, "other_")
         return Measured(asked, means)
 
     @contextmanager
@@ -274,7 +280,7 @@ def _rows(
     rows = []
     for part in [share] if isinstance(share, int | float) else share:
         chosen = ranking.choose(float(part), complement)
-        name = f"{'all but ' if complement else ''}top {100 * float(part):.12g}% {ranking.what}"
+        name = f"{'all but ' if complement else ''}top {100 * float(part):.6g}% {ranking.what}"
         rows.append(_Row(name, float(part), chosen, len(chosen.indices(model))))
     if not rows:
         raise OptionError("share is empty; give one share of the ranked units at least, such as 0.01")

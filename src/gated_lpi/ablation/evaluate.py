@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gated_lpi.facts import EncodedPrompt
+from gated_lpi.facts import Answer, EncodedPrompt
+from gated_lpi.facts.types import check_answer
 from gated_lpi.models import Model
-from gated_lpi.trace import last_logits, similar_lengths, target_rank
+from gated_lpi.trace import LOGITS_AT_ONCE, last_logits, similar_lengths, target_rank
 
 
 class TargetScores(NamedTuple):
-    """How likely the targets of P prompts are.
+    """How likely the targets of P prompts are, or their whole answers.
 
     Attributes:
-        rank: [P]; 0 is the likeliest token, ties count in the target's favour.
-        logprob: [P], log p(target), nats.
-        margin: [P], the target's logit less the greatest other one, nats; unlike log p it does not saturate.
+        rank: [P]; 0 is the likeliest token, ties count in the target's favour. Of a whole answer, the worst of its
+            tokens' ranks, so that it is 0 where greedy decoding gives the answer.
+        logprob: [P], log p of the target or of the whole answer, nats.
+        margin: [P], the target's logit less the greatest other one, nats; unlike log p it does not saturate. Of a whole
+            answer, the least of its tokens' margins.
     """
 
     rank: NDArray[np.int64]
@@ -31,32 +34,55 @@ class TargetScores(NamedTuple):
 def target_scores(
     model: Model,
     encoded: Sequence[EncodedPrompt],
+    answer: Answer = "first",
     *,
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> TargetScores:
-    """Rank, log-probability and margin of each prompt's target among all tokens.
+    """Rank, log-probability and margin of each prompt's target among all tokens, or of its whole answer.
 
     Args:
         model: the model.
         encoded: the prompts.
-        batch_size: prompts that are run together, at most.
+        answer: "first", the target alone, or "all" tokens of the answer, each after those before it.
+        batch_size: prompts that are run together, at most; with whole answers, positions that are asked.
         progress: called with (prompts done, prompts in all).
+
+    Raises:
+        OptionError: another value of `answer`.
     """
-    found = TargetScores(np.empty(len(encoded), dtype=np.int64), np.empty(len(encoded)), np.empty(len(encoded)))
+    check_answer(answer)
+    answers = [item.answer_ids if answer == "all" else (item.target_id,) for item in encoded]
+    given = given_ids(encoded, answer)
+    n = len(encoded)
+    found = TargetScores(np.zeros(n, dtype=np.int64), np.zeros(n), np.full(n, np.inf))
     done = 0
-    for prompts in similar_lengths([item.ids for item in encoded], batch_size):
-        logits = last_logits(model, [encoded[i].ids for i in prompts])
-        targets = torch.tensor([encoded[i].target_id for i in prompts], device=logits.device)
-        found.rank[prompts] = target_rank(logits, targets)
-        own = logits.gather(-1, targets.unsqueeze(-1))
-        found.logprob[prompts] = (own.squeeze(-1).double() - logits.double().logsumexp(dim=-1)).cpu().numpy()
-        others = logits.scatter(-1, targets.unsqueeze(-1), -torch.inf).amax(dim=-1)
-        found.margin[prompts] = (own.squeeze(-1) - others).double().cpu().numpy()
-        done += len(prompts)
+    for some in similar_lengths(given, max(1, batch_size // max(map(len, answers), default=1))):
+        positions = [range(len(encoded[i].ids) - 1, len(given[i])) for i in some]
+        every = last_logits(model, [given[i] for i in some], positions)
+        tokens = torch.tensor([token for i in some for token in answers[i]], device=every.device)
+        of_prompt = np.repeat(some, [len(answers[i]) for i in some])
+        for rows, logits, targets in zip(
+            np.split(of_prompt, range(LOGITS_AT_ONCE, len(of_prompt), LOGITS_AT_ONCE)),
+            every.split(LOGITS_AT_ONCE),
+            tokens.split(LOGITS_AT_ONCE),
+            strict=True,
+        ):
+            own = logits.gather(-1, targets.unsqueeze(-1))
+            others = logits.scatter(-1, targets.unsqueeze(-1), -torch.inf).amax(dim=-1)
+            np.maximum.at(found.rank, rows, target_rank(logits, targets))
+            logprob = own.squeeze(-1).double() - logits.double().logsumexp(dim=-1)
+            np.add.at(found.logprob, rows, logprob.cpu().numpy())
+            np.minimum.at(found.margin, rows, (own.squeeze(-1) - others).double().cpu().numpy())
+        done += len(some)
         if progress is not None:
-            progress(done, len(encoded))
+            progress(done, n)
     return found
+
+
+def given_ids(encoded: Sequence[EncodedPrompt], answer: Answer = "first") -> list[tuple[int, ...]]:
+    """What the model is given to be asked: each prompt, and with whole answers all of the answer but its last token."""
+    return [(*item.ids, *(item.answer_ids[:-1] if answer == "all" else ())) for item in encoded]
 
 
 def target_ranks(

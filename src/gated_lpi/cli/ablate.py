@@ -68,6 +68,7 @@ def command(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="Text for the loss, a UTF-8 file. Default: built-in prose.")] = None,
     k: Annotated[int, typer.Option(help="The k of HIT@k.")] = 10,
+    answer: Annotated[str, typer.Option(help="Recall of the first token of answers, or of all.")] = "first",
     seed: Annotated[int, typer.Option(help="Of random sets and of resampling.")] = 0,
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
     separator: Annotated[
@@ -148,6 +149,7 @@ def command(
             others=other_facts,
             text=text,
             k=k,
+            answer=answer,  # type: ignore[arg-type]
             seed=seed,
             templates=how_asked.templates,
             separator=separator,
@@ -202,7 +204,7 @@ def _show(found: xr.Dataset) -> None:
     for row in range(found.sizes["row"]):
         one = found.isel(row=row)
         controls = one["control"].values.tolist() if "control" in one.dims else []
-        table = Table("", "intact", "silenced", *(MATCHED[control] for control in controls), box=SIMPLE)
+        table = Table("", "intact", "silenced", *(MATCHED[control] for control in controls), box=SIMPLE, padding=(0, 1))
         for name, title in measures.items():
             values = [f"{float(one[which]):.3f}" for which in (f"{name}_intact", name)]
             drawn = [_spread(one[f"{name}_control"].sel(control=control)) for control in controls]
@@ -220,5 +222,5 @@ def _show(found: xr.Dataset) -> None:
 
 
 def _spread(values: xr.DataArray) -> str:
-    width = f" ± {float(values.std(ddof=1)):.3f}" if values.size > 1 else ""
+    width = f"±{float(values.std(ddof=1)):.3f}" if values.size > 1 else ""
     return f"{float(values.mean()):.3f}{width}"
