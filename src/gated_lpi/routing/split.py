@@ -115,7 +115,7 @@ def _parts(
     other_neurons: NDArray[np.float64],
     last: NDArray[np.float64],
 ) -> dict[str, NDArray[np.float64]]:
-    """The change and its two parts from I(0, 0), I(1, 0), I(0, 1) and I(1, 1): the routing's checkpoint is named first."""
+    """The change and its two parts from I(0, 0), I(1, 0), I(0, 1) and I(1, 1), the routing first, then the neurons."""
     return {
         "change": last - first,
         "routing_part": ((other_routing - first) + (last - other_neurons)) / 2,
