@@ -22,6 +22,15 @@ from gated_lpi.metrics.layers import (
     relative_spread,
 )
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.routing_health import (
+    co_activation,
+    dead_experts,
+    dead_experts_chance,
+    gate_entropy,
+    router_saturation,
+    routing_jaccard,
+    routing_jaccard_chance,
+)
 from gated_lpi.metrics.routing_split import routing_share
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
@@ -38,9 +47,13 @@ __all__ = [
     "RandomControl",
     "RelativeSpread",
     "bootstrap",
+    "co_activation",
     "consolidation_step",
+    "dead_experts",
+    "dead_experts_chance",
     "entropy",
     "gain_concentration",
+    "gate_entropy",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -55,6 +68,9 @@ __all__ = [
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "router_saturation",
+    "routing_jaccard",
+    "routing_jaccard_chance",
     "routing_share",
     "routing_stability",
     "set_size",
