@@ -42,6 +42,7 @@ PUBLIC = {
     "checkpoints",
     "checkup",
     "cli",
+    "diagnosis",
     "errors",
     "experiments",
     "facts",

@@ -209,3 +209,40 @@ def test_the_installed_command_works():
         [sys.executable, "-m", "gated_lpi", "--help"], check=True, capture_output=True, text=True
     ).stdout
     assert "demo" in shown
+
+
+def test_attribute_takes_a_gate_and_the_routing_of_every_position(monkeypatch, capsys, tmp_path, checkpoint, facts):
+    out = tmp_path / "scores.zarr"
+    asked = ["--facts", facts, "--out", out, "--gate", "open", "--routing", "all", "--units", "experts"]
+    code, _, err = run(monkeypatch, capsys, "attribute", checkpoint, *asked)
+    assert code == 0, err
+    scores = xr.open_zarr(out, consolidated=False, chunks=None)
+    assert (scores.attrs["gate"], scores.attrs["routing"]) == ("open", "all")
+    assert scores["router_logits"].dims == ("prompt", "position", "expert_unit")
+    assert (scores["expert_lpi"].values != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [(("--gate", "uniform"), "gate='uniform' was given"), (("--routing", "all"), "routing='all'")]
+)
+def test_attribute_refuses_what_is_for_routed_experts_of_a_dense_model(
+    monkeypatch, capsys, tmp_path, facts, option, told
+):
+    dense = save_checkpoint(tmp_path / "dense", "Qwen3")
+    code, _, err = run(
+        monkeypatch, capsys, "attribute", dense, "--facts", facts, "--out", tmp_path / "scores.zarr", *option
+    )
+    assert code == 2
+    assert told in flat(err)
+    assert "Qwen3 model has none" in flat(err)
+    assert not (tmp_path / "scores.zarr").exists()
+
+
+@pytest.mark.parametrize(("option", "told"), [(("--gate", "shut"), "gate: "), (("--routing", "first"), "routing: ")])
+def test_attribute_names_what_a_gate_and_routing_may_be(monkeypatch, capsys, tmp_path, facts, option, told):
+    code, _, err = run(
+        monkeypatch, capsys, "attribute", tmp_path / "none", "--facts", facts, "--out", tmp_path / "s.zarr", *option
+    )
+    assert code == 2
+    assert told in flat(err)
+    assert option[1] in flat(err)

@@ -1,6 +1,7 @@
 """The command line: one file per verb, thin over the library.
 
 Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
+3 `diagnose` found something wrong, or a run ended with checkpoints in quarantine; 4 `verify` found damage;
 130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi._common.signals`).
 """
 
@@ -17,7 +18,7 @@ import typer
 
 from gated_lpi._common.exhausted import explained
 from gated_lpi._common.signals import end, ended_by_signals, interrupted, say_at_interruption
-from gated_lpi.cli import ablate, attribute, check, checkpoints, demo, families, metrics, report, run, verify
+from gated_lpi.cli import ablate, attribute, check, checkpoints, demo, diagnose, families, metrics, report, run, verify
 from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 
@@ -48,7 +49,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, ablate, metrics, report, verify, check, checkpoints, families):
+for _verb in (demo, run, attribute, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

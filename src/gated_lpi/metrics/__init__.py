@@ -39,6 +39,15 @@ from gated_lpi.metrics.layers import (
     relative_spread,
 )
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
+from gated_lpi.metrics.routing_health import (
+    co_activation,
+    dead_experts,
+    dead_experts_chance,
+    gate_entropy,
+    router_saturation,
+    routing_jaccard,
+    routing_jaccard_chance,
+)
 from gated_lpi.metrics.routing_null import (
     RoutingNull,
     expert_stability,
@@ -69,8 +78,11 @@ __all__ = [
     "agreement",
     "agreement_interval",
     "bootstrap",
+    "co_activation",
     "consolidation_step",
     "curve_area",
+    "dead_experts",
+    "dead_experts_chance",
     "drop_at_damage",
     "drop_at_damage_interval",
     "entropy",
@@ -79,6 +91,7 @@ __all__ = [
     "faithfulness_intervals",
     "gain_concentration",
     "gain_routing_null",
+    "gate_entropy",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -94,6 +107,9 @@ __all__ = [
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "router_saturation",
+    "routing_jaccard",
+    "routing_jaccard_chance",
     "routing_null",
     "routing_share",
     "routing_stability",
