@@ -14,6 +14,7 @@ from gated_lpi.options.allowed import (
     Gate,
     How,
     Keep,
+    MethodName,
     Norm,
     Positions,
     Routing,
@@ -24,6 +25,7 @@ from gated_lpi.options.allowed import (
 )
 from gated_lpi.options.methods import (
     LPI,
+    METHODS_BY_NAME,
     Certified,
     DirectEffect,
     EstimatorOptions,
@@ -41,6 +43,7 @@ from gated_lpi.options.methods import (
 __all__ = [
     "ALL_UNITS",
     "LPI",
+    "METHODS_BY_NAME",
     "MOST_MEMORY",
     "Answer",
     "At",
@@ -56,6 +59,7 @@ __all__ = [
     "How",
     "IntegratedGradients",
     "Keep",
+    "MethodName",
     "MethodOptions",
     "Norm",
     "Positions",

@@ -70,7 +70,8 @@ def study_last_checkpoint(
     """
     spec = run.experiment.ablation
     model = load_checkpoint(checkpoint, storage)
-    encoded = encode_facts(model, facts, prompting(run.experiment)).prompts
+    answer = run.experiment.attribution.answer
+    encoded = encode_facts(model, facts, prompting(run.experiment), answer=answer).prompts
     scores = run.scores(arm)
     scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()
     importance = unit_importance(model, scores)
