@@ -255,7 +255,7 @@ METHODS_BY_NAME: dict[str, type[MethodOptions]] = {
     "true_effect": TrueEffect,
     "rollout": Rollout,
 }
-"""The options of each method, by the name of its variable in results."""
+"""The options of every method, by the name that its variable has in results."""
 
 
 class Scoring(MethodOptions):
