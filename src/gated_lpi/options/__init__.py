@@ -24,6 +24,7 @@ from gated_lpi.options.allowed import (
 )
 from gated_lpi.options.methods import (
     LPI,
+    METHODS_BY_NAME,
     Certified,
     DirectEffect,
     EstimatorOptions,
@@ -41,6 +42,7 @@ from gated_lpi.options.methods import (
 __all__ = [
     "ALL_UNITS",
     "LPI",
+    "METHODS_BY_NAME",
     "MOST_MEMORY",
     "Answer",
     "At",

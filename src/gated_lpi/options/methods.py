@@ -247,6 +247,17 @@ class Rollout(MethodOptions):
     """Attention rollout (arXiv 2005.00928): the share of the last position's mass on the subject that a head takes."""
 
 
+METHODS_BY_NAME: dict[str, type[MethodOptions]] = {
+    "lpi": LPI,
+    "grad_x_act": GradientTimesActivation,
+    "integrated_gradients": IntegratedGradients,
+    "direct_effect": DirectEffect,
+    "true_effect": TrueEffect,
+    "rollout": Rollout,
+}
+"""The options of every method, by the name that its variable has in results."""
+
+
 class Scoring(MethodOptions):
     """What is scored and kept, whatever the method.
 
