@@ -147,6 +147,11 @@ class Explained(MethodOptions):
 
     @model_validator(mode="after")
     def _of_one_token(self) -> Self:
+        if self.foil == "fact" and self.target != "object":
+            raise ValueError(
+                f"foil='fact' was given with target={self.target!r}; a fact's foil is held against its object, and may "
+                "be the prediction itself: take target='object', or another foil"
+            )
         others = ["target='top1'"] * (self.target != "object") + [f"foil={self.foil!r}"] * (self.foil is not None)
         if self.answer == "all" and others:
             raise ValueError(
