@@ -382,10 +382,14 @@ def _refuse(foil: str | None, shares: Sequence[float], control_draws: int, draws
     """The shares, once all of these are known to be what they may."""
     if foil is not None and foil not in asking.FOILS:
         why = "; the margin is always compared" if foil in get_args(Foil) else ""
-        raise OptionError(f"foil={foil!r} was given{why}; expected one of {', '.join(map(repr, asking.FOILS))}, or None")
+        raise OptionError(
+            f"foil={foil!r} was given{why}; expected one of {', '.join(map(repr, asking.FOILS))}, or None"
+        )
     given = tuple(float(share) for share in shares)
     if any(not 0 < share < 1 for share in given) or list(given) != sorted(set(given)):
-        raise OptionError(f"shares={list(shares)} was given; expected shares above 0 and below 1 that ascend, each once")
+        raise OptionError(
+            f"shares={list(shares)} was given; expected shares above 0 and below 1 that ascend, each once"
+        )
     for name, value in (("control_draws", control_draws), ("draws", draws), ("k", k)):
         if value < 1:
             raise OptionError(f"{name}={value} was given; expected a whole number of at least 1")

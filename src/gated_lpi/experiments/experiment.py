@@ -51,6 +51,8 @@ ENDINGS = (
     ".json",
     ".quarantine.json",
     ".commit.json",
+    ".split.zarr",
+    ".split.commit.json",
     ".summary.json",
     *(f".{name}.summary.json" for name in SUMMARISED),
 )
@@ -219,6 +221,17 @@ class AblationSpec(Spec):
     text: str | None = None
 
 
+class RoutingSpec(Spec):
+    """What is asked of routing beside the scores.
+
+    Attributes:
+        split: whether every change between two checkpoints is split into a part of routing and one of neurons, which
+            costs four scorings a pair (see `gated_lpi.split_change`).
+    """
+
+    split: bool = False
+
+
 class Arm(Spec):
     """One series of checkpoints. Exactly one of `train`, `checkpoints` and `series` says where it is from.
 
@@ -312,6 +325,7 @@ class Experiment(Spec):
         attribution: options of `attribute`.
         metrics: options of `summarise`.
         ablation: what is ablated at the last checkpoints.
+        routing: what is asked of routing beside the scores.
         training: what the arms that are trained share.
         engine, storage: how it is carried out; all else says what its results are.
         arms: its series of checkpoints.
@@ -322,6 +336,7 @@ class Experiment(Spec):
     attribution: AttributionSpec = AttributionSpec()
     metrics: MetricsSpec = MetricsSpec()
     ablation: AblationSpec = AblationSpec()
+    routing: RoutingSpec = RoutingSpec()
     training: TrainingSpec = TrainingSpec()
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()

@@ -4,6 +4,7 @@ run/
   run.json              the experiment, the facts' digest and the versions it was started with
   results/ARM.zarr      scores of every checkpoint (`store`)
   results/ARM.commit.json       what is complete in them, the second copy (`commit`)
+  results/ARM.split.zarr        how its changes split into routing and neurons, if that was asked for
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
   results/ARM.METHOD.summary.json   the same by further methods
@@ -44,7 +45,7 @@ from gated_lpi._common.folders import (
     unwritten,
 )
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.experiments.experiment import Experiment, FactsSpec
+from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
@@ -146,6 +147,29 @@ class Run:
                 raise
             raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
         return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
+
+    def split_store(self, arm: str) -> ResultStore:
+        """Where the splits of an arm's changes into routing and neurons are.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return ResultStore(self.path / "results" / f"{self._known(arm)}.split.zarr")
+
+    def split(self, arm: str) -> xr.Dataset | None:
+        """How an arm's changes between consecutive checkpoints split into routing and neurons, read lazily.
+
+        Returns:
+            What `gated_lpi.split_change` returns, by relation, with a `checkpoint` dimension in front: the later one of
+                each pair. None where no change was split.
+
+        Raises:
+            OptionError: no arm has this name.
+            DamagedError: what is there is not what was written.
+            RunError: it cannot be read.
+        """
+        store = self.split_store(arm)
+        return store.open() if store.keys() else None
 
     def methods(self, arm: str) -> tuple[str, ...]:
         """The methods that an arm has scores of every unit by, as names of variables; `…_contrast` against foils.
@@ -345,6 +369,8 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
             del content["facts"][key]
     attribution = content["attribution"]
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
+    if content["routing"] == RoutingSpec().model_dump():
+        del content["routing"]
     if content["ablation"]["text"] is None:
         del content["ablation"]["text"]
     for arm in content["arms"]:
