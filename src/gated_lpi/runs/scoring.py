@@ -130,6 +130,8 @@ def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: 
     for name, options in spec.asked().items():
         method, scoring, said = _suited(model, options, spec.scoring)
         notes += [note for note in said if note not in notes]
+        if scoring is not None and found is not None:  # groups and routing are there
+            scoring = _of_units(scoring, method)
         if scoring is None:
             continue
         scores = attribute_asked(model, facts, asked, how, method, scoring)
@@ -143,6 +145,13 @@ def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: 
     assert found is not None  # a method that scores every unit is among them
     found.attrs["notes"] = [*found.attrs["notes"], *notes]
     return found
+
+
+def _of_units(scoring: Scoring, method: MethodOptions) -> Scoring | None:
+    """What a further method is asked for: scores of units, or of heads where it has no others; None if of nothing."""
+    wanted = ("heads",) if isinstance(method, Rollout) else ("ffn", "attention")
+    units = tuple(unit for unit in scoring.units if unit in wanted)
+    return scoring.model_copy(update={"units": units, "routing": "last", "positions": "summed"}) if units else None
 
 
 def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
