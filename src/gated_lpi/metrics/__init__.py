@@ -11,6 +11,7 @@ from gated_lpi.metrics.agreement import (
     agreement,
     agreement_interval,
     overlap_chance,
+    spearman_within,
 )
 from gated_lpi.metrics.concentration import (
     Entropy,
@@ -38,6 +39,7 @@ from gated_lpi.metrics.layers import (
     profile_correlation,
     relative_spread,
 )
+from gated_lpi.metrics.method_agreement import method_agreement
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
 from gated_lpi.metrics.routing_health import (
     co_activation,
@@ -101,6 +103,7 @@ __all__ = [
     "layer_profile",
     "load_imbalance",
     "mean_pairwise",
+    "method_agreement",
     "overlap_chance",
     "profile_correlation",
     "random_control",
@@ -114,6 +117,7 @@ __all__ = [
     "routing_share",
     "routing_stability",
     "set_size",
+    "spearman_within",
     "summarise",
     "summary_to_json",
     "top_mask",

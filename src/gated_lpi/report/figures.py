@@ -30,7 +30,7 @@ def plotly_figure(chart: Chart) -> Any:
     figure = make_subplots(
         chart.rows,
         chart.columns,
-        subplot_titles=[panel.title for panel in chart.panels],
+        subplot_titles=[panel.title.replace("\n", "<br>") for panel in chart.panels],
         horizontal_spacing=0.2 if with_heat else min(0.13, 0.27 / chart.columns),
         vertical_spacing=spacing,
     )
@@ -90,7 +90,13 @@ def _axis(axis: Axis) -> dict[str, Any]:
     options: dict[str, Any] = {"title": {"text": axis.label}}
     if axis.ticks:
         positions, texts = zip(*axis.ticks, strict=True)
-        options |= {"tickmode": "array", "tickvals": list(positions), "ticktext": list(texts)}
+        options |= {
+            "tickmode": "array",
+            "tickvals": list(positions),
+            "ticktext": [text.replace("\n", "<br>") for text in texts],
+        }
+    if axis.limits is not None:
+        options["range"] = list(axis.limits)
     return options | ({"tickformat": ".3~p"} if axis.percent else {})
 
 
