@@ -17,6 +17,7 @@ from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, Top
 RELATIONS = 8
 PROMPTS_EACH = 10
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200)
+INTACT_LOSS = 3.5
 NASTY_TEXT = "The <b>capital</b> of & \u202e"
 NASTY_TOKENS = (" Paris", "<b>&\"'", "\n", "\x07", "\u200b", "é", "</script>")
 
@@ -30,6 +31,7 @@ class ArmPlan:
     it that the ablations take. No tokens: unknown. `other` is what is otherwise in its scores by gradient times
     activation; None: it has none. `positions`: routing is kept at every position, and by
     relation.
+    `damage`: the rise of the loss on unrelated text under the first ablation, nats; None: not measured.
     """
 
     experts: int = 0
@@ -44,6 +46,7 @@ class ArmPlan:
     record: bool = True
     other: Mapping[str, float] | None = None
     positions: bool = False
+    damage: float | None = None
 
 
 MOE = ArmPlan(experts=4, width=10)
@@ -113,14 +116,25 @@ def record(name: str, plan: ArmPlan, seed: int = 0) -> ArmRecord:
             chosen=("layer 0 head 1",),
             hit=round(prompts * intact * (1 - min(plan.drop * strength, 1))) / prompts,
             random_hits=tuple(intact * (1 - 0.05 * random.random(10))),
+            method=method,
+            **_text_losses(plan, strength, random),
         )
+        for method in ("lpi", "grad_x_act")[: 1 if plan.other is None else 2]
         for label, kind, asked, available, strength in (
             ("top-1 head", "head", 1, 12, 0.5),
             ("top-10 heads", "head", 10, 12, 1.0),
             ("top-1% FFN units", "unit", 2, 120, 1.5),
         )
     ]
-    table = AblationTable(checkpoint="step-200", step=200, k=10, n_prompts=prompts, hit=intact, rows=tuple(rows))
+    table = AblationTable(
+        checkpoint="step-200",
+        step=200,
+        k=10,
+        n_prompts=prompts,
+        hit=intact,
+        rows=tuple(rows),
+        text_loss=None if plan.damage is None else INTACT_LOSS,
+    )
     return ArmRecord(
         arm=name,
         parameters=1_000_000,
@@ -225,6 +239,16 @@ def _provenance(plan: ArmPlan) -> dict[str, Any]:
         for step in plan.steps
     ]
     return {"checkpoints": checkpoints, "created": "2026-01-01T00:00:00+00:00", "norm": "frozen", "target": "object"}
+
+
+def _text_losses(plan: ArmPlan, strength: float, random: np.random.Generator) -> dict[str, Any]:
+    if plan.damage is None:
+        return {}
+    rises = 0.01 * random.random(10)
+    return {
+        "text_loss": INTACT_LOSS + 2 * strength * plan.damage,
+        "random_text_losses": tuple((INTACT_LOSS + rises).tolist()),
+    }
 
 
 def _top_unit(block: str, index: int) -> TopUnit:

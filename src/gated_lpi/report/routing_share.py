@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gated_lpi.report.arms import ArmResults, Results
-from gated_lpi.report.estimates import NAN, Estimate, Verdict, compare, number, read
+from gated_lpi.report.estimates import NAN, Verdict, compare, number, read
 from gated_lpi.report.tables import listing, show
 
 LAST = -1
@@ -42,12 +42,12 @@ def _of_arm(arm: ArmResults) -> str:
     experts = number(summary, "expert_stability", pair=LAST)
     chance = number(summary, "expert_stability_chance")
     return (
-        f"{arm.name}, FFN neurons: with neurons permuted within their experts, so that only routing is left, J_stab of "
-        f"the last pair is {show(alone, 'number')} where {show(observed, 'number')} is observed "
-        f"({_part(alone.value, observed.value)} of it; over all pairs {_overall(arm, 'stability')}), and R_t "
-        f"{show(gain_alone, 'share')} where {show(gain, 'share')} is observed ({_part(gain_alone, gain.value)} of it; "
-        f"over all pairs {_overall(arm, 'gain_top_set')}). {AGAINST[compare(observed, alone)]}. The top experts "
-        f"themselves overlap by {show(experts, 'number')} (chance {show(chance, 'number')})."
+        f"{arm.name}, FFN neurons: routing alone explains {_part(arm, 'stability')} of J_stab and "
+        f"{_part(arm, 'gain_top_set')} of R_t, over all pairs of checkpoints. At the last pair, neurons permuted within "
+        f"their experts, so that only routing is left, have a J_stab of {show(alone, 'number')} where "
+        f"{show(observed, 'number')} is observed, and an R_t of {show(gain_alone, 'share')} where {show(gain, 'share')} is "
+        f"observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap by "
+        f"{show(experts, 'number')} (chance {show(chance, 'number')})."
     )
 
 
@@ -59,13 +59,12 @@ def _why_not(arm: ArmResults) -> str:
     return "its scores do not say which expert a neuron is of"
 
 
-def _overall(arm: ArmResults, name: str) -> str:
-    """The part of a measure that routing explains, of the sums over the pairs that have both."""
-    observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null"))
+def _part(arm: ArmResults, name: str) -> str:
+    """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on."""
+    observed, alone = (
+        arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null")
+    )
     known = ~(np.isnan(observed) | np.isnan(alone))
-    return _part(float(alone[known].sum()), float(observed[known].sum()))
-
-
-def _part(alone: float, observed: float) -> str:
-    """A part of what is observed in %."""
-    return show(alone / observed if observed > 0 else NAN, "share")
+    whole = float(observed[known].sum())
+    share = float(alone[known].sum()) / whole if whole > 0 else NAN
+    return "all" if share >= 1 else show(share, "share")
