@@ -114,12 +114,12 @@ def record(name: str, plan: ArmPlan, seed: int = 0) -> ArmRecord:
             count=min(asked, 6),
             available=available,
             chosen=("layer 0 head 1",),
-            hit=round(prompts * intact * (1 - min(plan.drop * strength, 1))) / prompts,
+            hit=round(prompts * intact * (1 - min(plan.drop * strength * more, 1))) / prompts,
             random_hits=tuple(intact * (1 - 0.05 * random.random(10))),
             method=method,
-            **_text_losses(plan, strength, random),
+            **_text_losses(plan, strength / more, random),
         )
-        for method in ("lpi", "grad_x_act")[: 1 if plan.other is None else 2]
+        for method, more in (("lpi", 1.0), ("grad_x_act", 1.3))[: 1 if plan.other is None else 2]
         for label, kind, asked, available, strength in (
             ("top-1 head", "head", 1, 12, 0.5),
             ("top-10 heads", "head", 10, 12, 1.0),

@@ -6,81 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.interventions import record_routing, replayed
 from gated_lpi.methods import attribute_encoded
 from gated_lpi.options import GradientTimesActivation, IntegratedGradients, Scoring
-from gated_lpi.trace import last_logits
-from tiny_models import CASES, MOE_CASES, random_prompts, tiny_model
+from passes import hooks_of, questions, routed_to, sample, scaled, scores_of, values_of
+from tiny_models import CASES, MOE_CASES, tiny_model
 
-UNITS = ("ffn", "attention")
 TOLERANCE = 2e-4
-
-
-def questions(n=3, seed=3):
-    """Prompts of different lengths with targets of several tokens and a foil."""
-    return [
-        EncodedPrompt(tuple(ids), 5, "", Prompt("", "", relation="ab"[i % 2]), (5, 9 + i), foil_id=11 + i)
-        for i, ids in enumerate(random_prompts(n, seed))
-    ]
-
-
-def scores_of(model, method, prompts, **scoring):
-    collector, results = attribute_encoded(model, prompts, method, Scoring(units=UNITS, **scoring))
-    return {name: collector.result(name) for name in collector.collected}, results
-
-
-def values_of(model, prompts, foil=None, answer="first"):
-    """The value of every prompt, from the model's logits alone."""
-    found = []
-    for item in prompts:
-        tokens = item.answer_ids if answer == "all" else (item.target_id,)
-        ids = item.ids + tokens[:-1]
-        logits = last_logits(model, [ids], [range(len(item.ids) - 1, len(ids))])
-        log_p = torch.log_softmax(logits, dim=-1)
-        if foil == "fact":
-            found.append(log_p[0, item.target_id] - log_p[0, item.foil_id])
-        else:
-            found.append(log_p[range(len(tokens)), list(tokens)].sum())
-    return torch.stack(found)
-
-
-class scaled:
-    """A model with one unit's coefficient times `factor`, by editing the weights that hold its value vector."""
-
-    def __init__(self, model, unit, factor):
-        place = model.locate(unit)
-        writer = model.blocks[int(place.block)].writers[int(place.writer)]
-        self.column = writer.raw_values(int(place.expert))[int(place.column)]
-        self.factor = factor
-
-    def __enter__(self):
-        self.before = self.column.clone()
-        self.column.mul_(self.factor)
-
-    def __exit__(self, *_):
-        self.column.copy_(self.before)
 
 
 def derivative(value, step=0.02):
     """The derivative of `value` at 1, by the five-point rule: families compute norms in float32, whatever the model."""
     far, near = value(1 + 2 * step) - value(1 - 2 * step), value(1 + step) - value(1 - step)
     return (8 * near - far) / (12 * step)
-
-
-def routed_to(model, prompts):
-    """Every layer's gates of every prompt, as rough numbers that change with the experts."""
-    if not len(model.experts):
-        return [None] * len(prompts)
-    recorded = record_routing(model, [item.full_ids for item in prompts])
-    return [[layer.experts.sort(dim=-1).values.tolist() for layer in layers] for layers in recorded.prompts.values()]
-
-
-def sample(model, count=6, seed=0):
-    """A few units of every writer."""
-    generator = np.random.default_rng(seed)
-    for part in model.by_writer():
-        yield from generator.choice(part.units, min(count, len(part.units)), replace=False).tolist()
 
 
 @pytest.mark.parametrize(("foil", "answer"), [(None, "first"), ("fact", "first"), (None, "all")])
@@ -154,13 +92,13 @@ def test_at_the_last_position_it_is_the_linear_effect_of_a_unit_that_is_silenced
 def test_batches_and_padding_change_nothing_and_hooks_and_gradients_are_gone(case):
     model, prompts = tiny_model(case), questions(4)
     wanted = [parameter.requires_grad for parameter in model.module.parameters()]
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.module.modules()]
+    hooks = hooks_of(model)
     together = scores_of(model, GradientTimesActivation(), prompts)[0]["grad_x_act"]
     alone = [scores_of(model, GradientTimesActivation(), [item])[0]["grad_x_act"][0] for item in prompts]
     assert np.abs(together - np.stack(alone)).max() < 2e-5 * max(1, np.abs(together).max())
     assert [parameter.requires_grad for parameter in model.module.parameters()] == wanted
     assert all(parameter.grad is None for parameter in model.module.parameters())
-    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.module.modules()] == hooks
+    assert hooks_of(model) == hooks
 
 
 def test_hooks_are_gone_and_weights_want_their_gradients_after_an_error(monkeypatch):
@@ -170,7 +108,7 @@ def test_hooks_are_gone_and_weights_want_their_gradients_after_an_error(monkeypa
     with pytest.raises(ZeroDivisionError):
         scores_of(model, GradientTimesActivation(), questions())
     assert all(parameter.requires_grad for parameter in model.module.parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
+    assert not any(hooks_of(model))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -196,7 +196,8 @@ class MetricsSpec(Spec):
 class AblationSpec(Spec):
     """What is ablated at the last checkpoint: the top heads, and the top share of FFN units, each beside random ones.
 
-    In a model with fewer than twice as many heads as a row asks for, half of its heads are ablated instead.
+    They are chosen by every method that scores all units. In a model with fewer than twice as many heads as a row asks
+    for, half of its heads are ablated instead.
 
     Attributes:
         heads: how many heads, a row each.
@@ -205,6 +206,8 @@ class AblationSpec(Spec):
         k: the k of HIT@k.
         top_units: how many top units of each kind are described.
         seed: of the draws.
+        text: a plain text file on which the damage to all else is measured; None: the one that comes with the package;
+            "": it is not measured.
     """
 
     heads: Annotated[tuple[Positive, ...], AfterValidator(different)] = (1, 10)
@@ -213,6 +216,7 @@ class AblationSpec(Spec):
     k: Positive = 10
     top_units: Whole = 10
     seed: Whole = 0
+    text: str | None = None
 
 
 class Arm(Spec):

@@ -42,6 +42,7 @@ from gated_lpi.models import Model
 from gated_lpi.options import (
     ALL_UNITS,
     LPI,
+    METHODS_BY_NAME,
     Answer,
     Foil,
     Gate,
@@ -124,8 +125,8 @@ def attribute(
             of its own or an id beyond its embeddings, and on_error is "raise".
         ModelError: the model came without a tokenizer, or a block's scores are not finite.
     """
-    _refuse(others)
-    method_for(method)  # refused before facts are read
+    chosen = method_for(method)  # refused before facts are read
+    _refuse(others, method)
     wanted = cast(Any, tuple(units))  # whether they are units is seen there
     scoring = Scoring(
         units=wanted, keep=keep, positions=positions, routing=routing, batch_size=batch_size, memory=memory
@@ -133,7 +134,8 @@ def attribute(
     how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts, on_error=on_error)
-    return attribute_asked(model, facts, encode_facts(model, facts, how), how, method, scoring, progress)
+    asked = encode_facts(model, facts, how, answer=chosen.answer)
+    return attribute_asked(model, facts, asked, how, method, scoring, progress)
 
 
 def attribute_asked(
@@ -314,7 +316,8 @@ def _refuse_unserved(method: AnyMethod, scoring: Scoring) -> None:
     """Refuse a scoring that a method has no scores for."""
     if method.scores_heads and "heads" not in scoring.units:
         raise OptionError(f"{method.name} scores heads, and units={list(scoring.units)} leaves them out; add 'heads'")
-    if not isinstance(method, Method) and not method.scores_heads and {"ffn", "attention"}.isdisjoint(scoring.units):
+    groups = isinstance(method, Method) and method.groups
+    if not groups and not method.scores_heads and {"ffn", "attention"}.isdisjoint(scoring.units):
         raise OptionError(
             f"{method.name} scores units alone, and units={list(scoring.units)} holds neither 'ffn' nor 'attention'; "
             "add one of them"
@@ -325,11 +328,16 @@ def _refuse_unserved(method: AnyMethod, scoring: Scoring) -> None:
         raise OptionError(f"{method.name} does not record routing; use routing='last', or method=LPI()")
 
 
-def _refuse(others: Mapping[str, object]) -> None:
-    """Refuse options that `attribute` does not have, with the place of those that belong to the method."""
-    known = flat_fields(LPI)
+def _refuse(others: Mapping[str, object], method: MethodOptions | AnyMethod) -> None:
+    """Refuse options that `attribute` does not have, with the place of those that belong to a method."""
     for name, value in others.items():
-        if name in known:
-            of = f"LPI(estimator=Certified(tolerance={value!r}))" if name == "tolerance" else f"LPI({name}={value!r})"
-            raise OptionError(f"{name}={value!r} was given; it belongs to the method: method=gated_lpi.{of}")
-        raise OptionError(f"{name}={value!r} was given; attribute has no such option: see help(gated_lpi.attribute)")
+        given = f"{name}={value!r} was given; "
+        owners = [kind for kind in METHODS_BY_NAME.values() if name in flat_fields(kind)]
+        if not owners:
+            raise OptionError(f"{given}attribute has no such option: see help(gated_lpi.attribute)")
+        if type(method) in owners:
+            owners = [type(method)]
+        nested = name not in owners[0].model_fields
+        inside = f"estimator=Certified({name}={value!r})" if nested else f"{name}={value!r}"
+        places = " or ".join(f"method=gated_lpi.{owner.__name__}({inside})" for owner in owners)
+        raise OptionError(f"{given}it belongs to the method: {places}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -102,7 +103,8 @@ def finite_array(name: str, scores: Tensor, *, missing: bool = False) -> Floats:
     Raises:
         ModelError: some are not finite.
     """
-    values: Floats = scores.detach().cpu().numpy()
+    scores = scores.detach().cpu()
+    values: Floats = (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()  # which numpy has not
     bad = np.isinf(values) if missing else ~np.isfinite(values)
     if bad.any():
         raise ModelError(

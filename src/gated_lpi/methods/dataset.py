@@ -61,7 +61,7 @@ class PromptResults:
         first = np.flatnonzero(np.diff(of_prompt, prepend=-1))
         self.target_id[prompts] = objective.targets.cpu().numpy()[first]
         self.target_rank[prompts] = np.maximum.reduceat(ranks, first)
-        self.target_logprob[prompts] = objective.by_prompt(log_p.detach()).cpu().numpy()
+        self.target_logprob[prompts] = objective.by_prompt(log_p.detach().double()).cpu().numpy()
 
     def by_block(self, name: str) -> NDArray[np.float64]:
         """Numbers of each prompt and block under a name, [P, B], to be written to; 0 before that."""

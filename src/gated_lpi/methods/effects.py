@@ -13,6 +13,7 @@ Check: it is the effect. Tests compare it with a model whose weights are edited 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from gated_lpi import score_schema as schema
 from gated_lpi.interventions import Reference, record_coefficients, silenced
+from gated_lpi.methods.collect import finite_array
 from gated_lpi.methods.contract import GivenPass, PassMethod, PassScores
 from gated_lpi.methods.gradients.taps import blocks_of
 from gated_lpi.methods.objective import Question
@@ -29,7 +31,19 @@ from gated_lpi.options import TrueEffect
 from gated_lpi.trace import ResumablePass
 
 
-class Silencing(PassMethod[Reference | None]):
+class Sample(NamedTuple):
+    """What is silenced.
+
+    Attributes:
+        units: of each block, by its index: the units that are measured, ascending.
+        reference: what their coefficients become, unless it is 0.
+    """
+
+    units: list[NDArray[np.int64]]
+    reference: Reference | None
+
+
+class Silencing(PassMethod[Sample]):
     """The method that `gated_lpi.TrueEffect` asks for."""
 
     name = schema.TRUE_EFFECT
@@ -39,15 +53,16 @@ class Silencing(PassMethod[Reference | None]):
         self.target, self.foil, self.answer, self.at = options.target, options.foil, options.answer, options.at
         self.how, self.sample, self.seed = options.how, options.sample, options.sample_seed
 
-    def prepare(self, model: Model, asked: Sequence[Question]) -> Reference | None:
-        """What the coefficients of the sampled units are over all prompts, where they stand in for silence."""
-        if self.how == "zero":
-            return None
+    def prepare(self, model: Model, asked: Sequence[Question]) -> Sample:
+        """Draw the sample; with what its coefficients are over all prompts, where that stands in for silence."""
         units = [self._units(model, index) for index in range(len(model.blocks))]
-        return record_coefficients(model, [one.ids for one in asked], np.concatenate(units), seed=self.seed)
+        if self.how == "zero":
+            return Sample(units, None)
+        prompts = [one.ids for one in asked]
+        return Sample(units, record_coefficients(model, prompts, np.concatenate(units), seed=self.seed))
 
     @torch.no_grad()
-    def score(self, state: Reference | None, given: GivenPass) -> PassScores:
+    def score(self, state: Sample, given: GivenPass) -> PassScores:
         """Measure the sampled units of all blocks on the prompts of one forward pass."""
         model = given.model
         whole = ResumablePass(model, given.batch)
@@ -59,11 +74,13 @@ class Silencing(PassMethod[Reference | None]):
         for index in blocks_of(model, given.kinds):
             block, start = model.blocks[index], model.block_units(index).start
             effects[index], margins[index] = (value.new_full((len(value), block.n_units), np.nan) for _ in range(2))
-            for unit in self._units(model, index).tolist():
-                with silenced(model, np.array([unit]), self.how, state, self.at, seed=self.seed):
+            units = state.units[index]
+            for unit in units.tolist():
+                with silenced(model, np.array([unit]), self.how, state.reference, self.at, seed=self.seed):
                     without = model.readout.logits(whole.from_layer(block.layer))
                 effects[index][:, unit - start] = value - objective(without)
                 margins[index][:, unit - start] = margin - objective.margins(without)
+            finite_array(self.name, effects[index][:, units - start])  # NaN is for what was not measured
         return PassScores(logits, {self.name: effects, schema.TRUE_EFFECT_MARGIN: margins})
 
     def _units(self, model: Model, index: int) -> NDArray[np.int64]:

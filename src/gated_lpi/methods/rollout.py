@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import ModelError
-from gated_lpi.facts import subject_positions
+from gated_lpi.facts import EncodedPrompt, subject_positions
 from gated_lpi.methods.contract import GivenPass, PassMethod, PassScores
 from gated_lpi.methods.objective import Question
 from gated_lpi.models import Model
@@ -30,7 +30,7 @@ from gated_lpi.options import Rollout
 from gated_lpi.trace import record_final, run
 from gated_lpi.trace.attention import listening
 
-Subjects = dict[tuple[int, ...], tuple[int, ...]]
+Subjects = dict[EncodedPrompt, tuple[int, ...]]
 
 
 class AttentionRollout(PassMethod[Subjects]):
@@ -51,7 +51,7 @@ class AttentionRollout(PassMethod[Subjects]):
         """
         if model.tokenizer is None:
             raise ModelError("rollout asks where a prompt's subject is, and the model came without a tokenizer")
-        return {one.ids: subject_positions(model.tokenizer, one.encoded) for one in asked}
+        return {one.encoded: subject_positions(model.tokenizer, one.encoded) for one in asked}
 
     @torch.no_grad()
     def score(self, state: Subjects, given: GivenPass) -> PassScores:
@@ -60,7 +60,7 @@ class AttentionRollout(PassMethod[Subjects]):
         weights: dict[nn.Module, Tensor] = {}
 
         def hear(module: nn.Module, seen: Tensor, _: Tensor) -> None:
-            apart = seen[..., : batch.ids.shape[1]].float()
+            apart = seen[..., : batch.ids.shape[1]].float().to(batch.ids.device)
             weights[module] = apart / apart.sum(dim=-1, keepdim=True)
 
         with record_final(model, batch) as recording, listening(model.module, hear):
@@ -68,7 +68,7 @@ class AttentionRollout(PassMethod[Subjects]):
         of_blocks = {i: weights[block.module] for i, block in enumerate(model.blocks) if block.kind == "attention"}
         subject = torch.zeros(batch.ids.shape, device=batch.ids.device)
         for row, one in enumerate(given.asked):
-            subject[row, list(state[one.ids])] = 1.0
+            subject[row, list(state[one.encoded])] = 1.0
         last = torch.tensor([one.positions[0] for one in given.asked], device=batch.ids.device)
         shares = head_shares(list(of_blocks.values()), last, subject)
         logits = model.readout.logits(recording.inputs["final"])

@@ -9,8 +9,10 @@ from gated_lpi.metrics.agreement import (
     AgreementInterval,
     OverlapChance,
     agreement,
+    agreement_chance,
     agreement_interval,
     overlap_chance,
+    sampled_agreement_interval,
     spearman_within,
 )
 from gated_lpi.metrics.concentration import (
@@ -78,6 +80,7 @@ __all__ = [
     "RelativeSpread",
     "RoutingNull",
     "agreement",
+    "agreement_chance",
     "agreement_interval",
     "bootstrap",
     "co_activation",
@@ -116,6 +119,7 @@ __all__ = [
     "routing_null",
     "routing_share",
     "routing_stability",
+    "sampled_agreement_interval",
     "set_size",
     "spearman_within",
     "summarise",

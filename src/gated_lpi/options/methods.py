@@ -147,6 +147,11 @@ class Explained(MethodOptions):
 
     @model_validator(mode="after")
     def _of_one_token(self) -> Self:
+        if self.foil == "fact" and self.target != "object":
+            raise ValueError(
+                f"foil='fact' was given with target={self.target!r}; a fact's foil is held against its object, and may "
+                "be the prediction itself: take target='object', or another foil"
+            )
         others = ["target='top1'"] * (self.target != "object") + [f"foil={self.foil!r}"] * (self.foil is not None)
         if self.answer == "all" and others:
             raise ValueError(
@@ -255,7 +260,7 @@ METHODS_BY_NAME: dict[str, type[MethodOptions]] = {
     "true_effect": TrueEffect,
     "rollout": Rollout,
 }
-"""The options of each method, by the name of its variable in results."""
+"""The options of every method, by the name that its variable has in results."""
 
 
 class Scoring(MethodOptions):

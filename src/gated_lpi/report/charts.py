@@ -7,6 +7,7 @@ are left out, so a chart may have fewer panels than its caption speaks of, or no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -159,7 +160,9 @@ def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
     styles = arm_styles(records)
     done = {name: record for name, record in records.items() if record is not None and record.ablation.rows}
     several = len({row.method for record in done.values() for row in record.ablation.rows}) > 1
-    rows = list(dict.fromkeys(_place(row, several) for record in done.values() for row in record.ablation.rows))
+    every = [row for record in done.values() for row in record.ablation.rows]
+    names = list(dict.fromkeys(row.name for row in every))
+    rows = list(dict.fromkeys(_place(row, several) for row in sorted(every, key=lambda row: names.index(row.name))))
     lines = [
         line
         for place, (name, record) in enumerate(done.items())
@@ -198,7 +201,7 @@ def filled(panels: Sequence[Panel]) -> tuple[Panel, ...]:
 
 
 def series(measure: Measure, summaries: Summaries, styles: Styles, clock: Clock = "step") -> Panel:
-    """One measure of every arm that has it, over steps or tokens; of anything else that is by step, as if it were one."""
+    """One measure of every arm that has it, over steps or tokens; so of whatever else is by step."""
     scale = StepScale(float(value) for summary in summaries.values() for value in summary[clock].to_numpy())
     lines = [
         line
@@ -248,12 +251,12 @@ def _over_layers(summary: xr.Dataset, measures: Sequence[Measure]) -> xr.Dataset
 
 
 def _place(row: AblationRow, several: bool) -> str:
-    """What an ablation is called on the axis: with its method, where there are several, on a line of its own."""
-    return f"{row.name}\n{method_name(row.method)}" if several else row.name
+    """What an ablation is called on the axis: with its method, where there are several, on lines of its own."""
+    return "\n".join([row.name, *wrap(f"by {method_name(row.method)}", 18)]) if several else row.name
 
 
 def _one_line(place: str) -> str:
-    return place.replace("\n", ", by ")
+    return place.replace("\n", " ")
 
 
 def _ablation_lines(

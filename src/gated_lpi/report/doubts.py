@@ -50,7 +50,7 @@ def by_method(arms: tuple[ArmResults, ...]) -> Chart:
     measures = (("J_stab", "stability", False), ("R_t", "gain_top_set", True))
     panels = [
         series(
-            Measure(f"{method_name(method)}:\n{title}, {KIND_NAMES[kind]}", name, title, kind, percent, WHOLE),
+            Measure(f"{method_name(method)}:\n{title}, {KIND_NAMES[kind]}", name, "", kind, percent, WHOLE),
             {arm.name: arm.by_method[method] for arm in arms if method in arm.by_method},
             styles,
         )
@@ -122,9 +122,9 @@ def damage(records: Mapping[str, ArmRecord | None]) -> Chart:
     return Chart(
         "damage",
         "Drop against damage",
-        "What silencing takes from recall of the facts, against what it does to the model as such: its loss on text that "
-        "has nothing to do with them. High and to the left: the facts alone are hit. Large markers: the chosen sets, with "
-        "Wilson's 95% interval; small faint ones: as many random ones. Rankings compare at the same damage.",
+        "What silencing takes from recall of the facts, against what it does to the model as such: its loss on text "
+        "that has nothing to do with them. High and to the left: the facts alone are hit. Large markers: the chosen sets, "
+        "with Wilson's 95% interval; small faint ones: as many random ones. Rankings compare at the same damage.",
         filled(panels),
     )
 

@@ -24,13 +24,14 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-ser
 def plotly_figure(chart: Chart) -> Any:
     """Draw a chart as a `plotly.graph_objects.Figure`, on the light template."""
     drawn = chart.rows * ROW_HEIGHT
-    spacing = 0.0 if chart.rows == 1 else 90 / drawn
+    between = 112 if any("\n" in panel.title for panel in chart.panels) else 90
+    spacing = 0.0 if chart.rows == 1 else between / drawn
     margins = MARGINS if any(panel.lines for panel in chart.panels) else MARGINS | {"t": 40}
     with_heat = any(panel.heat is not None for panel in chart.panels)
     figure = make_subplots(
         chart.rows,
         chart.columns,
-        subplot_titles=[panel.title.replace("\n", "<br>") for panel in chart.panels],
+        subplot_titles=[_broken(panel.title) for panel in chart.panels],
         horizontal_spacing=0.2 if with_heat else min(0.13, 0.27 / chart.columns),
         vertical_spacing=spacing,
     )
@@ -71,6 +72,11 @@ def template(colours: dict[str, str]) -> Any:
         yaxis=axis,
     )
     return go.layout.Template(layout=layout)
+
+
+def _broken(text: str) -> str:
+    """A text whose lines end as plotly has it."""
+    return text.replace("\n", "<br>")
 
 
 def _add_panel(figure: Any, panel: Panel, place: dict[str, int], named: set[str]) -> None:

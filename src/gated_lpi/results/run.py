@@ -345,6 +345,8 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
             del content["facts"][key]
     attribution = content["attribution"]
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
+    if content["ablation"]["text"] is None:
+        del content["ablation"]["text"]
     for arm in content["arms"]:
         for key in ("training", "group", "replicates"):
             if arm[key] is None:

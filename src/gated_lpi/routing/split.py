@@ -88,8 +88,8 @@ def split_change(
     how = Prompting(templates, separator, on_error, bos)
     if not isinstance(facts, FactSet):
         facts = load_facts(facts, on_error=on_error)
-    asked = encode_facts(before, facts, how)
-    _refuse_other_tokens(asked, encode_facts(after, facts, how))
+    asked, again = (encode_facts(model, facts, how, answer=chosen.answer) for model in (before, after))
+    _refuse_other_tokens(asked, again)
     prompts = [one.ids for one in questions(asked.prompts, chosen.aims)]
     routing = record_routing(before, prompts), record_routing(after, prompts)
     done = 0
