@@ -1,9 +1,9 @@
 """Do the methods of a run say the same of its units, checkpoint by checkpoint?
 
-For every two methods, of their mean scores over prompts: Spearman within layers, pooled (`agreement`), whose chance is 0,
-and the overlap of their top sets beside that of independent ones. The interval of the correlation is a bootstrap over
-relations as they were drawn for summaries, made the basic one as `agreement_interval` does, and given for the last
-checkpoint alone: it takes two rankings of all units a draw.
+For every two methods, of their mean scores over prompts: Spearman within layers, pooled (`agreement`), whose chance
+is 0, and the overlap of their top sets beside that of independent ones. The interval of the correlation is a
+bootstrap over relations, made the basic one as `agreement_interval` does, and given for the last checkpoint alone: it
+takes two rankings of all units a draw.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """From a run to its report: one HTML file, the same figures as files, and all numbers as JSON.
 
-1. Every arm is read, summarised by every method (`arms`) and diagnosed; from then on nothing is computed, only laid out.
+1. Every arm is read, summarised by every method (`arms`) and diagnosed; then nothing is computed, only laid out.
 2. Charts are built once and drawn twice: for the page, and as PNG and SVG.
 3. Every file is written beside its place and moved there whole; the page comes last but for report.sha256, which has
    the digest of each, in the form that `sha256sum --check` reads.

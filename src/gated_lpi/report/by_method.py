@@ -1,7 +1,7 @@
 """Is it the method? Whether arms differ in the same way by every method that their units were scored by.
 
-1. For every measure and kind of neuron, two arms are compared under each method: by `estimates.compare` where the measure
-   has intervals (J_stab, R_t), else by their order alone (ρ_avg, σ_rel).
+1. For every measure and kind of neuron, two arms are compared under each method: by `estimates.compare` where the
+   measure has intervals (J_stab, R_t), else by their order alone (ρ_avg, σ_rel).
 2. A finding is the *same* if every method tells the arms apart in one direction, *opposite* if two methods do in two,
    *by some* if only some tell them apart, and *none* if no method does.
 3. Only measures with intervals are counted; of the others it is said whether the order is the same.

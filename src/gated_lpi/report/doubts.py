@@ -123,8 +123,8 @@ def damage(records: Mapping[str, ArmRecord | None]) -> Chart:
         "damage",
         "Drop against damage",
         "What silencing takes from recall of the facts, against what it does to the model as such: its loss on text "
-        "that has nothing to do with them. High and to the left: the facts alone are hit. Large markers: the chosen sets, "
-        "with Wilson's 95% interval; small faint ones: as many random ones. Rankings compare at the same damage.",
+        "that has nothing to do with them. High and to the left: the facts alone are hit. Large markers: the chosen "
+        "sets, with Wilson's 95% interval; small faint ones: as many random ones. Rankings compare at the same damage.",
         filled(panels),
     )
 

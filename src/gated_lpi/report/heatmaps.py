@@ -150,9 +150,9 @@ def utilisation_by_relation(scores: Mapping[str, xr.Dataset]) -> Chart:
     return Chart(
         "utilisation_by_relation",
         "Expert utilisation by relation",
-        "Share of each relation's prompts whose last position is routed to each expert, at the last checkpoint. Rows that "
-        f"differ are relations with experts of their own. Of arms with more MoE layers than {MOST_LAYERS}: the first, the "
-        "last and some between.",
+        "Share of each relation's prompts whose last position is routed to each expert, at the last checkpoint. Rows "
+        f"that differ are relations with experts of their own. Of arms with more MoE layers than {MOST_LAYERS}: the "
+        "first, the last and some between.",
         panels,
     )
 

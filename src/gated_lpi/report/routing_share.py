@@ -43,11 +43,11 @@ def _of_arm(arm: ArmResults) -> str:
     chance = number(summary, "expert_stability_chance")
     return (
         f"{arm.name}, FFN neurons: routing alone explains {_part(arm, 'stability')} of J_stab and "
-        f"{_part(arm, 'gain_top_set')} of R_t, over all pairs of checkpoints. At the last pair, neurons permuted within "
-        f"their experts, so that only routing is left, have a J_stab of {show(alone, 'number')} where "
-        f"{show(observed, 'number')} is observed, and an R_t of {show(gain_alone, 'share')} where {show(gain, 'share')} is "
-        f"observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap by "
-        f"{show(experts, 'number')} (chance {show(chance, 'number')})."
+        f"{_part(arm, 'gain_top_set')} of R_t, over all pairs of checkpoints. At the last pair, neurons permuted "
+        f"within their experts, so that only routing is left, have a J_stab of {show(alone, 'number')} where "
+        f"{show(observed, 'number')} is observed, and an R_t of {show(gain_alone, 'share')} where "
+        f"{show(gain, 'share')} is observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap "
+        f"by {show(experts, 'number')} (chance {show(chance, 'number')})."
     )
 
 
@@ -61,9 +61,7 @@ def _why_not(arm: ArmResults) -> str:
 
 def _part(arm: ArmResults, name: str) -> str:
     """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on."""
-    observed, alone = (
-        arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null")
-    )
+    observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null"))
     known = ~(np.isnan(observed) | np.isnan(alone))
     whole = float(observed[known].sum())
     share = float(alone[known].sum()) / whole if whole > 0 else NAN

@@ -121,9 +121,9 @@ def sections(content: Content) -> tuple[Section, ...]:
             "ablations",
             "Ablations",
             (
-                Row(chart="ablation", absent="No head and no neuron was ablated."),
-                *([Row(chart="damage")] if "damage" in content.charts else []),
-                Row(tuple(_unablated(results)), table="ablations"),
+                Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
+                *([Row(chart="damage", table="damage")] if "damage" in content.tables else []),
+                Row(tuple(_unablated(results))),
             ),
         ),
         Section("neurons-or-routing", "Neurons or routing?", tuple(_neurons_or_routing(content))),
@@ -224,8 +224,9 @@ def _what_this_is(results: Results) -> str:
     )
     return (
         "Which neurons raise the log-probability of known facts, and when in training they came to: scores of "
-        f"every FFN and attention neuron by {_by(results)} at every checkpoint of {listing(described)}.{others}{compared} Square brackets "
-        "hold 95% intervals; values are told apart when their intervals do not overlap."
+        f"every FFN and attention neuron by {_by(results)} at every checkpoint of "
+        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; values are told apart when their "
+        "intervals do not overlap."
     )
 
 
@@ -356,8 +357,8 @@ def _routing(content: Content) -> Iterator[Row]:
     if routes:
         yield Row(
             (
-                "Which experts took each token, and with which gate: the first prompt of each of the first relations, at "
-                "the last checkpoint.",
+                "Which experts took each token, and with which gate: the first prompt of each of the first relations, "
+                "at the last checkpoint.",
             )
         )
     for name in routes:

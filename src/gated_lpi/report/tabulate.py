@@ -36,6 +36,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         *([routing_null(results)] if any(has_null(arm) for arm in results.moe) else []),
         *(table for arm in results.moe for table in token_routes(arm)),
         ablations(results),
+        *([damage(results)] if any(ablation_damage(table, row) for _, table, row in _every_row(results)) else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         *([beside_paper(results)] if results.lacks is None else []),
         *(checkpoints(arm) for arm in results.arms),
@@ -183,8 +184,8 @@ def methods(results: Results) -> Table:
         for method, summary in arm.by_method.items()
     )
     caption = (
-        f"The same measures by every method, with 95% bootstrap intervals over relations. {RHO_AVG} and {SIGMA_REL} are "
-        "those of the first window, and have no intervals. The methods' intervals rest on the same prompts."
+        f"The same measures by every method, with 95% bootstrap intervals over relations. {RHO_AVG} and {SIGMA_REL} "
+        "are those of the first window, and have no intervals. The methods' intervals rest on the same prompts."
     )
     return Table("methods", caption, columns, rows)
 
@@ -217,9 +218,9 @@ def agreements(results: Results) -> Table:
         for here in [arm.agreement.isel(comparison=i).sel(kind=kind)]
     )
     caption = (
-        "Agreement of the methods' mean scores: Spearman's correlation of ranks within layers, pooled (by chance 0), with "
-        "its 95% bootstrap interval over relations at the last checkpoint, and the share of one top set that is in the "
-        "other's, beside that of independent sets."
+        "Agreement of the methods' mean scores: Spearman's correlation of ranks within layers, pooled (by chance 0), "
+        "with its 95% bootstrap interval over relations at the last checkpoint, and the share of one top set that is "
+        "in the other's, beside that of independent sets."
     )
     return Table("method_agreement", caption, columns, rows)
 
@@ -255,18 +256,16 @@ def routing_null(results: Results) -> Table:
         for method, summary in arm.by_method.items()
     )
     caption = (
-        "Last pair, FFN neurons. Routing alone: neurons permuted within their experts, with 95% of permutations. Left open "
-        "by experts: of the overlap of top sets that the experts' numbers of top neurons leave open, the share that is "
-        "there; 0% is what routing alone gives, 100% all that it allows. J of top experts: of those of greatest summed "
-        "importance."
+        "Last pair, FFN neurons. Routing alone: neurons permuted within their experts, with 95% of permutations. Left "
+        "open by experts: of the overlap of top sets that the experts' numbers of top neurons leave open, the share "
+        "that is there; 0% is what routing alone gives, 100% all that it allows. J of top experts: of those of "
+        "greatest summed importance."
     )
     return Table("routing_null", caption, columns, rows)
 
 
 def ablations(results: Results) -> Table:
-    """Every ablation with its random control, and the damage to all else where it was measured."""
-    with_damage = any(arm.record is not None and arm.record.ablation.text_loss is not None for arm in results.arms)
-    damage_columns = (Column("loss on other text", "number"), Column("rise"), Column("random rise, mean ± sd"))
+    """Every ablation with its random control."""
     columns = (
         Column("arm"),
         Column("silenced"),
@@ -278,7 +277,6 @@ def ablations(results: Results) -> Table:
         Column("random, mean ± sd"),
         Column("random, least to most"),
         Column("p", "number"),
-        *(damage_columns if with_damage else ()),
     )
     rows: list[tuple[Any, ...]] = []
     for arm in results.arms:
@@ -302,28 +300,47 @@ def ablations(results: Results) -> Table:
                     f"{show(drop.random.mean, 'percent')} ± {show(drop.random.std, 'percent')}",
                     f"{show(extent[0], 'percent')} to {show(extent[1], 'percent')}",
                     drop.random.p_value,
-                    *(_damage(table, row) if with_damage else ()),
                 )
             )
     caption = (
         "Ablations at the last checkpoint. Drop: in % of the intact HIT@k, with Wilson's 95% interval of the ablated "
         "HIT@k. Random: as many heads or neurons drawn at random. p = (1 + draws at least as bad) / (1 + draws)."
     )
-    if with_damage:
-        caption += " Loss on other text: nats per token on text that has nothing to do with the facts, and its rise."
     return Table("ablations", caption, columns, tuple(rows))
 
 
-def _damage(table: AblationTable, row: AblationRow) -> tuple[Any, ...]:
-    """The loss on unrelated text, its rise, and that of random sets."""
-    found = ablation_damage(table, row)
-    if found is None:
-        return None, None, None
-    randoms = np.array(found.random_rises)
-    control = (
-        f"{show(float(randoms.mean()), 'number')} ± {show(float(randoms.std()), 'number')}" if randoms.size else None
+def damage(results: Results) -> Table:
+    """What every ablation takes from recall, beside what it does to the loss on unrelated text."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("chosen by"),
+        Column("drop", "percent"),
+        Column("intact loss", "number"),
+        Column("loss", "number"),
+        Column("rise", "number"),
+        Column("random rise, mean", "number"),
+        Column("random rise, greatest", "number"),
     )
-    return row.text_loss, show(found.rise, "number"), control
+    rows = []
+    for arm, table, row in _every_row(results):
+        found = ablation_damage(table, row)
+        if found is not None:
+            what = arm, row.name, method_name(row.method), ablation_drop(table, row).drop
+            randoms = np.array(found.random_rises or (NAN,))
+            losses = table.text_loss, row.text_loss, found.rise, float(randoms.mean()), float(randoms.max())
+            rows.append((*what, *losses))
+    caption = (
+        "The drop of HIT@k beside the damage to the model as such: its loss on text that has nothing to do with the "
+        "facts, nats per token, and how far that rises above the intact model's; of random sets of as many, too."
+    )
+    return Table("damage", caption, columns, tuple(rows))
+
+
+def _every_row(results: Results) -> Iterator[tuple[str, AblationTable, AblationRow]]:
+    for arm in results.arms:
+        if arm.record is not None:
+            yield from ((arm.name, arm.record.ablation, row) for row in arm.record.ablation.rows)
 
 
 def token_routes(arm: ArmResults) -> list[Table]:
@@ -343,8 +360,8 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     rows = enumerate(route.tokens[first:], first + 1)
     title = f"{arm.name}, {printable(route.relation)}: “{printable(text)}”".replace("\n", "\\n")
     caption = (
-        f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. Experts "
-        "by falling gate, which is in brackets."
+        f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. "
+        "Experts by falling gate, which is in brackets."
     )
     return Table(name, caption, columns, tuple((place, *map(_experts, cells)) for place, cells in rows))
 
