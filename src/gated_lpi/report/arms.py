@@ -176,8 +176,9 @@ def load_results(run: Run) -> Results:
 
 
 def _arm(run: Run, name: str) -> ArmResults:
-    scores, summary, methods = run.scores(name), run.summary(name), run.methods(name)
-    by_method = {method: summary if i == 0 else run.summary(name, method) for i, method in enumerate(methods)}
+    scores, methods = run.scores(name), run.methods(name)
+    by_method = {method: run.summary(name, method) for method in methods}
+    summary = by_method[methods[0]] if methods else run.summary(name)
     agreement = None
     if len(methods) > 1:
         options = {key: summary.attrs[key] for key in ("fraction", "draws", "level", "seed")}

@@ -111,8 +111,8 @@ def all_charts(results: Results) -> dict[str, Chart]:
         doubts.damage(results.records),
         doubts.routing_null(results.arms),
         heatmaps.utilisation(scores),
-        heatmaps.utilisation_by_relation(scores),
         charts.routing(summaries),
+        heatmaps.utilisation_by_relation(scores),
         charts.hits(summaries),
         heatmaps.base_logprob(scores),
     )

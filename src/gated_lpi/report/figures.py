@@ -39,7 +39,7 @@ def plotly_figure(chart: Chart) -> Any:
     for index, panel in enumerate(chart.panels):
         place = {"row": index // chart.columns + 1, "col": index % chart.columns + 1}
         _add_panel(figure, panel, place, named)
-    figure.update_annotations(font_size=14)
+    figure.update_annotations(font_size=14 if chart.columns < 4 else 11)
     figure.update_layout(
         template=template(LIGHT),
         height=drawn + margins["t"] + margins["b"],
