@@ -1,7 +1,7 @@
 """A run made of random numbers whose outcome is set: how concentrated, settled and robust each arm is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, Top
 RELATIONS = 8
 PROMPTS_EACH = 10
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200)
+INTACT_LOSS = 3.5
+NASTY_TEXT = "The <b>capital</b> of & \u202e"
 NASTY_TOKENS = (" Paris", "<b>&\"'", "\n", "\x07", "\u200b", "é", "</script>")
 
 
@@ -26,7 +28,10 @@ class ArmPlan:
 
     `spread` is the exponent of unit importances: 0 is even, larger is more concentrated. `noise` is how much
     importances change between checkpoints, `recall` the share of prompts hit at the end, `drop` the share of
-    it that the ablations take. No tokens: unknown.
+    it that the ablations take. No tokens: unknown. `other` is what is otherwise in its scores by gradient times
+    activation; None: it has none. `positions`: routing is kept at every position, and by
+    relation.
+    `damage`: the rise of the loss on unrelated text under the first ablation, nats; None: not measured.
     """
 
     experts: int = 0
@@ -39,6 +44,9 @@ class ArmPlan:
     recall: float = 0.98
     drop: float = 0.2
     record: bool = True
+    other: Mapping[str, float] | None = None
+    positions: bool = False
+    damage: float | None = None
 
 
 MOE = ArmPlan(experts=4, width=10)
@@ -63,7 +71,7 @@ def scores(plan: ArmPlan, seed: int = 0) -> xr.Dataset:
     recalled = np.linspace(0.1, plan.recall, times)
     ranks = np.where(np.arange(prompts) < np.round(recalled * prompts)[:, None], np.arange(prompts) % 7, 50)
     depth = np.linspace(0, 6, blocks) * growth - 8
-    variables: dict[str, Any] = {
+    variables: dict[str, Any] = _other_scores(plan, seed) | {
         "lpi": (("checkpoint", "relation", "unit"), lpi),
         "lpi_mean": (("checkpoint", "unit"), lpi.mean(axis=1)),
         "target_rank": (("checkpoint", "prompt"), ranks),
@@ -76,6 +84,9 @@ def scores(plan: ArmPlan, seed: int = 0) -> xr.Dataset:
     if plan.experts:
         routed = random.dirichlet(np.full(plan.experts, 5.0), size=(times, plan.layers)) * 2
         variables["expert_utilisation"] = (("checkpoint", "expert_unit"), routed.reshape(times, -1))
+        if plan.positions:
+            variables |= _routing_by_position(plan, random)
+            coords |= _prompt_coords(prompts)
         coords["expert_unit_layer"] = ("expert_unit", np.repeat(np.arange(plan.layers), plan.experts))
         coords["expert_unit_expert"] = ("expert_unit", np.tile(np.arange(plan.experts), plan.layers))
     coords |= {
@@ -103,16 +114,27 @@ def record(name: str, plan: ArmPlan, seed: int = 0) -> ArmRecord:
             count=min(asked, 6),
             available=available,
             chosen=("layer 0 head 1",),
-            hit=round(prompts * intact * (1 - min(plan.drop * strength, 1))) / prompts,
+            hit=round(prompts * intact * (1 - min(plan.drop * strength * more, 1))) / prompts,
             random_hits=tuple(intact * (1 - 0.05 * random.random(10))),
+            method=method,
+            **_text_losses(plan, strength / more, random),
         )
+        for method, more in (("lpi", 1.0), ("grad_x_act", 1.3))[: 1 if plan.other is None else 2]
         for label, kind, asked, available, strength in (
             ("top-1 head", "head", 1, 12, 0.5),
             ("top-10 heads", "head", 10, 12, 1.0),
             ("top-1% FFN units", "unit", 2, 120, 1.5),
         )
     ]
-    table = AblationTable(checkpoint="step-200", step=200, k=10, n_prompts=prompts, hit=intact, rows=tuple(rows))
+    table = AblationTable(
+        checkpoint="step-200",
+        step=200,
+        k=10,
+        n_prompts=prompts,
+        hit=intact,
+        rows=tuple(rows),
+        text_loss=None if plan.damage is None else INTACT_LOSS,
+    )
     return ArmRecord(
         arm=name,
         parameters=1_000_000,
@@ -142,8 +164,8 @@ class SyntheticRun(Run):
     def arms(self) -> tuple[str, ...]:
         return tuple(self.plans)
 
-    def summary(self, arm: str) -> xr.Dataset:
-        return summarise(self.scores(arm), **self.metrics.model_dump())
+    def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
+        return summarise(self.scores(arm), **self.metrics.model_dump(), method=method or "lpi")
 
     def scores(self, arm: str) -> xr.Dataset:
         plan = self.plans[arm]
@@ -154,6 +176,39 @@ class SyntheticRun(Run):
     def record(self, arm: str) -> ArmRecord | None:
         plan = self.plans[arm]
         return record(arm, plan) if plan is not None and plan.record else None
+
+
+def _other_scores(plan: ArmPlan, seed: int) -> dict[str, Any]:
+    """The scores of the plan with what is otherwise in it, under the name of the other method."""
+    if plan.other is None:
+        return {}
+    found = scores(replace(plan, **plan.other, other=None, positions=False), seed)
+    return {f"grad_x_act{end}": found[f"lpi{end}"].variable for end in ("", "_mean")}
+
+
+def _routing_by_position(plan: ArmPlan, random: np.random.Generator) -> dict[str, Any]:
+    """Two experts a token at up to five positions of each prompt, and how often by relation."""
+    times, prompts = len(plan.steps), RELATIONS * PROMPTS_EACH
+    weights = random.dirichlet(np.full(plan.experts, 0.5), size=(times, prompts, 5, plan.layers))
+    gates = np.where(weights >= np.sort(weights, axis=-1)[..., -2:-1], weights, 0.0)
+    gates[:, ::2, 4] = np.nan
+    routed = random.dirichlet(np.full(plan.experts, 5.0), size=(times, RELATIONS, plan.layers)) * 2
+    return {
+        "position_gate": (
+            ("checkpoint", "prompt", "position", "expert_unit"),
+            gates.reshape(times, prompts, 5, -1).astype(np.float32),
+        ),
+        "expert_utilisation": (("checkpoint", "relation", "expert_unit"), routed.reshape(times, RELATIONS, -1)),
+    }
+
+
+def _prompt_coords(prompts: int) -> dict[str, Any]:
+    texts = [f"{NASTY_TEXT} {i} is" for i in range(prompts)]
+    relations = [f"relation {i // PROMPTS_EACH}" for i in range(prompts)]
+    return {
+        "text": ("prompt", np.array(texts, dtype=object)),
+        "prompt_relation": ("prompt", np.array(relations, dtype=object)),
+    }
 
 
 def _unit_coords(plan: ArmPlan) -> dict[str, Any]:
@@ -184,6 +239,16 @@ def _provenance(plan: ArmPlan) -> dict[str, Any]:
         for step in plan.steps
     ]
     return {"checkpoints": checkpoints, "created": "2026-01-01T00:00:00+00:00", "norm": "frozen", "target": "object"}
+
+
+def _text_losses(plan: ArmPlan, strength: float, random: np.random.Generator) -> dict[str, Any]:
+    if plan.damage is None:
+        return {}
+    rises = 0.01 * random.random(10)
+    return {
+        "text_loss": INTACT_LOSS + 2 * strength * plan.damage,
+        "random_text_losses": tuple((INTACT_LOSS + rises).tolist()),
+    }
 
 
 def _top_unit(block: str, index: int) -> TopUnit:

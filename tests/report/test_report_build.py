@@ -23,12 +23,15 @@ from synthetic_run import DENSE, MOE, NASTY_TOKENS, ArmPlan, SyntheticRun
 SECTIONS = [
     "found",
     "source",
+    "diagnosis",
     "stability",
     "profiles",
     "concentration",
     "steadiness",
     "entropy",
+    "method",
     "ablations",
+    "neurons-or-routing",
     "routing",
     "recall",
     "units",
@@ -44,6 +47,7 @@ CHARTS = {
     "ablation",
     "expert_utilisation",
     "routing",
+    "routing_null",
     "hits",
     "base_logprob",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,37 +23,52 @@ def command(
     run: Annotated[str, typer.Argument(help="Folder or fsspec address of a run.")],
     json: Annotated[bool, typer.Option("--json", help="Print every metric as JSON.")] = False,
 ) -> None:
-    """Print the summary metrics of every arm of a run that has results; of the others, why they have none.
+    """Print the summary metrics of every arm of a run, by every method; of arms without results, why they have none.
 
     Example: `gated-lpi metrics demo-run --json > metrics.json`
     """
-    from gated_lpi.metrics import summary_to_json
     from gated_lpi.results import open_run
 
     summaries, missing = _summaries(open_run(run))
     for arm, reason in missing.items():
         err.print(f"{arm}: no results: {reason}", markup=False)
     if json:
-        print_json({arm: summary_to_json(summary) for arm, summary in summaries.items()})
+        print_json({arm: _as_json(by_method) for arm, by_method in summaries.items()})
         return
-    for arm, summary in summaries.items():
+    for arm, by_method in summaries.items():
+        summary = next(iter(by_method.values()))
         for reason in summary.attrs.get("refused_pairs", []):
             console.print(f"{arm}: refused: {reason}", markup=False)
         if not summary.sizes["kind"]:
             console.print(f"{arm}: no unit scores, so no metrics over them: attribution.units leaves them out")
-    table = Table("arm", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel", title="at the last checkpoint")
-    for arm, summary in summaries.items():
-        for kind in summary["kind"].values.tolist():
-            table.add_row(arm, kind, *_cells(summary.sel(kind=kind)))
+    columns = ("arm", "method", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel")
+    table = Table(*columns, title="at the last checkpoint")
+    for arm, by_method in summaries.items():
+        for method, summary in by_method.items():
+            for kind in summary["kind"].values.tolist():
+                table.add_row(arm, method, kind, *_cells(summary.sel(kind=kind)))
     console.print(table)
 
 
-def _summaries(run: Run) -> tuple[dict[str, xr.Dataset], dict[str, OptionError | RunError]]:
-    """The summaries of the arms that have any, and why others have none; the reason itself if that is all of them."""
+def _as_json(by_method: dict[str, xr.Dataset]) -> dict[str, Any]:
+    """The summary by an arm's first method, and under `by_method` those by the others."""
+    from gated_lpi.metrics import summary_to_json
+
+    first, *others = by_method
+    content = summary_to_json(by_method[first])
+    return content | {"by_method": {method: summary_to_json(by_method[method]) for method in others}}
+
+
+def _summaries(run: Run) -> tuple[dict[str, dict[str, xr.Dataset]], dict[str, OptionError | RunError]]:
+    """The summaries by method of the arms that have any, the first method's first, and why others have none.
+
+    If none has, the reason itself is raised.
+    """
     summaries, missing = {}, {}
     for arm in run.arms:
         try:
-            summaries[arm] = run.summary(arm)
+            by_method = {method: run.summary(arm, method) for method in run.methods(arm)}
+            summaries[arm] = by_method or {"none": run.summary(arm)}
         except (OptionError, RunError) as error:
             missing[arm] = error
     if not summaries:

@@ -13,6 +13,7 @@ from gated_lpi.metrics.agreement import (
     agreement_interval,
     overlap_chance,
     sampled_agreement_interval,
+    spearman_within,
 )
 from gated_lpi.metrics.concentration import (
     Entropy,
@@ -40,6 +41,7 @@ from gated_lpi.metrics.layers import (
     profile_correlation,
     relative_spread,
 )
+from gated_lpi.metrics.method_agreement import method_agreement
 from gated_lpi.metrics.routing import load_imbalance, routing_stability, utilisation_entropy
 from gated_lpi.metrics.routing_health import (
     co_activation,
@@ -104,6 +106,7 @@ __all__ = [
     "layer_profile",
     "load_imbalance",
     "mean_pairwise",
+    "method_agreement",
     "overlap_chance",
     "profile_correlation",
     "random_control",
@@ -118,6 +121,7 @@ __all__ = [
     "routing_stability",
     "sampled_agreement_interval",
     "set_size",
+    "spearman_within",
     "summarise",
     "summary_to_json",
     "top_mask",

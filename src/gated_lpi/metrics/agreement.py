@@ -90,7 +90,6 @@ def agreement(a: ArrayLike, b: ArrayLike, layer: ArrayLike | None = None, fracti
     """
     left, right, groups = _checked(a, b, layer)
     rows = _rows(groups)
-    standard = [_standardised(left, rows), _standardised(right, rows)]
     taus = np.array([_kendall(left[row], right[row]) for row in rows])
     pairs = np.array([row.size * (row.size - 1) / 2 for row in rows])
     known = ~np.isnan(taus)
@@ -98,11 +97,25 @@ def agreement(a: ArrayLike, b: ArrayLike, layer: ArrayLike | None = None, fracti
     return Agreement(
         _pearson(rankdata(left), rankdata(right)),
         _kendall(left, right),
-        _pearson(*standard),
+        _within(left, right, rows),
         float(taus[known] @ pairs[known] / pairs[known].sum()) if known.any() else float("nan"),
         _shared(left, right, fraction) / set_size(left.size, fraction),
         shared / sum(set_size(row.size, fraction) for row in rows),
     )
+
+
+def spearman_within(a: ArrayLike, b: ArrayLike, layer: ArrayLike) -> float:
+    """The Spearman correlation within layers of two scores of the same units, pooled; NaN where nothing is ranked.
+
+    Args:
+        a, b: [N].
+        layer: [N], the layer of each unit.
+
+    Raises:
+        OptionError: shapes that differ, or NaN or infinite scores.
+    """
+    left, right, groups = _checked(a, b, layer)
+    return _within(left, right, _rows(groups))
 
 
 def overlap_chance(layer: ArrayLike, fraction: float = 0.01, level: float = 0.95) -> OverlapChance:
@@ -273,6 +286,10 @@ def _rows(groups: IntArray) -> list[IntArray]:
     """The units of each layer."""
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+
+
+def _within(left: FloatArray, right: FloatArray, rows: list[IntArray]) -> float:
+    return _pearson(_standardised(left, rows), _standardised(right, rows))
 
 
 def _standardised(values: FloatArray, rows: list[IntArray]) -> FloatArray:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.errors import OptionError, RunError
+from gated_lpi.metrics import method_agreement
 from gated_lpi.results import ArmRecord, Run
 
 KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
@@ -22,14 +23,18 @@ class ArmResults:
     Attributes:
         name: the arm's.
         scores: as they are stored.
-        summary: every metric of them.
+        summary: every metric of them, by the first method.
         record: of the last checkpoint; None if it was not ablated yet.
+        by_method: the summary by every method that the units have scores by, the first one's too.
+        agreement: what `method_agreement` says of these methods; None where there are not two.
     """
 
     name: str
     scores: xr.Dataset
     summary: xr.Dataset
     record: ArmRecord | None
+    by_method: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    agreement: xr.Dataset | None = None
 
     @property
     def is_moe(self) -> bool:
@@ -101,6 +106,11 @@ class Results:
         return {arm.name: arm.record for arm in self.arms}
 
     @property
+    def methods(self) -> list[str]:
+        """The methods that any arm has scores by, each once."""
+        return list(dict.fromkeys(method for arm in self.arms for method in arm.by_method))
+
+    @property
     def moe(self) -> list[ArmResults]:
         """The arms with routed experts."""
         return [arm for arm in self.arms if arm.is_moe]
@@ -151,13 +161,10 @@ def load_results(run: Run) -> Results:
     unfit: OptionError | None = None
     for name in run.arms:
         try:
-            scores = run.scores(name)
-            summary = run.summary(name)
+            arms.append(_arm(run, name))
         except (RunError, OptionError) as error:
             unfit = error if isinstance(error, OptionError) else unfit
             missing[name] = str(error)
-            continue
-        arms.append(ArmResults(name, scores, summary, run.record(name)))
     if not arms and unfit is not None:
         raise unfit
     if not arms:
@@ -166,6 +173,17 @@ def load_results(run: Run) -> Results:
             "experiment until a checkpoint is complete, then report again"
         )
     return Results(tuple(arms), missing, {name: _quarantined(run, name) for name in missing})
+
+
+def _arm(run: Run, name: str) -> ArmResults:
+    scores, methods = run.scores(name), run.methods(name)
+    by_method = {method: run.summary(name, method) for method in methods}
+    summary = by_method[methods[0]] if methods else run.summary(name)
+    agreement = None
+    if len(methods) > 1:
+        options = {key: summary.attrs[key] for key in ("fraction", "draws", "level", "seed")}
+        agreement = method_agreement(scores, methods, **options)
+    return ArmResults(name, scores, summary, run.record(name), by_method, agreement)
 
 
 def _quarantined(run: Run, arm: str) -> Sequence[Mapping[str, Any]]:

@@ -1,6 +1,6 @@
 """From a run to its report: one HTML file, the same figures as files, and all numbers as JSON.
 
-1. Every arm is read and summarised (`arms`); from then on nothing is computed, only laid out.
+1. Every arm is read, summarised by every method (`arms`) and diagnosed; then nothing is computed, only laid out.
 2. Charts are built once and drawn twice: for the page, and as PNG and SVG.
 3. Every file is written beside its place and moved there whole; the page comes last but for report.sha256, which has
    the digest of each, in the form that `sha256sum --check` reads.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
@@ -20,8 +20,9 @@ from typing import Any
 import plotly.offline
 
 from gated_lpi._common.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
+from gated_lpi.diagnosis import Diagnosis, examine
 from gated_lpi.metrics import summary_to_json
-from gated_lpi.report import charts, heatmaps
+from gated_lpi.report import charts, doubts, heatmaps
 from gated_lpi.report.arms import Results, load_results
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
@@ -70,7 +71,7 @@ def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
         OptionError: the run's options for metrics do not fit its checkpoints.
     """
     folder = run.path if out is None else as_folder(out)
-    results = load_results(run)
+    results, diagnosis = load_results(run), examine(run)
     shown = all_charts(results)
     tables = all_tables(run, results)
     refuse_links(folder / FIGURES_FOLDER)
@@ -89,8 +90,8 @@ def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
     for name, chart in shown.items():
         drawn = matplotlib_figure(chart)
         pictures += [write(f"{FIGURES_FOLDER}/{name}.{kind}", image(drawn, kind)) for kind in FORMATS]
-    summary = write(SUMMARY_FILE, _summary(run, results, tables).encode())
-    page = write(PAGE_FILE, _page(run, results, shown, tables).encode())
+    summary = write(SUMMARY_FILE, _summary(run, results, diagnosis, tables).encode())
+    page = write(PAGE_FILE, _page(run, results, diagnosis, shown, tables).encode())
     write_atomically(folder / DIGESTS_FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     return ReportFiles(page, tuple(pictures), summary)
 
@@ -104,29 +105,41 @@ def all_charts(results: Results) -> dict[str, Chart]:
         charts.profile_correlation(summaries),
         charts.concentration(summaries),
         charts.evenness(summaries),
+        doubts.by_method(results.arms),
+        doubts.agreement({arm.name: arm.agreement for arm in results.arms if arm.agreement is not None}),
         charts.ablation(results.records),
+        doubts.damage(results.records),
+        doubts.routing_null(results.arms),
         heatmaps.utilisation(scores),
         charts.routing(summaries),
+        heatmaps.utilisation_by_relation(scores),
         charts.hits(summaries),
         heatmaps.base_logprob(scores),
     )
     return {chart.name: chart for chart in drawn if chart.panels}
 
 
-def _summary(run: Run, results: Results, tables: Mapping[str, Table]) -> str:
+def _summary(run: Run, results: Results, diagnosis: Diagnosis, tables: Mapping[str, Table]) -> str:
     content = {
         "run": run.experiment.name,
         "arms": {arm.name: summary_to_json(arm.summary) for arm in results.arms},
+        "by_method": {
+            arm.name: {method: summary_to_json(summary) for method, summary in arm.by_method.items()}
+            for arm in results.arms
+        },
+        "diagnosis": asdict(diagnosis),
         "missing": dict(results.missing),
         "tables": {name: plain(table) for name, table in tables.items()},
     }
     return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
 
 
-def _page(run: Run, results: Results, shown: Mapping[str, Chart], tables: Mapping[str, Table]) -> str:
+def _page(
+    run: Run, results: Results, diagnosis: Diagnosis, shown: Mapping[str, Chart], tables: Mapping[str, Table]
+) -> str:
     drawn = {name: plotly_figure(chart) for name, chart in shown.items()}
     heights = {name: int(figure.layout.height) for name, figure in drawn.items()}
-    content = Content(run, results, shown, tables, heights, datetime.now(UTC))
+    content = Content(run, results, diagnosis, shown, tables, heights, datetime.now(UTC))
     figures = {f"plot-{name}": _without_template(json.loads(figure.to_json())) for name, figure in drawn.items()}
     templates = {"light": template(LIGHT).to_plotly_json(), "dark": template(DARK).to_plotly_json()}
     page = Template(files("gated_lpi.report").joinpath("template.html").read_text(encoding="utf-8"))

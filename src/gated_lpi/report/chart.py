@@ -57,11 +57,13 @@ class Axis:
         label: what it shows.
         ticks: (position, text); none for the backend's own.
         percent: whether its values are shares, shown in %.
+        limits: where it begins and ends; None: where its values do.
     """
 
     label: str
     ticks: tuple[tuple[float, str], ...] = ()
     percent: bool = False
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

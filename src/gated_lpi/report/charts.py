@@ -7,15 +7,17 @@ are left out, so a chart may have fewer panels than its caption speaks of, or no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from gated_lpi.report.arms import KIND_NAMES, kinds_of, tokens_known
+from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, StepScale, arm_styles, short_number
 from gated_lpi.report.estimates import ablation_drop
-from gated_lpi.results.records import ArmRecord
+from gated_lpi.results.records import AblationRow, ArmRecord
 
 Summaries = Mapping[str, xr.Dataset]
 Styles = Mapping[str, ArmStyle]
@@ -34,6 +36,7 @@ class Measure(NamedTuple):
         label: of the vertical axis.
         kind: "ffn" or "attention"; None for a variable that is not by kind of unit.
         percent: whether values are shares, shown in %.
+        limits: of the vertical axis; None: those of the values.
     """
 
     title: str
@@ -41,6 +44,7 @@ class Measure(NamedTuple):
     label: str
     kind: str | None
     percent: bool = False
+    limits: tuple[float, float] | None = None
 
 
 def stability(summaries: Summaries) -> Chart:
@@ -49,7 +53,7 @@ def stability(summaries: Summaries) -> Chart:
     counted = {name: summary for name, summary in summaries.items() if tokens_known(summary)}
     clocks: tuple[tuple[Clock, Summaries], ...] = (("step", summaries), ("tokens", counted))
     panels = [
-        _series(Measure(f"{KIND_NAMES[kind]}, by {clock}", "stability", "J_stab", kind), shown, styles, clock)
+        series(Measure(f"{KIND_NAMES[kind]}, by {clock}", "stability", "J_stab", kind), shown, styles, clock)
         for clock, shown in clocks
         for kind in kinds_of(list(shown.values()))
     ]
@@ -59,7 +63,7 @@ def stability(summaries: Summaries) -> Chart:
         "Share of the top sets of two consecutive checkpoints that is common to both (Jaccard index), drawn at the "
         "later one. 1: the same neurons. Dashed, in each arm's colour: two random sets of that size, on average. "
         f"{BANDS}.",
-        _filled(panels),
+        filled(panels),
     )
 
 
@@ -116,7 +120,7 @@ def hits(summaries: Summaries) -> Chart:
     recorded = {name: summary for name, summary in summaries.items() if "hit" in summary}
     ks = sorted({int(k) for summary in recorded.values() for k in summary["hit_k"].to_numpy()})
     panels = [
-        _series(
+        series(
             Measure(f"HIT@{k}", "hit", "share of prompts", None, percent=True),
             {name: summary.sel(hit_k=k) for name, summary in recorded.items()},
             styles,
@@ -127,7 +131,7 @@ def hits(summaries: Summaries) -> Chart:
         "hits",
         "Recall of facts",
         "Share of prompts whose target is among the k likeliest next tokens. Bands: Wilson's 95% intervals.",
-        _filled(panels),
+        filled(panels),
         columns=max(len(ks), 1),
     )
 
@@ -146,7 +150,7 @@ def routing(summaries: Summaries) -> Chart:
         "Routing over training",
         "How the prompts of the facts spread over experts. Lines: mean over layers; bands: from the lowest layer to "
         "the highest. Entropy 1 and imbalance 1: evenly. Distance 0: as at the checkpoint before; 1: to other experts.",
-        _filled([_series(measure, spread, styles) for measure in measures]),
+        filled([series(measure, spread, styles) for measure in measures]),
         columns=3,
     )
 
@@ -155,11 +159,14 @@ def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
     """The drop of HIT@k under each ablation, beside random ones."""
     styles = arm_styles(records)
     done = {name: record for name, record in records.items() if record is not None and record.ablation.rows}
-    rows = list(dict.fromkeys(row.name for record in done.values() for row in record.ablation.rows))
+    several = len({row.method for record in done.values() for row in record.ablation.rows}) > 1
+    every = [row for record in done.values() for row in record.ablation.rows]
+    names = list(dict.fromkeys(row.name for row in every))
+    rows = list(dict.fromkeys(_place(row, several) for row in sorted(every, key=lambda row: names.index(row.name))))
     lines = [
         line
         for place, (name, record) in enumerate(done.items())
-        for line in _ablation_lines(name, record, rows, (place - (len(done) - 1) / 2) * 0.22, styles[name])
+        for line in _ablation_lines(name, record, rows, several, (place - (len(done) - 1) / 2) * 0.22, styles[name])
     ]
     ks = sorted({record.ablation.k for record in done.values()})
     label = f"HIT@{ks[0]} lost, % of intact" if len(ks) == 1 else "HIT@k lost, % of intact"
@@ -170,7 +177,7 @@ def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
         "Ablations",
         "Large markers: the top heads or neurons are silenced; bars: Wilson's 95% interval of the ablated HIT@k. Small "
         "faint markers: as many random ones, one marker a draw. Below 0: recall rose.",
-        _filled([panel]),
+        filled([panel]),
         columns=1,
     )
 
@@ -179,30 +186,30 @@ def _by_kind(
     measures: Sequence[tuple[str, str, str]], summaries: Summaries, percent: bool = False
 ) -> tuple[Panel, ...]:
     styles = arm_styles(summaries)
-    return _filled(
+    return filled(
         [
-            _series(Measure(f"{title}, {KIND_NAMES[kind]}", name, label, kind, percent), summaries, styles)
+            series(Measure(f"{title}, {KIND_NAMES[kind]}", name, label, kind, percent), summaries, styles)
             for title, name, label in measures
             for kind in kinds_of(list(summaries.values()))
         ]
     )
 
 
-def _filled(panels: Sequence[Panel]) -> tuple[Panel, ...]:
+def filled(panels: Sequence[Panel]) -> tuple[Panel, ...]:
+    """The panels that have something to show."""
     return tuple(panel for panel in panels if panel.lines)
 
 
-def _series(measure: Measure, summaries: Summaries, styles: Styles, clock: Clock = "step") -> Panel:
-    """One measure of every arm that has it, over steps or tokens."""
+def series(measure: Measure, summaries: Summaries, styles: Styles, clock: Clock = "step") -> Panel:
+    """One measure of every arm that has it, over steps or tokens; so of whatever else is by step."""
     scale = StepScale(float(value) for summary in summaries.values() for value in summary[clock].to_numpy())
     lines = [
         line
         for name, summary in summaries.items()
         for line in _arm_lines(measure, name, summary, styles[name], scale, clock)
     ]
-    return Panel(
-        measure.title, scale.axis(CLOCK_LABELS[clock]), Axis(measure.label, percent=measure.percent), tuple(lines)
-    )
+    height = Axis(measure.label, percent=measure.percent, limits=measure.limits)
+    return Panel(measure.title, scale.axis(CLOCK_LABELS[clock]), height, tuple(lines))
 
 
 def _arm_lines(
@@ -243,14 +250,27 @@ def _over_layers(summary: xr.Dataset, measures: Sequence[Measure]) -> xr.Dataset
     return xr.Dataset(variables, {name: summary[name] for name in ("step", "tokens") if name in summary.coords})
 
 
-def _ablation_lines(arm: str, record: ArmRecord, rows: Sequence[str], offset: float, style: ArmStyle) -> list[Line]:
+def _place(row: AblationRow, several: bool) -> str:
+    """What an ablation is called on the axis: with its method, where there are several, on lines of its own."""
+    return "\n".join([row.name, *wrap(f"by {method_name(row.method)}", 18)]) if several else row.name
+
+
+def _one_line(place: str) -> str:
+    return place.replace("\n", " ")
+
+
+def _ablation_lines(
+    arm: str, record: ArmRecord, rows: Sequence[str], several: bool, offset: float, style: ArmStyle
+) -> list[Line]:
     """An arm's drops, and those of its random controls beside them."""
     table = record.ablation
-    drops = {row.name: ablation_drop(table, row) for row in table.rows}
+    drops = {_place(row, several): ablation_drop(table, row) for row in table.rows}
     at = {name: rows.index(name) + offset for name in drops}
     common: dict[str, Any] = {"group": arm, "style": style, "drawn": "points"}
     control = [
-        (at[name] + 0.06, value, f"{arm}, random for {name}") for name in drops for value in drops[name].random_drops
+        (at[name] + 0.06, value, f"{arm}, random for {_one_line(name)}")
+        for name in drops
+        for value in drops[name].random_drops
     ]
     lines = [
         Line(
@@ -259,7 +279,7 @@ def _ablation_lines(arm: str, record: ArmRecord, rows: Sequence[str], offset: fl
             y=tuple(drop.drop.value for drop in drops.values()),
             low=tuple(drop.drop.low for drop in drops.values()),
             high=tuple(drop.drop.high for drop in drops.values()),
-            hover=tuple(f"{arm}, {name}" for name in drops),
+            hover=tuple(f"{arm}, {_one_line(name)}" for name in drops),
             **common,
         )
     ]

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, capital
+from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import Drop, Estimate, Verdict, ablation_drop, compare, number, read
 from gated_lpi.report.findings import settling
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Form, listing, show
+from gated_lpi.results.records import AblationRow
 
 LAST = -1
 WORDS: dict[Verdict, str] = {
@@ -195,8 +197,9 @@ def _shared_pairs(one: ArmResults, other: ArmResults) -> list[tuple[int, int]]:
 
 
 def _robustness(results: Results) -> Claim:
+    several = len({row.method for arm in results.arms if arm.record for row in arm.record.ablation.rows}) > 1
     drops = {
-        arm.name: {row.name: ablation_drop(arm.record.ablation, row) for row in arm.record.ablation.rows}
+        arm.name: {_chosen(row, several): ablation_drop(arm.record.ablation, row) for row in arm.record.ablation.rows}
         for arm in results.arms
         if arm.record is not None
     }
@@ -217,6 +220,11 @@ def _robustness(results: Results) -> Claim:
         "Recall lost to ablation",
         tuple(observations),
     )
+
+
+def _chosen(row: AblationRow, several: bool) -> str:
+    """What an ablation silences, and by which method it was chosen where there are several."""
+    return f"{row.name} by {method_name(row.method)}" if several else row.name
 
 
 def _ks(results: Results) -> str:

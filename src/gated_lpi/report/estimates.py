@@ -51,6 +51,18 @@ class Drop(NamedTuple):
     random_drops: tuple[float, ...]
 
 
+class Damage(NamedTuple):
+    """What an ablation does to the model as such, beside random sets of as many units or heads.
+
+    Attributes:
+        rise: of the loss on unrelated text above the intact model's, nats per token.
+        random_rises: the same of each random set; none where they were not measured.
+    """
+
+    rise: float
+    random_rises: tuple[float, ...]
+
+
 def compare(one: Estimate, other: Estimate) -> Verdict:
     """Say where `one` lies as against `other`; "undefined" if a value or an interval is missing."""
     if not (one.has_interval and other.has_interval) or np.isnan(one.value) or np.isnan(other.value):
@@ -86,6 +98,13 @@ def ablation_drop(table: AblationTable, row: AblationRow) -> Drop:
     random_drops = tuple(relative_drop(table.hit, hit) for hit in row.random_hits)
     control = random_control(drop, random_drops) if random_drops else RandomControl(NAN, NAN, NAN, NAN, NAN)
     return Drop(Estimate(drop, *ends), control, random_drops)
+
+
+def ablation_damage(table: AblationTable, row: AblationRow) -> Damage | None:
+    """How far one ablation raises the loss on unrelated text; None where it was not measured."""
+    if table.text_loss is None or row.text_loss is None:
+        return None
+    return Damage(row.text_loss - table.text_loss, tuple(loss - table.text_loss for loss in row.random_text_losses))
 
 
 def _number(summary: xr.Dataset, name: str, where: dict[str, object]) -> float:

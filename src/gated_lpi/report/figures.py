@@ -24,13 +24,14 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-ser
 def plotly_figure(chart: Chart) -> Any:
     """Draw a chart as a `plotly.graph_objects.Figure`, on the light template."""
     drawn = chart.rows * ROW_HEIGHT
-    spacing = 0.0 if chart.rows == 1 else 90 / drawn
+    between = 112 if any("\n" in panel.title for panel in chart.panels) else 90
+    spacing = 0.0 if chart.rows == 1 else between / drawn
     margins = MARGINS if any(panel.lines for panel in chart.panels) else MARGINS | {"t": 40}
     with_heat = any(panel.heat is not None for panel in chart.panels)
     figure = make_subplots(
         chart.rows,
         chart.columns,
-        subplot_titles=[panel.title for panel in chart.panels],
+        subplot_titles=[_broken(panel.title) for panel in chart.panels],
         horizontal_spacing=0.2 if with_heat else min(0.13, 0.27 / chart.columns),
         vertical_spacing=spacing,
     )
@@ -38,7 +39,7 @@ def plotly_figure(chart: Chart) -> Any:
     for index, panel in enumerate(chart.panels):
         place = {"row": index // chart.columns + 1, "col": index % chart.columns + 1}
         _add_panel(figure, panel, place, named)
-    figure.update_annotations(font_size=14)
+    figure.update_annotations(font_size=14 if chart.columns < 4 else 11)
     figure.update_layout(
         template=template(LIGHT),
         height=drawn + margins["t"] + margins["b"],
@@ -73,6 +74,11 @@ def template(colours: dict[str, str]) -> Any:
     return go.layout.Template(layout=layout)
 
 
+def _broken(text: str) -> str:
+    """A text whose lines end as plotly has it."""
+    return text.replace("\n", "<br>")
+
+
 def _add_panel(figure: Any, panel: Panel, place: dict[str, int], named: set[str]) -> None:
     if panel.heat is not None:
         subplot = figure.get_subplot(**place)
@@ -90,7 +96,13 @@ def _axis(axis: Axis) -> dict[str, Any]:
     options: dict[str, Any] = {"title": {"text": axis.label}}
     if axis.ticks:
         positions, texts = zip(*axis.ticks, strict=True)
-        options |= {"tickmode": "array", "tickvals": list(positions), "ticktext": list(texts)}
+        options |= {
+            "tickmode": "array",
+            "tickvals": list(positions),
+            "ticktext": [text.replace("\n", "<br>") for text in texts],
+        }
+    if axis.limits is not None:
+        options["range"] = list(axis.limits)
     return options | ({"tickformat": ".3~p"} if axis.percent else {})
 
 

@@ -15,6 +15,7 @@ from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 
 ROW_TICKS = 16
+MOST_LAYERS = 4  # of an arm, whose utilisation by relation is drawn
 BLOCK_NAMES = {"attention": "attention", "ffn": "FFN"}
 
 
@@ -123,6 +124,65 @@ def utilisation(scores: Mapping[str, xr.Dataset]) -> Chart:
     )
 
 
+def utilisation_by_relation(scores: Mapping[str, xr.Dataset]) -> Chart:
+    """Share of each relation's prompts routed to each expert at the last checkpoint: a few layers of each MoE arm."""
+    tables = {
+        f"{name}: layer {layer}": (_by_relation(arm, layer), arm["relation"].to_numpy())
+        for name, arm in scores.items()
+        if "relation" in arm.get(schema.EXPERT_UTILISATION, xr.DataArray()).dims
+        for layer in _some(_moe_layers(arm), MOST_LAYERS)
+    }
+    panels = tuple(
+        Panel(
+            title,
+            category_axis("expert", [str(i) for i in range(table.shape[1])]),
+            category_axis("", [_short(str(name)) for name in relations], ROW_TICKS),
+            heat=Heat(
+                table,
+                tuple(str(name) for name in relations),
+                tuple(f"expert {i}" for i in range(table.shape[1])),
+                (0.0, 1.0),
+                "share of prompts",
+            ),
+        )
+        for title, (table, relations) in tables.items()
+    )
+    return Chart(
+        "utilisation_by_relation",
+        "Expert utilisation by relation",
+        "Share of each relation's prompts whose last position is routed to each expert, at the last checkpoint. Rows "
+        f"that differ are relations with experts of their own. Of arms with more MoE layers than {MOST_LAYERS}: the "
+        "first, the last and some between.",
+        panels,
+    )
+
+
+def _by_relation(scores: xr.Dataset, layer: int) -> NDArray[np.float64]:
+    """[relations, experts] of one layer at the last checkpoint."""
+    expert = scores["expert_unit_expert"].to_numpy()
+    mine = np.flatnonzero((scores["expert_unit_layer"].to_numpy() == layer) & (expert >= 0))
+    last = scores[schema.EXPERT_UTILISATION].isel(checkpoint=-1, expert_unit=mine[np.argsort(expert[mine])])
+    values: NDArray[np.float64] = last.transpose("relation", "expert_unit").to_numpy().astype(np.float64)
+    return values
+
+
+def _moe_layers(scores: xr.Dataset) -> list[int]:
+    """The layers that have routed experts."""
+    routed = scores["expert_unit_expert"].to_numpy() >= 0
+    return sorted(set(scores["expert_unit_layer"].to_numpy()[routed].tolist()))
+
+
+def _some(layers: Sequence[int], most: int) -> list[int]:
+    """At most so many layers, evenly spaced, the first and the last among them."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[round(i * (len(layers) - 1) / (most - 1))] for i in range(most)]
+
+
+def _short(name: str, longest: int = 22) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
 def _profile(summary: xr.Dataset, kind: str) -> NDArray[np.float64]:
     if kind not in summary["kind"]:
         return np.empty((0, 0))
@@ -164,7 +224,7 @@ def _utilisation(scores: xr.Dataset) -> tuple[NDArray[np.float64], list[int]] | 
     last = over_relations(scores.isel(checkpoint=-1), schema.EXPERT_UTILISATION).to_numpy()
     layer, expert = scores["expert_unit_layer"].to_numpy(), scores["expert_unit_expert"].to_numpy()
     routed = expert >= 0
-    layers = sorted({int(number) for number in layer[routed]})
+    layers = _moe_layers(scores)
     if not layers:
         return None
     table = np.full((len(layers), int(expert.max()) + 1), np.nan)

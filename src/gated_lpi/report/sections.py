@@ -7,17 +7,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 
+from gated_lpi.diagnosis import NAMES, Diagnosis
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, Results, capital
+from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.claims import Claim, claims
 from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
 from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
+from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import Table, listing, show
 from gated_lpi.results import Run
 
@@ -33,6 +36,7 @@ class Content:
     Attributes:
         run: the run that is reported.
         results: of its arms.
+        diagnosis: what is wrong with their training.
         charts: by name, those that have something to show, in order of their numbers.
         tables: by name.
         heights: of charts, by name, in pixels.
@@ -41,6 +45,7 @@ class Content:
 
     run: Run
     results: Results
+    diagnosis: Diagnosis
     charts: Mapping[str, Chart]
     tables: Mapping[str, Table]
     heights: Mapping[str, int]
@@ -94,6 +99,7 @@ def sections(content: Content) -> tuple[Section, ...]:
     results = content.results
     return (
         *_publication(results),
+        Section("diagnosis", "Diagnosis", tuple(_diagnosis(content.diagnosis))),
         Section("stability", "Stability of the top sets", (Row(tuple(_settled(results)), chart="stability"),)),
         Section(
             "profiles",
@@ -110,15 +116,18 @@ def sections(content: Content) -> tuple[Section, ...]:
         ),
         Section("steadiness", "Steadiness of the profile", (Row(table="windows"),)),
         Section("entropy", "Entropy of importance", (Row(chart="entropy", absent=NOT_POSITIVE),)),
+        Section("method", "Is it the method?", tuple(_methods(content))),
         Section(
             "ablations",
             "Ablations",
             (
                 Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
+                *([Row(chart="damage", table="damage")] if "damage" in content.tables else []),
                 Row(tuple(_unablated(results))),
             ),
         ),
-        Section("routing", "Routing", tuple(_routing(results))),
+        Section("neurons-or-routing", "Neurons or routing?", tuple(_neurons_or_routing(content))),
+        Section("routing", "Routing", tuple(_routing(content))),
         Section(
             "recall",
             "Recall and the logit lens",
@@ -181,6 +190,9 @@ def _found(content: Content) -> Iterable[str]:
     results = content.results
     found = claims(results)
     short = [join(tag("strong", claim.question), f" {claim.outcome}") for claim in found]
+    by_method = verdict(results)
+    if by_method is not None:
+        short.append(join(tag("strong", "Is it the method?"), f" {by_method}"))
     yield tag("div", items([*short, recall_sentence(results)]), class_="short")
     if results.lacks is not None:
         yield tag("p", f"This run has {results.lacks}: there is nothing to compare with what was published.")
@@ -205,11 +217,22 @@ def _what_this_is(results: Results) -> str:
         if results.lacks is None
         else ""
     )
-    return (
-        "Which neurons raise the log-probability of known facts, and when in training they came to: Gated-LPI scores "
-        f"of every FFN and attention neuron at every checkpoint of {listing(described)}.{compared} Square brackets "
-        "hold 95% intervals; values are told apart when their intervals do not overlap."
+    others = (
+        f" Where no method is named, numbers are those of {method_name(results.methods[0])}."
+        if len(results.methods) > 1
+        else ""
     )
+    return (
+        "Which neurons raise the log-probability of known facts, and when in training they came to: scores of "
+        f"every FFN and attention neuron by {_by(results)} at every checkpoint of "
+        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; values are told apart when their "
+        "intervals do not overlap."
+    )
+
+
+def _by(results: Results) -> str:
+    """By which methods neurons were scored, in words."""
+    return listing([method_name(method) for method in results.methods]) or "Gated-LPI"
 
 
 def _missing(results: Results) -> list[str]:
@@ -280,13 +303,66 @@ def _unablated(results: Results) -> Iterator[Html]:
             yield tag("p", f"{arm.name}: {'; '.join(arm.record.ablation.skipped)}.", class_="absent")
 
 
-def _routing(results: Results) -> Iterator[Row]:
+def _diagnosis(found: Diagnosis) -> Iterator[Row]:
+    """What is wrong with the arms' training, with its evidence; and what could not be judged."""
+    if found.findings:
+        lines = [
+            join(
+                tag("strong", f"{one.arm}: {one.name}."),
+                f" {capital(one.evidence)}. Measured {show(one.value, 'number')}, threshold "
+                f"{show(one.threshold, 'number')}; checkpoints: {_few(one.checkpoints)}.",
+            )
+            for one in found.findings
+        ]
+        yield Row((items(lines),))
+    else:
+        yield Row((f"None of {listing(NAMES)} was found.",))
+    yield Row(tuple(tag("p", f"Not judged: {line}.", class_="absent") for line in found.unjudged))
+
+
+def _few(keys: Sequence[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 4 else f"{keys[0]} to {keys[-1]} ({len(keys)} of them)"
+
+
+def _methods(content: Content) -> Iterator[Row]:
+    results = content.results
+    said = verdict(results)
+    if said is None:
+        yield Row((f"Neurons were scored by {_by(results)} alone, so there is no other method to hold against it.",))
+        return
+    agreement = agreement_sentence(results)
+    yield Row((said, items(list(sentences(results))), *([agreement] if agreement else [])))
+    yield Row(chart="methods", table="methods")
+    yield Row(chart="method_agreement", absent="No two methods rank the neurons.", table="method_agreement")
+
+
+def _neurons_or_routing(content: Content) -> Iterator[Row]:
+    yield Row(tuple(routing_sentences(content.results)))
+    if "routing_null" in content.charts:
+        yield Row(chart="routing_null")
+    if "routing_null" in content.tables:
+        yield Row(table="routing_null")
+
+
+def _routing(content: Content) -> Iterator[Row]:
+    results = content.results
     dense = [arm.name for arm in results.dense]
     if dense:
         yield Row((f"Dense arms have no routing: {listing(dense)}.",))
     if results.moe:
         for chart in ("expert_utilisation", "routing"):
             yield Row(chart=chart, absent=f"Expert utilisation {NO_RECORD}")
+        yield Row(chart="utilisation_by_relation", absent=f"Expert utilisation by relation {NO_RECORD}")
+    routes = [name for name in content.tables if name.startswith("routes_")]
+    if routes:
+        yield Row(
+            (
+                "Which experts took each token, and with which gate: the first prompt of each of the first relations, "
+                "at the last checkpoint.",
+            )
+        )
+    for name in routes:
+        yield Row(table=name, title=content.tables[name].caption.split("\n")[0])
 
 
 def _norms(results: Results) -> Iterator[str]:

@@ -86,6 +86,8 @@ def _draw_panel(figure: Figure, axes: Axes, panel: Panel) -> None:
 def _dress(axes: Axes, axis: Axis, which: str) -> None:
     side = axes.xaxis if which == "x" else axes.yaxis
     side.set_label_text(axis.label)
+    if axis.limits is not None:
+        (axes.set_xlim if which == "x" else axes.set_ylim)(*axis.limits)
     if axis.ticks:
         positions, texts = zip(*axis.ticks, strict=True)
         side.set_ticks(positions, texts)

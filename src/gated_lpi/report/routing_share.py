@@ -1,0 +1,68 @@
+"""Neurons or routing? What of J_stab and R_t is left if neurons are permuted within their experts, in words.
+
+What is left is the routing's: which experts carry importance, and how much of it each (`metrics.routing_null`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gated_lpi.report.arms import ArmResults, Results
+from gated_lpi.report.estimates import NAN, Verdict, compare, number, read
+from gated_lpi.report.tables import listing, show
+
+LAST = -1
+AGAINST: dict[Verdict, str] = {
+    "higher": "The J_stab observed lies above what routing alone gives",
+    "lower": "The J_stab observed lies below what routing alone gives",
+    "not distinguishable": "The J_stab observed is not distinguishable from what routing alone gives",
+    "undefined": "The J_stab observed has no interval to be told from what routing alone gives",
+}
+
+
+def routing_sentences(results: Results) -> list[str]:
+    """One for each MoE arm, and one for all dense arms."""
+    said = [_of_arm(arm) for arm in results.moe]
+    dense = [arm.name for arm in results.dense]
+    return [*said, f"Dense arms have no routing to tell from neurons: {listing(dense)}."] if dense else said
+
+
+def has_null(arm: ArmResults) -> bool:
+    """Whether there is something to say of an arm: it has experts, FFN scores by expert, and pairs of checkpoints."""
+    return arm.is_moe and arm.pairs > 0 and "ffn" in arm.kinds() and "expert_stability" in arm.summary
+
+
+def _of_arm(arm: ArmResults) -> str:
+    if not has_null(arm):
+        return f"{arm.name}: {_why_not(arm)}, so what routing alone explains cannot be said."
+    summary = arm.summary
+    here = {"kind": "ffn", "pair": LAST}
+    observed, alone = read(summary, "stability", **here), read(summary, "stability_routing_null", **here)
+    gain, gain_alone = read(summary, "gain_top_set", **here), number(summary, "gain_top_set_routing_null", **here)
+    experts = number(summary, "expert_stability", pair=LAST)
+    chance = number(summary, "expert_stability_chance")
+    return (
+        f"{arm.name}, FFN neurons: routing alone explains {_part(arm, 'stability')} of J_stab and "
+        f"{_part(arm, 'gain_top_set')} of R_t, over all pairs of checkpoints. At the last pair, neurons permuted "
+        f"within their experts, so that only routing is left, have a J_stab of {show(alone, 'number')} where "
+        f"{show(observed, 'number')} is observed, and an R_t of {show(gain_alone, 'share')} where "
+        f"{show(gain, 'share')} is observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap "
+        f"by {show(experts, 'number')} (chance {show(chance, 'number')})."
+    )
+
+
+def _why_not(arm: ArmResults) -> str:
+    if not arm.pairs:
+        return "there is one checkpoint, and no pair"
+    if "ffn" not in arm.kinds():
+        return "FFN neurons were not scored"
+    return "its scores do not say which expert a neuron is of"
+
+
+def _part(arm: ArmResults, name: str) -> str:
+    """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on."""
+    observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null"))
+    known = ~(np.isnan(observed) | np.isnan(alone))
+    whole = float(observed[known].sum())
+    share = float(alone[known].sum()) / whole if whole > 0 else NAN
+    return "all" if share >= 1 else show(share, "share")
