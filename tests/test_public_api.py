@@ -42,6 +42,7 @@ PUBLIC = {
     "checkpoints",
     "checkup",
     "cli",
+    "comparison",
     "diagnosis",
     "errors",
     "experiments",

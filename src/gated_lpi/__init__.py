@@ -16,6 +16,7 @@ from gated_lpi.version import __version__
 
 if TYPE_CHECKING:
     from gated_lpi.ablation import ablate
+    from gated_lpi.comparison import compare
     from gated_lpi.errors import (
         CheckpointError,
         DamagedError,
@@ -86,6 +87,7 @@ _HOMES = {
     "ablate": "ablation",
     "attribute": "methods",
     "build_report": "report",
+    "compare": "comparison",
     "load_experiment": "experiments",
     "load_facts": "facts",
     "load_model": "loading",
@@ -130,6 +132,7 @@ __all__ = [
     "ablate",
     "attribute",
     "build_report",
+    "compare",
     "load_experiment",
     "load_facts",
     "load_model",

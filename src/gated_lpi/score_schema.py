@@ -34,6 +34,16 @@ TRUE_EFFECT_MARGIN = "true_effect_margin"
 ROLLOUT = "rollout"
 
 
+def mean_of(name: str) -> str:
+    """Under which name a run keeps the mean of a method's scores over all prompts."""
+    return f"{name}_mean"
+
+
+def contrast_of(name: str) -> str:
+    """Under which name a run keeps a method's scores against a foil, beside those without."""
+    return f"{name}_contrast"
+
+
 class Variable(NamedTuple):
     """One variable of scores.
 
@@ -120,7 +130,22 @@ SCHEMA = {
 }
 """What `attribute` returns. A run adds a `checkpoint` dimension in front."""
 
-OF_RUNS = {
-    LPI_MEAN: Variable(("unit",), "nats", "mean score over all prompts"),
-}
+OF_UNITS = (LPI, GRAD_X_ACT, INTEGRATED_GRADIENTS, DIRECT_EFFECT)
+"""Methods that score every unit, so that metrics can be made of their scores."""
+
+
+def _of_runs() -> dict[str, Variable]:
+    found = {}
+    for method in OF_UNITS:
+        found[mean_of(method)] = Variable(("unit",), "nats", f"mean of `{method}` over all prompts", method=method)
+    for method in (*OF_UNITS, TRUE_EFFECT):
+        known = SCHEMA[method]
+        name = contrast_of(method)
+        found[name] = known._replace(meaning=f"{known.meaning}, against the foil of `contrast`")
+        if method in OF_UNITS:
+            found[mean_of(name)] = Variable(("unit",), "nats", f"mean of `{name}` over all prompts", method=method)
+    return found
+
+
+OF_RUNS = _of_runs()
 """What a run keeps beside it, of scores by relation."""

@@ -304,6 +304,6 @@ def test_a_file_with_the_estimator_s_former_name_is_the_same_experiment(tmp_path
     old = load_experiment(file)
     file.write_text(base.format("certified"))
     assert old == load_experiment(file)
-    assert old.attribution.method == LPI(estimator=Certified())
+    assert old.attribution.asked()["lpi"] == LPI(estimator=Certified())
     file.write_text(base.format("exact") + "tolerance = 0.1\n")
-    assert load_experiment(file).attribution.method.estimator == Exact()
+    assert load_experiment(file).attribution.asked()["lpi"].estimator == Exact()

@@ -223,6 +223,7 @@ def test_labels_and_options_travel_along(tiny: xr.Dataset) -> None:
         "seed": 3,
         "stability_threshold": 0.5,
         "profile_threshold": 0.95,
+        "method": "lpi",
     }
 
 

@@ -80,8 +80,11 @@ def test_the_last_checkpoint_is_ablated_beside_random_sets(run):
     for arm in run.arms:
         table = run.record(arm).ablation
         assert table.step == 100
-        assert [row.name for row in table.rows] == ["top-1 head", "top-10 heads", "top-1% FFN units"]
-        one, ten, units = table.rows
+        names = ["top-1 head", "top-10 heads", "top-1% FFN units"]
+        assert [(row.method, row.name) for row in table.rows] == [(m, n) for m in ("lpi", "grad_x_act") for n in names]
+        one, ten, units, *others = table.rows
+        assert [row.random_hits for row in others] == [one.random_hits, ten.random_hits, units.random_hits]
+        assert table.text_loss > 0
         assert (one.asked, one.count, one.available) == (1, 1, 8)
         assert (ten.asked, ten.count) == (10, 4)  # 8 heads are fewer than 20: half of them
         assert units.count == -(-units.available // 100)
@@ -89,6 +92,8 @@ def test_the_last_checkpoint_is_ablated_beside_random_sets(run):
             assert len(row.random_hits) == 3
             assert len(row.chosen) == row.count
             assert 0 <= row.hit <= 1
+            assert len(row.random_text_losses) == 3
+            assert row.text_loss > 0
 
 
 def test_top_units_are_those_of_greatest_mean(run):

@@ -45,7 +45,11 @@ def test_positions_are_kept_with_their_checkpoints(run, source):
     model = load_model(source / "moe" / "step-10")
     asked = run.experiment
     alone = attribute(
-        model, asked.facts.load(), method=asked.attribution.method, routing="all", templates=asked.facts.templates
+        model,
+        asked.facts.load(),
+        method=asked.attribution.asked()["lpi"],
+        routing="all",
+        templates=asked.facts.templates,
     )
     for name in ("router_logits", "position_gate"):
         np.testing.assert_array_equal(scores[name].values[1], alone[name].values)

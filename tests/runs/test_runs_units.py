@@ -66,7 +66,10 @@ def test_every_subset_of_units_goes_all_the_way(source, whole, tmp_path, monkeyp
         assert summary["hit"].shape == (2, 3)
         table, record = run.record(arm).ablation, whole.record(arm)
         of_kind = {"head": "heads" in units, "unit": "ffn" in units}
-        expected = [row for row in record.ablation.rows if of_kind[row.kind]]
+        summed = {"head": "attention" in units, "unit": True}  # by gradients a head is the sum of its units
+        expected = [
+            row for row in record.ablation.rows if of_kind[row.kind] and (row.method == "lpi" or summed[row.kind])
+        ]
         assert list(table.rows) == expected
         assert run.record(arm).top_ffn == (record.top_ffn if "ffn" in units else ())
         assert run.record(arm).top_attention == (record.top_attention if "attention" in units else ())
@@ -95,7 +98,7 @@ def exit_of(command, capsys):
 def test_as_many_units_are_ablated_as_were_asked_for(fraction, count):
     model = tiny_model("Qwen3", intermediate_size=50)  # 100 FFN units; 0.07 · 100 is 7.000000000000001
     importance = np.linspace(0.0, 1.0, len(model.units))
-    (row,) = _unit_rows(model, importance, AblationSpec(units=[fraction]))
+    (row,) = _unit_rows(model, importance, "lpi", AblationSpec(units=[fraction]))
     assert (row.asked, len(row.chosen), len(row.pool)) == (count, count, 100)
     ffn = np.flatnonzero(model.units.block == "ffn")
     assert sorted(ffn[row.chosen]) == sorted(ffn[np.argsort(-importance[ffn])[:count]])

@@ -1,4 +1,4 @@
-"""An ablation beside its null: the chosen heads or units, and as many random ones, on the same facts."""
+"""An ablation beside its null: the chosen heads or units, and as many random ones, on the same facts and text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gated_lpi.ablation.damage import text_loss
 from gated_lpi.ablation.evaluate import target_ranks
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt
@@ -24,10 +25,23 @@ class Outcome(NamedTuple):
     Attributes:
         hit: HIT@k with the chosen groups silenced, a share.
         random_hits: HIT@k with as many random ones silenced, one value a draw.
+        text_loss: loss on the given text with the chosen groups silenced, nats per token; None without a text.
+        random_text_losses: the same with the random ones.
     """
 
     hit: float
     random_hits: tuple[float, ...]
+    text_loss: float | None = None
+    random_text_losses: tuple[float, ...] = ()
+
+
+class _Measured(NamedTuple):
+    hit: float
+    text_loss: float | None
+
+
+Known = dict[tuple[int, int], list[_Measured]]
+"""What random sets cost, by the size of the pool and of the set: the same for whatever was chosen."""
 
 
 def compare_with_random(
@@ -39,9 +53,11 @@ def compare_with_random(
     k: int = 10,
     draws: int = 10,
     seed: int = 0,
+    text: Sequence[Sequence[int]] = (),
+    known: Known | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Outcome:
-    """Silence the chosen groups of units, then random ones, and measure HIT@k each time.
+    """Silence the chosen groups of units, then random ones, and measure HIT@k each time, and the loss on a text.
 
     Args:
         model: the model.
@@ -51,6 +67,8 @@ def compare_with_random(
         k: the k of HIT@k.
         draws: random sets of as many groups, drawn from the whole pool without replacement.
         seed: of the draws.
+        text: windows of a text, from `text_windows`, on which the damage to all else is measured; empty: it is not.
+        known: kept between calls on one model, pool, text and seed, so that random sets of one size are measured once.
         progress: called after each evaluation, `1 + draws` times.
 
     Raises:
@@ -60,10 +78,21 @@ def compare_with_random(
         raise OptionError(f"{len(chosen)} groups were chosen of a pool of {len(pool)}; choose at least 1, at most all")
     generator = np.random.default_rng(seed)
     sets = [np.asarray(chosen)] + [generator.choice(len(pool), len(chosen), replace=False) for _ in range(draws)]
-    hits = []
-    for groups in sets:
+
+    def measure(groups: Indices) -> _Measured:
         with silenced(model, np.concatenate([pool[group] for group in groups])):
-            hits.append(hit_at_k(target_ranks(model, encoded), k))
+            found = _Measured(hit_at_k(target_ranks(model, encoded), k), text_loss(model, text) if text else None)
         if progress is not None:
             progress()
-    return Outcome(hits[0], tuple(hits[1:]))
+        return found
+
+    best = measure(sets[0])
+    kept = {} if known is None else known
+    key = len(pool), len(chosen)
+    if key not in kept:
+        kept[key] = [measure(groups) for groups in sets[1:]]
+    elif progress is not None:
+        for _ in kept[key]:
+            progress()
+    losses = tuple(one.text_loss for one in kept[key] if one.text_loss is not None)
+    return Outcome(best.hit, tuple(one.hit for one in kept[key]), best.text_loss, losses)

@@ -27,15 +27,35 @@ from gated_lpi.errors import OptionError
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
-from gated_lpi.options import LPI, Scoring
+from gated_lpi.options import (
+    METHODS_BY_NAME,
+    Answer,
+    Explained,
+    Foil,
+    MethodName,
+    MethodOptions,
+    Scoring,
+    Target,
+)
 from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
+from gated_lpi.score_schema import OF_UNITS, contrast_of
 from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
-ENDINGS = (".zarr", ".json", ".quarantine.json", ".commit.json", ".summary.json")
+SUMMARISED = (*OF_UNITS, *map(contrast_of, OF_UNITS))
+ENDINGS = (
+    ".zarr",
+    ".json",
+    ".quarantine.json",
+    ".commit.json",
+    ".split.zarr",
+    ".split.commit.json",
+    ".summary.json",
+    *(f".{name}.summary.json" for name in SUMMARISED),
+)
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
@@ -85,12 +105,51 @@ class FactsSpec(Spec):
 
 
 class _Attribution(Spec):
-    """Options of `attribute`, which are the method's and what is scored; what is kept are means over relations."""
+    """Options of `attribute`: by which methods, the options of these, and what is scored.
 
-    @property
-    def method(self) -> LPI:
-        """How scores are computed."""
-        return from_flat(LPI, dict(self))
+    What is kept are means over relations. An option that several methods have is one key for all of them.
+
+    Attributes:
+        methods: by which methods, a name each; the first is that of what is shown first.
+        contrast: score by each method against this foil, too (see `gated_lpi.LPI`); None: only as `foil` says.
+    """
+
+    methods: Listed[MethodName] = ("lpi", "grad_x_act")
+    contrast: Foil | None = None
+    if TYPE_CHECKING:  # some of the options that are put in below
+        target: Target = "object"
+        answer: Answer = "first"
+
+    def asked(self) -> dict[str, MethodOptions]:
+        """The options of every method by the name of its variable in results; `…_contrast` is against the foil."""
+        values = dict(self)
+        found: dict[str, MethodOptions] = {}
+        for name in self.methods:
+            found[name] = from_flat(METHODS_BY_NAME[name], values)
+            if self.contrast is not None and issubclass(METHODS_BY_NAME[name], Explained):
+                found[contrast_of(name)] = from_flat(METHODS_BY_NAME[name], values | {"foil": self.contrast})
+        return found
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        options = dict(self)
+        if self.contrast is not None and options["foil"] is not None:
+            raise ValueError(
+                f"contrast = {self.contrast!r} was given beside foil = {options['foil']!r}; contrast scores both with "
+                "and without a foil: leave foil out"
+            )
+        if self.contrast is not None and self.answer == "all":
+            raise ValueError("contrast was given with answer = 'all', whose tokens have no foil; leave one of them out")
+        if {"rollout", "true_effect"}.issuperset(self.methods):
+            raise ValueError(
+                f"methods = {list(self.methods)} was given, none of which scores every unit; add one that does, such "
+                "as 'lpi'"
+            )
+        try:
+            self.asked()
+        except OptionError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @property
     def scoring(self) -> Scoring:
@@ -105,7 +164,8 @@ else:  # its keys are those of the method and of scoring, which are declared the
         "AttributionSpec",
         __base__=_Attribution,
         __doc__=_Attribution.__doc__,
-        **flat_fields(LPI) | {key: field for key, field in flat_fields(Scoring).items() if key != "keep"},
+        **{key: field for options in METHODS_BY_NAME.values() for key, field in flat_fields(options).items()},
+        **{key: field for key, field in flat_fields(Scoring).items() if key != "keep"},
     )
 
 
@@ -138,7 +198,8 @@ class MetricsSpec(Spec):
 class AblationSpec(Spec):
     """What is ablated at the last checkpoint: the top heads, and the top share of FFN units, each beside random ones.
 
-    In a model with fewer than twice as many heads as a row asks for, half of its heads are ablated instead.
+    They are chosen by every method that scores all units. In a model with fewer than twice as many heads as a row asks
+    for, half of its heads are ablated instead.
 
     Attributes:
         heads: how many heads, a row each.
@@ -147,6 +208,8 @@ class AblationSpec(Spec):
         k: the k of HIT@k.
         top_units: how many top units of each kind are described.
         seed: of the draws.
+        text: a plain text file on which the damage to all else is measured; None: the one that comes with the package;
+            "": it is not measured.
     """
 
     heads: Annotated[tuple[Positive, ...], AfterValidator(different)] = (1, 10)
@@ -155,6 +218,18 @@ class AblationSpec(Spec):
     k: Positive = 10
     top_units: Whole = 10
     seed: Whole = 0
+    text: str | None = None
+
+
+class RoutingSpec(Spec):
+    """What is asked of routing beside the scores.
+
+    Attributes:
+        split: whether every change between two checkpoints is split into a part of routing and one of neurons, which
+            costs four scorings a pair (see `gated_lpi.split_change`).
+    """
+
+    split: bool = False
 
 
 class Arm(Spec):
@@ -250,6 +325,7 @@ class Experiment(Spec):
         attribution: options of `attribute`.
         metrics: options of `summarise`.
         ablation: what is ablated at the last checkpoints.
+        routing: what is asked of routing beside the scores.
         training: what the arms that are trained share.
         engine, storage: how it is carried out; all else says what its results are.
         arms: its series of checkpoints.
@@ -260,6 +336,7 @@ class Experiment(Spec):
     attribution: AttributionSpec = AttributionSpec()
     metrics: MetricsSpec = MetricsSpec()
     ablation: AblationSpec = AblationSpec()
+    routing: RoutingSpec = RoutingSpec()
     training: TrainingSpec = TrainingSpec()
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()

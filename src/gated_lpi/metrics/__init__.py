@@ -9,8 +9,10 @@ from gated_lpi.metrics.agreement import (
     AgreementInterval,
     OverlapChance,
     agreement,
+    agreement_chance,
     agreement_interval,
     overlap_chance,
+    sampled_agreement_interval,
 )
 from gated_lpi.metrics.concentration import (
     Entropy,
@@ -76,6 +78,7 @@ __all__ = [
     "RelativeSpread",
     "RoutingNull",
     "agreement",
+    "agreement_chance",
     "agreement_interval",
     "bootstrap",
     "co_activation",
@@ -113,6 +116,7 @@ __all__ = [
     "routing_null",
     "routing_share",
     "routing_stability",
+    "sampled_agreement_interval",
     "set_size",
     "summarise",
     "summary_to_json",

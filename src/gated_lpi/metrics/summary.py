@@ -88,6 +88,7 @@ def summarise(
     seed: int = 0,
     stability_threshold: float = 0.5,
     profile_threshold: float = 0.95,
+    method: str = schema.LPI,
 ) -> xr.Dataset:
     """Summarise one arm by every metric; the module docstring lists what goes in and what comes out.
 
@@ -101,15 +102,16 @@ def summarise(
         seed: of both kinds of draw.
         stability_threshold: J_stab above which top sets count as consolidated.
         profile_threshold: correlation with the last profile above which profiles count as consolidated.
+        method: whose scores are summarised, such as "grad_x_act": the name of their variable, with `…_mean` beside it.
 
     Raises:
         OptionError: a variable, dimension or coordinate is missing, a score is NaN, a window holds no
             checkpoint, or an option is outside what it may be.
     """
     options = SummaryOptions(fraction, level, draws, seed, stability_threshold, profile_threshold)
-    units = "unit" in scores.dims or schema.LPI_MEAN in scores
+    units = "unit" in scores.dims or schema.mean_of(method) in scores
     if units:
-        _require(scores, schema.LPI_MEAN, ("checkpoint", "unit"), ("step", "layer", "block"))
+        _require(scores, schema.mean_of(method), ("checkpoint", "unit"), ("step", "layer", "block"))
     else:
         _require(scores, schema.BASE_LOGPROB, ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
     steps = scores["step"].to_numpy().astype(np.int64)
@@ -118,7 +120,7 @@ def summarise(
     n_layers = int(layer.max()) + 1
     kinds = _kinds(scores) if units else {}
     refused = _refused_pairs(scores)
-    parts = {kind: _units(scores, inside, layer, ~refused) for kind, inside in kinds.items()}
+    parts = {kind: _units(scores, method, inside, layer, ~refused) for kind, inside in kinds.items()}
     tables = [kind_table(part, n_layers, steps, rows, options) for part in parts.values()]
     variables: Columns = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
@@ -142,7 +144,7 @@ def summarise(
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
-    summary = xr.Dataset(variables, coords, attrs=asdict(options))
+    summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method})
     return _refuse(summary, refused, scores) if refused.any() else summary
 
 
@@ -214,17 +216,19 @@ def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
     return {kind: np.flatnonzero(block == kind) for kind in KINDS if (block == kind).any()}
 
 
-def _units(scores: xr.Dataset, inside: IntArray, layer: IntArray, compared: BoolArray) -> KindScores:
+def _units(scores: xr.Dataset, method: str, inside: IntArray, layer: IntArray, compared: BoolArray) -> KindScores:
     """The arrays of one kind of unit, relations first where they were kept."""
-    mean = scores[schema.LPI_MEAN].transpose("checkpoint", "unit").to_numpy()[:, inside]
-    errors, group = _errors(scores, inside, layer), _groups(scores, layer)[inside]
-    if schema.LPI not in scores:
-        return KindScores(finite(schema.LPI_MEAN, mean), None, None, layer[inside], group, errors, compared)
-    _require(scores, schema.LPI, ("checkpoint", "relation", "unit"), ("n_prompts",))
-    by_relation = scores[schema.LPI].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
-    require_finite(schema.LPI, by_relation)
+    name = schema.mean_of(method)
+    mean = scores[name].transpose("checkpoint", "unit").to_numpy()[:, inside]
+    errors = _errors(scores, inside, layer) if method == schema.LPI else np.zeros(mean.shape)  # of LPI's scores alone
+    group = _groups(scores, layer)[inside]
+    if method not in scores:
+        return KindScores(finite(name, mean), None, None, layer[inside], group, errors, compared)
+    _require(scores, method, ("checkpoint", "relation", "unit"), ("n_prompts",))
+    by_relation = scores[method].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
+    require_finite(method, by_relation)
     prompts = scores["n_prompts"].to_numpy()
-    return KindScores(finite(schema.LPI_MEAN, mean), by_relation, prompts, layer[inside], group, errors, compared)
+    return KindScores(finite(name, mean), by_relation, prompts, layer[inside], group, errors, compared)
 
 
 def _of_expert(scores: xr.Dataset) -> BoolArray:

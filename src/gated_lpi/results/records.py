@@ -26,6 +26,9 @@ class AblationRow(_Record):
         chosen: what was ablated, as labels such as "layer 3 head 1".
         hit: HIT@k with the ablation.
         random_hits: HIT@k with as many random ones ablated, one value a draw.
+        method: by whose scores they were chosen.
+        text_loss: loss on unrelated text with the ablation, nats per token; None where it was not measured.
+        random_text_losses: the same with random ones.
     """
 
     name: str
@@ -36,6 +39,9 @@ class AblationRow(_Record):
     chosen: tuple[str, ...]
     hit: Share
     random_hits: tuple[Share, ...]
+    method: str = "lpi"
+    text_loss: float | None = None
+    random_text_losses: tuple[float, ...] = ()
 
 
 class AblationTable(_Record):
@@ -47,6 +53,7 @@ class AblationTable(_Record):
         k: the k of HIT@k.
         n_prompts: prompts that HIT@k is over.
         hit: the intact HIT@k, a share.
+        text_loss: the intact loss on unrelated text, nats per token; None where it was not measured.
         rows: the interventions.
         skipped: which rows were asked for and could not be had, and why.
     """
@@ -58,6 +65,7 @@ class AblationTable(_Record):
     hit: Share
     rows: tuple[AblationRow, ...]
     skipped: tuple[str, ...] = ()
+    text_loss: float | None = None
 
 
 class TopUnit(_Record):

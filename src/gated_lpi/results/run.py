@@ -4,8 +4,10 @@ run/
   run.json              the experiment, the facts' digest and the versions it was started with
   results/ARM.zarr      scores of every checkpoint (`store`)
   results/ARM.commit.json       what is complete in them, the second copy (`commit`)
+  results/ARM.split.zarr        how its changes split into routing and neurons, if that was asked for
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
+  results/ARM.METHOD.summary.json   the same by further methods
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`choices`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
@@ -28,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import (
     Folder,
     as_folder,
@@ -42,7 +45,7 @@ from gated_lpi._common.folders import (
     unwritten,
 )
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.experiments.experiment import Experiment, FactsSpec
+from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
@@ -66,6 +69,17 @@ class _Description(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     experiment: Experiment
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_method(cls, content: Any) -> Any:
+        """A run of a version that knew no other method has scores by LPI."""
+        if isinstance(content, dict) and isinstance(content.get("experiment"), dict):
+            attribution = content["experiment"].get("attribution", {})
+            if isinstance(attribution, dict) and "methods" not in attribution:
+                experiment = content["experiment"] | {"attribution": {**attribution, "methods": ["lpi"]}}
+                return content | {"experiment": experiment}
+        return content
 
 
 class Run:
@@ -134,24 +148,71 @@ class Run:
             raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
         return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
 
-    def summary(self, arm: str) -> xr.Dataset:
-        """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
-
-        It is computed once, and kept in results/ARM.summary.json with digests of what it came from.
+    def split_store(self, arm: str) -> ResultStore:
+        """Where the splits of an arm's changes into routing and neurons are.
 
         Raises:
-            OptionError: no arm has this name, or the options do not fit its checkpoints.
+            OptionError: no arm has this name.
+        """
+        return ResultStore(self.path / "results" / f"{self._known(arm)}.split.zarr")
+
+    def split(self, arm: str) -> xr.Dataset | None:
+        """How an arm's changes between consecutive checkpoints split into routing and neurons, read lazily.
+
+        Returns:
+            What `gated_lpi.split_change` returns, by relation, with a `checkpoint` dimension in front: the later one of
+                each pair. None where no change was split.
+
+        Raises:
+            OptionError: no arm has this name.
+            DamagedError: what is there is not what was written.
+            RunError: it cannot be read.
+        """
+        store = self.split_store(arm)
+        return store.open() if store.keys() else None
+
+    def methods(self, arm: str) -> tuple[str, ...]:
+        """The methods that an arm has scores of every unit by, as names of variables; `…_contrast` against foils.
+
+        Raises:
+            OptionError: no arm has this name.
             DamagedError: what is there is not what was written.
             RunError: none of its checkpoints is complete.
         """
-        options = self.experiment.metrics
         scores = self.scores(arm)
+        return tuple(name for name in self.experiment.attribution.asked() if schema.mean_of(name) in scores)
+
+    def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
+        """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
+
+        It is computed once, and kept in results/ARM.summary.json, those of further methods in
+        results/ARM.METHOD.summary.json, with digests of what it came from.
+
+        Args:
+            arm: its name.
+            method: one of `methods`; None: the first of them.
+
+        Raises:
+            OptionError: no arm has this name, it has no scores by the method, or the options do not fit its
+                checkpoints.
+            DamagedError: what is there is not what was written.
+            RunError: none of its checkpoints is complete.
+        """
+        options = self.experiment.metrics.model_dump(mode="json")
+        scores, known = self.scores(arm), self.methods(arm)
+        if method is not None and method not in known:
+            raise OptionError(
+                f"method {method!r} was asked for; arm {arm!r} has scores by {', '.join(known) or 'none'}: name it in "
+                "the experiment's attribution.methods and run into a new folder"
+            )
+        chosen = method or next(iter(known), schema.LPI)
+        first = chosen == next(iter(known), schema.LPI)
         digest = self.store(arm).digest()
-        file = self.path / "results" / f"{arm}.summary.json"
-        source = made_of(digest or "", options.model_dump(mode="json"))
+        file = self.path / "results" / (f"{arm}.summary.json" if first else f"{arm}.{chosen}.summary.json")
+        source = made_of(digest or "", options | ({} if chosen == schema.LPI else {"method": chosen}))
         summary = None if digest is None else kept_summary(file, source)
         if summary is None:
-            summary = summarise(scores, **options.model_dump())
+            summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen)
             if digest is not None:
                 keep_summary(file, source, summary)
         return summary
@@ -308,6 +369,10 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
             del content["facts"][key]
     attribution = content["attribution"]
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
+    if content["routing"] == RoutingSpec().model_dump():
+        del content["routing"]
+    if content["ablation"]["text"] is None:
+        del content["ablation"]["text"]
     for arm in content["arms"]:
         for key in ("training", "group", "replicates"):
             if arm[key] is None:

@@ -72,24 +72,25 @@ def leave_out_damaged(run: Run) -> Iterator[str]:
         WriteError: it could not be written.
     """
     for arm in run.arms:
-        store = run.store(arm)
-        damage = store.damage(whole=not is_remote(run.path))
-        lines = list(damage.lines())
-        lost = store.heal(damage)
-        yield from (f"{arm}: {line}" for line in lines)
-        if lost and damage.axes and not damage.rows:
-            yield f"{arm}: {lost[0]}, with which what all checkpoints share is written anew"
+        for store in (run.store(arm), run.split_store(arm)):
+            damage = store.damage(whole=not is_remote(run.path))
+            lines = list(damage.lines())
+            lost = store.heal(damage)
+            yield from (f"{arm}: {line}" for line in lines)
+            if lost and damage.axes and not damage.rows:
+                yield f"{arm}: {lost[0]}, with which what all checkpoints share is written anew"
         for checkpoint, reason in damaged_checkpoints(run.training_folder(arm)):
             remove_checkpoint(checkpoint)
             yield f"{arm}: {checkpoint}: {reason}"
 
 
 def _arm(run: Run, arm: str) -> Iterator[Finding]:
-    try:
-        damage = run.store(arm).damage()
-    except RunError as error:
-        yield Finding("damaged", arm, str(error), "restore the folder, or delete it and run again")
-    else:
+    for store in (run.store(arm), run.split_store(arm)):
+        try:
+            damage = store.damage()
+        except RunError as error:
+            yield Finding("damaged", arm, str(error), "restore the folder, or delete it and run again")
+            continue
         yield from (Finding("damaged", arm, line, AGAIN) for line in damage.lines())
         if damage.unsealed:
             why = f"{damage.unsealed} checkpoints were written before there were digests"

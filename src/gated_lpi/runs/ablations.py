@@ -11,8 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
-from gated_lpi.ablation import compare_with_random, target_ranks
+from gated_lpi.ablation import compare_with_random, read_text, target_ranks, text_loss, text_windows
+from gated_lpi.ablation.study import Known
 from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.experiments.experiment import AblationSpec
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import EncodedPrompt, FactSet
@@ -36,6 +38,7 @@ class _Intervention(NamedTuple):
         name: as the table shows it.
         kind: "head" or "unit".
         asked: how many were asked for.
+        method: by whose scores it was chosen.
         chosen: indices of groups in `pool`.
         pool: the groups that there are, each a set of units.
         label: names a group by its index.
@@ -44,6 +47,7 @@ class _Intervention(NamedTuple):
     name: str
     kind: str
     asked: int
+    method: str
     chosen: Indices
     pool: list[Indices]
     label: Callable[[int], str]
@@ -70,16 +74,29 @@ def study_last_checkpoint(
     """
     spec = run.experiment.ablation
     model = load_checkpoint(checkpoint, storage)
-    encoded = encode_facts(model, facts, prompting(run.experiment)).prompts
+    answer = run.experiment.attribution.answer
+    encoded = encode_facts(model, facts, prompting(run.experiment), answer=answer).prompts
     scores = run.scores(arm)
     scores = scores.isel(checkpoint=scores["checkpoint_key"].to_numpy().tolist().index(checkpoint.key)).load()
-    importance = unit_importance(model, scores)
-    skipped = _skipped(model, scores, importance, spec)
+    methods = run.methods(arm) or (schema.LPI,)
+    importance = unit_importance(model, scores, methods[0])
+    text, untold = _text(model, spec)
+    heads = {}
+    if "heads" in run.experiment.attribution.scoring.units:
+        heads = {name: found for name in methods if (found := head_importance(model, scores, name)) is not None}
+    skipped = (*_skipped(model, importance, spec, heads=bool(heads)), *untold)
     for reason in skipped:
         progress.note(f"{arm}: {reason}")
     with progress.task(f"ablate {arm}") as advance:
-        rows = [*_head_rows(model, scores, spec), *_unit_rows(model, importance, spec)]
-        measured = _ablate(model, encoded, rows, spec, advance)
+        rows = [
+            row
+            for name in methods
+            for row in (
+                *(_head_rows(model, heads[name], name, spec) if name in heads else ()),
+                *_unit_rows(model, unit_importance(model, scores, name), name, spec),
+            )
+        ]
+        measured = _ablate(model, encoded, rows, spec, text, advance)
         table = AblationTable(
             checkpoint=checkpoint.key,
             step=checkpoint.step,
@@ -88,6 +105,7 @@ def study_last_checkpoint(
             hit=hit_at_k(target_ranks(model, encoded), spec.k),
             rows=measured,
             skipped=skipped,
+            text_loss=text_loss(model, text) if text else None,
         )
     top = describe_top_units(model, encoded, importance, spec.top_units)
     run.write_record(
@@ -102,20 +120,51 @@ def study_last_checkpoint(
     )
 
 
-def unit_importance(model: Model, scores: xr.Dataset) -> NDArray[np.float64]:
+def unit_importance(model: Model, scores: xr.Dataset, method: str = schema.LPI) -> NDArray[np.float64]:
     """Mean scores of one checkpoint on the axis of the model's units, [N]; NaN where a kind of unit was not scored."""
     importance = np.full(len(model.units), np.nan)
-    if schema.LPI_MEAN in scores:
+    name = schema.mean_of(method)
+    if name in scores:
         kinds = sorted({str(kind) for kind in scores["block"].to_numpy()})
-        importance[np.isin(model.units.block, kinds)] = scores[schema.LPI_MEAN].to_numpy()
+        importance[np.isin(model.units.block, kinds)] = scores[name].to_numpy()
     return importance
 
 
-def _skipped(model: Model, scores: xr.Dataset, importance: NDArray[np.float64], spec: AblationSpec) -> tuple[str, ...]:
+def head_importance(model: Model, scores: xr.Dataset, method: str = schema.LPI) -> NDArray[np.float64] | None:
+    """Mean scores of one checkpoint's heads, [H]; None where they were not scored.
+
+    LPI has scores of heads; by other methods a head's is the sum over its units, of whose scaling together it is the
+    derivative.
+    """
+    if method == schema.LPI:
+        if schema.HEAD_LPI not in scores:
+            return None
+        weights = scores["n_prompts"] / scores["n_prompts"].sum()
+        found: NDArray[np.float64] = (scores[schema.HEAD_LPI] * weights).sum("relation").to_numpy()
+        return found
+    importance = unit_importance(model, scores, method)
+    if np.isnan(importance[model.units.block == "attention"]).any():
+        return None
+    return np.array([importance[model.head_units(head)].sum() for head in range(len(model.heads))])
+
+
+def _text(model: Model, spec: AblationSpec) -> tuple[list[list[int]], tuple[str, ...]]:
+    """Windows of the text on which damage is measured; and why it is not, if it cannot be."""
+    if spec.text == "":
+        return [], ()
+    try:
+        return text_windows(model, read_text(spec.text)), ()
+    except (OptionError, ModelError) as error:
+        if spec.text is not None:
+            raise
+        return [], (f"the damage to all else is not measured: {error}",)
+
+
+def _skipped(model: Model, importance: NDArray[np.float64], spec: AblationSpec, *, heads: bool) -> tuple[str, ...]:
     """What was asked for and cannot be had from these scores, and why."""
     unscored = {kind: bool(np.isnan(importance[model.units.block == kind]).all()) for kind in KINDS}
     rows = {
-        "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and schema.HEAD_LPI not in scores,
+        "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and not heads,
         "no FFN units are ablated: attribution.units leaves out ffn": bool(spec.units) and unscored["ffn"],
         "no top FFN units: attribution.units leaves out ffn": bool(spec.top_units) and unscored["ffn"],
         "no top attention units: attribution.units leaves out attention": bool(spec.top_units)
@@ -125,7 +174,12 @@ def _skipped(model: Model, scores: xr.Dataset, importance: NDArray[np.float64], 
 
 
 def _ablate(
-    model: Model, encoded: Sequence[EncodedPrompt], rows: Sequence[_Intervention], spec: AblationSpec, advance: Advance
+    model: Model,
+    encoded: Sequence[EncodedPrompt],
+    rows: Sequence[_Intervention],
+    spec: AblationSpec,
+    text: Sequence[Sequence[int]],
+    advance: Advance,
 ) -> tuple[AblationRow, ...]:
     done, total = 0, len(rows) * (1 + spec.random_draws)
 
@@ -135,9 +189,19 @@ def _ablate(
         advance(done, total)
 
     measured = []
+    known: dict[str, Known] = {"head": {}, "unit": {}}
     for row in rows:
         outcome = compare_with_random(
-            model, encoded, row.pool, row.chosen, k=spec.k, draws=spec.random_draws, seed=spec.seed, progress=step
+            model,
+            encoded,
+            row.pool,
+            row.chosen,
+            k=spec.k,
+            draws=spec.random_draws,
+            seed=spec.seed,
+            text=text,
+            known=known[row.kind],
+            progress=step,
         )
         measured.append(
             AblationRow(
@@ -149,26 +213,29 @@ def _ablate(
                 chosen=tuple(row.label(group) for group in row.chosen.tolist()),
                 hit=outcome.hit,
                 random_hits=outcome.random_hits,
+                method=row.method,
+                text_loss=outcome.text_loss,
+                random_text_losses=outcome.random_text_losses,
             )
         )
     return tuple(measured)
 
 
-def _head_rows(model: Model, scores: xr.Dataset, spec: AblationSpec) -> Iterator[_Intervention]:
-    if schema.HEAD_LPI not in scores:
-        return
+def _head_rows(
+    model: Model, importance: NDArray[np.float64], method: str, spec: AblationSpec
+) -> Iterator[_Intervention]:
     n_heads = len(model.heads)
     pool = [model.head_units(head) for head in range(n_heads)]
-    weights = scores["n_prompts"] / scores["n_prompts"].sum()
-    importance = (scores[schema.HEAD_LPI] * weights).sum("relation").to_numpy()
     order = np.argsort(-importance, kind="stable")
     for asked in spec.heads:
         count = min(asked, max(1, n_heads // 2))
         name = "top-1 head" if asked == 1 else f"top-{asked} heads"
-        yield _Intervention(name, "head", asked, order[:count], pool, lambda head: _head_label(model, head))
+        yield _Intervention(name, "head", asked, method, order[:count], pool, lambda head: _head_label(model, head))
 
 
-def _unit_rows(model: Model, importance: NDArray[np.float64], spec: AblationSpec) -> Iterator[_Intervention]:
+def _unit_rows(
+    model: Model, importance: NDArray[np.float64], method: str, spec: AblationSpec
+) -> Iterator[_Intervention]:
     ffn = np.flatnonzero(model.units.block == "ffn")
     if np.isnan(importance[ffn]).all():
         return
@@ -177,7 +244,7 @@ def _unit_rows(model: Model, importance: NDArray[np.float64], spec: AblationSpec
         chosen = top_set(importance[ffn], fraction)
         name = f"top-{percentage(fraction)}% FFN units"
         asked = set_size(len(ffn), fraction)
-        yield _Intervention(name, "unit", asked, chosen, pool, lambda i: model.label(int(ffn[i])))
+        yield _Intervention(name, "unit", asked, method, chosen, pool, lambda i: model.label(int(ffn[i])))
 
 
 def percentage(fraction: float) -> str:

@@ -10,7 +10,8 @@
    Two in a row that could not be fetched are no fault of theirs but an outage: neither is put there, and the run ends.
    So it does if, before anything is scored, two in a row meet one error that may be common to all: facts that the
    tokenizer has no tokens for, or an error that nobody foresaw.
-5. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
+5. If it is asked for, the changes between an arm's checkpoints are split into routing and neurons.
+6. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from gated_lpi.runs.failures import quarantine_record
 from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.runs.splits import split_changes
 from gated_lpi.runs.train import train_arms
 
 
@@ -223,6 +225,9 @@ class _Scoring:
             count = len(self.run.quarantine(arm).keys())
             self.progress.note(f"{arm}: none of its checkpoints could be used, {count} are quarantined: no results")
             return
+        if self.experiment.routing.split:
+            used = [checkpoint for checkpoint in self.chosen[arm] if checkpoint.key in scored]
+            split_changes(self.run, arm, used, self.facts, self.progress, self.experiment.storage)
         try:
             record = self.run.record(arm)
         except RunError as error:  # a damaged file, which is written anew

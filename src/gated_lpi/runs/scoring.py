@@ -8,21 +8,21 @@ from typing import Any
 
 import xarray as xr
 
-from gated_lpi import score_schema as schema
 from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
-from gated_lpi.experiments.experiment import AttributionSpec, Experiment
+from gated_lpi.experiments.experiment import SUMMARISED, AttributionSpec, Experiment
 from gated_lpi.experiments.settings import StorageSpec
-from gated_lpi.facts import FactSet
+from gated_lpi.facts import Encoded, FactSet
 from gated_lpi.methods import attribute_asked
 from gated_lpi.metrics.relations import over_relations
 from gated_lpi.models import Model
-from gated_lpi.options import LPI, Scoring
+from gated_lpi.options import LPI, DirectEffect, MethodOptions, Rollout, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
+from gated_lpi.score_schema import contrast_of, mean_of
 
 SHOWN = 8  # skipped facts that a record names
 
@@ -80,16 +80,13 @@ def attribute_checkpoint(
     weights = check_weights(checkpoint.path)
     model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage)
     refuse_changed(str(checkpoint.path), weights.stamp)
-    how = prompting(experiment)
-    asked = encode_facts(model, facts, how)
-    spec = experiment.attribution
-    method, scoring, notes = _suited(model, spec)
-    scores = attribute_asked(model, facts, asked, how, method, scoring)
-    scores.attrs["notes"] = [*scores.attrs["notes"], *notes]
+    how, spec = prompting(experiment), experiment.attribution
+    asked = encode_facts(model, facts, how, answer=spec.answer)
+    scores = _scored(model, facts, asked, how, spec)
     record = {
         **labels(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, asked.prompts, method.target),
+        **identify(model, asked.prompts, spec.target),
         **_checks(model),
         **_account(scores),
         "seconds": round(time.monotonic() - started, 3),
@@ -126,18 +123,53 @@ def _checks(model: Model) -> dict[str, Any]:
     }
 
 
+def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: AttributionSpec) -> xr.Dataset:
+    """Scores by every method in one dataset: all that the first one gives, and of others what they alone have."""
+    found: xr.Dataset | None = None
+    notes: list[str] = []
+    for name, options in spec.asked().items():
+        method, scoring, said = _suited(model, options, spec.scoring)
+        notes += [note for note in said if note not in notes]
+        if scoring is None:
+            continue
+        scores = attribute_asked(model, facts, asked, how, method, scoring)
+        if name == contrast_of(str(scores.attrs["method"])):
+            scores = scores[[scores.attrs["method"]]].rename({scores.attrs["method"]: name})
+        if found is None:
+            found = scores
+        else:
+            new = [str(variable) for variable in scores.data_vars if variable not in found]
+            found = xr.merge([found, scores[new]], join="exact", compat="identical", combine_attrs="override")
+    assert found is not None  # a method that scores every unit is among them
+    found.attrs["notes"] = [*found.attrs["notes"], *notes]
+    return found
+
+
 def with_overall_means(scores: xr.Dataset) -> xr.Dataset:
-    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations, if units were scored."""
-    return scores.assign({schema.LPI_MEAN: over_relations(scores, schema.LPI)}) if schema.LPI in scores else scores
+    """Add `lpi_mean` (unit), the mean over all prompts, from the means over relations; so for each method of units."""
+    means = {mean_of(name): over_relations(scores, name) for name in SUMMARISED if name in scores}
+    return scores.assign(means)
 
 
-def _suited(model: Model, spec: AttributionSpec) -> tuple[LPI, Scoring, list[str]]:
-    """What is asked of a model, and a note if it is less than of others: a dense arm has no routing to be asked of."""
-    method, scoring = spec.method, spec.scoring
-    if any(model.routed()):
-        return method, scoring, []
-    asked = [f"{name} = {value!r}" for name, value in (("gate", method.gate), ("routing", scoring.routing))]
-    plain = method.model_copy(update={"gate": "gated"}), scoring.model_copy(update={"routing": "last"})
-    given = [text for text, changed in zip(asked, (method != plain[0], scoring != plain[1]), strict=True) if changed]
-    note = f"{' and '.join(given)}: left out, since this {model.family.name} model has no routed experts"
-    return *plain, [note] if given else []
+def _suited(model: Model, method: MethodOptions, scoring: Scoring) -> tuple[MethodOptions, Scoring | None, list[str]]:
+    """What is asked of a model by a method, and a note if it is less than of others; no scoring if it has none.
+
+    A dense arm has no routing to be asked of; methods that run the model themselves have no source positions and record
+    no routing; and one that scores heads or units is left out where these are not asked for.
+    """
+    notes = []
+    if not any(model.routed()):
+        changes = {"gate": "gated"} if getattr(method, "gate", "gated") != "gated" else {}
+        given = [f"gate = {getattr(method, name)!r}" for name in changes]
+        method = method.model_copy(update=changes)
+        if scoring.routing != "last":
+            given.append(f"routing = {scoring.routing!r}")
+            scoring = scoring.model_copy(update={"routing": "last"})
+        if given:
+            notes.append(f"{' and '.join(given)}: left out, since this {model.family.name} model has no routed experts")
+    if not isinstance(method, LPI | DirectEffect):
+        scoring = scoring.model_copy(update={"positions": "summed", "routing": "last"})
+    needed = {"heads"} if isinstance(method, Rollout) else {"ffn", "attention"}
+    if not isinstance(method, LPI) and needed.isdisjoint(scoring.units):
+        return method, None, [f"{type(method).__name__} is left out: attribution.units has none of its units"]
+    return method, scoring, notes

@@ -1,0 +1,166 @@
+"""Measure what docs/findings/methods.md says of methods: `make findings-methods`.
+
+    python scripts/findings_methods.py measure smollm2 demo costs     # what is there already is not measured again
+    python scripts/findings_methods.py write                          # the tables of docs/findings/methods.md
+
+Every part is a file in docs/findings/data. SmolLM2-135M is looked for where `make smollm2` puts it, or where
+GATED_LPI_SMOLLM2 says; the demo's arms in the folder that DEMO names, a run of `gated-lpi demo --out FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import timing  # noqa: E402  # which is no installed package
+from gated_lpi import FactSet, compare, load_facts, load_model  # noqa: E402
+from gated_lpi.metrics import bootstrap, summary_to_json  # noqa: E402
+from gated_lpi.models import Model  # noqa: E402
+from gated_lpi.prompting import Prompting, encode_facts  # noqa: E402
+from gated_lpi.ablation import target_ranks  # noqa: E402
+
+DATA = ROOT / "docs" / "findings" / "data"
+FACTS = 60  # at most: a unit's true effect is a pass over all of them
+ARMS = ("moe", "dense-active", "dense-total")
+STEPS = ("middle", "last")
+K = 10
+
+
+def smollm2_folder() -> Path:
+    return Path(os.environ.get("GATED_LPI_SMOLLM2") or ROOT / ".cache" / "smollm2") / "model"
+
+
+def demo_folder() -> Path:
+    return Path(os.environ.get("DEMO") or ROOT / "demo-run")
+
+
+def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) -> FactSet:
+    """Facts whose target is among the model's ten likeliest tokens, some of every relation that has four of them."""
+    facts = load_facts("builtin")
+    encoded = encode_facts(model, facts, Prompting(templates, None, "skip")).prompts  # type: ignore[arg-type]
+    ranks = target_ranks(model, encoded).tolist()
+    known = {(one.prompt.relation, one.prompt.subject): one for one, r in zip(encoded, ranks, strict=True) if r < K}
+    kept = []
+    for relation in facts.relations:
+        # As they were asked: which template a held-out fact has depends on its place among the others.
+        samples = tuple(
+            replace(sample, template=known[relation.name, sample.subject].prompt.template)
+            for sample in relation.samples
+            if (relation.name, sample.subject) in known
+        )
+        targets = {known[relation.name, sample.subject].target_id for sample in samples}
+        if len(samples) >= 4 and len(targets) > 1:
+            kept.append(replace(relation, samples=samples))
+    each = min(each, -(-most // max(len(kept), 1)))
+    cut = [replace(one, samples=one.samples[:each]) for one in kept]
+    return replace(facts, relations=tuple(cut))
+
+
+def compared(model: Model, facts: FactSet, **options: Any) -> dict[str, Any]:
+    """`gated_lpi.compare` as JSON, with intervals of HIT in place of ranks by prompt."""
+    start = time.perf_counter()
+    found = compare(model, facts, progress=told("compare"), seed=1, **options)
+    seconds = time.perf_counter() - start
+    hits = {f"hit_{n}_interval": hit_intervals(found["target_rank"], n) for n in (1, K)}
+    by_prompt = [name for name in found.data_vars if str(name).startswith("target_") and "tested" in found[name].dims]
+    found = found.drop_vars(by_prompt).drop_dims("tested").assign(hits)
+    return {"seconds": round(seconds), "relations": {r.name: len(r.samples) for r in facts.relations}, **tidy(found)}
+
+
+def hit_intervals(ranks: xr.DataArray, k: int) -> xr.DataArray:
+    """HIT@k with its interval over tested prompts."""
+    hits = (ranks < k).transpose("tested", ...)
+    found = bootstrap(lambda mean: mean, hits.to_numpy().astype(float), np.ones(hits.sizes["tested"]))
+    return xr.DataArray(np.stack(found[:3], axis=-1), dims=(*hits.dims[1:], "end"))
+
+
+def tidy(found: xr.Dataset) -> dict[str, Any]:
+    """As JSON of four digits after the point, without what holds of this machine's folders alone."""
+    plain = summary_to_json(found.round(4))
+    plain["attrs"] = {key: value for key, value in plain["attrs"].items() if key not in ("path", "source", "folder")}
+    return plain
+
+
+def told(what: str) -> Callable[[int, int], None]:
+    """Progress as lines on standard error, one a minute."""
+    last = [time.monotonic()]
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 60:
+            last[0] = time.monotonic()
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def smollm2() -> dict[str, Any]:
+    model = load_model(str(smollm2_folder()), device="cpu")
+    facts = known_facts(model, "first")
+    methods = ("lpi", "direct_effect", "grad_x_act")
+    return compared(model, facts, methods=methods, foil="relation", sample=8, control_draws=3)
+
+
+def demo_checkpoint(arm: str, when: str) -> Path:
+    """The last checkpoint of an arm, or the one whose step is nearest to a third of it."""
+    steps = {int(path.name.split("-")[1]): path for path in (demo_folder() / "training" / arm).glob("step-*")}
+    last = max(steps)
+    return steps[last if when == "last" else min(steps, key=lambda step: abs(step - last / 3))]
+
+
+def demo(arm: str, when: str) -> dict[str, Any]:
+    model = load_model(str(demo_checkpoint(arm, when)), device="cpu")
+    known = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
+    facts = known_facts(known, "held_out", most=120, each=12)
+    methods = ("lpi", "direct_effect", "grad_x_act", "integrated_gradients")
+    found = compared(model, facts, methods=methods, foil="relation", sample=32, control_draws=5)
+    return {"step": int(demo_checkpoint(arm, when).name.split("-")[1]), **found}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "smollm2": smollm2,
+    **{
+        f"demo-{arm}-{when}": (lambda arm=arm, when=when: demo(arm, when))  # type: ignore[misc]
+        for arm in ARMS
+        for when in STEPS
+    },
+}
+
+
+def measure(wanted: list[str]) -> None:
+    """Measure the parts whose names begin with one of these, but for those that are there."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        file = DATA / f"{name}.json"
+        if file.exists() or not any(name.startswith(one) for one in wanted):
+            continue
+        print(f"{name} …", file=sys.stderr, flush=True)
+        found = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "machine": timing.machine(), **part()}
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
+        draft.rename(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("measure",))
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; beginnings of names")
+    given = parser.parse_args()
+    measure(given.parts)
+
+
+if __name__ == "__main__":
+    main()

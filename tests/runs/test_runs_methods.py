@@ -1,0 +1,174 @@
+"""Runs by several methods, against foils, with splits of changes; and runs of versions that knew LPI alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
+from gated_lpi.errors import OptionError, RunExistsError
+from gated_lpi.options import LPI, TrueEffect
+from gated_lpi.report import build_report
+from gated_lpi.results import open_run
+from gated_lpi.results.files import write_file
+from gated_lpi.results.verify import verify_run
+from gated_lpi.runs import run_experiment
+from tiny_runs import Notes, tiny_experiment
+from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
+
+METHODS = ("lpi", "lpi_contrast", "grad_x_act", "grad_x_act_contrast")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    save_facts(folder / "facts", [CAPITALS, COLOURS])
+    for arm, case in (("moe", "Qwen2-MoE"), ("dense", "Qwen3")):
+        for seed, step in enumerate((0, 10, 20)):
+            save_checkpoint(folder / arm / f"step-{step}", case, seed)
+    return folder
+
+
+def experiment(source, **attribution):
+    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
+    return tiny_experiment(
+        source / "facts",
+        *arms,
+        attribution=attribution,
+        **({"routing": {"split": True}} if attribution.get("contrast") else {}),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(source, tmp_path_factory):
+    asked = experiment(source, methods=["lpi", "grad_x_act", "true_effect"], contrast="relation", sample=2)
+    return run_experiment(asked, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.mark.parametrize("arm", ["moe", "dense"])
+def test_every_method_is_kept_as_attribute_gives_it(run, source, arm):
+    facts, scores = run.experiment.facts.load(), open_run(run.path).scores(arm)
+    model, how = load_model(source / arm / "step-10"), {"templates": "first", "keep": "relations"}
+    for name, method in {
+        "lpi": LPI(),
+        "lpi_contrast": LPI(foil="relation"),
+        "grad_x_act": GradientTimesActivation(),
+        "grad_x_act_contrast": GradientTimesActivation(foil="relation"),
+        "true_effect": TrueEffect(sample=2),
+        "true_effect_contrast": TrueEffect(sample=2, foil="relation"),
+    }.items():
+        alone = attribute(model, facts, method=method, **how)[name.removesuffix("_contrast")]
+        np.testing.assert_array_equal(scores[name].values[1], alone.values)
+    for name in METHODS:
+        by_hand = np.average(scores[name].values, axis=1, weights=scores["n_prompts"].values)
+        np.testing.assert_allclose(scores[f"{name}_mean"].values, by_hand, atol=1e-6)
+    assert "true_effect_mean" not in scores
+
+
+@pytest.mark.parametrize("arm", ["moe", "dense"])
+def test_each_method_has_a_summary_of_its_own_that_is_kept(run, arm):
+    assert run.methods(arm) == METHODS
+    scores, options = run.scores(arm), run.experiment.metrics.model_dump()
+    for name in METHODS:
+        summary = run.summary(arm, name)
+        assert summary.attrs["method"] == name
+        assert summary.identical(open_run(run.path).summary(arm, name))
+        np.testing.assert_array_equal(summary["stability"], summarise(scores, **options, method=name)["stability"])
+    assert run.summary(arm).identical(run.summary(arm, "lpi"))
+    kept = sorted(file.name for file in (run.path / "results").glob(f"{arm}.*summary.json"))
+    assert kept == sorted([f"{arm}.summary.json", *(f"{arm}.{name}.summary.json" for name in METHODS[1:])])
+    with pytest.raises(OptionError, match=r"'direct_effect' was asked for; arm .* has scores by lpi, lpi_contrast"):
+        run.summary(arm, "direct_effect")
+    with pytest.raises(OptionError, match="true_effect"):
+        run.summary(arm, "true_effect")
+
+
+def test_the_last_checkpoint_is_ablated_by_every_ranking(run):
+    for arm in run.arms:
+        rows = run.record(arm).ablation.rows
+        assert list(dict.fromkeys(row.method for row in rows)) == list(METHODS)
+        sums = run.scores(arm)["grad_x_act_mean"].values[-1]
+        head = run.scores(arm)["head"].values
+        layer = run.scores(arm)["layer"].values
+        best = max(
+            {(int(x), int(y)) for x, y in zip(layer, head, strict=True) if y >= 0},
+            key=lambda one: sums[(layer == one[0]) & (head == one[1])].sum(),
+        )
+        (row,) = [row for row in rows if row.method == "grad_x_act" and row.name == "top-1 head"]
+        assert row.chosen == (f"layer {best[0]} head {best[1]}",)
+
+
+def test_changes_are_split_where_there_are_routers(run, source):
+    assert run.split("dense") is None
+    split = run.split("moe")
+    assert split["checkpoint_key"].values.tolist() == ["step-10", "step-20"]
+    parts = split["routing_part"] + split["neurons_part"]
+    np.testing.assert_allclose(parts, split["change"], atol=1e-5)
+    models = [load_model(source / "moe" / f"step-{step}") for step in (0, 10)]
+    alone = split_change(*models, run.experiment.facts.load(), templates="first")
+    np.testing.assert_array_equal(split["routing_part"].values[0], alone["routing_part"].values)
+    assert float(split["routing_share_low"][0]) <= float(split["routing_share"][0]) <= 1
+    assert split.attrs["checkpoints"][0]["before"] == "step-0"
+
+
+def test_it_is_resumed_verified_and_reported(run):
+    before = run.split_store("moe").digest(), run.store("moe").digest()
+    again = run_experiment(run.experiment, run.path)
+    assert (again.split_store("moe").digest(), again.store("moe").digest()) == before
+    assert verify_run(again) == []
+    assert "grad_x_act" in build_report(again).html.read_text()
+    files = (run.path / "results" / "moe.split.zarr" / "change").rglob("*")
+    chunk = next(file for file in files if file.is_file() and file.name != "zarr.json")
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-1])
+    assert [finding.what for finding in verify_run(run)] == ["moe"]
+    notes = Notes()
+    run_experiment(run.experiment, run.path, notes)
+    assert any(note.startswith("damaged, and made again: moe") for note in notes.said)
+    assert verify_run(run) == []
+    np.testing.assert_array_equal(run.split("moe")["checkpoint_key"].values, ["step-10", "step-20"])
+
+
+def test_a_run_of_a_version_that_knew_lpi_alone_is_read_and_goes_on_so(source, tmp_path):
+    asked = experiment(source, methods=["lpi"])
+    run = run_experiment(asked, tmp_path / "run")
+    description = json.loads((run.path / "run.json").read_text())
+    for section, key in (("attribution", "methods"), ("attribution", "contrast"), ("ablation", "text")):
+        del description["experiment"][section][key]
+    del description["experiment"]["routing"]
+    description = {
+        key: value for key, value in description.items() if key in ("experiment", "facts_sha256", "gated_lpi")
+    }
+    write_file(run.path / "run.json", description)
+    old = open_run(run.path)
+    assert old.methods("moe") == ("lpi",)
+    assert old.experiment == asked
+    assert run_experiment(asked, run.path).methods("moe") == ("lpi",)
+    with pytest.raises(RunExistsError, match=r"attribution\.methods"):
+        run_experiment(experiment(source), run.path)
+
+
+def test_a_method_without_anything_to_score_is_left_out_and_said(source, tmp_path):
+    notes = Notes()
+    run = run_experiment(
+        experiment(source, units=["heads"], methods=["lpi", "grad_x_act", "rollout"]), tmp_path / "run", notes
+    )
+    assert any("GradientTimesActivation is left out" in note for note in notes.said)
+    assert "rollout" in run.scores("moe")
+    assert run.methods("moe") == ()
+
+
+@pytest.mark.parametrize(
+    ("attribution", "message"),
+    [
+        ({"methods": ["nothing"]}, "lpi"),
+        ({"methods": ["true_effect", "rollout"]}, "none of which scores every unit"),
+        ({"contrast": "relation", "foil": "best"}, "leave foil out"),
+        ({"contrast": "relation", "answer": "all"}, "leave one of them out"),
+        ({"answer": "all", "target": "top1"}, "answer='all'"),
+        ({"methods": ["lpi", "lpi"]}, "listed twice"),
+    ],
+)
+def test_methods_that_mean_nothing_are_refused_with_the_key(source, attribution, message):
+    with pytest.raises(Exception, match=message):
+        experiment(source, **attribution)
