@@ -93,6 +93,8 @@ class OtherDevice(TorchDispatchMode):
         inner_args, inner_kwargs = tree_map_only(Elsewhere, lambda wrapper: wrapper.held, (args, kwargs))
         if name == "aten::histc":  # of integers on CUDA only
             inner_args = (inner_args[0].float(), *inner_args[1:])
+        if name == "aten::_conj":  # here the mark that a tensor is to be conjugated would be lost
+            func = torch.ops.aten._conj_physical.default
         found = func(*inner_args, **inner_kwargs)
         if device.type == "cpu":
             return found

@@ -222,7 +222,7 @@ def attribute_encoded(
             progress(done, len(encoded))
 
     if isinstance(chosen, PassMethod):
-        sizes = _sizes(model, asked, scoring, passes=True)
+        sizes = _sizes(model, asked, scoring, passes=chosen)
         state = chosen.prepare(model, asked)
         for prompts, given in pass_batches(model, asked, chosen, scoring, sizes):
             score_pass(chosen, state, prompts, given, sizes, collector, results)
@@ -293,7 +293,7 @@ def _refuse_dense(model: Model, gate: Gate, routing: Routing = "last") -> None:
 
 
 def _sizes(
-    model: Model, asked: Sequence[Question], scoring: Scoring, gate: Gate = "gated", *, passes: bool = False
+    model: Model, asked: Sequence[Question], scoring: Scoring, gate: Gate = "gated", *, passes: PassMethod[Any] | None = None
 ) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
@@ -306,7 +306,8 @@ def _sizes(
         longest,
         items=items,
         by_position=scoring.by_position,
-        passes=passes,
+        passes=passes is not None,
+        weights=passes is not None and passes.sees_attention,
         all_experts=gate == "open",
         routing=scoring.routing == "all",
     )

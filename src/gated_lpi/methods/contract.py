@@ -181,9 +181,11 @@ class PassMethod(Named, ABC, Generic[State]):
 
     Attributes:
         sampled: whether only some units are scored, and others are NaN.
+        sees_attention: whether it has the weights of attention computed and holds them, of every layer.
     """
 
     sampled: bool = False
+    sees_attention: bool = False
 
     def prepare(self, model: Model, asked: Sequence[Question]) -> State:
         """What is found once for all prompts; nothing unless a method says otherwise."""

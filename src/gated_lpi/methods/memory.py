@@ -16,7 +16,8 @@ from gated_lpi.methods.contract import Room
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
-BACKWARD = 2  # activations that a backward pass holds of a layer, over those that a forward pass works with there
+BACKWARD = 1.5  # activations that a backward pass holds of a layer, over those that a forward pass works with there
+LOGITS, CAPPED = 18, 6  # copies of an item's logits in a backward pass from its value, and of those that a softcap adds
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
 OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
@@ -46,6 +47,7 @@ def sizes_for(
     items: int = 1,
     by_position: bool = False,
     passes: bool = False,
+    weights: bool = False,
     all_experts: bool = False,
     routing: bool = False,
 ) -> Sizes:
@@ -60,6 +62,7 @@ def sizes_for(
         by_position: whether attention units are scored at every source position.
         passes: whether a method runs the model itself, and a pass holds the activations of every layer and the scores
             of every unit.
+        weights: whether it sees the weights of attention, of every layer.
         all_experts: whether units are scored of experts that a prompt is not routed to.
         routing: whether what the routers did is kept of every position.
 
@@ -73,14 +76,15 @@ def sizes_for(
     sizes = Sizes(max(1, batch_size // items), Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
     if memory is None:
         return sizes
-    fixed, token = fixed_bytes(model), token_bytes(model, longest, by_position=by_position)
+    fixed, token = fixed_bytes(model), token_bytes(model, longest, eager=by_position or weights)
     each = items * prompt_bytes(model, longest if by_position else 0, all_experts=all_experts)
     if routing:  # logits, gates and experts as they are recorded, and laid out
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
     if passes:
-        token = BACKWARD * model.n_layers * token
-        each = _number(model) * (2 * len(model.units) + 4 * items * model.readout.vocabulary)
+        token = math.ceil(BACKWARD * model.n_layers * token)
+        copies = LOGITS + (0 if model.readout.affine else CAPPED)
+        each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
     least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
     if memory < least:
         raise OptionError(
@@ -124,14 +128,20 @@ def prompt_bytes(model: Model, positions: int = 0, *, all_experts: bool = False)
     return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention))
 
 
-def token_bytes(model: Model, longest: int, *, by_position: bool = False) -> int:
-    """Bytes that a forward pass holds of one token of prompts of `longest` tokens: the activations of one layer."""
+def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
+    """Bytes that a forward pass holds of one token of prompts of `longest` tokens: the activations of one layer.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest prompt.
+        eager: whether the weights of attention are computed, whatever the model does by itself.
+    """
     d = model.readout.weight.shape[1]
     attention = max(block.n_units for block in model.blocks if block.kind == "attention")
     ffn = max(_active_width(model, block) for block in model.blocks if block.kind == "ffn")
     routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
     experts = 3 * d * model.module.config.num_experts_per_tok if routed else 0
-    eager = by_position or model.module.config._attn_implementation == "eager"
+    eager = eager or model.module.config._attn_implementation == "eager"
     weights = 4 * model.module.config.num_attention_heads * longest if eager else 0
     return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
 

@@ -38,6 +38,7 @@ class AttentionRollout(PassMethod[Subjects]):
 
     name = schema.ROLLOUT
     scores_heads = True
+    sees_attention = True
 
     def __init__(self, options: Rollout) -> None:
         del options
