@@ -178,4 +178,6 @@ def intact(curve: xr.Dataset) -> xr.Dataset:
     """What the intact model does on the same facts, text and others."""
     names = [f"{name}_intact" for name in (*MEASURES, *BY_PROMPT)]
     kept = curve[names].rename(prompt="tested")
-    return kept.drop_vars("target_id").rename(relation="tested_relation", subject="tested_subject", object="tested_object")
+    return kept.drop_vars("target_id").rename(
+        relation="tested_relation", subject="tested_subject", object="tested_object"
+    )

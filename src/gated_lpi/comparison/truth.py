@@ -58,9 +58,7 @@ class Held(NamedTuple):
     chance: Floats
 
 
-def held_against(
-    scores: xr.DataArray, truth: xr.DataArray, kind: str, n_layers: int, *, draws: int, seed: int
-) -> Held:
+def held_against(scores: xr.DataArray, truth: xr.DataArray, kind: str, n_layers: int, *, draws: int, seed: int) -> Held:
     """Compare scores with true effects.
 
     Args:
