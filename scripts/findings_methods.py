@@ -73,7 +73,7 @@ def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) 
 def compared(model: Model, facts: FactSet, **options: Any) -> dict[str, Any]:
     """`gated_lpi.compare` as JSON, with intervals of HIT in place of ranks by prompt."""
     start = time.perf_counter()
-    found = compare(model, facts, progress=told("compare"), seed=1, **options)
+    found = compare(model, facts, progress=told("compare"), seed=1, draws=100, **options)
     seconds = time.perf_counter() - start
     if "tested" in found.dims:
         hits = {f"hit_{n}_interval": hit_intervals(found["target_rank"], n) for n in (1, K)}
