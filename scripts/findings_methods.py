@@ -73,11 +73,11 @@ def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) 
 def compared(model: Model, facts: FactSet, **options: Any) -> dict[str, Any]:
     """`gated_lpi.compare` as JSON, with intervals of HIT in place of ranks by prompt."""
     start = time.perf_counter()
-    found = compare(model, facts, progress=told("compare"), seed=1, **options)
+    found = compare(model, facts, progress=told("compare"), seed=1, draws=100, **options)
     seconds = time.perf_counter() - start
-    hits = {f"hit_{n}_interval": hit_intervals(found["target_rank"], n) for n in (1, K)}
-    by_prompt = [name for name in found.data_vars if str(name).startswith("target_") and "tested" in found[name].dims]
-    found = found.drop_vars(by_prompt).drop_dims("tested").assign(hits)
+    if "tested" in found.dims:
+        hits = {f"hit_{n}_interval": hit_intervals(found["target_rank"], n) for n in (1, K)}
+        found = found.drop_dims("tested").assign(hits)
     return {"seconds": round(seconds), "relations": {r.name: len(r.samples) for r in facts.relations}, **tidy(found)}
 
 
@@ -107,11 +107,15 @@ def told(what: str) -> Callable[[int, int], None]:
     return progress
 
 
-def smollm2() -> dict[str, Any]:
+def smollm2_truth() -> dict[str, Any]:
     model = load_model(str(smollm2_folder()), device="cpu")
-    facts = known_facts(model, "first")
     methods = ("lpi", "direct_effect", "grad_x_act")
-    return compared(model, facts, methods=methods, foil="relation", sample=8, control_draws=3)
+    return compared(model, known_facts(model, "first", most=40), methods=methods, sample=8, shares=())
+
+
+def smollm2_curves() -> dict[str, Any]:
+    model = load_model(str(smollm2_folder()), device="cpu")
+    return compared(model, known_facts(model, "first"), foil="relation", sample=None, control_draws=2)
 
 
 def demo_checkpoint(arm: str, when: str) -> Path:
@@ -124,14 +128,15 @@ def demo_checkpoint(arm: str, when: str) -> Path:
 def demo(arm: str, when: str) -> dict[str, Any]:
     model = load_model(str(demo_checkpoint(arm, when)), device="cpu")
     known = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
-    facts = known_facts(known, "held_out", most=120, each=12)
-    methods = ("lpi", "direct_effect", "grad_x_act", "integrated_gradients")
-    found = compared(model, facts, methods=methods, foil="relation", sample=32, control_draws=5)
+    methods = ("lpi", "grad_x_act", "integrated_gradients")
+    facts = known_facts(known, "held_out")
+    found = compared(model, facts, methods=methods, foil="relation", sample=16, control_draws=2)
     return {"step": int(demo_checkpoint(arm, when).name.split("-")[1]), **found}
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "smollm2": smollm2,
+    "smollm2-truth": smollm2_truth,
+    "smollm2-curves": smollm2_curves,
     **{
         f"demo-{arm}-{when}": (lambda arm=arm, when=when: demo(arm, when))  # type: ignore[misc]
         for arm in ARMS

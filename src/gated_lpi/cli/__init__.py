@@ -18,7 +18,20 @@ import typer
 
 from gated_lpi._common.exhausted import explained
 from gated_lpi._common.signals import end, ended_by_signals, interrupted, say_at_interruption
-from gated_lpi.cli import ablate, attribute, check, checkpoints, demo, diagnose, families, metrics, report, run, verify
+from gated_lpi.cli import (
+    ablate,
+    attribute,
+    check,
+    checkpoints,
+    compare,
+    demo,
+    diagnose,
+    families,
+    metrics,
+    report,
+    run,
+    verify,
+)
 from gated_lpi.cli.console import err, guarded
 from gated_lpi.errors import GatedLPIError, OptionError
 
@@ -49,7 +62,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
+for _verb in (demo, run, attribute, compare, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

@@ -97,10 +97,10 @@ def compare(
     Returns:
         docs/results.md lists the variables. Over `end` stand estimate, low and high of a 95% interval.
         `agreement (target, pair, kind, figure, end)` of every pair, and its `overlap_chance`;
-        `truth (scale, method, kind, part, figure, end)` and `truth_chance` against true effects;
-        what was measured along curves, (target, method, kind, mode, share), by the names that `ablate` has, with
+        `truth (scale, by, kind, part, figure, end)` and `truth_chance` against true effects;
+        what was measured along curves, (target, by, kind, mode, share), by the names that `ablate` has, with
         `…_control`, `…_intact` and, by tested prompt, `target_…`; `area` and `drop_at_damage`, with controls.
-        `target_agreement (method, kind, figure, end)` of the plain and the contrast score, if there is a foil.
+        `target_agreement (by, kind, figure, end)` of the plain and the contrast score, if there is a foil.
         `attrs["failed"]` lists what could not be done.
 
     Raises:
@@ -247,7 +247,7 @@ def _agreement(setting: _Setting, scores: Scores) -> xr.Dataset:
             if method in scores.get(CONTRAST, {}):
                 across[m, k] = setting.interval(scores[PLAIN][method], scores[CONTRAST][method], kind)
     coords = {
-        **_coords(target=setting.targets, method=setting.methods, kind=setting.kinds),
+        **_coords(target=setting.targets, by=setting.methods, kind=setting.kinds),
         **_coords(figure=truth.FIGURES, end=truth.ENDS, pair=[f"{a}, {b}" for a, b in pairs]),
     }
     found = {
@@ -256,7 +256,7 @@ def _agreement(setting: _Setting, scores: Scores) -> xr.Dataset:
         "overlap_within_chance": ("kind", within),
     }
     if CONTRAST in setting.targets:
-        found["target_agreement"] = (("method", "kind", "figure", "end"), across)
+        found["target_agreement"] = (("by", "kind", "figure", "end"), across)
     if not pairs:
         del found["agreement"], coords["pair"]
     return xr.Dataset(found, coords)
@@ -297,9 +297,9 @@ def _truth(
                     options = {"draws": setting.draws, "seed": setting.seed}
                     held = truth.held_against(by_scale[scale][method], effect, kind, setting.n_layers, **options)
                     found[s, m, k], chance[s, m, k] = held
-    dims = ("scale", "method", "kind", "part", "figure", "end")
+    dims = ("scale", "by", "kind", "part", "figure", "end")
     coords = {
-        **_coords(scale=list(effects), method=setting.methods, kind=setting.kinds, part=parts),
+        **_coords(scale=list(effects), by=setting.methods, kind=setting.kinds, part=parts),
         **_coords(figure=truth.FIGURES, end=truth.ENDS),
     }
     variables = {"truth": (dims, found), "truth_chance": (dims, chance), "truth_units": (("kind", "part"), counts)}
@@ -344,7 +344,7 @@ def _curves_dataset(
     measured: Mapping[tuple[str, str, str], list[xr.Dataset]],
     summaries: Mapping[tuple[str, str, str], curves.Summary],
 ) -> xr.Dataset:
-    leading = {"target": setting.targets, "method": setting.methods, "kind": setting.kinds}
+    leading = {"target": setting.targets, "by": setting.methods, "kind": setting.kinds}
     shape = tuple(len(names) for names in leading.values())
     some = next(iter(measured.values()))
     blank = curves.stacked(some, bench.shares) * np.nan

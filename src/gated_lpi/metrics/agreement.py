@@ -248,7 +248,7 @@ def agreement_chance(
         for row in rows:
             inside[row] = right[generator.permutation(row)]
         every = agreement(left, generator.permutation(right), groups, fraction)
-        within = agreement(left, inside, groups, fraction)
+        within = agreement(left, inside, groups, fraction) if len(rows) > 1 else every
         samples.append([getattr(within if "within" in name else every, name) for name in Agreement._fields])
     found = np.array(samples)
     parts = (found.mean(axis=0), *_central(found, level))
