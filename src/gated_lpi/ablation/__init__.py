@@ -7,7 +7,7 @@ from gated_lpi.ablation.evaluate import TargetScores, target_ranks, target_score
 from gated_lpi.ablation.ranking import Ranking, rank
 from gated_lpi.ablation.recall import Recall, recall
 from gated_lpi.ablation.redundancy import redundancy, routing_jaccard
-from gated_lpi.ablation.study import Outcome, compare_with_random
+from gated_lpi.ablation.study import Outcome, compare_with_random, hit_by_relation
 from gated_lpi.interventions import head_units, silenced
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "compare_with_random",
     "draw",
     "head_units",
+    "hit_by_relation",
     "rank",
     "read_text",
     "recall",

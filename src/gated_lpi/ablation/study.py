@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,17 +27,22 @@ class Outcome(NamedTuple):
         random_hits: HIT@k with as many random ones silenced, one value a draw.
         text_loss: loss on the given text with the chosen groups silenced, nats per token; None without a text.
         random_text_losses: the same with the random ones.
+        by_relation: HIT@k of each relation with the chosen groups silenced.
+        random_by_relation: the same with the random ones, mean over the draws.
     """
 
     hit: float
     random_hits: tuple[float, ...]
     text_loss: float | None = None
     random_text_losses: tuple[float, ...] = ()
+    by_relation: Mapping[str, float] = {}
+    random_by_relation: Mapping[str, float] = {}
 
 
 class _Measured(NamedTuple):
     hit: float
     text_loss: float | None
+    by_relation: Mapping[str, float]
 
 
 Known = dict[tuple[int, int], list[_Measured]]
@@ -81,7 +86,9 @@ def compare_with_random(
 
     def measure(groups: Indices) -> _Measured:
         with silenced(model, np.concatenate([pool[group] for group in groups])):
-            found = _Measured(hit_at_k(target_ranks(model, encoded), k), text_loss(model, text) if text else None)
+            ranks = target_ranks(model, encoded)
+            damage = text_loss(model, text) if text else None
+        found = _Measured(hit_at_k(ranks, k), damage, hit_by_relation(ranks, encoded, k))
         if progress is not None:
             progress()
         return found
@@ -95,4 +102,18 @@ def compare_with_random(
         for _ in kept[key]:
             progress()
     losses = tuple(one.text_loss for one in kept[key] if one.text_loss is not None)
-    return Outcome(best.hit, tuple(one.hit for one in kept[key]), best.text_loss, losses)
+    random = {name: float(np.mean([one.by_relation[name] for one in kept[key]])) for name in best.by_relation}
+    hits = tuple(one.hit for one in kept[key])
+    return Outcome(best.hit, hits, best.text_loss, losses, best.by_relation, random)
+
+
+def hit_by_relation(ranks: Indices, encoded: Sequence[EncodedPrompt], k: int) -> dict[str, float]:
+    """HIT@k of each relation, in the order in which they come.
+
+    Args:
+        ranks: [P], of the targets.
+        encoded: the P prompts.
+        k: the k of HIT@k.
+    """
+    relations = np.array([item.prompt.relation for item in encoded])
+    return {str(name): hit_at_k(ranks[relations == name], k) for name in dict.fromkeys(relations.tolist())}

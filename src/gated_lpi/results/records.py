@@ -29,6 +29,8 @@ class AblationRow(_Record):
         method: by whose scores they were chosen.
         text_loss: loss on unrelated text with the ablation, nats per token; None where it was not measured.
         random_text_losses: the same with random ones.
+        by_relation: HIT@k of each relation, which may be a task, with the ablation.
+        random_by_relation: the same with random ones, mean over the draws.
     """
 
     name: str
@@ -42,6 +44,8 @@ class AblationRow(_Record):
     method: str = "lpi"
     text_loss: float | None = None
     random_text_losses: tuple[float, ...] = ()
+    by_relation: dict[str, Share] = {}
+    random_by_relation: dict[str, Share] = {}
 
 
 class AblationTable(_Record):
@@ -54,6 +58,7 @@ class AblationTable(_Record):
         n_prompts: prompts that HIT@k is over.
         hit: the intact HIT@k, a share.
         text_loss: the intact loss on unrelated text, nats per token; None where it was not measured.
+        by_relation: the intact HIT@k of each relation.
         rows: the interventions.
         skipped: which rows were asked for and could not be had, and why.
     """
@@ -66,6 +71,7 @@ class AblationTable(_Record):
     rows: tuple[AblationRow, ...]
     skipped: tuple[str, ...] = ()
     text_loss: float | None = None
+    by_relation: dict[str, Share] = {}
 
 
 class TopUnit(_Record):

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
-from gated_lpi.ablation import compare_with_random, read_text, target_ranks, text_loss, text_windows
+from gated_lpi.ablation import compare_with_random, hit_by_relation, read_text, target_ranks, text_loss, text_windows
 from gated_lpi.ablation.study import Known
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import ModelError, OptionError
@@ -96,16 +96,18 @@ def study_last_checkpoint(
                 *_unit_rows(model, unit_importance(model, scores, name), name, spec),
             )
         ]
+        ranks = target_ranks(model, encoded)
         measured = _ablate(model, encoded, rows, spec, text, advance)
         table = AblationTable(
             checkpoint=checkpoint.key,
             step=checkpoint.step,
             k=spec.k,
             n_prompts=len(encoded),
-            hit=hit_at_k(target_ranks(model, encoded), spec.k),
+            hit=hit_at_k(ranks, spec.k),
             rows=measured,
             skipped=skipped,
             text_loss=text_loss(model, text) if text else None,
+            by_relation=hit_by_relation(ranks, encoded, spec.k),
         )
     top = describe_top_units(model, encoded, importance, spec.top_units)
     run.write_record(
@@ -216,6 +218,8 @@ def _ablate(
                 method=row.method,
                 text_loss=outcome.text_loss,
                 random_text_losses=outcome.random_text_losses,
+                by_relation=dict(outcome.by_relation),
+                random_by_relation=dict(outcome.random_by_relation),
             )
         )
     return tuple(measured)
