@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,14 @@ TWICE = {"moe": replace(MOE, other={}, positions=True, damage=0.3), "dense": rep
 
 def loaded(**plans: ArmPlan) -> Results:
     return load_results(SyntheticRun(Path("unused"), plans))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_files() -> Iterator[None]:
+    """Figures are drawn, but not as files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gated_lpi.report.build.FORMATS", ())
+        yield
 
 
 @pytest.fixture(scope="module")
