@@ -116,7 +116,19 @@ def test_it_is_resumed_verified_and_reported(run):
     again = run_experiment(run.experiment, run.path)
     assert (again.split_store("moe").digest(), again.store("moe").digest()) == before
     assert verify_run(again) == []
-    assert "grad_x_act" in build_report(again).html.read_text()
+    tables = json.loads(build_report(again).summary.read_text())["tables"]
+    split = run.split("moe")
+    rows = tables["splits"]["rows"]
+    assert [row[:3] for row in rows] == [["moe", "step-0", "step-10"], ["moe", "step-10", "step-20"]]
+    assert rows[0][3][0] == pytest.approx(float(split["routing_share"][0]))
+    assert rows[0][5] == pytest.approx(float(split["routing_share_by_layer"][0].max()))
+    record = run.record("dense").ablation
+    (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-10 heads"]
+    assert sum(heads.by_relation.values()) / 2 == pytest.approx(heads.hit, abs=0.35)
+    cells = {tuple(row[:4]): row[4:] for row in tables["ablations_by_relation"]["rows"]}
+    for relation, hit in heads.by_relation.items():
+        found = cells[relation, "dense", "top-10 heads", "gradient times activation"]
+        assert found[:3] == [record.by_relation[relation], hit, heads.random_by_relation[relation]]
     files = (run.path / "results" / "moe.split.zarr" / "change").rglob("*")
     chunk = next(file for file in files if file.is_file() and file.name != "zarr.json")
     content = chunk.read_bytes()

@@ -123,6 +123,7 @@ def sections(content: Content) -> tuple[Section, ...]:
             (
                 Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
                 *([Row(chart="damage", table="damage")] if "damage" in content.tables else []),
+                *([Row(table="ablations_by_relation")] if "ablations_by_relation" in content.tables else []),
                 Row(tuple(_unablated(results))),
             ),
         ),
@@ -342,6 +343,8 @@ def _neurons_or_routing(content: Content) -> Iterator[Row]:
         yield Row(chart="routing_null")
     if "routing_null" in content.tables:
         yield Row(table="routing_null")
+    if "splits" in content.tables:
+        yield Row(table="splits")
 
 
 def _routing(content: Content) -> Iterator[Row]:

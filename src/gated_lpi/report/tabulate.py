@@ -14,6 +14,7 @@ from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import MEASURES, measured, method_name
+from gated_lpi.report.breakdown import ablations_by_relation, splits
 from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, number, read
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
@@ -37,6 +38,8 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         *(table for arm in results.moe for table in token_routes(arm)),
         ablations(results),
         *([damage(results)] if any(ablation_damage(table, row) for _, table, row in _every_row(results)) else []),
+        *([by_relation] if (by_relation := ablations_by_relation(results)).rows else []),
+        *([split] if (split := splits(results)).rows else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         *([beside_paper(results)] if results.lacks is None else []),
         *(checkpoints(arm) for arm in results.arms),
