@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from gated_lpi.options import LPI, Scoring
+from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
 
@@ -31,10 +31,15 @@ def options() -> Iterable[str]:
     """Keys of `[attribution]`, which are options of `gated-lpi attribute` as well."""
     yield "| key | default | what it is | belongs to |"
     yield "|---|---|---|---|"
-    for owner in (LPI, Scoring):
+    owners: dict[str, list[str]] = {}
+    fields = {}
+    for owner in (*METHODS_BY_NAME.values(), Scoring):
         for name, (_, field) in flat_fields(owner).items():
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
-            yield f"| `{name}` | `{default}` | {field.description} | `{owner.__name__}` |"
+            owners.setdefault(name, []).append(f"`{owner.__name__}`")
+            fields[name] = field
+    for name, field in fields.items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        yield f"| `{name}` | `{default}` | {field.description} | {', '.join(owners[name])} |"
 
 
 def written(page: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate import dispatch_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -120,3 +121,19 @@ def _device_of_result(name: str, args: Any, kwargs: dict[str, Any], there: list[
     if name == "aten::_local_scalar_dense" or not there:
         return torch.device("cpu")
     return there[0].device
+
+
+def spread_over_two(module: Any) -> Any:
+    """The model with its first block and what is before it on one device, the others on a second, as accelerate does.
+
+    Tied weights stay together.
+    """
+    inner = module.base_model_prefix
+    places = {}
+    for name, child in getattr(module, inner).named_children():
+        if isinstance(child, torch.nn.ModuleList):
+            places |= {f"{inner}.{name}.{i}": f"{OTHER}:{min(i, 1)}" for i in range(len(child))}
+        else:
+            places[f"{inner}.{name}"] = f"{OTHER}:{int('norm' in name or name == 'ln_f')}"
+    places["lm_head"] = f"{OTHER}:{int(not module.config.tie_word_embeddings)}"
+    return dispatch_model(module, places, force_hooks=True)

@@ -1,10 +1,10 @@
 """Where the subject stands among a prompt's tokens, on tokenizers of several makes, fast and slow."""
 
 import pytest
+from test_facts_targets import BYTES, META, SPEEDS, WORDS
 
 from gated_lpi.errors import FactsError
 from gated_lpi.facts import EncodedPrompt, Prompt, encode, subject_positions
-from test_facts_targets import BYTES, META, SPEEDS, WORDS
 
 
 def asked(template, subject, answer="Paris"):

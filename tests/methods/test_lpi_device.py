@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import dispatch_model
 
 from flat import asked, attribute, certified
 from gated_lpi.ablation import head_units, silenced, target_ranks
@@ -12,7 +11,7 @@ from gated_lpi.loading import wrap_model
 from gated_lpi.methods import BlockProblem, attribute_encoded
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
-from other_device import OTHER, OtherDevice
+from other_device import OTHER, OtherDevice, spread_over_two
 from tiny_models import CASES, encoded, random_prompts, tiny_module
 from tiny_text import FACTS, speaking_model, tiny_tokenizer
 
@@ -76,22 +75,6 @@ def test_ablations_hold_on_other_devices(case, placed):
     with OtherDevice():
         there = ranks(wrap_model(placed(tiny_module(case)), tiny_tokenizer()))
     assert (here == there).all()
-
-
-def spread_over_two(module):
-    """The model with its first block and what is before it on one device, the others on a second, as accelerate does.
-
-    Tied weights stay together.
-    """
-    inner = module.base_model_prefix
-    places = {}
-    for name, child in getattr(module, inner).named_children():
-        if isinstance(child, torch.nn.ModuleList):
-            places |= {f"{inner}.{name}.{i}": f"{OTHER}:{min(i, 1)}" for i in range(len(child))}
-        else:
-            places[f"{inner}.{name}"] = f"{OTHER}:{int('norm' in name or name == 'ln_f')}"
-    places["lm_head"] = f"{OTHER}:{int(not module.config.tie_word_embeddings)}"
-    return dispatch_model(module, places, force_hooks=True)
 
 
 SPREAD = {

@@ -1,6 +1,7 @@
 """LPI and direct effect against foils, LPI of whole answers, and the linear term: against the definitions."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -54,9 +55,7 @@ def contrast(problem, prompt, contribution):
     scale = None if problem.inverse_scale is None else problem.inverse_scale[prompt].double()
     base = problem.base[prompt].double()
     foils = [] if problem.foils is None else [f for f in problem.foils[prompt].tolist() if f >= 0]
-    scores = [
-        unit_lpi(base, contribution, token, readout, scale) for token in (int(problem.targets[prompt]), *foils)
-    ]
+    scores = [unit_lpi(base, contribution, token, readout, scale) for token in (int(problem.targets[prompt]), *foils)]
     return scores[0] - (np.mean(scores[1:]) if foils else 0.0)
 
 
@@ -90,7 +89,7 @@ def test_a_foil_that_is_not_there_or_may_be_the_target_is_refused():
     without = [dataclasses.replace(item, foil_id=None) for item in prompts]
     with pytest.raises(FactsError, match="4 of 4 prompts have no foil"):
         scores_of(model, LPI(foil="fact"), without)
-    with pytest.raises(OptionError, match="may be the prediction itself.*target='object'"):
+    with pytest.raises(OptionError, match=r"may be the prediction itself.*target='object'"):
         LPI(foil="fact", target="top1")
     with pytest.raises(OptionError, match="answer='all' was given with foil='best'"):
         DirectEffect(foil="best", answer="all")
@@ -111,7 +110,7 @@ def forced(prompts):
 def added(values, prompts):
     """Sums [P, ...] over the answers' tokens of `values`, one row a token."""
     ends = np.cumsum([0, *(len(item.answer_ids) for item in prompts)])
-    return np.stack([values[a:b].sum(axis=0) for a, b in zip(ends, ends[1:], strict=False)])
+    return np.stack([values[a:b].sum(axis=0) for a, b in itertools.pairwise(ends)])
 
 
 @pytest.mark.parametrize("norm", ["frozen", "recomputed"])
@@ -126,9 +125,7 @@ def test_the_score_of_an_answer_is_the_sum_over_its_tokens_each_after_those_befo
         np.testing.assert_allclose(whole[name], added(parts[name], prompts), atol=5e-6, err_msg=name)
     np.testing.assert_allclose(results.target_logprob, added(single.target_logprob, prompts), atol=5e-6)
     np.testing.assert_allclose(results.target_logprob, values_of(model, prompts, answer="all"), atol=5e-6)
-    np.testing.assert_allclose(
-        results.blocks["base_logprob"], added(single.blocks["base_logprob"], prompts), atol=5e-6
-    )
+    np.testing.assert_allclose(results.blocks["base_logprob"], added(single.blocks["base_logprob"], prompts), atol=5e-6)
     ranks = np.split(single.target_rank, np.cumsum([len(item.answer_ids) for item in prompts])[:-1])
     assert results.target_rank.tolist() == [rank.max() for rank in ranks]
     direct = scores_of(model, DirectEffect(answer="all", norm=norm), prompts)[0]["direct_effect"]
@@ -246,5 +243,5 @@ def test_the_direct_effect_by_source_position_adds_up():
 
 def test_a_method_without_groups_refuses_units_of_groups_alone():
     model, prompts = tiny_model("OLMoE"), questions(2)
-    with pytest.raises(OptionError, match="direct_effect scores units alone.*'ffn' nor 'attention'"):
+    with pytest.raises(OptionError, match=r"direct_effect scores units alone.*'ffn' nor 'attention'"):
         scores_of(model, DirectEffect(), prompts, units=("heads", "blocks"))

@@ -13,9 +13,8 @@ from gated_lpi.options import (
     Rollout,
     TrueEffect,
 )
-from other_device import OTHER, OtherDevice
+from other_device import OTHER, OtherDevice, spread_over_two
 from passes import questions, scores_of
-from test_lpi_device import spread_over_two
 from tiny_models import CASES, tiny_module
 from tiny_text import FACTS, speaking_model, tiny_tokenizer
 

@@ -178,7 +178,7 @@ def test_an_option_that_is_none_and_a_foil_that_is_not_there_are_refused():
     model, prompts = tiny_model("Llama"), questions(2)
     with pytest.raises(OptionError, match="sample"):
         TrueEffect(sample=0)
-    with pytest.raises(FactsError, match="'a'.*have one target"):
+    with pytest.raises(FactsError, match=r"'a'.*have one target"):
         scores_of(model, TrueEffect(foil="relation"), prompts)
 
 

@@ -125,9 +125,9 @@ def test_means_of_shares(keep):
 
 def test_what_rollout_cannot_do_without_is_named():
     model = speaking_model("Llama")
-    with pytest.raises(FactsError, match="names no subject.*bare prompts"):
+    with pytest.raises(FactsError, match=r"names no subject.*bare prompts"):
         gated_lpi.attribute(model, [("The sky is", "blue")], method=gated_lpi.Rollout())
-    with pytest.raises(OptionError, match="rollout scores heads.*add 'heads'"):
+    with pytest.raises(OptionError, match=r"rollout scores heads.*add 'heads'"):
         gated_lpi.attribute(model, FACTS, method=gated_lpi.Rollout(), units=("ffn",))
     with pytest.raises(ModelError, match="came without a tokenizer"):
         gated_lpi.methods.attribute_encoded(

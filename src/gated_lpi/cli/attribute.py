@@ -41,7 +41,9 @@ def command(
     ] = "builtin",
     method: Annotated[
         str,
-        typer.Option(help=f"{', '.join(METHODS_BY_NAME)}: how units are scored (docs/methods.md); each has its options."),
+        typer.Option(
+            help=f"{', '.join(METHODS_BY_NAME)}: how units are scored (docs/methods.md); each has its options."
+        ),
     ] = "lpi",
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
     separator: Annotated[

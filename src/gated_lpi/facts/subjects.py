@@ -1,8 +1,8 @@
 """Where the subject stands among the tokens of a prompt.
 
 With a fast tokenizer the tokens are those that cover a visible character of the subject. Without offsets they are
-those that the text up to the subject's end has beyond the text before it. Blank tokens, such as the mark of a space that
-stands alone, are not counted.
+those that the text up to the subject's end has beyond the text before it. Blank tokens, such as the mark of a space
+that stands alone, are not counted.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,9 @@ def subject_positions(tokenizer: Tokenizer, encoded: EncodedPrompt) -> tuple[int
     start, end = _span(encoded)
     find = _by_offsets if tokenizer.is_fast else _by_prefix
     found = find(tokenizer, encoded, start, end)
-    inside = tuple(place for place in found if 0 <= place < len(encoded.ids) and _visible(tokenizer, encoded.ids[place]))
+    inside = tuple(
+        place for place in found if 0 <= place < len(encoded.ids) and _visible(tokenizer, encoded.ids[place])
+    )
     if not inside:
         raise FactsError(f"no token of prompt {encoded.prompt.text!r} is its subject's ({encoded.prompt.subject!r})")
     return inside

@@ -293,7 +293,12 @@ def _refuse_dense(model: Model, gate: Gate, routing: Routing = "last") -> None:
 
 
 def _sizes(
-    model: Model, asked: Sequence[Question], scoring: Scoring, gate: Gate = "gated", *, passes: PassMethod[Any] | None = None
+    model: Model,
+    asked: Sequence[Question],
+    scoring: Scoring,
+    gate: Gate = "gated",
+    *,
+    passes: PassMethod[Any] | None = None,
 ) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
@@ -336,8 +341,7 @@ def _refuse(others: Mapping[str, object], method: MethodOptions | AnyMethod) -> 
         owners = [kind for kind in METHODS_BY_NAME.values() if name in flat_fields(kind)]
         if not owners:
             raise OptionError(f"{given}attribute has no such option: see help(gated_lpi.attribute)")
-        if type(method) in owners:
-            owners = [type(method)]
+        owners = [kind for kind in owners if kind is type(method)] or owners
         nested = name not in owners[0].model_fields
         inside = f"estimator=Certified({name}={value!r})" if nested else f"{name}={value!r}"
         places = " or ".join(f"method=gated_lpi.{owner.__name__}({inside})" for owner in owners)
