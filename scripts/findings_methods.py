@@ -66,11 +66,11 @@ def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) 
             for sample in relation.samples
             if (relation.name, sample.subject) in known
         )
-        targets = {known[relation.name, sample.subject].target_id for sample in samples}
-        if len(samples) >= 4 and len(targets) > 1:
+        if len(samples) >= 4:
             kept.append(replace(relation, samples=samples))
     each = min(each, -(-most // max(len(kept), 1)))
     cut = [replace(one, samples=one.samples[:each]) for one in kept]
+    cut = [one for one in cut if len({known[one.name, sample.subject].target_id for sample in one.samples}) > 1]
     return replace(facts, relations=tuple(cut))
 
 
@@ -135,8 +135,14 @@ def demo(arm: str, when: str) -> dict[str, Any]:
     known = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
     methods = ("lpi", "grad_x_act", "integrated_gradients")
     facts = known_facts(known, "held_out")
-    found = compared(model, facts, methods=methods, foil="relation", sample=16, control_draws=2)
+    found = compared(model, facts, methods=methods, sample=16, control_draws=2)
     return {"step": int(demo_checkpoint(arm, when).name.split("-")[1]), **found}
+
+
+def contrast(arm: str) -> dict[str, Any]:
+    model = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
+    facts = known_facts(model, "held_out")
+    return compared(model, facts, foil="relation", sample=8, shares=(0.001, 0.01, 0.1), control_draws=2)
 
 
 def candidates(arm: str, when: str) -> dict[str, Any]:
@@ -158,6 +164,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
         for arm in ARMS
         for when in STEPS
     },
+    **{f"contrast-{arm}-last": (lambda arm=arm: contrast(arm)) for arm in ARMS},  # type: ignore[misc]
     **{
         f"candidates-{arm}-{when}": (lambda arm=arm, when=when: candidates(arm, when))  # type: ignore[misc]
         for arm in ARMS
