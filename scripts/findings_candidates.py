@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gated_lpi import FactSet, GradientTimesActivation, IntegratedGradients, LPI, TrueEffect, attribute
+from gated_lpi import LPI, FactSet, GradientTimesActivation, IntegratedGradients, TrueEffect, attribute
 from gated_lpi.comparison.truth import parts_of
 from gated_lpi.methods.contract import GivenPass, PassMethod, PassScores
 from gated_lpi.methods.gradients.taps import (

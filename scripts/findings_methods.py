@@ -1,6 +1,6 @@
 """Measure what docs/findings/methods.md says of methods: `make findings-methods`.
 
-    python scripts/findings_methods.py measure smollm2 demo candidates costs     # what is there already is not measured again
+    python scripts/findings_methods.py measure smollm2 demo costs   # but for what is there
     python scripts/findings_methods.py write                          # the tables of docs/findings/methods.md
 
 Every part is a file in docs/findings/data. SmolLM2-135M is looked for where `make smollm2` puts it, or where
@@ -29,12 +29,13 @@ sys.path.insert(0, str(ROOT))
 
 import findings_candidates  # noqa: E402
 import findings_tables  # noqa: E402
+
 from benchmarks import passes, timing  # noqa: E402  # which is no installed package
 from gated_lpi import FactSet, compare, load_facts, load_model  # noqa: E402
+from gated_lpi.ablation import target_ranks  # noqa: E402
 from gated_lpi.metrics import bootstrap, summary_to_json  # noqa: E402
 from gated_lpi.models import Model  # noqa: E402
 from gated_lpi.prompting import Prompting, encode_facts  # noqa: E402
-from gated_lpi.ablation import target_ranks  # noqa: E402
 
 PAGE = ROOT / "docs" / "findings" / "methods.md"
 DATA = ROOT / "docs" / "findings" / "data"

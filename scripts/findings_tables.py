@@ -29,7 +29,7 @@ def dataset(part: Part) -> xr.Dataset:
 def interval(values: Any, digits: int = 2) -> str:
     """Estimate and ends, [3]."""
     estimate, low, high = (float(value) for value in values)
-    return "–" if estimate != estimate else f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "-" if estimate != estimate else f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
