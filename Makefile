@@ -9,7 +9,7 @@ OTHER = .cache/$(notdir $(PYTHON))
 TORCH ?=
 TESTS ?=
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick findings-methods check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -23,6 +23,7 @@ help:
 	@echo "make constraints-oldest  find the oldest versions anew, after a change of bounds in pyproject.toml"
 	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
+	@echo "make findings-methods  compare methods on SmolLM2 and the demo's arms: about an hour on one core; docs/findings/methods.md"
 	@echo "make check   lint, types, import contracts, documentation links"
 
 install: $(VENV)/.installed
@@ -85,6 +86,13 @@ bench: smollm2
 
 bench-quick: install install-test
 	$(BIN)/python -m benchmarks.run --quick
+
+# Parts that are in docs/findings/data are not measured again; OUT is the demo's run, made if it is not there.
+findings-methods: smollm2
+	OMP_NUM_THREADS=1 $(BIN)/gated-lpi demo --out $(OUT)
+	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) DEMO=$(abspath $(OUT)) OMP_NUM_THREADS=1 \
+		$(BIN)/python scripts/findings_methods.py measure
+	$(BIN)/python scripts/findings_methods.py write
 
 check: install install-test
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gated_lpi import FactSet, GradientTimesActivation, IntegratedGradients, LPI, TrueEffect, attribute
+from gated_lpi import LPI, FactSet, GradientTimesActivation, IntegratedGradients, TrueEffect, attribute
 from gated_lpi.comparison.truth import parts_of
 from gated_lpi.methods.contract import GivenPass, PassMethod, PassScores
 from gated_lpi.methods.gradients.taps import (
@@ -128,8 +128,14 @@ def measure(model: Model, facts: FactSet, sample: int = 24) -> dict[str, Any]:
         "all units together from 0, 4 points": ("4", scores(Joint(gauss(4)), "joint")),
         "all units together from 0.8, 2 points": ("2", near),
         "the same, log odds": ("2", log_odds(near, log_p)),
-        "integrated gradients by block, 2 points": ("2 a block", scores(IntegratedGradients(points=2), "integrated_gradients")),
-        "integrated gradients by block, 8 points": ("8 a block", scores(IntegratedGradients(points=8), "integrated_gradients")),
+        "integrated gradients by block, 2 points": (
+            "2 a block",
+            scores(IntegratedGradients(points=2), "integrated_gradients"),
+        ),
+        "integrated gradients by block, 8 points": (
+            "8 a block",
+            scores(IntegratedGradients(points=8), "integrated_gradients"),
+        ),
         "lpi": ("0", scores(LPI(), "lpi")),
     }
     parts = parts_of(layer, 1 + max(block.layer for block in model.blocks))[:4]
@@ -148,5 +154,3 @@ def _by_prompt(values: Floats, effect: Floats) -> float:
     """Mean over prompts of Spearman among the units of one prompt, of those prompts where both rank something."""
     ranked = [(a, b) for a, b in zip(values, effect, strict=True) if np.ptp(a) > 0 and np.ptp(b) > 0]
     return float(np.mean([spearmanr(a, b).statistic for a, b in ranked]))
-
-

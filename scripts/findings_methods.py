@@ -1,6 +1,6 @@
 """Measure what docs/findings/methods.md says of methods: `make findings-methods`.
 
-    python scripts/findings_methods.py measure smollm2 demo candidates costs     # what is there already is not measured again
+    python scripts/findings_methods.py measure smollm2 demo costs   # but for what is there
     python scripts/findings_methods.py write                          # the tables of docs/findings/methods.md
 
 Every part is a file in docs/findings/data. SmolLM2-135M is looked for where `make smollm2` puts it, or where
@@ -29,12 +29,13 @@ sys.path.insert(0, str(ROOT))
 
 import findings_candidates  # noqa: E402
 import findings_tables  # noqa: E402
+
 from benchmarks import passes, timing  # noqa: E402  # which is no installed package
 from gated_lpi import FactSet, compare, load_facts, load_model  # noqa: E402
+from gated_lpi.ablation import target_ranks  # noqa: E402
 from gated_lpi.metrics import bootstrap, summary_to_json  # noqa: E402
 from gated_lpi.models import Model  # noqa: E402
 from gated_lpi.prompting import Prompting, encode_facts  # noqa: E402
-from gated_lpi.ablation import target_ranks  # noqa: E402
 
 PAGE = ROOT / "docs" / "findings" / "methods.md"
 DATA = ROOT / "docs" / "findings" / "data"
@@ -66,11 +67,11 @@ def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) 
             for sample in relation.samples
             if (relation.name, sample.subject) in known
         )
-        targets = {known[relation.name, sample.subject].target_id for sample in samples}
-        if len(samples) >= 4 and len(targets) > 1:
+        if len(samples) >= 4:
             kept.append(replace(relation, samples=samples))
     each = min(each, -(-most // max(len(kept), 1)))
     cut = [replace(one, samples=one.samples[:each]) for one in kept]
+    cut = [one for one in cut if len({known[one.name, sample.subject].target_id for sample in one.samples}) > 1]
     return replace(facts, relations=tuple(cut))
 
 
@@ -135,8 +136,14 @@ def demo(arm: str, when: str) -> dict[str, Any]:
     known = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
     methods = ("lpi", "grad_x_act", "integrated_gradients")
     facts = known_facts(known, "held_out")
-    found = compared(model, facts, methods=methods, foil="relation", sample=16, control_draws=2)
+    found = compared(model, facts, methods=methods, sample=16, control_draws=2)
     return {"step": int(demo_checkpoint(arm, when).name.split("-")[1]), **found}
+
+
+def contrast(arm: str) -> dict[str, Any]:
+    model = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
+    facts = known_facts(model, "held_out")
+    return compared(model, facts, foil="relation", sample=8, shares=(0.001, 0.01, 0.1), control_draws=2)
 
 
 def candidates(arm: str, when: str) -> dict[str, Any]:
@@ -158,6 +165,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
         for arm in ARMS
         for when in STEPS
     },
+    **{f"contrast-{arm}-last": (lambda arm=arm: contrast(arm)) for arm in ARMS},  # type: ignore[misc]
     **{
         f"candidates-{arm}-{when}": (lambda arm=arm, when=when: candidates(arm, when))  # type: ignore[misc]
         for arm in ARMS

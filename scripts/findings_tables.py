@@ -29,7 +29,7 @@ def dataset(part: Part) -> xr.Dataset:
 def interval(values: Any, digits: int = 2) -> str:
     """Estimate and ends, [3]."""
     estimate, low, high = (float(value) for value in values)
-    return "–" if estimate != estimate else f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "-" if estimate != estimate else f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -94,7 +94,7 @@ def smollm2_layers(parts: dict[str, Part]) -> Iterator[str]:
 def agreement(parts: dict[str, Part]) -> Iterator[str]:
     rows = []
     for name, part in parts.items():
-        if "data_vars" not in part or name == "smollm2-curves":
+        if "data_vars" not in part or name == "smollm2-curves" or name.startswith("contrast"):
             continue
         found = dataset(part)
         of = found["agreement"].sel(target="plain", kind="ffn")
@@ -172,6 +172,8 @@ def areas(parts: dict[str, Part]) -> Iterator[str]:
         for target in found["target"].values.tolist():
             for method in found["by"].values.tolist():
                 one = found.sel(target=target, by=method, curve_scale="logprob")
+                if bool(one["area"].isnull().all()):
+                    continue
                 control = one["area_control"].mean("draw")
                 drop, cpr = (control.sel(area_of=of) for of in ("drop", "cpr"))
                 rows.append(
@@ -198,6 +200,8 @@ def contrast(parts: dict[str, Part]) -> Iterator[str]:
         found = dataset(part).sel(kind="ffn")
         for method in found["by"].values.tolist():
             one = found["target_agreement"].sel(by=method)
+            if bool(one.isnull().all()):
+                continue
             chance = float(found["overlap_chance"].sel(end="estimate"))
             figures = (interval(one.sel(figure=f)) for f in ("overlap", "spearman_within"))
             rows.append([title(name), f"`{method}`", *figures, f"{chance:.3f}"])
@@ -213,7 +217,15 @@ def candidates(parts: dict[str, Part]) -> Iterator[str]:
             overall, *thirds = (interval(ends) for ends in found["spearman"])
             least = min(ends[0] for ends in found["spearman"][1:])
             rows.append(
-                [title(name), candidate, found["backward"], overall, *thirds, f"{least:.2f}", f"{found['by_prompt']:.2f}"]
+                [
+                    title(name),
+                    candidate,
+                    found["backward"],
+                    overall,
+                    *thirds,
+                    f"{least:.2f}",
+                    f"{found['by_prompt']:.2f}",
+                ]
             )
     head = ["arm", "candidate", "backward passes", "all units", *THIRDS, "worst third", "within one prompt"]
     yield from table(head, rows)

@@ -1,4 +1,4 @@
-"""Comparing methods on tiny models: each number against the same thing computed by hand or by the library's own verbs."""
+"""Comparing methods on tiny models: each number against the same, by hand or by the library's own verbs."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_a_curve_is_what_ablate_gives_for_the_half_that_was_not_ranked_on(model,
         assert found.sizes["tested"] == len(halves.tested)
 
 
-def test_areas_are_those_of_the_curves(model, found, scores):
+def test_areas_are_those_of_the_curves(model, found):
     halves = split(PLACES, None, SEED)
     one = found.sel(target="plain", by="lpi", kind="ffn")
     everything = np.flatnonzero(model.units.block == "ffn")

@@ -1,4 +1,4 @@
-"""`gated-lpi compare`: methods side by side on one model: with each other, with true effects, and by what silencing does."""
+"""`gated-lpi compare`: methods side by side: with each other, with true effects, and by what silencing does."""
 
 from __future__ import annotations
 
@@ -263,5 +263,5 @@ def _table(title: str, columns: list[str]) -> Table:
 def _interval(values: xr.DataArray) -> str:
     estimate, low, high = (float(values.sel(end=end)) for end in ("estimate", "low", "high"))
     if estimate != estimate:
-        return "–"
+        return "-"
     return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"

@@ -41,7 +41,7 @@ def _chosen(name: str, given: MethodOptions | None, at: At) -> Explained:
     kind = METHODS_BY_NAME.get(name) if given is None else type(given)
     if kind is Rollout:
         raise OptionError(
-            f"method {name!r} scores heads by where they look, and no FFN or attention unit, which is what is compared; "
+            f"method {name!r} scores heads by where they look, and no FFN or attention unit, which are compared; "
             "leave it out, and have its scores by attribute(model, facts, method=Rollout(), units=['heads'])"
         )
     if kind is TrueEffect:
@@ -52,10 +52,11 @@ def _chosen(name: str, given: MethodOptions | None, at: At) -> Explained:
     if kind is None or not issubclass(kind, Explained):
         able = ", ".join(repr(key) for key, options in METHODS_BY_NAME.items() if options not in (Rollout, TrueEffect))
         raise OptionError(f"method {name!r} was given; expected one of {able}")
-    options = kind(**({"at": at} if "at" in kind.model_fields else {})) if given is None else given
+    usual: dict[str, Any] = {"at": at} if "at" in kind.model_fields else {}
+    options = kind(**usual) if given is None else given
     assert isinstance(options, Explained)
-    usual = Explained()
-    odd = [key for key in Explained.model_fields if getattr(options, key) != getattr(usual, key)]
+    plain = Explained()
+    odd = [key for key in Explained.model_fields if getattr(options, key) != getattr(plain, key)]
     if odd:
         raise OptionError(
             f"method {name!r} was given with {odd[0]}={getattr(options, odd[0])!r}; all methods are compared on one "

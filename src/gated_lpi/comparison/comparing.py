@@ -1,6 +1,6 @@
 """The one entry point of comparing methods.
 
-1. Every method scores every unit on all facts (`scored`), with the plain target, and against a foil if one is asked for.
+1. Every method scores every unit on all facts (`scored`), with the plain target, and against a foil if asked for.
 2. Agreement of every pair: Spearman, Kendall, overlap of the top sets, with intervals over prompts.
 3. Each is held against true effects on a sample of units (`truth`).
 4. Each ranks units on one half of the facts; what it ranks highest is silenced, and the other half is asked (`curves`).
@@ -21,8 +21,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gated_lpi.ablation.ablating import text_windows
-from gated_lpi.ablation.damage import read_text
+from gated_lpi.ablation import read_text, text_windows
 from gated_lpi.comparison import asked as asking
 from gated_lpi.comparison import curves, truth
 from gated_lpi.comparison.scored import Failures, Meter, Scorer
@@ -69,7 +68,7 @@ def compare(
     memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Compare methods: with each other, with true effects, and by what silencing the units that each ranks highest does.
+    """Compare methods: with each other, with true effects, and by what silencing the units that each ranks first does.
 
     Args:
         model: from `load_model` or `wrap_model`.
@@ -221,9 +220,9 @@ class _Setting(NamedTuple):
     def interval(self, first: xr.DataArray, second: xr.DataArray, kind: str) -> NDArray[np.float64]:
         """Agreement of two scores of the units of a kind, [figures, ends]."""
         inside = first["block"].to_numpy() == kind
-        sides = [one.to_numpy()[:, inside] for one in (first, second)]
+        left, right = (one.to_numpy()[:, inside] for one in (first, second))
         layer = first["layer"].to_numpy()[inside]
-        found = agreement_interval(*sides, layer, self.fraction, draws=self.draws, seed=self.seed)
+        found = agreement_interval(left, right, layer, self.fraction, draws=self.draws, seed=self.seed)
         return np.transpose(found)
 
 
@@ -329,8 +328,10 @@ def _curves(
                 with meter.part(bench.evaluations):
                     both.append(bench.run(ranking, kind, mode, random.get((kind, mode))))
                 random.setdefault((kind, mode), both[-1])
-            options = {"draws": setting.draws, "seed": setting.seed}
-            summaries[place] = curves.summarised(*both, nothing[kind], bench.shares, **options)
+            silenced, kept = both
+            summaries[place] = curves.summarised(
+                silenced, kept, nothing[kind], bench.shares, draws=setting.draws, seed=setting.seed
+            )
             measured[place] = both
     if not measured:
         return xr.Dataset()
@@ -352,8 +353,8 @@ def _curves_dataset(
     found: dict[str, Any] = {}
     for name, variable in rows[0].data_vars.items():
         values = np.stack([row[name].transpose(*variable.dims).to_numpy() for row in rows])
-        dims = ("mode" if dim == "curve" else dim for dim in variable.dims)
-        found[str(name)] = ((*leading, *dims), values.reshape(*shape, *values.shape[1:]))
+        own = ["mode" if dim == "curve" else str(dim) for dim in variable.dims]
+        found[str(name)] = ((*leading, *own), values.reshape(*shape, *values.shape[1:]))
     empty = curves.Summary(*(np.full(one.shape, np.nan) for one in next(iter(summaries.values()))))
     dims_of = {
         "area": ("area_of", "curve_scale", "end"),

@@ -57,7 +57,7 @@ class Bench:
     options: Mapping[str, Any]
 
     def run(self, scores: xr.DataArray, kind: str, mode: str, random: xr.Dataset | None) -> xr.Dataset:
-        """One curve; `random`: an earlier one of the same kind and mode, whose random sets from anywhere serve again."""
+        """One curve; `random`: an earlier one of the same kind and mode, whose random sets serve again."""
         wanted = CONTROLS if random is None else CONTROLS[1:]
         found = ablate(
             self.model,
@@ -78,8 +78,7 @@ class Bench:
 
     def nothing(self, scores: xr.DataArray, kind: str) -> xr.Dataset:
         """With all units of a kind silenced."""
-        options = {"scores": scores, "kind": kind, "share": 0.0, "complement": True, "controls": ()}
-        return ablate(self.model, **options, **self.options)
+        return ablate(self.model, scores=scores, kind=kind, share=0.0, complement=True, controls=(), **self.options)
 
     @property
     def evaluations(self) -> int:

@@ -77,10 +77,9 @@ def held_against(scores: xr.DataArray, truth: xr.DataArray, kind: str, n_layers:
     for index, part in enumerate(parts):
         if part.units.sum() < 2:
             continue
-        some = method[:, part.units], effect[:, part.units]
-        options = {"draws": draws, "seed": seed}
-        near = sampled_agreement_interval(*some, layer[part.units], FRACTION, **options)
-        null = agreement_chance(*(one.mean(axis=0) for one in some), layer[part.units], FRACTION, **options)
+        left, right, of = method[:, part.units], effect[:, part.units], layer[part.units]
+        near = sampled_agreement_interval(left, right, of, FRACTION, draws=draws, seed=seed)
+        null = agreement_chance(left.mean(axis=0), right.mean(axis=0), of, FRACTION, draws=draws, seed=seed)
         found[index], chance[index] = np.transpose(near), np.transpose(null)
     return Held(found, chance)
 

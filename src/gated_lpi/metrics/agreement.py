@@ -206,8 +206,8 @@ def sampled_agreement_interval(
     for _ in range(positive_count("draws", draws)):
         prompts = generator.integers(len(first), size=len(first))
         units = np.concatenate([generator.choice(row, row.size) for row in rows])
-        means = (one[np.ix_(prompts, units)].mean(axis=0) for one in (first, second))
-        samples.append(agreement(*means, groups[units], fraction))
+        left, right = (one[np.ix_(prompts, units)].mean(axis=0) for one in (first, second))
+        samples.append(agreement(left, right, groups[units], fraction))
     low, high = _central(np.array(samples), level)
     centre = np.array(estimate)
     ends = (np.clip(2 * centre - end, _LEAST, 1) for end in (high, low))
