@@ -27,6 +27,7 @@ class ArmResults:
         record: of the last checkpoint; None if it was not ablated yet.
         by_method: the summary by every method that the units have scores by, the first one's too.
         agreement: what `method_agreement` says of these methods; None where there are not two.
+        split: how changes split into routing and neurons; None where they were not split.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ArmResults:
     record: ArmRecord | None
     by_method: Mapping[str, xr.Dataset] = field(default_factory=dict)
     agreement: xr.Dataset | None = None
+    split: xr.Dataset | None = None
 
     @property
     def is_moe(self) -> bool:
@@ -183,7 +185,7 @@ def _arm(run: Run, name: str) -> ArmResults:
     if len(methods) > 1:
         options = {key: summary.attrs[key] for key in ("fraction", "draws", "level", "seed")}
         agreement = method_agreement(scores, methods, **options)
-    return ArmResults(name, scores, summary, run.record(name), by_method, agreement)
+    return ArmResults(name, scores, summary, run.record(name), by_method, agreement, run.split(name))
 
 
 def _quarantined(run: Run, arm: str) -> Sequence[Mapping[str, Any]]:
