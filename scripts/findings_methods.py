@@ -1,6 +1,6 @@
 """Measure what docs/findings/methods.md says of methods: `make findings-methods`.
 
-    python scripts/findings_methods.py measure smollm2 demo costs     # what is there already is not measured again
+    python scripts/findings_methods.py measure smollm2 demo candidates costs     # what is there already is not measured again
     python scripts/findings_methods.py write                          # the tables of docs/findings/methods.md
 
 Every part is a file in docs/findings/data. SmolLM2-135M is looked for where `make smollm2` puts it, or where
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,13 +27,16 @@ import xarray as xr
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import timing  # noqa: E402  # which is no installed package
+import findings_candidates  # noqa: E402
+import findings_tables  # noqa: E402
+from benchmarks import passes, timing  # noqa: E402  # which is no installed package
 from gated_lpi import FactSet, compare, load_facts, load_model  # noqa: E402
 from gated_lpi.metrics import bootstrap, summary_to_json  # noqa: E402
 from gated_lpi.models import Model  # noqa: E402
 from gated_lpi.prompting import Prompting, encode_facts  # noqa: E402
 from gated_lpi.ablation import target_ranks  # noqa: E402
 
+PAGE = ROOT / "docs" / "findings" / "methods.md"
 DATA = ROOT / "docs" / "findings" / "data"
 FACTS = 60  # at most: a unit's true effect is a pass over all of them
 ARMS = ("moe", "dense-active", "dense-total")
@@ -115,7 +119,8 @@ def smollm2_truth() -> dict[str, Any]:
 
 def smollm2_curves() -> dict[str, Any]:
     model = load_model(str(smollm2_folder()), device="cpu")
-    return compared(model, known_facts(model, "first"), foil="relation", sample=None, control_draws=2)
+    facts = known_facts(model, "first", most=40)
+    return compared(model, facts, foil="relation", sample=None, shares=(0.001, 0.01, 0.1), control_draws=2)
 
 
 def demo_checkpoint(arm: str, when: str) -> Path:
@@ -134,6 +139,17 @@ def demo(arm: str, when: str) -> dict[str, Any]:
     return {"step": int(demo_checkpoint(arm, when).name.split("-")[1]), **found}
 
 
+def candidates(arm: str, when: str) -> dict[str, Any]:
+    model = load_model(str(demo_checkpoint(arm, when)), device="cpu", dtype="float64")  # without rounding
+    known = load_model(str(demo_checkpoint(arm, "last")), device="cpu")
+    return findings_candidates.measure(model, known_facts(known, "held_out"))
+
+
+def costs() -> dict[str, Any]:
+    models = {"SmolLM2-135M": load_model(str(smollm2_folder()), device="cpu"), "mixture of experts": passes.moe()}
+    return {"models": {name: passes.measure(one, passes.random_prompts(one)) for name, one in models.items()}}
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "smollm2-truth": smollm2_truth,
     "smollm2-curves": smollm2_curves,
@@ -142,6 +158,12 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
         for arm in ARMS
         for when in STEPS
     },
+    **{
+        f"candidates-{arm}-{when}": (lambda arm=arm, when=when: candidates(arm, when))  # type: ignore[misc]
+        for arm in ARMS
+        for when in STEPS
+    },
+    "costs": costs,
 }
 
 
@@ -159,12 +181,28 @@ def measure(wanted: list[str]) -> None:
         draft.rename(file)
 
 
+def write() -> None:
+    """Put the tables into the page, between their marks; those of what was not measured stay as they are."""
+    parts, page = findings_tables.load(DATA), PAGE.read_text(encoding="utf-8")
+    for name, (needs, lines) in findings_tables.TABLES.items():
+        if needs and needs not in parts:
+            continue
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        content = "\n".join((begin, *lines(parts), end))
+        page, count = re.subn(f"{begin}.*?{end}", lambda _, content=content: content, page, flags=re.DOTALL)
+        assert count == 1, name
+    PAGE.write_text(page, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("measure",))
+    parser.add_argument("verb", choices=("measure", "write"))
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}; beginnings of names")
     given = parser.parse_args()
-    measure(given.parts)
+    if given.verb == "write":
+        write()
+    else:
+        measure(given.parts)
 
 
 if __name__ == "__main__":

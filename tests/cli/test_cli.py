@@ -246,3 +246,56 @@ def test_attribute_names_what_a_gate_and_routing_may_be(monkeypatch, capsys, tmp
     assert code == 2
     assert told in flat(err)
     assert option[1] in flat(err)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "variable"),
+    [
+        ("lpi", ["--estimator", "exact"], "lpi"),
+        ("lpi", ["--answer", "all", "--tolerance", "0.01"], "lpi"),
+        ("grad_x_act", ["--at", "last", "--answer", "all"], "grad_x_act"),
+        ("integrated_gradients", ["--points", "2"], "integrated_gradients"),
+        ("direct_effect", ["--norm", "recomputed", "--gate", "open"], "direct_effect"),
+        ("true_effect", ["--sample", "2", "--how", "mean", "--sample-seed", "3"], "true_effect"),
+    ],
+)
+def test_attribute_by_every_method(monkeypatch, capsys, tmp_path, checkpoint, facts, method, options, variable):
+    where = ["--facts", facts, "--out", tmp_path / "scores.zarr", "--json"]
+    code, out, err = run(monkeypatch, capsys, "attribute", checkpoint, *where, "--method", method, *options)
+    assert code == 0, err
+    scores = xr.open_zarr(tmp_path / "scores.zarr", consolidated=False, chunks=None)
+    assert scores[variable].dims == ("relation", "unit")
+    provenance = json.loads(out)["provenance"]
+    assert provenance["method"] == method
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        assert str(provenance[name[2:].replace("-", "_")]) == value
+
+
+def test_attribute_by_rollout(monkeypatch, capsys, tmp_path, checkpoint):
+    facts = tmp_path / "facts.jsonl"
+    fact = {"relation": "capital", "subject": "France", "object": "Paris", "template": "The capital of {} is"}
+    facts.write_text(json.dumps(fact))
+    where = ["--facts", facts, "--out", tmp_path / "scores.zarr"]
+    code, _, err = run(monkeypatch, capsys, "attribute", checkpoint, *where, "--method", "rollout")
+    assert code == 0, err
+    scores = xr.open_zarr(tmp_path / "scores.zarr", consolidated=False, chunks=None)
+    assert scores["rollout"].dims == ("relation", "head_unit")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--method", "gradients"], "method 'gradients' was given; expected one of lpi, grad_x_act"),
+        (["--at", "last"], "at='last' was given, which lpi does not have"),
+        (["--method", "grad_x_act", "--tolerance", "0.001"], "which grad_x_act does not have (its options: target, "),
+        (["--method", "rollout", "--foil", "best"], "which rollout does not have (its options: none)"),
+        (["--method", "true_effect", "--points", "3"], "choose a method that has it: integrated_gradients"),
+        (["--method", "true_effect", "--sample", "0"], "sample"),
+    ],
+)
+def test_options_of_other_methods_are_refused(monkeypatch, capsys, tmp_path, checkpoint, facts, options, told):
+    where = ["--facts", facts, "--out", tmp_path / "scores.zarr"]
+    code, _, err = run(monkeypatch, capsys, "attribute", checkpoint, *where, *options)
+    assert code != 0
+    assert told in flat(err)
+    assert not (tmp_path / "scores.zarr").exists()

@@ -171,3 +171,19 @@ def test_at_the_last_position_other_units_count_than_at_all():
     every = scores_of(model, IntegratedGradients(points=2), prompts)[0]["integrated_gradients"]
     first = model.units.layer == 0
     assert np.abs(one - every)[:, first].max() > 1e-3
+
+
+@pytest.mark.parametrize("case", MOE_CASES, ids=str)
+def test_with_the_routing_held_it_is_the_derivative_for_every_unit_and_prompt(case):
+    smooth = {"clip_qkv": None} if "clip_qkv" in case.options else {}
+    model, prompts = tiny_model(case, torch.float64, **smooth), questions(2)
+    with replayed(model, record_routing(model, [item.ids for item in prompts])):
+        found = scores_of(model, GradientTimesActivation(), prompts)[0]["grad_x_act"]
+
+        def value(factor, unit):
+            with scaled(model, unit, factor):
+                return values_of(model, prompts).numpy()
+
+        for unit in sample(model, 3, seed=1):
+            slope = derivative(lambda factor, unit=unit: value(factor, unit))
+            assert np.abs(found[:, unit] - slope).max() < TOLERANCE, unit

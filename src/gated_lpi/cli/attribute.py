@@ -15,8 +15,8 @@ from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.options import with_options
 from gated_lpi.errors import RunError, RunExistsError
-from gated_lpi.options import LPI, Scoring
-from gated_lpi.options.methods import flat_fields, from_flat
+from gated_lpi.options import METHODS_BY_NAME, Scoring
+from gated_lpi.options.methods import flat_fields, flat_methods, from_flat, method_from_flat
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +25,10 @@ NAME = "attribute"
 INTERRUPTED = "interrupted; scores are written when all are there, so none were kept: run the command again"
 
 
-@with_options({**flat_fields(LPI), **flat_fields(Scoring)}, keep="relations")
+OF_SCORING = flat_fields(Scoring)
+
+
+@with_options({**flat_methods(), **OF_SCORING}, keep="relations")
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
@@ -36,6 +39,10 @@ def command(
             "needle, variables, gsm8k:FILE."
         ),
     ] = "builtin",
+    method: Annotated[
+        str,
+        typer.Option(help=f"{', '.join(METHODS_BY_NAME)}: how units are scored (docs/methods.md); each has its options."),
+    ] = "lpi",
     templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
     separator: Annotated[
         str | None,
@@ -73,7 +80,8 @@ def command(
 
     # All that can be refused without the model is refused before it is loaded.
     how = Prompting(templates, separator, on_error, bos)  # type: ignore[arg-type]  # checked there
-    method, scoring = from_flat(LPI, options), from_flat(Scoring, options)
+    asked = method_from_flat(method, {name: value for name, value in options.items() if name not in OF_SCORING})
+    scoring = from_flat(Scoring, options)
     loaded_facts = load_facts(facts, on_error=how.on_error)
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
@@ -88,7 +96,7 @@ def command(
             gguf=gguf,
         )
         with progress.task("attribute") as advance:
-            scores = attribute(loaded, loaded_facts, method=method, **vars(how), **dict(scoring), progress=advance)
+            scores = attribute(loaded, loaded_facts, method=asked, **vars(how), **dict(scoring), progress=advance)
         for note in _remarks(scores):
             progress.note(note)
         scores.to_zarr(draft, mode="w", consolidated=False)

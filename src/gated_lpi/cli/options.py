@@ -17,29 +17,38 @@ from pydantic.fields import FieldInfo
 
 
 def with_options(fields: Mapping[str, tuple[Any, FieldInfo]], **defaults: Any) -> Callable[[Callable[..., None]], Any]:
-    """Give a command one option for each field, which it gets as the dict `options`.
+    """Give a command one option for each field; those that were given, it gets as the dict `options`.
 
     Args:
         fields: name → (type, field), as `gated_lpi.options.methods.flat_fields` makes them.
-        defaults: of this command, in place of those of the fields.
+        defaults: of this command, in place of those of the fields; it gets them, too.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
-        def flat(**given: Any) -> None:
+        def flat(context: typer.Context, **given: Any) -> None:
             options = {name: _joined(given.pop(name), kind) for name, (kind, _) in fields.items()}
-            command(**given, options={name: value for name, value in options.items() if value is not None})
+            asked = {name for name in fields if name in defaults or _given(context, name)}
+            command(**given, options={name: options[name] for name in fields if name in asked})
 
         before = inspect.signature(command, eval_str=True).parameters
         mine = {name: _parameter(name, *field, defaults) for name, field in fields.items()}
         own = [parameter for name, parameter in before.items() if name != "options"]
         both = [*own, *mine.values()]
         ordered = sorted(both, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        ordered.insert(0, context)
         flat.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         flat.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
         return flat
 
     return decorate
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, and is not what it is by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _parameter(name: str, kind: Any, field: FieldInfo, defaults: Mapping[str, Any]) -> inspect.Parameter:

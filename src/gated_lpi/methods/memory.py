@@ -82,7 +82,8 @@ def sizes_for(
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
     if passes:
-        token = math.ceil(BACKWARD * model.n_layers * token)
+        held = 2 * _number(model) * model.module.config.num_attention_heads * longest if weights else BACKWARD * token
+        token = math.ceil(model.n_layers * held) + (token if weights else 0)
         copies = LOGITS + (0 if model.readout.affine else CAPPED)
         each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
     least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)

@@ -319,6 +319,31 @@ def flat_fields(options: type[MethodOptions]) -> dict[str, Any]:
     return flat
 
 
+def flat_methods() -> dict[str, Any]:
+    """The options of all methods as keys of one level; one that several have is one key."""
+    return {name: field for kind in METHODS_BY_NAME.values() for name, field in flat_fields(kind).items()}
+
+
+def method_from_flat(name: str, given: Mapping[str, Any]) -> MethodOptions:
+    """The options of the method of this name that flat keys say.
+
+    Raises:
+        OptionError: there is no such method, it has not one of these keys, or a value means nothing.
+    """
+    kind = METHODS_BY_NAME.get(name)
+    if kind is None:
+        raise OptionError(f"method {name!r} was given; expected one of {', '.join(METHODS_BY_NAME)}")
+    own = flat_fields(kind)
+    odd = [key for key in given if key not in own]
+    if odd:
+        having = [other for other, options in METHODS_BY_NAME.items() if odd[0] in flat_fields(options)]
+        raise OptionError(
+            f"{odd[0]}={given[odd[0]]!r} was given, which {name} does not have (its options: "
+            f"{', '.join(own) or 'none'}); leave it out, or choose a method that has it: {', '.join(having) or 'none'}"
+        )
+    return from_flat(kind, given)
+
+
 M = TypeVar("M", bound=MethodOptions)
 
 
