@@ -77,6 +77,13 @@ def test_each_arm_is_named_once_in_a_legend(drawn: dict[str, Chart]) -> None:
     assert sorted(t.name for t in figure.data if t.showlegend) == ["deep", "dense", "moe"]
 
 
+def test_long_names_in_a_printed_legend_stay_inside(results: Results) -> None:
+    long = {f"an arm with a long name, {name} {i}": s for i in range(2) for name, s in results.summaries.items()}
+    figure = matplotlib_figure(charts.stability(long))
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x1 <= figure.bbox.x1
+
+
 def test_many_arms_still_differ() -> None:
     styles = arm_styles([f"arm {i}" for i in range(12)])
     assert len(set(styles.values())) == 12

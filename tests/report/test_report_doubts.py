@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from test_report_build import Page
 
 from gated_lpi.diagnosis import Diagnosis, Finding, examine
@@ -24,6 +25,7 @@ from gated_lpi.report.tabulate import all_tables
 from gated_lpi.report.token_routes import routes
 from synthetic_run import DENSE, INTACT_LOSS, MOE, ArmPlan, SyntheticRun, record
 
+SPLIT_ENDS = {"": 0.0, "_low": -0.05, "_high": 0.1}
 TWICE = {"moe": replace(MOE, other={}, positions=True, damage=0.3), "dense": replace(DENSE, other={}, damage=0.1)}
 
 
@@ -183,6 +185,27 @@ def test_arms_whose_scores_name_no_expert_say_so() -> None:
     assert "its scores do not say which expert a neuron is of" in said
 
 
+class Split(SyntheticRun):
+    """A run whose changes were split."""
+
+    def split(self, arm: str) -> xr.Dataset | None:
+        steps = np.array(self.scores(arm)["step"])[1:]
+        share = np.linspace(0.5, 0.1, steps.size)
+        variables = {f"routing_share{end}": ("checkpoint", share + by) for end, by in SPLIT_ENDS.items()}
+        return xr.Dataset(variables, {"step": ("checkpoint", steps)}) if arm == "moe" else None
+
+
+def test_the_split_of_changes_is_said_and_drawn_where_there_is_one(run: SyntheticRun, results: Results) -> None:
+    found = load_results(Split(run.path, {"moe": MOE, "dense": DENSE}))
+    said = routing_sentences(found)
+    assert "routing explains 10.0% [5.0, 20.0] at the last pair, 10.0% to 50.0% over 8 pairs." in said[1]
+    (panel,) = all_charts(found)["routing_split"].panels
+    assert [line.label for line in panel.lines] == ["moe"]
+    assert panel.lines[0].hover[-1] == "moe, step 200"
+    assert "routing_split" not in all_charts(results)
+    assert len(routing_sentences(results)) == 2
+
+
 def test_only_moe_arms_have_panels_of_the_routing_null(results: Results) -> None:
     chart = all_charts(results)["routing_null"]
     assert [panel.title for panel in chart.panels] == ["moe: J_stab", "moe: R_t"]
@@ -274,7 +297,7 @@ def test_utilisation_is_shown_by_relation_where_it_was_kept(run: SyntheticRun, r
 def test_of_many_layers_a_few_are_drawn() -> None:
     deep = loaded(deep=replace(MOE, layers=9, positions=True, steps=(0, 1)))
     titles = [panel.title for panel in all_charts(deep)["utilisation_by_relation"].panels]
-    assert titles == [f"deep: layer {layer}" for layer in (0, 3, 5, 8)]
+    assert titles == [f"deep: layer {layer}" for layer in (0, 4, 8)]
 
 
 def test_what_is_wrong_is_listed_with_its_evidence(run: SyntheticRun, page: str) -> None:

@@ -27,7 +27,7 @@ class ArmResults:
         record: of the last checkpoint; None if it was not ablated yet.
         by_method: the summary by every method that the units have scores by, the first one's too.
         agreement: what `method_agreement` says of these methods; None where there are not two.
-        split: how its changes split into routing and neurons; None where that was not asked for.
+        split: how changes split into routing and neurons; None where they were not split.
     """
 
     name: str

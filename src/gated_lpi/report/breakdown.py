@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gated_lpi.report.arms import ArmResults, Results
-from gated_lpi.report.estimates import NAN, Estimate
 from gated_lpi.report.by_method import method_name
+from gated_lpi.report.estimates import NAN, Estimate
 from gated_lpi.report.tables import Column, Table
 from gated_lpi.results.records import AblationRow, AblationTable
 

@@ -110,6 +110,7 @@ def all_charts(results: Results) -> dict[str, Chart]:
         charts.ablation(results.records),
         doubts.damage(results.records),
         doubts.routing_null(results.arms),
+        doubts.routing_split({arm.name: arm.split for arm in results.arms if arm.split is not None}),
         heatmaps.utilisation(scores),
         charts.routing(summaries),
         heatmaps.utilisation_by_relation(scores),

@@ -40,6 +40,22 @@ def routing_null(arms: tuple[ArmResults, ...]) -> Chart:
     )
 
 
+def routing_split(splits: Mapping[str, xr.Dataset]) -> Chart:
+    """The share of the change between consecutive checkpoints that routing explains, over training."""
+    shown = {name: split for name, split in splits.items() if "routing_share" in split}
+    measure = Measure("Routing's share of the change", "routing_share", "share of the change", None, True, WHOLE)
+    panels = [series(measure, shown, arm_styles(splits))] if shown else []
+    return Chart(
+        "routing_split",
+        "Changes split into routing and neurons",
+        "The change of every neuron's score since the checkpoint before is split into a part of the routing and a part "
+        "of the neurons (Shapley); shown is the routing's share of both parts' sizes. 0%: nothing but neurons changed; "
+        f"100%: nothing but routing. {BANDS}.",
+        filled(panels),
+        columns=1,
+    )
+
+
 def by_method(arms: tuple[ArmResults, ...]) -> Chart:
     """J_stab and R_t over training by each method: a row for each method, a column for each measure and kind."""
     methods = list(dict.fromkeys(method for arm in arms for method in arm.by_method))

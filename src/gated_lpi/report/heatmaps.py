@@ -15,7 +15,7 @@ from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 
 ROW_TICKS = 16
-MOST_LAYERS = 4  # of an arm, whose utilisation by relation is drawn
+MOST_LAYERS = 3  # of an arm, whose utilisation by relation is drawn
 BLOCK_NAMES = {"attention": "attention", "ffn": "FFN"}
 
 
@@ -152,8 +152,9 @@ def utilisation_by_relation(scores: Mapping[str, xr.Dataset]) -> Chart:
         "Expert utilisation by relation",
         "Share of each relation's prompts whose last position is routed to each expert, at the last checkpoint. Rows "
         f"that differ are relations with experts of their own. Of arms with more MoE layers than {MOST_LAYERS}: the "
-        "first, the last and some between.",
+        "first, the last and one between.",
         panels,
+        columns=1,
     )
 
 

@@ -5,6 +5,8 @@ What is left is the routing's: which experts carry importance, and how much of i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gated_lpi.report.arms import ArmResults, Results
@@ -21,8 +23,8 @@ AGAINST: dict[Verdict, str] = {
 
 
 def routing_sentences(results: Results) -> list[str]:
-    """One for each MoE arm, and one for all dense arms."""
-    said = [_of_arm(arm) for arm in results.moe]
+    """One for each MoE arm, one more where its changes were split, and one for all dense arms."""
+    said = [sentence for arm in results.moe for sentence in (_of_arm(arm), *_of_split(arm))]
     dense = [arm.name for arm in results.dense]
     return [*said, f"Dense arms have no routing to tell from neurons: {listing(dense)}."] if dense else said
 
@@ -49,6 +51,21 @@ def _of_arm(arm: ArmResults) -> str:
         f"{show(gain, 'share')} is observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap "
         f"by {show(experts, 'number')} (chance {show(chance, 'number')})."
     )
+
+
+def _of_split(arm: ArmResults) -> Iterator[str]:
+    """The share of the change of scores that routing explains, where changes were split."""
+    if arm.split is None or "routing_share" not in arm.split:
+        return
+    shares = arm.split["routing_share"].to_numpy()
+    last = read(arm.split, "routing_share", checkpoint=LAST)
+    known = shares[~np.isnan(shares)]
+    if known.size:
+        yield (
+            f"{arm.name}: of the change of neurons' scores from one checkpoint to the next (Shapley split), routing "
+            f"explains {show(last, 'share')} at the last pair, {show(float(known.min()), 'share')} to "
+            f"{show(float(known.max()), 'share')} over {known.size} pairs."
+        )
 
 
 def _why_not(arm: ArmResults) -> str:

@@ -339,12 +339,10 @@ def _methods(content: Content) -> Iterator[Row]:
 
 def _neurons_or_routing(content: Content) -> Iterator[Row]:
     yield Row(tuple(routing_sentences(content.results)))
-    if "routing_null" in content.charts:
-        yield Row(chart="routing_null")
     if "routing_null" in content.tables:
-        yield Row(table="routing_null")
-    if "splits" in content.tables:
-        yield Row(table="splits")
+        yield Row(chart="routing_null", table="routing_null")
+    if "routing_split" in content.charts:
+        yield Row(chart="routing_split", table="splits")
 
 
 def _routing(content: Content) -> Iterator[Row]:

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from gated_lpi.report.chart import DIVERGING, SEQUENTIAL, Axis, Chart, Heat, Line, Marker, Panel
 
 PANEL_INCHES = (3.6, 2.5)
+KEY_INCHES, LETTER_INCHES = 0.5, 0.06  # of an entry of the legend
 MARKERS: dict[Marker, str] = {
     "circle": "o",
     "square": "s",
@@ -132,4 +133,6 @@ def _legend(figure: Figure, cells: list[Axes]) -> None:
     found = itertools.chain.from_iterable(zip(*axes.get_legend_handles_labels(), strict=True) for axes in cells)
     handles = {label: handle for handle, label in found}
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(len(handles), 6))
+        room = figure.get_figwidth() / (KEY_INCHES + LETTER_INCHES * max(map(len, handles)))
+        columns = max(1, min(len(handles), 6, int(room)))
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns)

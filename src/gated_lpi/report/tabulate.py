@@ -13,8 +13,8 @@ from gated_lpi._common.entries import printable
 from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
-from gated_lpi.report.by_method import MEASURES, measured, method_name
 from gated_lpi.report.breakdown import ablations_by_relation, splits
+from gated_lpi.report.by_method import MEASURES, measured, method_name
 from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, number, read
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
