@@ -17,6 +17,7 @@ BLOCK_LPI = "block_lpi"
 POSITION_LPI = "position_lpi"
 EXPERT_UTILISATION = "expert_utilisation"
 EXPERT_GATE = "expert_gate"
+LAYER_POSITION_LPI = "layer_position_lpi"
 ROUTER_LOGITS = "router_logits"
 POSITION_GATE = "position_gate"
 TARGET_RANK = "target_rank"
@@ -74,6 +75,11 @@ SCHEMA = {
         ("prompt", "expert_unit"), "", "1 where the last token was routed to the expert", reduced=True, method=""
     ),
     EXPERT_GATE: Variable(("prompt", "expert_unit"), "", "the router's final weight", reduced=True, method=""),
+    LAYER_POSITION_LPI: Variable(
+        ("prompt", "position", "attention_block"),
+        "nats",
+        "the same, summed over each layer's units; NaN beyond the prompt",
+    ),
     ROUTER_LOGITS: Variable(
         ("prompt", "position", "expert_unit"),
         "",

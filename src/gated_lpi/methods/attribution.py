@@ -96,7 +96,8 @@ def attribute(
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
-            kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept.
+            kept as `position_lpi (prompt, position, attention_unit)` if prompts are kept, and summed over each layer
+            as `layer_position_lpi (prompt, position, attention_block)`, by prompt whatever `keep` says.
         routing: "last": what the routers did is kept of each prompt's last position. "all": of every position, with the
             routers' logits, as `router_logits` and `position_gate (prompt, position, expert_unit)`, by prompt whatever
             `keep` says.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gated_lpi import score_schema as schema
 from gated_lpi._common.heap import give_back
-from gated_lpi.methods.collect import Collector, finite_array
+from gated_lpi.methods.collect import Collector, Floats, finite_array
 from gated_lpi.methods.contract import Method
 from gated_lpi.methods.dataset import PromptResults
 from gated_lpi.methods.lpi.groups import routing, score_groups
@@ -123,7 +123,7 @@ def score_batch(
         batch.read_targets(results, sizes.forward.logits)
         batch.read_routing(results)
         bounds, bases = results.by_block(schema.ERROR_BOUND), results.by_block(schema.BASE_LOGPROB)
-        positions: list[Tensor] = []
+        positions: list[Floats] = []
         summed = batch.objective.by_prompt
         for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
             base = summed(problem.base_logits.target_log_p.double())
@@ -135,14 +135,14 @@ def score_batch(
                 results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
                 found[method.name] = units.scores
             if units is not None and units.by_position is not None:
-                positions.append(units.by_position)
+                positions.append(units.by_position.cpu().numpy())
             for name, scores in found.items():
                 collector.add(name, index, batch.prompts, finite_array(name, scores))
             if sizes.forward.frugal:
                 del problem, units, found
                 give_back()
-        if positions and scoring.keep == "prompts":
-            results.add_positions(batch.prompts, torch.cat(positions, dim=2).cpu().numpy(), batch.lengths)
+        if positions:
+            results.add_positions(batch.prompts, positions, batch.lengths, units=scoring.keep == "prompts")
 
 
 class _UnitScores(NamedTuple):

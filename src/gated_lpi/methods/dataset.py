@@ -34,6 +34,7 @@ class PromptResults:
         tier_pairs: [B, 3], pairs of prompt and unit by the way in which they were scored (`Tier`).
         blocks: [P, B] by name: numbers that each block has for each prompt, such as the bound on errors.
         positions: for each prompt, [S, N] scores of attention units by source position, nats; empty unless asked for.
+        layer_positions: for each prompt, [S, L], the same summed over the units of each of L attention blocks.
         router_logits, position_gate: for each prompt, [S, X] of X experts at every position; empty unless asked for.
     """
 
@@ -43,6 +44,7 @@ class PromptResults:
     tier_pairs: NDArray[np.int64]
     blocks: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     positions: dict[int, Floats] = field(default_factory=dict)
+    layer_positions: dict[int, Floats] = field(default_factory=dict)
     router_logits: dict[int, Floats] = field(default_factory=dict)
     position_gate: dict[int, Floats] = field(default_factory=dict)
 
@@ -67,16 +69,22 @@ class PromptResults:
         """Numbers of each prompt and block under a name, [P, B], to be written to; 0 before that."""
         return self.blocks.setdefault(name, np.zeros((len(self.target_id), len(self.tier_pairs))))
 
-    def add_positions(self, prompts: NDArray[np.int64], scores: Floats, lengths: Sequence[int]) -> None:
+    def add_positions(
+        self, prompts: NDArray[np.int64], blocks: Sequence[Floats], lengths: Sequence[int], *, units: bool
+    ) -> None:
         """Take scores of attention units by source position.
 
         Args:
             prompts: [P'], indices of the prompts.
-            scores: [P', S, N], nats.
+            blocks: for each attention block [P', S, n], nats.
             lengths: [P'], how many of the S positions each prompt has.
+            units: whether the units' own scores are kept, and not only their sums.
         """
-        rows = zip(prompts.tolist(), scores, lengths, strict=True)
-        self.positions.update({prompt: row[:length] for prompt, row, length in rows})
+        summed = np.stack([block.sum(axis=-1, dtype=np.float64).astype(block.dtype) for block in blocks], axis=-1)
+        for row, (prompt, length) in enumerate(zip(prompts.tolist(), lengths, strict=True)):
+            self.layer_positions[prompt] = summed[row, :length]
+            if units:
+                self.positions[prompt] = np.concatenate([block[row, :length] for block in blocks], axis=-1)
 
     def add_routing(self, prompts: NDArray[np.int64], routing: Sequence[PromptRouting]) -> None:
         """Take what the routers did at every position of prompts, whose indices are [P']."""
@@ -118,6 +126,8 @@ def build_dataset(
     values: dict[str, NDArray[Any]] = {name: collector.result(name) for name in collector.collected}
     if results.positions:
         values[schema.POSITION_LPI] = _padded(results.positions)
+    if results.layer_positions:
+        values[schema.LAYER_POSITION_LPI] = _padded(results.layer_positions)
     if results.router_logits:
         values[schema.ROUTER_LOGITS] = _padded(results.router_logits)
         values[schema.POSITION_GATE] = _padded(results.position_gate)
@@ -187,6 +197,9 @@ def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[st
         for name in ("layer", "expert", "shared", "head", "neuron"):
             coords[name] = ("unit", getattr(model.units, name)[kept])
         coords["block"] = ("unit", model.units.block[kept].astype(object))
+    if "attention_block" in used:
+        layers = [block.layer for block in model.blocks if block.kind == "attention"]
+        coords["attention_block_layer"] = ("attention_block", layers)
     if "head_unit" in used:
         coords["head_unit_layer"] = ("head_unit", model.heads.layer)
         coords["head_unit_head"] = ("head_unit", model.heads.index)

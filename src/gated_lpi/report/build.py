@@ -114,6 +114,7 @@ def all_charts(results: Results) -> dict[str, Chart]:
         heatmaps.utilisation(scores),
         charts.routing(summaries),
         heatmaps.utilisation_by_relation(scores),
+        heatmaps.attention_positions(scores),
         charts.hits(summaries),
         heatmaps.base_logprob(scores),
     )

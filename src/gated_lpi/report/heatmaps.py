@@ -16,6 +16,7 @@ from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, c
 
 ROW_TICKS = 16
 MOST_LAYERS = 3  # of an arm, whose utilisation by relation is drawn
+MOST_PROMPTS = 4  # of an arm, whose attention is shown by position
 BLOCK_NAMES = {"attention": "attention", "ffn": "FFN"}
 
 
@@ -153,6 +154,49 @@ def utilisation_by_relation(scores: Mapping[str, xr.Dataset]) -> Chart:
         "Share of each relation's prompts whose last position is routed to each expert, at the last checkpoint. Rows "
         f"that differ are relations with experts of their own. Of arms with more MoE layers than {MOST_LAYERS}: the "
         "first, the last and one between.",
+        panels,
+        columns=1,
+    )
+
+
+def attention_positions(scores: Mapping[str, xr.Dataset]) -> Chart:
+    """What attention takes from each source position of a few prompts at the last checkpoint, by layer."""
+    tables: dict[str, NDArray[np.float64]] = {}
+    layers: dict[str, list[int]] = {}
+    for name, arm in scores.items():
+        if schema.LAYER_POSITION_LPI not in arm:
+            continue
+        relations = arm["prompt_relation"].to_numpy().astype(object).astype(str)
+        first = [int(np.flatnonzero(relations == one)[0]) for one in dict.fromkeys(relations.tolist())]
+        for prompt in first[:MOST_PROMPTS]:
+            last = arm[schema.LAYER_POSITION_LPI].isel(checkpoint=-1, prompt=prompt)
+            table = last.transpose("attention_block", "position").to_numpy().astype(np.float64)
+            title = f"{name}: {_short(str(relations[prompt]))}"
+            tables[title] = table[:, np.isfinite(table).any(axis=0)]
+            layers[title] = arm["attention_block_layer"].to_numpy().tolist()
+    low, high = _limits(list(tables.values()))
+    panels = tuple(
+        Panel(
+            title,
+            category_axis("source position", [str(i) for i in range(table.shape[1])]),
+            category_axis("layer", [str(layer) for layer in layers[title]], ROW_TICKS),
+            heat=Heat(
+                table,
+                tuple(f"layer {layer}" for layer in layers[title]),
+                tuple(f"position {i}" for i in range(table.shape[1])),
+                (low, high),
+                "nats",
+                diverging=low < 0 < high,
+            ),
+        )
+        for title, table in tables.items()
+    )
+    return Chart(
+        "attention_positions",
+        "What attention takes from where",
+        "Gated-LPI of each layer's attention units by source position, summed over units, at the last checkpoint: the "
+        f"first prompt of each of the first {MOST_PROMPTS} relations or tasks. Positions count from 0; the answer is "
+        "predicted at the last one.",
         panels,
         columns=1,
     )

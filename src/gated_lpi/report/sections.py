@@ -135,6 +135,7 @@ def sections(content: Content) -> tuple[Section, ...]:
             (
                 Row(chart="hits", absent=f"The rank of the target {NO_RECORD}"),
                 Row(tuple(_norms(results)), chart="base_logprob", absent=f"The base log-probability {NO_RECORD}"),
+                *_positions(content),
             ),
         ),
         Section("units", "Top neurons and their tokens", tuple(_units(results))),
@@ -364,6 +365,11 @@ def _routing(content: Content) -> Iterator[Row]:
         )
     for name in routes:
         yield Row(table=name, title=content.tables[name].caption.split("\n")[0])
+
+
+def _positions(content: Content) -> Iterator[Row]:
+    if "attention_positions" in content.charts:
+        yield Row(chart="attention_positions")
 
 
 def _norms(results: Results) -> Iterator[str]:
