@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
+from gated_lpi.ablation import recall
 from gated_lpi.errors import OptionError, RunExistsError
+from gated_lpi.facts import Relation, Sample
 from gated_lpi.options import LPI, TrueEffect
+from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.report import build_report
 from gated_lpi.results import open_run
 from gated_lpi.results.files import write_file
@@ -123,11 +126,11 @@ def test_it_is_resumed_verified_and_reported(run):
     assert rows[0][3][0] == pytest.approx(float(split["routing_share"][0]))
     assert rows[0][5] == pytest.approx(float(split["routing_share_by_layer"][0].max()))
     record = run.record("dense").ablation
-    (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-10 heads"]
+    (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-1 head"]
     assert sum(heads.by_relation.values()) / 2 == pytest.approx(heads.hit, abs=0.35)
     cells = {tuple(row[:4]): row[4:] for row in tables["ablations_by_relation"]["rows"]}
     for relation, hit in heads.by_relation.items():
-        found = cells[relation, "dense", "top-10 heads", "gradient times activation"]
+        found = cells[relation, "dense", "top-1 head", "gradient times activation"]
         assert found[:3] == [record.by_relation[relation], hit, heads.random_by_relation[relation]]
     files = (run.path / "results" / "moe.split.zarr" / "change").rglob("*")
     chunk = next(file for file in files if file.is_file() and file.name != "zarr.json")
@@ -184,3 +187,18 @@ def test_a_method_without_anything_to_score_is_left_out_and_said(source, tmp_pat
 def test_methods_that_mean_nothing_are_refused_with_the_key(source, attribution, message):
     with pytest.raises(Exception, match=message):
         experiment(source, **attribution)
+
+
+def test_whole_answers_are_asked_for_throughout(source, tmp_path):
+    samples = (Sample("France", "Paris Lima"), Sample("Japan", "Tokyo"), Sample("Peru", "blue yellow sky"))
+    save_facts(tmp_path / "facts", [Relation("two words", ("The capital of {} is",), samples)])
+    arm = {"name": "moe", "checkpoints": str(source / "moe")}
+    run = run_experiment(tiny_experiment(tmp_path / "facts", arm, attribution={"answer": "all"}), tmp_path / "run")
+    model = load_model(source / "moe" / "step-20")
+    asked = encode_facts(model, run.experiment.facts.load(), Prompting("first"), answer="all").prompts
+    assert [len(item.answer_ids) for item in asked] == [2, 1, 3]
+    known = recall(model, asked, "all")
+    scores = run.scores("moe").isel(checkpoint=-1)
+    np.testing.assert_array_equal(scores["target_rank"], known.ranks)
+    np.testing.assert_allclose(scores["target_logprob"], known.log_probabilities, atol=1e-5)
+    assert run.record("moe").ablation.hit == pytest.approx(np.mean(known.ranks < run.experiment.ablation.k))

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.ablation.damage import text_loss
-from gated_lpi.ablation.evaluate import target_ranks
+from gated_lpi.ablation.recall import recall
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.interventions import silenced
 from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
+from gated_lpi.options import Answer
 
 Indices = NDArray[np.int64]
 
@@ -58,6 +59,7 @@ def compare_with_random(
     k: int = 10,
     draws: int = 10,
     seed: int = 0,
+    answer: Answer = "first",
     text: Sequence[Sequence[int]] = (),
     known: Known | None = None,
     progress: Callable[[], None] | None = None,
@@ -72,6 +74,7 @@ def compare_with_random(
         k: the k of HIT@k.
         draws: random sets of as many groups, drawn from the whole pool without replacement.
         seed: of the draws.
+        answer: whose rank counts: the "first" token of the answer, or the worst of "all" of them.
         text: windows of a text, from `text_windows`, on which the damage to all else is measured; empty: it is not.
         known: kept between calls on one model, pool, text and seed, so that random sets of one size are measured once.
         progress: called after each evaluation, `1 + draws` times.
@@ -86,7 +89,7 @@ def compare_with_random(
 
     def measure(groups: Indices) -> _Measured:
         with silenced(model, np.concatenate([pool[group] for group in groups])):
-            ranks = target_ranks(model, encoded)
+            ranks = recall(model, encoded, answer).ranks
             damage = text_loss(model, text) if text else None
         found = _Measured(hit_at_k(ranks, k), damage, hit_by_relation(ranks, encoded, k))
         if progress is not None:

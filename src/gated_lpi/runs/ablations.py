@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
-from gated_lpi.ablation import compare_with_random, hit_by_relation, read_text, target_ranks, text_loss, text_windows
+from gated_lpi.ablation import compare_with_random, hit_by_relation, read_text, recall, text_loss, text_windows
 from gated_lpi.ablation.study import Known
 from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import ModelError, OptionError
@@ -20,6 +20,7 @@ from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
+from gated_lpi.options import Answer
 from gated_lpi.prompting import encode_facts
 from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord
 from gated_lpi.results.run import Run
@@ -96,8 +97,8 @@ def study_last_checkpoint(
                 *_unit_rows(model, unit_importance(model, scores, name), name, spec),
             )
         ]
-        ranks = target_ranks(model, encoded)
-        measured = _ablate(model, encoded, rows, spec, text, advance)
+        ranks = recall(model, encoded, answer).ranks
+        measured = _ablate(model, encoded, answer, rows, spec, text, advance)
         table = AblationTable(
             checkpoint=checkpoint.key,
             step=checkpoint.step,
@@ -178,6 +179,7 @@ def _skipped(model: Model, importance: NDArray[np.float64], spec: AblationSpec, 
 def _ablate(
     model: Model,
     encoded: Sequence[EncodedPrompt],
+    answer: Answer,
     rows: Sequence[_Intervention],
     spec: AblationSpec,
     text: Sequence[Sequence[int]],
@@ -201,6 +203,7 @@ def _ablate(
             k=spec.k,
             draws=spec.random_draws,
             seed=spec.seed,
+            answer=answer,
             text=text,
             known=known[row.kind],
             progress=step,
