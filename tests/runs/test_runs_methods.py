@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
 from gated_lpi.ablation import recall
@@ -12,6 +13,7 @@ from gated_lpi.facts import Relation, Sample
 from gated_lpi.options import LPI, TrueEffect
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.report import build_report
+from gated_lpi.report.by_method import method_name
 from gated_lpi.results import open_run
 from gated_lpi.results.files import write_file
 from gated_lpi.results.verify import verify_run
@@ -125,6 +127,13 @@ def test_it_is_resumed_verified_and_reported(run):
     assert [row[:3] for row in rows] == [["moe", "step-0", "step-10"], ["moe", "step-10", "step-20"]]
     assert rows[0][3][0] == pytest.approx(float(split["routing_share"][0]))
     assert rows[0][5] == pytest.approx(float(split["routing_share_by_layer"][0].max()))
+    trusted = [row for row in tables["trust"]["rows"] if row[:2] == ["moe", "FFN neurons"]]
+    assert [row[2:4] for row in trusted] == [[method_name(name), 4] for name in METHODS]
+    last = run.scores("moe").isel(checkpoint=-1)
+    effect = np.average(last["true_effect"], axis=0, weights=last["n_prompts"])
+    there = np.isfinite(effect) & (last["block"].values == "ffn")
+    by_hand = spearmanr(last["grad_x_act_mean"].values[there], effect[there]).statistic
+    assert trusted[2][4] == pytest.approx(by_hand)
     record = run.record("dense").ablation
     (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-1 head"]
     assert sum(heads.by_relation.values()) / 2 == pytest.approx(heads.hit, abs=0.35)

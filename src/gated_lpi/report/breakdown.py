@@ -1,11 +1,16 @@
-"""Tables that break a figure down: an ablation by relation or task, a change of scores into routing and neurons."""
+"""Tables that break a figure down: an ablation by relation, a change into routing and neurons, trust by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from gated_lpi.report.arms import ArmResults, Results
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from gated_lpi import score_schema as schema
+from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import NAN, Estimate
 from gated_lpi.report.tables import Column, Table
@@ -85,3 +90,49 @@ def _splits(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
         by_layer = pair["routing_share_by_layer"].fillna(-1.0).to_numpy()
         top = int(by_layer.argmax())
         yield arm.name, record["before"], record["key"], share, int(layers[top]), float(by_layer[top])
+
+
+PARTS = ("lower third", "middle third", "upper third")
+
+
+def trust(results: Results) -> Table:
+    """How far each method's scores agree with true effects, by third of the layers, where a run measured some."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("method"),
+        Column("units measured", "count"),
+        Column("all layers", "number"),
+        *(Column(part, "number") for part in PARTS),
+    )
+    caption = (
+        "Where a method can be trusted: Spearman correlation of mean scores with the true effect of silencing a unit, "
+        "at the last checkpoint, over the units whose effect was measured. With n units chance alone gives up to about "
+        "±2/√n. gated-lpi compare has intervals, single layers and the margin."
+    )
+    return Table("trust", caption, columns, tuple(row for arm in results.arms for row in _trust(arm)))
+
+
+def _trust(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
+    for method in arm.by_method:
+        truth = schema.contrast_of(schema.TRUE_EFFECT) if method.endswith("_contrast") else schema.TRUE_EFFECT
+        if truth not in arm.scores:
+            continue
+        last = arm.scores.isel(checkpoint=-1)
+        effect = np.average(last[truth].transpose("relation", "unit").to_numpy(), axis=0, weights=last["n_prompts"])
+        scores = last[schema.mean_of(method)].to_numpy()
+        layer, kinds = last["layer"].to_numpy(), last["block"].to_numpy().astype(object).astype(str)
+        third = np.minimum(3 * layer // (int(layer.max()) + 1), 2)
+        for kind, name in KIND_NAMES.items():
+            there = np.isfinite(effect) & (kinds == kind)
+            parts = [there, *(there & (third == part) for part in range(3))]
+            if there.any():
+                figures = (_spearman(scores[part], effect[part]) for part in parts)
+                yield arm.name, name, method_name(method), int(there.sum()), *figures
+
+
+def _spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """NaN where it is not defined: fewer than three units, or all alike."""
+    if one.size < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return NAN
+    return float(spearmanr(one, other).statistic)

@@ -13,7 +13,7 @@ from gated_lpi._common.entries import printable
 from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
-from gated_lpi.report.breakdown import ablations_by_relation, splits
+from gated_lpi.report.breakdown import ablations_by_relation, splits, trust
 from gated_lpi.report.by_method import MEASURES, measured, method_name
 from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, number, read
 from gated_lpi.report.routing_share import has_null
@@ -39,6 +39,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         ablations(results),
         *([damage(results)] if any(ablation_damage(table, row) for _, table, row in _every_row(results)) else []),
         *([by_relation] if (by_relation := ablations_by_relation(results)).rows else []),
+        *([trusted] if (trusted := trust(results)).rows else []),
         *([split] if (split := splits(results)).rows else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         *([beside_paper(results)] if results.lacks is None else []),
