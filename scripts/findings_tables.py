@@ -111,9 +111,9 @@ def title(name: str) -> str:
     """A part's name as tables have it."""
     if name.startswith("smollm2"):
         return "SmolLM2-135M"
-    _, arm = name.split("-", 1)
+    what, arm = name.split("-", 1)
     arm, when = arm.rsplit("-", 1)
-    return f"{arm}, {when}"
+    return f"{arm}, {when}" + (" (three shares)" if what == "contrast" else "")
 
 
 def demo_truth(parts: dict[str, Part]) -> Iterator[str]:
