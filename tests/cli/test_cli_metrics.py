@@ -16,7 +16,9 @@ TWICE = SyntheticRun(Path("unused"), {"moe": replace(MOE, other={"spread": 0.3})
 @pytest.fixture
 def shown(monkeypatch):
     monkeypatch.setattr("gated_lpi.results.open_run", lambda _: TWICE)
-    return lambda *options: CliRunner().invoke(app, ["metrics", "run", *options], env={"COLUMNS": "200", "TERM": "xterm"}).output
+    return lambda *options: (
+        CliRunner().invoke(app, ["metrics", "run", *options], env={"COLUMNS": "200", "TERM": "xterm"}).output
+    )
 
 
 def test_every_method_has_its_rows(shown):
