@@ -87,7 +87,8 @@ def test_a_flipped_bit_is_found_or_harmless_never_used(sound):
                 harmless.append(file)
                 same(seen(open_run(sound.path)), expected)
             elif file.parent.parent.name == "results" or "report" in found[0].what:
-                assert any(file.name in finding.why for finding in found)
+                # A digest of the report that is damaged itself names the file that it is of.
+                assert file.name == "report.sha256" or any(file.name in finding.why for finding in found)
         finally:
             file.write_bytes(content)
     # Only the arrays' own metadata, which are in the group's as well, and spaces in JSON are harmless.

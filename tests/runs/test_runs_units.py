@@ -40,7 +40,8 @@ def source(tmp_path_factory):
 
 def experiment(source, units, **changes):
     arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
-    return tiny_experiment(source / "facts", *arms, attribution={"units": units}, **changes)
+    methods = ["lpi", "grad_x_act"] if len(units) in (1, 2, len(UNITS)) else ["lpi"]  # the rest is the same for both
+    return tiny_experiment(source / "facts", *arms, attribution={"units": units, "methods": methods}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def test_every_subset_of_units_goes_all_the_way(source, whole, tmp_path, monkeyp
         assert summary["hit"].shape == (2, 3)
         table, record = run.record(arm).ablation, whole.record(arm)
         of_kind = {"head": "heads" in units, "unit": "ffn" in units}
-        summed = {"head": "attention" in units, "unit": True}  # by gradients a head is the sum of its units
+        other = "grad_x_act" in run.experiment.attribution.methods
+        summed = {"head": other and "attention" in units, "unit": other}  # by gradients a head is the sum of its units
         expected = [
             row for row in record.ablation.rows if of_kind[row.kind] and (row.method == "lpi" or summed[row.kind])
         ]
