@@ -50,7 +50,11 @@ def whole(source, tmp_path_factory):
     return run_experiment(experiment(source, UNITS), tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.parametrize("units", SUBSETS, ids="-".join)
+@pytest.mark.parametrize(
+    "units",
+    [pytest.param(units, marks=[pytest.mark.slow] if len(units) in (3, 4) else []) for units in SUBSETS],
+    ids="-".join,
+)
 def test_every_subset_of_units_goes_all_the_way(source, whole, tmp_path, monkeypatch, capsys, units):
     notes = Notes()
     run = run_experiment(experiment(source, units), tmp_path / "run", notes)
