@@ -8,6 +8,7 @@ import xarray as xr
 from test_cli import flat, run
 
 from gated_lpi import compare, load_facts, load_model
+from gated_lpi.cli import console
 from tiny_text import save_checkpoint, save_facts
 
 CHEAP = ["--sample", 2, "--shares", "0.05,0.5", "--control-draws", 2, "--draws", 5]
@@ -46,8 +47,7 @@ def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys,
 
 
 def test_tables_have_agreement_truth_curves_and_areas(monkeypatch, capsys, checkpoint, facts):
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has 80 columns
+    monkeypatch.setattr(console.out, "_width", 160)  # whatever the terminal's
     methods = "lpi,grad_x_act,direct_effect"
     code, out, err = run(monkeypatch, capsys, "compare", checkpoint, facts, "--methods", methods, *CHEAP)
     assert code == 0, err
@@ -68,8 +68,7 @@ def test_tables_have_agreement_truth_curves_and_areas(monkeypatch, capsys, check
 
 
 def test_a_method_that_fails_is_said_and_the_rest_is_shown(monkeypatch, capsys, checkpoint, tmp_path):
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has 80 columns
+    monkeypatch.setattr(console.out, "_width", 160)  # whatever the terminal's
     (tmp_path / "facts.jsonl").write_text(
         "".join(
             json.dumps({"prompt": f"The capital of {subject} is", "target": target, "relation": "capital"}) + "\n"

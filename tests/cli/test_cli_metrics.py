@@ -16,9 +16,8 @@ TWICE = SyntheticRun(Path("unused"), {"moe": replace(MOE, other={"spread": 0.3})
 @pytest.fixture
 def shown(monkeypatch):
     monkeypatch.setattr("gated_lpi.results.open_run", lambda _: TWICE)
-    return lambda *options: (
-        CliRunner().invoke(app, ["metrics", "run", *options], env={"COLUMNS": "200", "TERM": "xterm"}).output
-    )
+    monkeypatch.setattr("gated_lpi.cli.console.out._width", 200)  # whatever the terminal's
+    return lambda *options: CliRunner().invoke(app, ["metrics", "run", *options]).output
 
 
 def test_every_method_has_its_rows(shown):
