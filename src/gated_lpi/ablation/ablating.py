@@ -36,7 +36,6 @@ from gated_lpi.interventions import (
     replayed,
     silenced,
 )
-from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
 from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
@@ -214,10 +213,11 @@ class Bench:
         """Ask everything once."""
         with self._routing():
             asked = target_scores(self._model, self._asked, self._answer)
-            means = _recall(asked, k, "")
+            means = asked.means(k)
             means["text_loss"] = text_loss(self._model, self.windows)
             if self._others:
-                means |= _recall(target_scores(self._model, self._others, self._answer), k, "other_")
+                others = target_scores(self._model, self._others, self._answer).means(k)
+                means |= {f"other_{name}": value for name, value in others.items()}
         return Measured(asked, means)
 
     @contextmanager
@@ -226,15 +226,6 @@ class Bench:
             if self.recorded is not None:
                 stack.enter_context(replayed(self._model, self.recorded))
             yield
-
-
-def _recall(found: TargetScores, k: int, prefix: str) -> dict[str, float]:
-    return {
-        f"{prefix}hit_1": hit_at_k(found.rank, 1),
-        f"{prefix}hit_k": hit_at_k(found.rank, k),
-        f"{prefix}logprob": float(found.logprob.mean()),
-        f"{prefix}margin": float(found.margin.mean()),
-    }
 
 
 class _Row(NamedTuple):

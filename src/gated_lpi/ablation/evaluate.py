@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gated_lpi.facts import Answer, EncodedPrompt
 from gated_lpi.facts.types import check_answer
+from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
 from gated_lpi.trace import LOGITS_AT_ONCE, last_logits, similar_lengths, target_rank
 
@@ -24,11 +25,22 @@ class TargetScores(NamedTuple):
         logprob: [P], log p of the target or of the whole answer, nats.
         margin: [P], the target's logit less the greatest other one, nats; unlike log p it does not saturate. Of a whole
             answer, the least of its tokens' margins.
+        exact: [P], whether the target is what greedy decoding says, or all of the answer is.
     """
 
     rank: NDArray[np.int64]
     logprob: NDArray[np.float64]
     margin: NDArray[np.float64]
+    exact: NDArray[np.bool_]
+
+    def means(self, k: int) -> dict[str, float]:
+        """HIT@1 and HIT@k, shares, and the means of log p and margin, nats."""
+        return {
+            "hit_1": hit_at_k(self.rank, 1),
+            "hit_k": hit_at_k(self.rank, k),
+            "logprob": float(self.logprob.mean()),
+            "margin": float(self.margin.mean()),
+        }
 
 
 def target_scores(
@@ -55,7 +67,7 @@ def target_scores(
     answers = [item.answer_ids if answer == "all" else (item.target_id,) for item in encoded]
     given = given_ids(encoded, answer)
     n = len(encoded)
-    found = TargetScores(np.zeros(n, dtype=np.int64), np.zeros(n), np.full(n, np.inf))
+    found = TargetScores(np.zeros(n, dtype=np.int64), np.zeros(n), np.full(n, np.inf), np.ones(n, dtype=np.bool_))
     done = 0
     for some in similar_lengths(given, max(1, batch_size // max(map(len, answers), default=1))):
         positions = [range(len(encoded[i].ids) - 1, len(given[i])) for i in some]
@@ -74,6 +86,7 @@ def target_scores(
             logprob = own.squeeze(-1).double() - logits.double().logsumexp(dim=-1)
             np.add.at(found.logprob, rows, logprob.cpu().numpy())
             np.minimum.at(found.margin, rows, (own.squeeze(-1) - others).double().cpu().numpy())
+            np.logical_and.at(found.exact, rows, (logits.argmax(dim=-1) == targets).cpu().numpy())
         done += len(some)
         if progress is not None:
             progress(done, n)

@@ -14,14 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from gated_lpi.ablation.evaluate import target_scores
 from gated_lpi.facts import Answer, EncodedPrompt
-from gated_lpi.facts.types import check_answer
 from gated_lpi.models import Model
-from gated_lpi.trace import LOGITS_AT_ONCE, last_logits, similar_lengths, target_rank
 
 
 class Recall(NamedTuple):
@@ -64,32 +61,5 @@ def recall(
     Raises:
         OptionError: another value of `answer`; or no prompt, or one without a token.
     """
-    check_answer(answer)
-    answers = [item.answer_ids if answer == "all" else (item.target_id,) for item in encoded]
-    ranks = np.zeros(len(encoded), np.int64)
-    log_probabilities = np.zeros(len(encoded))
-    exact = np.ones(len(encoded), np.bool_)
-    given = [(*item.ids, *ids[:-1]) for item, ids in zip(encoded, answers, strict=True)]
-    at_once = max(1, batch_size // max((len(ids) for ids in answers), default=1))
-    done = 0
-    for some in similar_lengths(given, at_once):
-        positions = [range(len(encoded[i].ids) - 1, len(given[i])) for i in some]
-        logits = last_logits(model, [given[i] for i in some], positions)
-        targets = torch.tensor([token for i in some for token in answers[i]], device=logits.device)
-        of_prompt = np.repeat(some, [len(answers[i]) for i in some])
-        np.maximum.at(ranks, of_prompt, target_rank(logits, targets))
-        np.add.at(log_probabilities, of_prompt, _log_probabilities(logits, targets))
-        np.logical_and.at(exact, of_prompt, (logits.argmax(dim=-1) == targets).cpu().numpy())
-        done += len(some)
-        if progress is not None:
-            progress(done, len(encoded))
-    return Recall(ranks, log_probabilities, exact if answer == "all" else None)
-
-
-def _log_probabilities(logits: Tensor, targets: Tensor) -> NDArray[np.float64]:
-    """Of each target, [P], from logits [P, V]; in float64, of a few rows at a time."""
-    parts = [
-        rows.double().log_softmax(dim=-1).gather(-1, some.unsqueeze(-1)).squeeze(-1)
-        for rows, some in zip(logits.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
-    ]
-    return torch.cat(parts).cpu().numpy()
+    found = target_scores(model, encoded, answer, batch_size=batch_size, progress=progress)
+    return Recall(found.rank, found.logprob, found.exact if answer == "all" else None)

@@ -32,7 +32,6 @@ from gated_lpi.interventions import (
     replayed,
     silenced,
 )
-from gated_lpi.metrics import hit_at_k
 from gated_lpi.models import Model
 from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
@@ -113,7 +112,7 @@ def redundancy(
         generator = np.random.default_rng(seed)
         random.append([measure(_matched(model, row, generator), seed + 1 + index) for index in range(draws)])
     found = _dataset(model, rows, measured, random, recorded)
-    whole = _recall(intact.rank, intact.logprob, intact.margin, k)
+    whole = intact.means(k)
     found = found.assign({f"{name}_intact": ((), whole[name]) for name in MEASURES})
     return found.assign_attrs(how=how, at=at, k=k, draws=draws, seed=seed, facts=facts.source)
 
@@ -150,7 +149,7 @@ def _answer(
         with replayed(model, recorded):
             frozen = target_scores(model, encoded)
     return _Answer(
-        (_recall(*free, k), _recall(*frozen, k)),
+        (free.means(k), frozen.means(k)),
         free.logprob - frozen.logprob,
         routing_jaccard(recorded, answer),
     )
@@ -167,13 +166,6 @@ def routing_jaccard(a: RecordedRouting, b: RecordedRouting) -> NDArray[np.float6
             tokens.append((common / (2 * one.shape[-1] - common)).cpu().numpy())
         layers.append(float(np.concatenate(tokens).mean()))
     return np.array(layers)
-
-
-def _recall(
-    rank: NDArray[np.int64], logprob: NDArray[np.float64], margin: NDArray[np.float64], k: int
-) -> dict[str, float]:
-    values = (hit_at_k(rank, 1), hit_at_k(rank, k), float(logprob.mean()), float(margin.mean()))
-    return dict(zip(MEASURES, values, strict=True))
 
 
 def _rows(
