@@ -198,6 +198,16 @@ def test_methods_that_mean_nothing_are_refused_with_the_key(source, attribution,
         experiment(source, **attribution)
 
 
+def test_lpi_has_its_groups_and_routing_wherever_it_stands_among_the_methods(source, tmp_path):
+    first, second = (
+        run_experiment(experiment(source, methods=list(methods)), tmp_path / methods[0]).scores("moe")
+        for methods in (("lpi", "grad_x_act"), ("grad_x_act", "lpi"))
+    )
+    assert set(first.data_vars) == set(second.data_vars)
+    for name in first.data_vars:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
 def test_whole_answers_are_asked_for_throughout(source, tmp_path):
     samples = (Sample("France", "Paris Lima"), Sample("Japan", "Tokyo"), Sample("Peru", "blue yellow sky"))
     save_facts(tmp_path / "facts", [Relation("two words", ("The capital of {} is",), samples)])

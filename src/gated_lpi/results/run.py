@@ -179,8 +179,7 @@ class Run:
             DamagedError: what is there is not what was written.
             RunError: none of its checkpoints is complete.
         """
-        scores = self.scores(arm)
-        return tuple(name for name in self.experiment.attribution.asked() if schema.mean_of(name) in scores)
+        return self._methods_in(self.scores(arm))
 
     def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
         """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
@@ -199,16 +198,17 @@ class Run:
             RunError: none of its checkpoints is complete.
         """
         options = self.experiment.metrics.model_dump(mode="json")
-        scores, known = self.scores(arm), self.methods(arm)
+        scores = self.scores(arm)
+        known = self._methods_in(scores)
         if method is not None and method not in known:
             raise OptionError(
                 f"method {method!r} was asked for; arm {arm!r} has scores by {', '.join(known) or 'none'}: name it in "
                 "the experiment's attribution.methods and run into a new folder"
             )
-        chosen = method or next(iter(known), schema.LPI)
-        first = chosen == next(iter(known), schema.LPI)
+        first = next(iter(known), schema.LPI)
+        chosen = method or first
         digest = self.store(arm).digest()
-        file = self.path / "results" / (f"{arm}.summary.json" if first else f"{arm}.{chosen}.summary.json")
+        file = self.path / "results" / (f"{arm}.summary.json" if chosen == first else f"{arm}.{chosen}.summary.json")
         source = made_of(digest or "", options | ({} if chosen == schema.LPI else {"method": chosen}))
         summary = None if digest is None else kept_summary(file, source)
         if summary is None:
@@ -277,6 +277,9 @@ class Run:
             OptionError: no arm has this name.
         """
         return self.local / "training" / self._known(arm)
+
+    def _methods_in(self, scores: xr.Dataset) -> tuple[str, ...]:
+        return tuple(name for name in self.experiment.attribution.asked() if schema.mean_of(name) in scores)
 
     def _record_path(self, arm: str) -> Folder:
         return self.path / "results" / f"{self._known(arm)}.json"

@@ -22,6 +22,7 @@ from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
+from gated_lpi.score_schema import LPI as LPI_NAME
 from gated_lpi.score_schema import contrast_of, mean_of
 
 SHOWN = 8  # skipped facts that a record names
@@ -130,7 +131,7 @@ def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: 
     for name, options in spec.asked().items():
         method, scoring, said = _suited(model, options, spec.scoring)
         notes += [note for note in said if note not in notes]
-        if scoring is not None and found is not None:  # groups and routing are there
+        if scoring is not None and found is not None and name != LPI_NAME:  # which has groups and routing beside units
             scoring = _of_units(scoring, method)
         if scoring is None:
             continue
