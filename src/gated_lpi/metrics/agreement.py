@@ -157,10 +157,7 @@ def agreement_interval(
         OptionError: shapes that differ, NaN or infinite scores, no draws, `fraction` outside (0, 1] or `level` outside
             (0, 1).
     """
-    first, second = finite("a", a, ndim=2), finite("b", b, ndim=2)
-    if first.shape != second.shape:
-        raise _differ(first.shape, second.shape)
-    _checked(first[0], second[0], layer)
+    first, second, _ = _by_prompt(a, b, layer)
     found = bootstrap(
         lambda mean: np.array(agreement(mean[0], mean[1], layer, fraction)),
         np.stack([first, second], axis=1),
@@ -169,8 +166,7 @@ def agreement_interval(
         level=level,
         seed=seed,
     )
-    low, high = (np.clip(2 * found.estimate - end, _LEAST, 1) for end in (found.high, found.low))
-    return AgreementInterval(*(Agreement(*part.tolist()) for part in (found.estimate, low, high)))
+    return _basic(found.estimate, found.low, found.high)
 
 
 def sampled_agreement_interval(
@@ -196,10 +192,7 @@ def sampled_agreement_interval(
     Raises:
         OptionError: as `agreement_interval`.
     """
-    first, second = finite("a", a, ndim=2), finite("b", b, ndim=2)
-    if first.shape != second.shape:
-        raise _differ(first.shape, second.shape)
-    _, _, groups = _checked(first[0], second[0], layer)
+    first, second, groups = _by_prompt(a, b, layer)
     rows, generator = _rows(groups), np.random.default_rng(seed)
     estimate = agreement(first.mean(axis=0), second.mean(axis=0), groups, fraction)
     samples = []
@@ -208,10 +201,7 @@ def sampled_agreement_interval(
         units = np.concatenate([generator.choice(row, row.size) for row in rows])
         left, right = (one[np.ix_(prompts, units)].mean(axis=0) for one in (first, second))
         samples.append(agreement(left, right, groups[units], fraction))
-    low, high = _central(np.array(samples), level)
-    centre = np.array(estimate)
-    ends = (np.clip(2 * centre - end, _LEAST, 1) for end in (high, low))
-    return AgreementInterval(estimate, *(Agreement(*end.tolist()) for end in ends))
+    return _basic(np.array(estimate), *_central(np.array(samples), level))
 
 
 def agreement_chance(
@@ -256,6 +246,20 @@ def agreement_chance(
 
 
 _LEAST = np.array([-1, -1, -1, -1, 0, 0])  # that a figure can be
+
+
+def _basic(estimate: FloatArray, low: FloatArray, high: FloatArray) -> AgreementInterval:
+    """The basic interval: the resamples' central one, mirrored at the estimate, within what a figure can be."""
+    ends = (np.clip(2 * estimate - end, _LEAST, 1) for end in (high, low))
+    return AgreementInterval(*(Agreement(*part.tolist()) for part in (estimate, *ends)))
+
+
+def _by_prompt(a: ArrayLike, b: ArrayLike, layer: ArrayLike | None) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Scores [P, N] of the same units on the same prompts, and the units' layers, once they are known to be such."""
+    first, second = finite("a", a, ndim=2), finite("b", b, ndim=2)
+    if first.shape != second.shape:
+        raise _differ(first.shape, second.shape)
+    return first, second, _checked(first[0], second[0], layer)[2]
 
 
 def _central(samples: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
