@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +121,10 @@ class Results:
     def dense(self) -> list[ArmResults]:
         """The arms without routed experts."""
         return [arm for arm in self.arms if not arm.is_moe]
+
+    def arms_and_kinds(self) -> Iterator[tuple[ArmResults, str]]:
+        """Every arm with each kind of unit that it has scores of."""
+        return ((arm, kind) for arm in self.arms for kind in arm.kinds())
 
     @property
     def lacks(self) -> str | None:

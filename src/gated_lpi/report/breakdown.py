@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from gated_lpi import score_schema as schema
+from gated_lpi.metrics import spearman_within
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import NAN, Estimate
@@ -127,12 +127,10 @@ def _trust(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
             there = np.isfinite(effect) & (kinds == kind)
             parts = [there, *(there & (third == part) for part in range(3))]
             if there.any():
-                figures = (_spearman(scores[part], effect[part]) for part in parts)
+                figures = (_rank_correlation(scores[part], effect[part]) for part in parts)
                 yield arm.name, name, method_name(method), int(there.sum()), *figures
 
 
-def _spearman(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """NaN where it is not defined: fewer than three units, or all alike."""
-    if one.size < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return NAN
-    return float(spearmanr(one, other).statistic)
+def _rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Of two scores [n] of the same units, whatever their layers; NaN of fewer than three."""
+    return spearman_within(one, other, np.zeros(one.size)) if one.size > 2 else NAN

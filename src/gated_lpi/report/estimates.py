@@ -90,6 +90,13 @@ def number(summary: xr.Dataset, name: str, **where: object) -> float:
     return _number(summary, name, where)
 
 
+def mean_over_pairs(summary: xr.Dataset, name: str, kind: str) -> float:
+    """Mean of a variable over the pairs of checkpoints that have a value; NaN where there are none of the kind."""
+    if kind not in summary["kind"]:
+        return NAN
+    return float(summary[name].sel(kind=kind).mean("pair", skipna=True)) if summary.sizes["pair"] else NAN
+
+
 def ablation_drop(table: AblationTable, row: AblationRow) -> Drop:
     """The relative drop of one ablation with its interval, beside its random control."""
     bounds = hit_interval(round(row.hit * table.n_prompts), table.n_prompts)

@@ -1,0 +1,200 @@
+"""Tables of what a sceptic asks: other methods, routing alone, damage to the whole model, and what routers did.
+
+They stand beside the charts of `doubts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gated_lpi._common.entries import printable
+from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
+from gated_lpi.report.by_method import MEASURES, measured, method_name
+from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, mean_over_pairs, number, read
+from gated_lpi.report.routing_share import has_null
+from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Table
+from gated_lpi.report.token_routes import Route, routes
+from gated_lpi.results.records import AblationRow, AblationTable
+
+LAST = -1
+MOST_EXPERTS = 4  # of a token in a layer, by name
+MOST_TOKENS, MOST_CHARACTERS = 64, 400  # of a prompt, counted from its end
+
+
+def methods(results: Results) -> Table:
+    """J_stab, R_t, ρ_avg and σ_rel by every method."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("method"),
+        Column("J_stab, last pair", "number"),
+        Column("chance", "number"),
+        Column("R_t, mean over pairs", "share"),
+        Column("R_t, last pair", "share"),
+        Column("chance", "share"),
+        Column(RHO_AVG, "number"),
+        Column(SIGMA_REL, "number"),
+    )
+    stable, gain, rho, sigma = MEASURES
+    rows = tuple(
+        (
+            arm.name,
+            KIND_NAMES[kind],
+            method_name(method),
+            measured(arm, method, stable, kind),
+            number(summary, "stability_chance", kind=kind),
+            mean_over_pairs(summary, "gain_top_set", kind),
+            measured(arm, method, gain, kind),
+            number(summary, "gain_top_set_chance", kind=kind, pair=LAST),
+            measured(arm, method, rho, kind).value,
+            measured(arm, method, sigma, kind).value,
+        )
+        for arm, kind in results.arms_and_kinds()
+        for method, summary in arm.by_method.items()
+    )
+    caption = (
+        f"The same measures by every method, with 95% bootstrap intervals over relations. {RHO_AVG} and {SIGMA_REL} "
+        "are those of the first window, and have no intervals. The methods' intervals rest on the same prompts."
+    )
+    return Table("methods", caption, columns, rows)
+
+
+def agreements(results: Results) -> Table:
+    """How far the methods' rankings of neurons agree."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("methods"),
+        Column("Spearman within layers, last", "number"),
+        Column("least over checkpoints", "number"),
+        Column("top sets shared, last", "share"),
+        Column("chance", "share"),
+    )
+    rows = tuple(
+        (
+            arm.name,
+            KIND_NAMES[kind],
+            f"{method_name(str(here['method'].item()))} / {method_name(str(here['other_method'].item()))}",
+            read(here, "spearman_within", checkpoint=LAST),
+            float(here["spearman_within"].min()),
+            number(here, "overlap", checkpoint=LAST),
+            number(here, "overlap_chance"),
+        )
+        for arm in results.arms
+        if arm.agreement is not None
+        for kind in arm.kinds()
+        for i in range(arm.agreement.sizes["comparison"])
+        for here in [arm.agreement.isel(comparison=i).sel(kind=kind)]
+    )
+    caption = (
+        "Agreement of the methods' mean scores: Spearman's correlation of ranks within layers, pooled (by chance 0), "
+        "with its 95% bootstrap interval over relations at the last checkpoint, and the share of one top set that is "
+        "in the other's, beside that of independent sets."
+    )
+    return Table("method_agreement", caption, columns, rows)
+
+
+def routing_null(results: Results) -> Table:
+    """What routing alone explains of J_stab and R_t in the FFN, by every method."""
+    columns = (
+        Column("arm"),
+        Column("method"),
+        Column("J_stab, last pair", "number"),
+        Column("routing alone", "number"),
+        Column("left open by experts, shared", "share"),
+        Column("R_t, last pair", "share"),
+        Column("routing alone", "share"),
+        Column("J of top experts", "number"),
+        Column("chance", "number"),
+    )
+    here: dict[str, Any] = {"kind": "ffn", "pair": LAST}
+    rows = tuple(
+        (
+            arm.name,
+            method_name(method),
+            read(summary, "stability", **here),
+            read(summary, "stability_routing_null", **here),
+            number(summary, "stability_given_counts", **here),
+            read(summary, "gain_top_set", **here),
+            number(summary, "gain_top_set_routing_null", **here),
+            number(summary, "expert_stability", pair=LAST),
+            number(summary, "expert_stability_chance"),
+        )
+        for arm in results.moe
+        if has_null(arm)
+        for method, summary in arm.by_method.items()
+    )
+    caption = (
+        "Last pair, FFN neurons. Routing alone: neurons permuted within their experts, with 95% of permutations. Left "
+        "open by experts: of the overlap of top sets that the experts' numbers of top neurons leave open, the share "
+        "that is there; 0% is what routing alone gives, 100% all that it allows. J of top experts: of those of "
+        "greatest summed importance."
+    )
+    return Table("routing_null", caption, columns, rows)
+
+
+def damage(results: Results) -> Table:
+    """What every ablation takes from recall, beside what it does to the loss on unrelated text."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("chosen by"),
+        Column("drop", "percent"),
+        Column("intact loss", "number"),
+        Column("loss", "number"),
+        Column("rise", "number"),
+        Column("random rise, mean", "number"),
+        Column("random rise, greatest", "number"),
+    )
+    rows = []
+    for arm, table, row in _every_row(results):
+        found = ablation_damage(table, row)
+        if found is not None:
+            what = arm, row.name, method_name(row.method), ablation_drop(table, row).drop
+            randoms = np.array(found.random_rises or (NAN,))
+            losses = table.text_loss, row.text_loss, found.rise, float(randoms.mean()), float(randoms.max())
+            rows.append((*what, *losses))
+    caption = (
+        "The drop of HIT@k beside the damage to the model as such: its loss on text that has nothing to do with the "
+        "facts, nats per token, and how far that rises above the intact model's; of random sets of as many, too."
+    )
+    return Table("damage", caption, columns, tuple(rows))
+
+
+def token_routes(arm: ArmResults) -> list[Table]:
+    """Which experts took each token of a few prompts at the last checkpoint, and with which gates; a table a prompt.
+
+    The first line of a caption says which prompt it is.
+    """
+    return [_route(arm, route, f"routes_{arm.name}_{index}") for index, route in enumerate(routes(arm.scores), 1)]
+
+
+def _route(arm: ArmResults, route: Route, name: str) -> Table:
+    count = len(route.tokens)
+    first = max(count - MOST_TOKENS, 0)
+    which = f"the last {MOST_TOKENS} of {count:,} tokens" if first else "each token"
+    text = route.text if len(route.text) <= MOST_CHARACTERS else f"…{route.text[-MOST_CHARACTERS:]}"
+    columns = (Column("token", "count"), *(Column(f"layer {layer}") for layer in route.layers))
+    rows = enumerate(route.tokens[first:], first + 1)
+    title = f"{arm.name}, {printable(route.relation)}: “{printable(text)}”".replace("\n", "\\n")
+    caption = (
+        f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. "
+        "Experts by falling gate, which is in brackets."
+    )
+    return Table(name, caption, columns, tuple((place, *map(_experts, cells)) for place, cells in rows))
+
+
+def _experts(gates: Sequence[tuple[int, float]]) -> str:
+    """Experts with their gates: 3 (0.61), 7 (0.22) and how many more."""
+    shown = ", ".join(f"{expert} ({gate:.2f})" for expert, gate in gates[:MOST_EXPERTS])
+    more = len(gates) - MOST_EXPERTS
+    return (f"{shown} and {more} more" if more > 0 else shown) or "none"
+
+
+def _every_row(results: Results) -> Iterator[tuple[str, AblationTable, AblationRow]]:
+    for arm in results.arms:
+        if arm.record is not None:
+            yield from ((arm.name, arm.record.ablation, row) for row in arm.record.ablation.rows)
