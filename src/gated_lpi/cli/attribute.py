@@ -13,7 +13,17 @@ import typer
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.options import with_options
+from gated_lpi.cli.options import (
+    Bos,
+    Device,
+    DeviceMap,
+    Gguf,
+    Revision,
+    Separator,
+    Templates,
+    TrustRemoteCode,
+    with_options,
+)
 from gated_lpi.errors import RunError, RunExistsError
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields, flat_methods, from_flat, method_from_flat
@@ -45,28 +55,17 @@ def command(
             help=f"{', '.join(METHODS_BY_NAME)}: how units are scored (docs/methods.md); each has its options."
         ),
     ] = "lpi",
-    templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
-    separator: Annotated[
-        str | None,
-        typer.Option(
-            help='Between prompt and answer, for all facts: auto, or any text ("" too). Default: as they say.'
-        ),
-    ] = None,
-    bos: Annotated[
-        bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer.")
-    ] = None,
+    templates: Templates = "first",
+    separator: Separator = None,
+    bos: Bos = None,
     on_error: Annotated[
         str, typer.Option(help="raise at facts that cannot be used, or skip them and say so.")
     ] = "raise",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    gguf: Gguf = None,
     json: Annotated[bool, typer.Option("--json", help="Print sizes and provenance of the scores as JSON.")] = False,
     *,
     options: dict[str, Any],

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.console import print_json
+from gated_lpi.cli.options import Device, DeviceMap, Gguf, Revision, TrustRemoteCode
 
 if TYPE_CHECKING:
     from gated_lpi.checkup import Checkup
@@ -19,16 +20,12 @@ NAME = "check"
 
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    revision: Revision = None,
     prompts: Annotated[int, typer.Option(help="Number of prompts to estimate time and memory for.", min=1)] = 1000,
-    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    gguf: Gguf = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Load a model, prove that its units account for what it computes, and say what attribution would cost.

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
+from gated_lpi.cli.options import Bos, Device, DeviceMap, Gguf, Revision, Separator, Templates, TrustRemoteCode
 from gated_lpi.errors import OptionError, RunExistsError
 
 if TYPE_CHECKING:
@@ -64,29 +65,18 @@ def command(
     fraction: Annotated[float, typer.Option(help="Of the units that is a top set, where sets are compared.")] = 0.01,
     draws: Annotated[int, typer.Option(help="Resamples for intervals, and permutations for chance.")] = 200,
     seed: Annotated[int, typer.Option(help="Of samples, halves, random sets and resamples.")] = 0,
-    templates: Annotated[str, typer.Option(help="first, all or held_out.")] = "first",
-    separator: Annotated[
-        str | None,
-        typer.Option(
-            help='Between prompt and answer, for all facts: auto, or any text ("" too). Default: as they say.'
-        ),
-    ] = None,
-    bos: Annotated[
-        bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer.")
-    ] = None,
+    templates: Templates = "first",
+    separator: Separator = None,
+    bos: Bos = None,
     on_error: Annotated[str, typer.Option(help="raise at facts that cannot be used, or skip them.")] = "raise",
     batch_size: Annotated[int | None, typer.Option(help="Prompts that are worked on together, at most.")] = None,
     memory: Annotated[str | None, typer.Option(help="Cap on the working set beside the model, such as 2GB.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the result in this new zarr folder too.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
-    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")] = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    gguf: Gguf = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Compare methods: do they agree, do they find true effects, and what does silencing their top units cost?

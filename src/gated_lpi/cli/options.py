@@ -1,4 +1,4 @@
-"""Options of the command line that are made of classes of options, so that they are declared in one place.
+"""Options of the command line that are declared in one place: those of several verbs, and those of classes of options.
 
 A parameter `options: dict[str, Any]` of a command becomes one option for each field: `tolerance: float` is --tolerance,
 with the field's default and description. Values are checked by the class itself, whose errors say what is allowed.
@@ -14,6 +14,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+
+# Options that several verbs have.
+Templates = Annotated[str, typer.Option(help="first, all or held_out.")]
+Separator = Annotated[
+    str | None,
+    typer.Option(help='Between prompt and answer, for all facts: auto, or any text ("" too). Default: as they say.'),
+]
+Bos = Annotated[
+    bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or not. Default: as the tokenizer.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, …")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
+]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+Gguf = Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")]
 
 
 def with_options(fields: Mapping[str, tuple[Any, FieldInfo]], **defaults: Any) -> Callable[[Callable[..., None]], Any]:
