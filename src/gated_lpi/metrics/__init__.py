@@ -4,6 +4,7 @@ Scores are nats, mean over prompts: [T, N] for T checkpoints and N units of one 
 are summarised separately. Undefined values are NaN; arguments outside what they may be raise `OptionError`.
 """
 
+from gated_lpi.metrics._members import top_sets
 from gated_lpi.metrics.agreement import (
     Agreement,
     AgreementInterval,
@@ -23,6 +24,7 @@ from gated_lpi.metrics.concentration import (
     importance_share,
 )
 from gated_lpi.metrics.consolidation import consolidation_step
+from gated_lpi.metrics.density import AcrossDensities, Density, across_densities, densities, every, token_grid
 from gated_lpi.metrics.faithfulness import (
     AreaIntervals,
     Areas,
@@ -32,6 +34,7 @@ from gated_lpi.metrics.faithfulness import (
     faithfulness_areas,
     faithfulness_intervals,
 )
+from gated_lpi.metrics.gaps import GapOverlap, HalfLife, half_life, overlap_by_gap, overlap_matrix
 from gated_lpi.metrics.hits import RandomControl, hit_at_k, hit_interval, random_control, relative_drop
 from gated_lpi.metrics.layers import (
     PairwiseMean,
@@ -63,22 +66,30 @@ from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
 from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties, top_set_undecided
+from gated_lpi.metrics.trajectory import Peak, TrajectoryArea, peak, time_to_consolidation, trajectory_area
 
 __all__ = [
+    "AcrossDensities",
     "Agreement",
     "AgreementInterval",
     "AreaIntervals",
     "Areas",
     "Bounds",
     "Chance",
+    "Density",
     "Entropy",
     "GainConcentration",
+    "GapOverlap",
+    "HalfLife",
     "Interval",
     "OverlapChance",
     "PairwiseMean",
+    "Peak",
     "RandomControl",
     "RelativeSpread",
     "RoutingNull",
+    "TrajectoryArea",
+    "across_densities",
     "agreement",
     "agreement_chance",
     "agreement_interval",
@@ -88,15 +99,18 @@ __all__ = [
     "curve_area",
     "dead_experts",
     "dead_experts_chance",
+    "densities",
     "drop_at_damage",
     "drop_at_damage_interval",
     "entropy",
+    "every",
     "expert_stability",
     "faithfulness_areas",
     "faithfulness_intervals",
     "gain_concentration",
     "gain_routing_null",
     "gate_entropy",
+    "half_life",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -107,7 +121,10 @@ __all__ = [
     "load_imbalance",
     "mean_pairwise",
     "method_agreement",
+    "overlap_by_gap",
     "overlap_chance",
+    "overlap_matrix",
+    "peak",
     "profile_correlation",
     "random_control",
     "random_share_chance",
@@ -124,10 +141,14 @@ __all__ = [
     "spearman_within",
     "summarise",
     "summary_to_json",
+    "time_to_consolidation",
+    "token_grid",
     "top_mask",
     "top_set",
     "top_set_stability",
     "top_set_ties",
     "top_set_undecided",
+    "top_sets",
+    "trajectory_area",
     "utilisation_entropy",
 ]
