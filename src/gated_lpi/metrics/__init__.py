@@ -62,9 +62,11 @@ from gated_lpi.metrics.routing_null import (
     routing_null,
 )
 from gated_lpi.metrics.routing_split import routing_share
+from gated_lpi.metrics.size_matched import SizeMatched, at_set_size, at_units, size_matched
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
+from gated_lpi.metrics.survival import Backbone, BackboneNull, Churn, Survival, backbone, churn, membership_survival
 from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties, top_set_undecided
 from gated_lpi.metrics.trajectory import Peak, TrajectoryArea, peak, time_to_consolidation, trajectory_area
 
@@ -74,8 +76,11 @@ __all__ = [
     "AgreementInterval",
     "AreaIntervals",
     "Areas",
+    "Backbone",
+    "BackboneNull",
     "Bounds",
     "Chance",
+    "Churn",
     "Density",
     "Entropy",
     "GainConcentration",
@@ -88,12 +93,18 @@ __all__ = [
     "RandomControl",
     "RelativeSpread",
     "RoutingNull",
+    "SizeMatched",
+    "Survival",
     "TrajectoryArea",
     "across_densities",
     "agreement",
     "agreement_chance",
     "agreement_interval",
+    "at_set_size",
+    "at_units",
+    "backbone",
     "bootstrap",
+    "churn",
     "co_activation",
     "consolidation_step",
     "curve_area",
@@ -120,6 +131,7 @@ __all__ = [
     "layer_profile",
     "load_imbalance",
     "mean_pairwise",
+    "membership_survival",
     "method_agreement",
     "overlap_by_gap",
     "overlap_chance",
@@ -138,6 +150,7 @@ __all__ = [
     "routing_stability",
     "sampled_agreement_interval",
     "set_size",
+    "size_matched",
     "spearman_within",
     "summarise",
     "summary_to_json",
