@@ -330,7 +330,7 @@ DIGESTS = {
     "key-value": "53a5bde99f7e7e7e",
     "needle": "f4c18e874db41f5f",
     "variables": "3f1dd1953351d6c0",
-    "people": "607fa0f849b93a52",
+    "people": "c759a266a2d789ca",
 }
 
 

@@ -37,7 +37,7 @@ class _Kind(NamedTuple):
 
 KINDS = (
     _Kind(
-        "person birthplace",
+        "people birthplace",
         "ford",
         True,
         (
@@ -49,7 +49,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person employer",
+        "people employer",
         "tex",
         True,
         (
@@ -61,7 +61,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person field of study",
+        "people field of study",
         "onics",
         False,
         (
@@ -73,7 +73,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person favourite dish",
+        "people favourite dish",
         "etta",
         False,
         (
@@ -85,7 +85,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person spouse",
+        "people spouse",
         "ina",
         True,
         (
@@ -97,7 +97,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person pet",
+        "people pet",
         "iko",
         True,
         (
@@ -109,7 +109,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person instrument",
+        "people instrument",
         "orn",
         False,
         (
@@ -121,7 +121,7 @@ KINDS = (
         ),
     ),
     _Kind(
-        "person street",
+        "people street",
         "way",
         True,
         (
@@ -152,7 +152,7 @@ _MIDDLES = "lnrsvz"
 
 
 def people(*, n: int = 400, relations: int = 4, objects: int = 64, asked: int | None = None, seed: int = 0) -> FactSet:
-    """Facts about invented people: a relation "person birthplace", "person employer", … with a fact for each person.
+    """Facts about invented people: a relation "people birthplace", "person employer", … with a fact for each person.
 
     Args:
         n: how many people, at most 20,000.
