@@ -171,7 +171,7 @@ def borrow_model(
     bfloat16 the residual stream is too coarse for single units to add up; the model's notes say so.
 
     Args:
-        module: a transformers model, or what torch or accelerate wrapped around one for compilation or data parallelism.
+        module: a transformers model, or what torch wrapped around one for compilation or data parallelism.
         tokenizer: its tokenizer.
         device: where the copy is, as torch names it; None: where the model is.
 
@@ -217,14 +217,14 @@ def _refuse_spread(module: nn.Module) -> None:
     for name, weight in module.named_parameters():
         if hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") or weight.device.type == "meta":
             raise ModelError(
-                f"this process holds no whole {name} of {type(module).__name__}: weights that are spread over processes "
-                "(FSDP, ZeRO, tensor parallelism) or offloaded cannot be scored in training. Score its saved checkpoints "
-                "instead: `gated-lpi run` with `checkpoints` = the folder that they are saved to"
+                f"this process holds no whole {name} of {type(module).__name__}: weights that are spread over "
+                "processes (FSDP, ZeRO, tensor parallelism) or offloaded cannot be scored in training. Score its saved "
+                "checkpoints instead: `gated-lpi run` with `checkpoints` = the folder that they are saved to"
             )
 
 
 def _float32_copy(module: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
-    """A copy with floating-point weights and buffers in float32, made tensor by tensor, on a device or where each is."""
+    """A copy with floating-point weights and buffers in float32, made tensor by tensor; where they are unless told."""
 
     def converted(tensor: Tensor) -> Tensor:
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

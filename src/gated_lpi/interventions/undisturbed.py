@@ -1,10 +1,10 @@
-"""A model that is in training, lent for a while: whatever is done with it inside the block, training goes on as if not.
+"""A model that is in training, lent for a while: whatever is done inside the block, training goes on as if not.
 
-Inside, every module is in evaluation mode, gradients are put aside, and no autocast is on; forward passes compute in the
-weights' own dtype, though a Trainer may have wrapped the model's `forward` for mixed precision. Afterwards modes (module by
-module), gradients (the same tensors, or none), `requires_grad`, buffers, the random numbers of Python, NumPy and torch
-(CPU and CUDA) and `forward` are as they were, also after an error. Weights are not looked after: nothing here changes any.
-Hooks of others stay in place, and are run by the passes that are made.
+Inside, every module is in evaluation mode, gradients are put aside, and no autocast is on; forward passes compute in
+the weights' own dtype, though a Trainer may have wrapped the model's `forward` for mixed precision. Afterwards modes
+(module by module), gradients (the same tensors, or none), `requires_grad`, buffers, the random numbers of Python, NumPy
+and torch (CPU and CUDA) and `forward` are as they were, also after an error. Weights are not looked after: nothing here
+changes any. Hooks of others stay in place, and are run by the passes that are made.
 """
 
 from __future__ import annotations

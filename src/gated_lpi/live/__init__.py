@@ -1,7 +1,7 @@
 """Watching a model while it trains: which neurons carry a fact set, how settled they are, and whether training is well.
 
 `LiveMonitor` scores a model that is in training and appends to a run's folder; `GatedLPICallback` does so from
-`transformers.Trainer`. Read `monitor` first. What is shown of a score is in `observation`, when it is alarming in `alarms`.
+`transformers.Trainer`. Read `monitor` first. What is shown of scores is in `observation`, what is alarming in `alarms`.
 """
 
 from gated_lpi.live.callback import GatedLPICallback

@@ -1,7 +1,7 @@
 """Whether a training goes wrong: `gated_lpi.diagnosis` over the last observations of a live run.
 
 The diagnosis judges an arm by the later half of its checkpoints. Live there is no later half yet: it is given the last
-`WINDOW` observations, so that an alarm speaks of now and costs the same at the end of a long training as at its beginning.
+`WINDOW` observations, so that an alarm speaks of now and costs no more at the end of a long training than early on.
 """
 
 from __future__ import annotations

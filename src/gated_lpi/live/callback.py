@@ -4,9 +4,9 @@
     GatedLPICallback(facts, every=200, out="live").attach(trainer)
     trainer.train()
 
-1. A Trainer's callbacks are told of logs after those of `report_to`, and not who the Trainer is: what they add then comes
-   too late. So `attach` remembers `trainer.log`, and calls it at the end of a step, outside of any logging; whether the
-   Trainer is to log its loss at this step is left as it was.
+1. A Trainer's callbacks are told of logs after those of `report_to`, and not who the Trainer is: what they add then
+   comes too late. So `attach` remembers `trainer.log`, and calls it at the end of a step, outside of any logging;
+   whether the Trainer is to log its loss at this step is left as it was.
 2. A monitor that fails must not cost a training: after it has begun, what goes wrong is said in the log.
 """
 
@@ -40,7 +40,7 @@ logger = logging.getLogger("gated_lpi.live")
 
 
 class GatedLPICallback(TrainerCallback):  # type: ignore[misc]  # transformers is read as untyped
-    """Scores a fact set on the model that a `Trainer` trains, which ends with the same weights, bit for bit, as without.
+    """Scores a fact set on the model that a `Trainer` trains, which ends with the same weights as without, bit for bit.
 
     Args:
         facts: a `FactSet`, anything that `load_facts` takes, or (prompt, target) pairs.
@@ -79,7 +79,9 @@ class GatedLPICallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         **options: Any,
     ) -> None:
         if every is None and budget is None:
-            raise OptionError("neither every= (steps) nor budget= (a share of training time) was given; give one or both")
+            raise OptionError(
+                "neither every= (steps) nor budget= (a share of training time) was given; give one or both"
+            )
         if every is not None and (isinstance(every, bool) or every < 1):
             raise OptionError(f"every={every!r} was given; expected a number of steps, 1 or more")
         if budget is not None and not 0 < budget < 1:

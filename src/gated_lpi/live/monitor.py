@@ -1,9 +1,9 @@
 """A model that is in training, scored every now and then, in a run's folder that can be read meanwhile.
 
-1. The folder is that of an experiment of one arm (`results.create_run`), whose checkpoints are named "step-N". Everything
-   that reads runs reads it: `open_run`, `gated-lpi metrics`, `report`, `diagnose`; also while training goes on.
-2. The model is lent (`loading.borrow_model`): training goes on, bit for bit, as if it had not been looked at. Blocks and
-   readout are prepared anew each time, since the weights have changed.
+1. The folder is that of an experiment of one arm (`results.create_run`), whose checkpoints are named "step-N".
+   Everything that reads runs reads it: `open_run`, `gated-lpi metrics`, `report`, `diagnose`, at any time.
+2. The model is lent (`loading.borrow_model`): training goes on, bit for bit, as if it had not been looked at. Blocks
+   and readout are prepared anew each time, since the weights have changed.
 3. A step that is in the folder already is not scored again. Its weights' digest says whether it is of this training;
    scores of another one are refused.
 4. What is shown of it (`observation`) is read back from the store, and so is the same after an interruption.
@@ -51,8 +51,8 @@ class LiveMonitor:
     Args:
         model: the transformers model that is trained, as it is or as torch wrapped it.
         tokenizer: its tokenizer.
-        facts: a `FactSet`, anything that `load_facts` takes, or (prompt, target) pairs. Few: each observation scores all.
-        out: the run's folder or fsspec address, new or of this training. None: a folder for as long as the monitor lives.
+        facts: a `FactSet`, anything that `load_facts` takes, or (prompt, target) pairs. An observation scores them all.
+        out: the run's folder or fsspec address, new or of this training. None: one that goes with the monitor.
         methods: by which methods; metrics and alarms are of the first.
         templates: through which of a fact's templates it is asked.
         fraction: share of the units in a top set.
@@ -122,8 +122,8 @@ class LiveMonitor:
         """Refuse a folder whose scores are of another training than one that begins, or goes on, at this step.
 
         Raises:
-            RunExistsError: at this step it has scores of other weights; or it begins at step 0, and the folder has later
-                steps of which nothing says that they are this training's.
+            RunExistsError: at this step it has scores of other weights; or training begins at step 0, and there are
+                later steps of which nothing says that they are this training's.
         """
         records = self._records()
         if self._key(step) in records:

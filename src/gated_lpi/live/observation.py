@@ -1,7 +1,7 @@
-"""What is shown of a model in training at one step: a few of the summary's metrics, over this step and the one before.
+"""What is shown of a model in training at one step: a few of the summary's metrics, of this step and the one before.
 
-The numbers are those that `gated_lpi.metrics.summarise` gives for the same two checkpoints, so that a live curve and the
-report of the run say the same. FFN units unless the name says attention; means over layers of what is by layer.
+The numbers are those that `gated_lpi.metrics.summarise` gives for the same two checkpoints, so that a live curve and
+the report of the run say the same. FFN units unless the name says attention; means over layers of what is by layer.
 """
 
 from __future__ import annotations

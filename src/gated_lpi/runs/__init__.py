@@ -9,6 +9,7 @@ from gated_lpi.runs.job import Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.scoring import attribute_checkpoint, score_checkpoint, score_model
+from gated_lpi.runs.watching import watch_facts
 
 __all__ = [
     "Engine",
@@ -22,4 +23,5 @@ __all__ = [
     "run_experiment",
     "score_checkpoint",
     "score_model",
+    "watch_facts",
 ]

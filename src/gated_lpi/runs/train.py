@@ -7,9 +7,12 @@ from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
 from gated_lpi.facts import FactSet
 from gated_lpi.results.run import Run
 from gated_lpi.runs.progress import Progress
+from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.watching import watch_facts
 from gated_lpi.training import ArmSpec
 from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
+from gated_lpi.training.stabilise import RECORD as STABILISE_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import train_arm
 
@@ -38,9 +41,12 @@ def train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[C
         folder = run.training_folder(arm.name)
         with progress.task(f"train {arm.name}") as advance:
             spec = ArmSpec(name=arm.name, kind=arm.train)
-            train_arm(spec, run.experiment.training_of(arm), corpus, tokenizer, folder, progress=advance)
+            training = run.experiment.training_of(arm)
+            watched = 1 if training.stabilise is None else training.stabilise.facts
+            watch = watch_facts(facts, prompting(run.experiment), watched)
+            train_arm(spec, training, corpus, tokenizer, folder, progress=advance, watch=watch)
         series[arm.name] = list_local(folder)
         for item in scan_local(folder).excluded:
-            if item.name != ARM_RECORD:
+            if item.name not in (ARM_RECORD, STABILISE_RECORD):
                 progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
     return series
