@@ -48,6 +48,7 @@ PUBLIC = {
     "experiments",
     "facts",
     "interventions",
+    "live",
     "loading",
     "methods",
     "metrics",
