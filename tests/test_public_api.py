@@ -54,6 +54,7 @@ PUBLIC = {
     "models",
     "options",
     "prompting",
+    "pruning",
     "report",
     "results",
     "routing",
