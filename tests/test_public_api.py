@@ -60,6 +60,7 @@ PUBLIC = {
     "routing",
     "runs",
     "score_schema",
+    "studies",
     "trace",
     "training",
     "version",
