@@ -55,6 +55,7 @@ PUBLIC = {
     "models",
     "options",
     "prompting",
+    "pruning",
     "report",
     "results",
     "routing",

@@ -28,6 +28,7 @@ from gated_lpi.cli import (
     diagnose,
     families,
     metrics,
+    prune,
     report,
     run,
     verify,
@@ -62,7 +63,21 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, compare, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
+for _verb in (
+    demo,
+    run,
+    attribute,
+    compare,
+    ablate,
+    prune,
+    metrics,
+    diagnose,
+    report,
+    verify,
+    check,
+    checkpoints,
+    families,
+):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

@@ -13,10 +13,12 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
@@ -96,7 +98,9 @@ def train_arm(
         model = new_model(arm, spec, tokenizer)
         stabiliser = stabiliser_of(spec, model, tokenizer, out, state, watch)
         before = [] if stabiliser is None else [stabiliser]  # what it keeps is published with the state
-        trainer = _trainer(model, spec, corpus, tokenizer, out, [*before, keeper, *callbacks], stabiliser)
+        trainer = build_trainer(
+            model, spec, corpus, tokenizer, out, [*before, keeper, *callbacks], stabiliser=stabiliser
+        )
         with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
@@ -148,20 +152,40 @@ def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, st
     }
 
 
-def _trainer(
+def build_trainer(
     model: PreTrainedModel,
     spec: TrainingSpec,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     callbacks: Sequence[TrainerCallback],
-    stabiliser: Stabiliser | None,
+    *,
+    stabiliser: Stabiliser | None = None,
+    batches: NDArray[np.int64] | None = None,
+    factor: Callable[[int], float] | None = None,
 ) -> Trainer:
+    """The Trainer of one arm, which keeps its state below `out`.
+
+    Args:
+        model: what is trained, in place.
+        spec: how.
+        corpus: the texts.
+        tokenizer: made for them.
+        out: the arm's folder.
+        callbacks: of the Trainer.
+        stabiliser: stops routers from learning; None: nothing does.
+        batches: [steps, batch_size], the examples of each batch; None: the arm's whole order of data.
+        factor: the share of the peak learning rate after so many steps; None: as `spec` says.
+
+    Raises:
+        FactsError: the corpus has no token to predict.
+    """
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
+    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed) if batches is None else batches
+    planned = partial(learning_rate_factor, steps=spec.steps, warmup=spec.warmup_steps, decay=spec.decay)
     arguments = TrainingArguments(
         output_dir=str(out / folder.STATE),
-        max_steps=spec.steps,
+        max_steps=len(order),
         per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         adam_beta2=spec.adam_beta2,
@@ -186,10 +210,8 @@ def _trainer(
     )
     optimizer = trainer.create_optimizer()
 
-    def factor(done: int) -> float:
-        return learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay)
-
-    trainer.lr_scheduler = LambdaLR(optimizer, factor if stabiliser is None else stabiliser.factors(optimizer, factor))
+    shared = planned if factor is None else factor
+    trainer.lr_scheduler = LambdaLR(optimizer, shared if stabiliser is None else stabiliser.factors(optimizer, shared))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
