@@ -75,7 +75,7 @@ def test_what_would_decide_is_the_number_of_replicates() -> None:
 
 
 def test_where_more_replicates_would_not_decide_it_is_said() -> None:
-    assert "more relations" in decide(0.2, -0.1, 0.5, claimed="greater", sd=0.05, replicates=5).would_decide
+    assert "by their spread 3 would do" in decide(0.2, -0.1, 0.5, claimed="greater", sd=0.05, replicates=5).would_decide
     assert "10,000" in decide(0.0, -0.1, 0.1, claimed="greater", sd=1.0).would_decide
     unknown = decide(0.2, -0.1, 0.5, claimed="greater")
     assert "standard deviation" in unknown.would_decide

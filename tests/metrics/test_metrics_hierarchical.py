@@ -264,6 +264,20 @@ def test_coverage_of_a_statistic_that_is_not_linear() -> None:
     assert 93 <= held(found.low, found.high, truth) <= 97
 
 
+def test_facts_drawn_within_drawn_relations_would_count_twice() -> None:
+    # Why facts are left alone where there are relations: 12 relations of 8 facts, most of whose variance is the facts'.
+    generator = np.random.default_rng(9)
+    true = (0.3**2 + 1 / 8) / 12
+    relations_alone, with_facts = [], []
+    for run in range(300):
+        x = 0.3 * generator.standard_normal((12, 1)) + generator.standard_normal((12, 8))
+        relations_alone.append(hierarchical_interval([list(x)], facts=True, draws=200, seed=run).error ** 2)
+        drawn, facts = generator.integers(0, 12, (200, 12)), generator.integers(0, 8, (200, 12, 8))
+        with_facts.append(x[drawn[:, :, None], facts].mean(axis=(1, 2)).var() * 12 / 11)
+    assert np.mean(relations_alone) == pytest.approx(true, rel=0.08)
+    assert np.mean(with_facts) > 1.4 * true
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(OptionError, match="no replicate"):
         hierarchical_interval([])

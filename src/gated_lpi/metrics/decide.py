@@ -7,8 +7,8 @@ that would be no finding, whatever its p-value. δ = 0 asks for the direction al
 |---|---|---|
 | greater | the interval is above 0 and d ≥ δ | the interval is below δ (δ = 0: below 0) |
 | smaller | the same of −d | the same of −d |
-| different | the interval does not hold 0 and \\|d\\| ≥ δ | the interval lies within (−δ, δ); never for δ = 0 |
-| same | the interval lies within (−δ, δ) | it does not hold 0 and \\|d\\| ≥ δ |
+| different | the interval does not hold 0 and |d| ≥ δ | the interval lies within (−δ, δ); never for δ = 0 |
+| same | the interval lies within (−δ, δ) | it does not hold 0 and |d| ≥ δ |
 
 All else is undecided: a wide interval says nothing, least of all that there is no difference. What would decide is the
 number of replicates with which a true difference as large as the one seen (or, where d falls short of δ, a true
@@ -314,6 +314,10 @@ def _takes(
     if needed is None:
         return f"nothing within reach: more than 10,000 replicates for a difference of {distance:.3g}", None
     if replicates is not None and needed <= replicates:
-        return "more relations: replicates agree well enough, and the interval is as wide as relations differ", None
+        return (
+            f"not replicates as such: by their spread {needed} would do; more relations, if the interval is over "
+            "those, or arms of equal numbers",
+            None,
+        )
     each = "pairs of replicates" if paired else "replicates of each arm"
     return f"{needed} {each}, for a difference of {distance:.3g} with a power of {_POWER}", needed
