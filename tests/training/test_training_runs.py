@@ -41,7 +41,7 @@ def test_folders_are_ordinary_checkpoints(finished, spec, corpus, tokenizer):
     checkpoints = list_local(out)
     assert [c.path for c in checkpoints] == folders
     order = data_order(len(corpus.texts), spec.steps, spec.batch_size, spec.seed)
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss).inputs
     lengths = [len(example["input_ids"]) for example in examples]
     for checkpoint in checkpoints:
         assert checkpoint.stage == "train"

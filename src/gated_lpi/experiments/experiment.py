@@ -26,6 +26,7 @@ from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
+from gated_lpi.facts.sources import joined
 from gated_lpi.facts.types import Templates
 from gated_lpi.options import (
     METHODS_BY_NAME,
@@ -41,7 +42,7 @@ from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.score_schema import OF_UNITS, contrast_of
-from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec
+from gated_lpi.training.spec import ArmKind, ArmName, CorpusSpec, TrainingOverrides, TrainingSpec
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
@@ -79,7 +80,8 @@ class FactsSpec(Spec):
     """Which facts, and how they are put to the models: see `load_facts`, `FactSet.prompts` and docs/facts.md.
 
     Attributes:
-        source: as `load_facts` takes it: "builtin", a task such as "arithmetic:steps=1/2" (docs/tasks.md), or a path.
+        source: as `load_facts` takes it: "builtin", a task such as "arithmetic:steps=1/2" (docs/tasks.md), or a path;
+            or a list of such sources, whose relations are put together.
         templates: through which of a fact's templates it is asked.
         separator: what stands between every prompt and its answer: "auto" (one space where there is no whitespace) or
             any text. None: as the facts say, "auto" where they say nothing.
@@ -87,7 +89,7 @@ class FactsSpec(Spec):
         bos: put a BOS token before every prompt, or take it away. None: as the tokenizer does it.
     """
 
-    source: Text = "builtin"
+    source: Source = "builtin"
     templates: Templates = "held_out"
     separator: str | None = None
     on_error: OnError = "raise"
@@ -97,10 +99,12 @@ class FactsSpec(Spec):
         """The facts, joined as they are to be.
 
         Raises:
-            FactsError: they cannot be read.
+            FactsError: they cannot be read, or two relations of several sources have one name.
             OptionError: the separator is not a text that can be written.
         """
-        facts = load_facts(self.source, on_error=self.on_error)
+        sources = [self.source] if isinstance(self.source, str) else self.source
+        parts = [load_facts(source, on_error=self.on_error) for source in sources]
+        facts = parts[0] if len(parts) == 1 else joined(parts)
         return facts if self.separator is None else facts.with_separator(self.separator)
 
 
@@ -327,6 +331,7 @@ class Experiment(Spec):
         ablation: what is ablated at the last checkpoints.
         routing: what is asked of routing beside the scores.
         training: what the arms that are trained share.
+        corpus: what they are trained on beside the facts that are asked about.
         engine, storage: how it is carried out; all else says what its results are.
         arms: its series of checkpoints.
     """
@@ -338,6 +343,7 @@ class Experiment(Spec):
     ablation: AblationSpec = AblationSpec()
     routing: RoutingSpec = RoutingSpec()
     training: TrainingSpec = TrainingSpec()
+    corpus: CorpusSpec = CorpusSpec()
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()
     arms: tuple[Arm, ...] = Field(min_length=1)
@@ -378,6 +384,12 @@ class Experiment(Spec):
         return self
 
     @model_validator(mode="after")
+    def _corpus_is_for_someone(self) -> Self:
+        if self.corpus != CorpusSpec() and all(arm.train is None for arm in self.arms):
+            raise ValueError("corpus was given, but no arm has `train`, which it is for; leave it out or train an arm")
+        return self
+
+    @model_validator(mode="after")
     def _replicates_differ(self) -> Self:
         groups = {arm.group for arm in self.arms}
         alike: dict[tuple[str, str, TrainingSpec], str] = {}
@@ -402,6 +414,15 @@ class Experiment(Spec):
             group = arm.name if arm.group is None else arm.group
             found[group] = (*found.get(group, ()), arm.name)
         return found
+
+    def more_facts(self) -> tuple[FactSet, ...]:
+        """The facts that the corpus has beside those that are asked about, joined as those are.
+
+        Raises:
+            FactsError: they cannot be read.
+        """
+        facts = self.facts
+        return tuple(facts.model_copy(update={"source": source}).load() for source in self.corpus.facts)
 
     def training_of(self, arm: Arm) -> TrainingSpec:
         """The options that one of its arms is trained with: the shared ones, but for those that the arm has itself."""

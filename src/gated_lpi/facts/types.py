@@ -384,12 +384,18 @@ class FactSet:
 
         Facts to which only one template applies have nothing to train on, and give no prompt.
         """
-        return tuple(
-            relation.prompt(sample, template)
-            for relation, i, sample in self._facts()
-            for k, template in enumerate(relation.templates_of(sample))
-            if k != _held_out(sample, i, len(relation.templates_of(sample)))
-        )
+        return tuple(prompt for _, _, prompts in self.lessons() for prompt in prompts)
+
+    def lessons(self) -> Iterator[tuple[Relation, Sample, tuple[Prompt, ...]]]:
+        """Every fact with its relation and its training prompts, of which there may be none."""
+        for relation, i, sample in self._facts():
+            templates = relation.templates_of(sample)
+            held_out = _held_out(sample, i, len(templates))
+            yield (
+                relation,
+                sample,
+                tuple(relation.prompt(sample, text) for k, text in enumerate(templates) if k != held_out),
+            )
 
     def _facts(self) -> Iterator[tuple[Relation, int, Sample]]:
         for relation in self.relations:

@@ -27,7 +27,7 @@ from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.results.run import Run, create_run, refuse_other_files
+from gated_lpi.results.run import Run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
@@ -40,7 +40,7 @@ from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.splits import split_changes
-from gated_lpi.runs.train import train_arms
+from gated_lpi.runs.train import corpus_of, start_run, train_arms
 
 
 def run_experiment(
@@ -71,10 +71,11 @@ def run_experiment(
     """
     progress = Silent() if progress is None else progress
     facts = experiment.facts.load()
+    corpus = corpus_of(experiment, facts)
     folder = as_folder(out)
     refuse_other_files(folder)
     with writing(folder) as refuse_lost_lease:
-        run = create_run(folder, experiment, facts.sha256)
+        run = start_run(folder, experiment, facts, corpus)
         for text in facts.notes:
             progress.note(f"facts: {text}")
         for lost in leave_out_damaged(run):
@@ -83,7 +84,7 @@ def run_experiment(
         def note(arm: str, text: str) -> None:
             progress.note(f"{arm}: {text}")
 
-        trained = train_arms(run, facts, progress)
+        trained = {} if corpus is None else train_arms(run, facts, corpus, progress)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
         _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
-from gated_lpi._common.folders import is_remote
+from collections.abc import Collection
+
+from gated_lpi._common.folders import Folder, is_remote
 from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
+from gated_lpi.errors import RunError
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.results.run import Run
+from gated_lpi.facts.teaching import fact_frequencies, taught_facts
+from gated_lpi.results.frequencies import FREQUENCIES, keep_frequencies
+from gated_lpi.results.run import Run, create_run
 from gated_lpi.runs.progress import Progress
-from gated_lpi.training import ArmSpec
+from gated_lpi.training import ArmSpec, CorpusSpec
 from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import train_arm
 
 
-def train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[Checkpoint]]:
-    """Train the arms that are not trained yet.
+def corpus_of(experiment: Experiment, facts: FactSet) -> Corpus | None:
+    """What the arms of an experiment are trained on; None if it trains none.
 
-    Returns:
-        The checkpoints of all arms that the run trains, by arm.
+    Args:
+        experiment: whose `corpus` is read.
+        facts: those that are asked about.
 
     Raises:
-        FactsError: the facts give nothing to train on.
+        FactsError: the facts give nothing to train on, sets of facts contradict each other, or a file cannot be read.
+    """
+    if all(arm.train is None for arm in experiment.arms):
+        return None
+    spec = experiment.corpus
+    return build_corpus(facts, spec.texts, more=experiment.more_facts(), frequency=spec.frequency, seed=spec.seed)
+
+
+def start_run(folder: Folder, experiment: Experiment, facts: FactSet, corpus: Corpus | None) -> Run:
+    """Start an experiment's run in a new or empty folder, or take it up again: `create_run`, with all digests.
+
+    Raises:
+        RunExistsError: the folder holds another run, of other facts or another corpus, or other files.
+        WriteError: the folder cannot be written to.
+        RunError: a folder of the run is a link that leads out of it, or its description cannot be read.
+    """
+    own = corpus is not None and experiment.corpus != CorpusSpec()
+    return create_run(folder, experiment, facts.sha256, corpus.sha256 if corpus is not None and own else None)
+
+
+def train_arms(
+    run: Run, facts: FactSet, corpus: Corpus, progress: Progress, only: Collection[str] | None = None
+) -> dict[str, list[Checkpoint]]:
+    """Train the arms that are not trained yet.
+
+    Args:
+        run: whose arms.
+        facts: those that are asked about.
+        corpus: what they are trained on, of `corpus_of`.
+        progress: shown how far it is.
+        only: names of the arms to train; None: all that the run trains.
+
+    Returns:
+        The checkpoints of these arms, by arm.
+
+    Raises:
         RunExistsError: an arm's folder holds something else.
         WriteError: a checkpoint cannot be written.
     """
-    trained = [arm for arm in run.experiment.arms if arm.train is not None]
-    if not trained:
-        return {}
+    trained = [arm for arm in run.experiment.arms if arm.train is not None and (only is None or arm.name in only)]
     if is_remote(run.path):
         progress.note(f"trained checkpoints of {run.path} are kept on this machine, in {run.local}")
-    corpus: Corpus = build_corpus(facts)
+    if run.experiment.corpus != CorpusSpec():
+        _keep_frequencies(run, facts)
     tokenizer = train_tokenizer(corpus, run.experiment.training.size.vocab_size)
     series = {}
     for arm in trained:
@@ -44,3 +85,15 @@ def train_arms(run: Run, facts: FactSet, progress: Progress) -> dict[str, list[C
             if item.name != ARM_RECORD:
                 progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
     return series
+
+
+def _keep_frequencies(run: Run, facts: FactSet) -> None:
+    """Write how often the corpus has each fact, unless that is there."""
+    experiment = run.experiment
+    found = fact_frequencies(taught_facts(facts, experiment.more_facts()), experiment.corpus.frequency)
+    try:
+        there = run.frequencies() == found
+    except RunError:  # a damaged file, which is written anew
+        there = False
+    if not there:
+        keep_frequencies(run.path / FREQUENCIES, found)

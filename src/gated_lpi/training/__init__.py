@@ -3,6 +3,15 @@
 `spec` says what is trained, free of torch; `corpus` and `tokenizer` make the data, `arms` the models, `trainer` trains.
 """
 
-from gated_lpi.training.spec import ARMS, ArmKind, ArmName, ArmSpec, ModelSize, TrainingOverrides, TrainingSpec
+from gated_lpi.training.spec import (
+    ARMS,
+    ArmKind,
+    ArmName,
+    ArmSpec,
+    CorpusSpec,
+    ModelSize,
+    TrainingOverrides,
+    TrainingSpec,
+)
 
-__all__ = ["ARMS", "ArmKind", "ArmName", "ArmSpec", "ModelSize", "TrainingOverrides", "TrainingSpec"]
+__all__ = ["ARMS", "ArmKind", "ArmName", "ArmSpec", "CorpusSpec", "ModelSize", "TrainingOverrides", "TrainingSpec"]

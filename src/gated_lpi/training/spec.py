@@ -16,9 +16,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from gated_lpi.options.spec import Overrides, Positive, Spec, Whole, overrides_of
+from gated_lpi.options.methods import different
+from gated_lpi.options.spec import Overrides, Positive, Spec, Text, Whole, overrides_of
 from gated_lpi.training.schedule import Decay, refuse_count
 
 Loss = Literal["answers", "all"]
@@ -27,6 +28,9 @@ ArmKind = Literal["moe", "dense_active", "dense_total"]
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """A name that folders and files can have as it is, with an ending."""
+
+
+Several = Annotated[tuple[Text, ...], AfterValidator(different)]
 
 
 class ArmSpec(Spec):
@@ -92,6 +96,25 @@ class ModelSize(Spec):
                 "false, or two experts per token or more"
             )
         return self
+
+
+class CorpusSpec(Spec):
+    """What the trained arms are trained on, beside the facts that they are asked about.
+
+    Attributes:
+        facts: more facts, each as `load_facts` takes it, such as "people:n=2000". They may hold those that are asked
+            about; wordings by which those are held out are not trained on.
+        texts: plain text files, a text a line, which are learnt as a whole. They are part of what a run is: it refuses
+            files that have changed.
+        frequency: s of r^-s, how often the fact of rank r in its relation comes up (Zipf); 0: all as often. Ranks are
+            the order of `facts`, then that of the asked facts.
+        seed: of the places at which facts come up that do not come up in every epoch.
+    """
+
+    facts: Several = ()
+    texts: Several = ()
+    frequency: float = Field(default=0.0, ge=0, le=10)
+    seed: Whole = 0
 
 
 class TrainingSpec(Spec):

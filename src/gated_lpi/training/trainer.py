@@ -121,10 +121,19 @@ def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedToke
         FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
-    lengths = np.array([len(e["input_ids"]) for e in encode_corpus(corpus, tokenizer, spec.context, spec.loss)])
-    order = data_order(len(lengths), spec.steps, spec.batch_size, spec.seed)
-    seen = np.cumsum(lengths[order].sum(axis=1))
+    lengths = [sum(len(example["input_ids"]) for example in batch) for batch in _batches(spec, corpus, tokenizer)]
+    seen = np.cumsum(lengths)
     return {step: int(seen[step - 1]) if step else 0 for step in steps}
+
+
+def _batches(
+    spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> list[list[dict[str, list[int]]]]:
+    """The examples of every batch, in their order: [steps][batch_size]."""
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    often = examples.rates(corpus)
+    order = data_order(len(examples.inputs), spec.steps, spec.batch_size, spec.seed, often)
+    return [[examples.inputs[i] for i in batch] for batch in order]
 
 
 def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
@@ -143,8 +152,7 @@ def _trainer(
     out: Path,
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
+    batches = _batches(spec, corpus, tokenizer)
     arguments = TrainingArguments(
         output_dir=str(out / folder.STATE),
         max_steps=spec.steps,
@@ -166,7 +174,7 @@ def _trainer(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[examples[i] for i in order.reshape(-1)],
+        train_dataset=[example for batch in batches for example in batch],
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )
