@@ -26,7 +26,9 @@ from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
+from gated_lpi.facts.shifting import new_objects, parted
 from gated_lpi.facts.sources import joined
+from gated_lpi.facts.teaching import taught_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.options import (
     METHODS_BY_NAME,
@@ -42,7 +44,7 @@ from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.score_schema import OF_UNITS, contrast_of
-from gated_lpi.training.spec import ArmKind, ArmName, CorpusSpec, TrainingOverrides, TrainingSpec
+from gated_lpi.training.spec import ArmKind, ArmName, CorpusSpec, ShiftSpec, TrainingOverrides, TrainingSpec
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
@@ -384,6 +386,18 @@ class Experiment(Spec):
         return self
 
     @model_validator(mode="after")
+    def _one_shift(self) -> Self:
+        kinds = {(shift.share, shift.seed) for shift in self._shifts()}
+        if len(kinds) > 1:
+            raise ValueError(
+                "arms have shifts of different facts, with (share, seed) "
+                + ", ".join(map(str, sorted(kinds)))
+                + "; all arms are asked about one set of facts, so give one share and seed, or each an experiment "
+                "(`at` may differ, and share = 0 is an arm without a shift)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _corpus_is_for_someone(self) -> Self:
         if self.corpus != CorpusSpec() and all(arm.train is None for arm in self.arms):
             raise ValueError("corpus was given, but no arm has `train`, which it is for; leave it out or train an arm")
@@ -414,6 +428,28 @@ class Experiment(Spec):
             group = arm.name if arm.group is None else arm.group
             found[group] = (*found.get(group, ()), arm.name)
         return found
+
+    @property
+    def shift(self) -> ShiftSpec | None:
+        """Which facts change in the training of some arms, that of the first such arm; None if there is none."""
+        return next(iter(self._shifts()), None)
+
+    def _shifts(self) -> list[ShiftSpec]:
+        given = [self.training_of(arm).shift for arm in self.arms if arm.train is not None]
+        return [shift for shift in given if shift is not None and shift.share]
+
+    def asked(self, facts: FactSet) -> FactSet:
+        """Facts as all arms are asked about them: where some arms have a shift, in relations kept, before and after it.
+
+        Args:
+            facts: of `facts.load()`.
+
+        Raises:
+            FactsError: further facts of the corpus cannot be read or contradict these, or nothing can change.
+        """
+        if self.shift is None:
+            return facts
+        return parted(facts, new_objects(taught_facts(facts, self.more_facts()), self.shift.share, self.shift.seed))
 
     def more_facts(self) -> tuple[FactSet, ...]:
         """The facts that the corpus has beside those that are asked about, joined as those are.

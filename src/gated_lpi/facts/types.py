@@ -277,6 +277,11 @@ class Prompt:
         """Where in `joined` the answer's first visible character stands; a separator is never part of the answer."""
         return len(self.joined) - len(self.target.lstrip())
 
+    def answered(self, answer: str) -> "Prompt":
+        """This prompt with another answer, by the same separator; a foil that is the new answer is dropped."""
+        target = join(self.text, answer)[len(self.text) :] if self.separator == AUTO else answer
+        return replace(self, target=target, object=answer, foil=None if self.foil == answer else self.foil)
+
 
 @dataclass(frozen=True)
 class Skipped:

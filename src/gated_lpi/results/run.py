@@ -394,6 +394,7 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
+    content["training"] = experiment.training.identity()
     if content["corpus"] == CorpusSpec().model_dump(mode="json"):
         del content["corpus"]
     if content["ablation"]["text"] is None:

@@ -71,12 +71,12 @@ def run_experiment(
     """
     progress = Silent() if progress is None else progress
     facts = experiment.facts.load()
-    corpus = corpus_of(experiment, facts)
+    corpus, asked = corpus_of(experiment, facts), experiment.asked(facts)
     folder = as_folder(out)
     refuse_other_files(folder)
     with writing(folder) as refuse_lost_lease:
-        run = start_run(folder, experiment, facts, corpus)
-        for text in facts.notes:
+        run = start_run(folder, experiment, asked, corpus)
+        for text in asked.notes:
             progress.note(f"facts: {text}")
         for lost in leave_out_damaged(run):
             progress.note(f"damaged, and made again: {lost}")
@@ -87,7 +87,7 @@ def run_experiment(
         trained = {} if corpus is None else train_arms(run, facts, corpus, progress)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
-        _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
+        _Scoring(run, experiment, asked, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
     return run
 
 

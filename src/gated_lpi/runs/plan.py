@@ -135,7 +135,7 @@ def plan(
     """
     hub = hub_of(experiment.storage)
     facts = experiment.facts.load()
-    prompts = len(facts.prompts(experiment.facts.templates))
+    prompts = len(experiment.asked(facts).prompts(experiment.facts.templates))
     notes: dict[str, list[str]] = {arm.name: [] for arm in experiment.arms}
     trained = _to_be_trained(experiment, facts)
     chosen = choose_checkpoints(experiment, trained, hub, lambda arm, note: notes[arm].append(note))

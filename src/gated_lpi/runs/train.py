@@ -25,19 +25,33 @@ def corpus_of(experiment: Experiment, facts: FactSet) -> Corpus | None:
 
     Args:
         experiment: whose `corpus` is read.
-        facts: those that are asked about.
+        facts: those that are asked about, of `experiment.facts`.
 
     Raises:
-        FactsError: the facts give nothing to train on, sets of facts contradict each other, or a file cannot be read.
+        FactsError: the facts give nothing to train on, sets of facts contradict each other, nothing can change in a
+            shift, or a file cannot be read.
     """
     if all(arm.train is None for arm in experiment.arms):
         return None
     spec = experiment.corpus
-    return build_corpus(facts, spec.texts, more=experiment.more_facts(), frequency=spec.frequency, seed=spec.seed)
+    return build_corpus(
+        facts,
+        spec.texts,
+        more=experiment.more_facts(),
+        frequency=spec.frequency,
+        seed=spec.seed,
+        shift=experiment.shift,
+    )
 
 
 def start_run(folder: Folder, experiment: Experiment, facts: FactSet, corpus: Corpus | None) -> Run:
     """Start an experiment's run in a new or empty folder, or take it up again: `create_run`, with all digests.
+
+    Args:
+        folder: the run's.
+        experiment: what is run.
+        facts: as the models are asked about them, of `experiment.asked`.
+        corpus: of `corpus_of`.
 
     Raises:
         RunExistsError: the folder holds another run, of other facts or another corpus, or other files.
@@ -55,7 +69,7 @@ def train_arms(
 
     Args:
         run: whose arms.
-        facts: those that are asked about.
+        facts: those that are asked about, of `experiment.facts`.
         corpus: what they are trained on, of `corpus_of`.
         progress: shown how far it is.
         only: names of the arms to train; None: all that the run trains.

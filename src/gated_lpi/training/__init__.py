@@ -10,8 +10,19 @@ from gated_lpi.training.spec import (
     ArmSpec,
     CorpusSpec,
     ModelSize,
+    ShiftSpec,
     TrainingOverrides,
     TrainingSpec,
 )
 
-__all__ = ["ARMS", "ArmKind", "ArmName", "ArmSpec", "CorpusSpec", "ModelSize", "TrainingOverrides", "TrainingSpec"]
+__all__ = [
+    "ARMS",
+    "ArmKind",
+    "ArmName",
+    "ArmSpec",
+    "CorpusSpec",
+    "ModelSize",
+    "ShiftSpec",
+    "TrainingOverrides",
+    "TrainingSpec",
+]

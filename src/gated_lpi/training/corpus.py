@@ -10,12 +10,14 @@
 4. With a frequency a text has a rate: how often an epoch has it on average. Epoch k has it floor((k+1)·rate + o) −
    floor(k·rate + o) times, so that its count is never off by one or more. The offset o is drawn for each fact; its
    sentences, T of them, are 1/T apart, so that the fact itself comes up as evenly as may be. At rate 1 each comes once.
+5. With a shift there is a second corpus, `after`: the same sentences in the same places, some with new objects
+   (`facts.shifting`). The order of the batches goes on in it.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +27,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from gated_lpi.errors import FactsError
-from gated_lpi.facts import FactSet
+from gated_lpi.facts import FactSet, Prompt
+from gated_lpi.facts.shifting import new_objects
 from gated_lpi.facts.teaching import rates, taught_facts
-from gated_lpi.training.spec import Loss
+from gated_lpi.training.spec import Loss, ShiftSpec
 
 IGNORED = -100  # the label that `transformers` leaves out of the loss
 
@@ -42,12 +45,14 @@ class Corpus:
             learnt as a whole.
         rates: how often an epoch has each text, on average; empty: once.
         offsets: for each text where in [0, 1) of its turn it comes up; empty: 0.
+        after: the same texts after a shift; None where there is none. It is no part of the digest.
     """
 
     texts: tuple[str, ...]
     answer_starts: tuple[int, ...]
     rates: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
+    after: "Corpus | None" = None
 
     @cached_property
     def sha256(self) -> str:
@@ -63,6 +68,7 @@ def build_corpus(
     more: Sequence[FactSet] = (),
     frequency: float = 0.0,
     seed: int = 0,
+    shift: ShiftSpec | None = None,
 ) -> Corpus:
     """Write the training prompts of facts as sentences, then add the lines of text files.
 
@@ -72,21 +78,21 @@ def build_corpus(
         more: facts beside those, which may hold them, too.
         frequency: s of r^−s, how often the fact of rank r in its relation comes up; 0: all as often.
         seed: of the places at which texts come up whose rate is not 1.
+        shift: what of the facts changes, so that there is a second corpus, `after`; None: nothing.
 
     Raises:
-        FactsError: a file cannot be read, sets of facts contradict each other, or there is nothing to train on.
+        FactsError: a file cannot be read, sets of facts contradict each other, there is nothing to train on, or nothing
+            can change in the shift.
     """
     taught = taught_facts(facts, more)
     prompts = [prompt for fact in taught for prompt in fact.prompts]
-    sentences = [f"{prompt.joined}." for prompt in prompts]
-    starts = [len(prompt.joined[: prompt.answer_start].rstrip()) for prompt in prompts]
     lines = [line for file in extra for line in _lines(Path(file))]
-    if not sentences and not lines:
+    if not prompts and not lines:
         raise FactsError(
             "The facts give no training prompts: each has one template only, which is held out. "
             "Give relations with two templates or more, or text files to train on."
         )
-    often: tuple[tuple[float, ...], ...] = ()
+    often: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     if frequency:
         rated = list(zip(taught, rates(taught, frequency), strict=True))
         generator = np.random.default_rng(seed)
@@ -98,6 +104,19 @@ def build_corpus(
             (*(rate for fact, rate in rated for _ in fact.prompts), *(1.0 for _ in lines)),
             (*(float(offset) for offset in offsets), *(0.0 for _ in lines)),
         )
+    after = None
+    if shift is not None and shift.share:
+        changes = new_objects(taught, shift.share, shift.seed)
+        changed = [p.answered(changes.get((p.relation, p.subject, p.object), p.object)) for p in prompts]
+        after = _written(changed, lines, often)
+    return replace(_written(prompts, lines, often), after=after)
+
+
+def _written(
+    prompts: Sequence[Prompt], lines: Sequence[str], often: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Corpus:
+    sentences = [f"{prompt.joined}." for prompt in prompts]
+    starts = [len(prompt.joined[: prompt.answer_start].rstrip()) for prompt in prompts]
     return Corpus((*sentences, *lines), (*starts, *(0 for _ in lines)), *often)
 
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gated_lpi.options.methods import different
 from gated_lpi.options.spec import Overrides, Positive, Spec, Text, Whole, overrides_of
-from gated_lpi.training.schedule import Decay, refuse_count
+from gated_lpi.training.schedule import CheckpointSpacing, Decay, refuse_count
 
 Loss = Literal["answers", "all"]
 ArmKind = Literal["moe", "dense_active", "dense_total"]
@@ -30,6 +30,7 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_leng
 """A name that folders and files can have as it is, with an ending."""
 
 
+LATER = ("spacing", "shift")  # fields of `TrainingSpec` that the first versions did not have
 Several = Annotated[tuple[Text, ...], AfterValidator(different)]
 
 
@@ -117,6 +118,20 @@ class CorpusSpec(Spec):
     seed: Whole = 0
 
 
+class ShiftSpec(Spec):
+    """A change of the data in the course of training: some facts have new objects from then on.
+
+    Attributes:
+        at: after which share of the steps.
+        share: of each relation's facts that change; 0: none, which lets an arm do without a shift that others share.
+        seed: of which facts change, and to what.
+    """
+
+    at: float = Field(default=0.5, gt=0, lt=1)
+    share: float = Field(default=0.5, ge=0, le=1)
+    seed: Whole = 0
+
+
 class TrainingSpec(Spec):
     """What the arms share: size, optimisation, data order and checkpoints.
 
@@ -135,6 +150,8 @@ class TrainingSpec(Spec):
         init_std: standard deviation of the initial weights.
         context: longest sequence, in tokens.
         checkpoints: how many are kept, the initial weights among them.
+        spacing: how they are spread: "log", "linear", or "mixed", which is log to a tenth of the steps, then linear.
+        shift: when and how many facts change in the course of training; None: none do.
         seed: sets the initial weights and the order of the data.
     """
 
@@ -152,12 +169,31 @@ class TrainingSpec(Spec):
     init_std: float = Field(default=0.05, gt=0)
     context: int = Field(default=64, ge=2)
     checkpoints: int = Field(default=14, ge=2)
+    spacing: CheckpointSpacing = "log"
+    shift: ShiftSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Self:
         refuse_count(self.steps, self.checkpoints)
+        if self.shift is not None and self.steps == 1:
+            raise ValueError("shift was given with steps = 1; a shift needs a step before it and one after it")
         return self
+
+    @property
+    def steps_before_shift(self) -> int:
+        """After how many steps the facts change; all steps, if they do not."""
+        if self.shift is None or not self.shift.share:
+            return self.steps
+        return min(max(round(self.shift.at * self.steps), 1), self.steps - 1)
+
+    def identity(self) -> dict[str, Any]:
+        """All fields as plain data, without those of later versions that change nothing, so that it stays as it was."""
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key not in LATER or value != type(self).model_fields[key].default
+        }
 
     def with_overrides(self, given: Overrides) -> Self:
         """This training with the keys that are given in place of its own.
@@ -169,12 +205,12 @@ class TrainingSpec(Spec):
 
     @property
     def sha256(self) -> str:
-        """Digest of all fields' canonical JSON."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """Digest of the canonical JSON of `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
 def _merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    inner = {key: _merged(content[key], value) for key, value in given.items() if isinstance(value, dict)}
+    inner = {key: _merged(content[key] or {}, value) for key, value in given.items() if isinstance(value, dict)}
     return content | given | inner
 
 
@@ -185,4 +221,7 @@ if TYPE_CHECKING:
 
 else:
     SizeOverrides = overrides_of(ModelSize, "SizeOverrides", __name__, without=("vocab_size",))
-    TrainingOverrides = overrides_of(TrainingSpec, "TrainingOverrides", __name__, size=SizeOverrides)
+    ShiftOverrides = overrides_of(ShiftSpec, "ShiftOverrides", __name__)
+    TrainingOverrides = overrides_of(
+        TrainingSpec, "TrainingOverrides", __name__, size=SizeOverrides, shift=ShiftOverrides
+    )

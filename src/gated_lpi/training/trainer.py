@@ -1,8 +1,9 @@
-"""Train one arm with `transformers.Trainer`, keeping log-spaced checkpoints; continue where it was stopped.
+"""Train one arm with `transformers.Trainer`, keeping checkpoints on the way; continue where it was stopped.
 
 1. The folder is claimed for this arm, spec, corpus and tokenizer.
-2. The whole sequence of batches is fixed beforehand (`data_order`) and read in order: all arms see the same.
-   Batches are padded on the right; padding has no label. The loss is over the answers' tokens, or over all (`loss`).
+2. The whole sequence of batches is fixed beforehand (`data_order`) and read in order: all arms see the same. With a
+   shift, the same examples have new objects from its step on. Batches are padded on the right; padding has no label.
+   The loss is over the answers' tokens, or over all (`loss`).
 3. At each checkpoint step the Trainer saves its state, then the checkpoint is published (see `folder`).
 4. A second call finds the newest state and continues from it. There is no dropout, so weights, optimizer,
    schedule and position in the data are all that matters, and the weights end bit-identical to those of a
@@ -33,7 +34,7 @@ from transformers import (
 )
 
 from gated_lpi._common.quiet import no_progress_bars
-from gated_lpi.errors import WriteError
+from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, new_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
@@ -76,19 +77,20 @@ def train_arm(
         The checkpoint folders `out/step-N`, first to last.
 
     Raises:
-        OptionError: more checkpoints than steps, or a tokenizer larger than the vocabulary.
+        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, or a shift for which the
+            corpus has no second part or the context no room.
         RunExistsError: `out` holds something else.
         WriteError: `out` cannot be written to.
         FactsError: the corpus has no token to predict.
     """
-    steps = checkpoint_steps(spec.steps, spec.checkpoints)
+    steps = checkpoint_steps(spec.steps, spec.checkpoints, spec.spacing)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
-    identity = {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
+    identity = {"arm": arm.model_dump(), "spec": spec.identity(), **_digests(spec, corpus, tokenizer)}
     folder.claim(out, identity)
     folders = [out / f"step-{step}" for step in steps]
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
-        keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
+        keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(spec, corpus, tokenizer), progress)
         trainer = _trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
         state = folder.newest_state(out, steps)
         with no_progress_bars(), _writing_errors(out):
@@ -120,7 +122,7 @@ def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedToke
         OptionError: more checkpoints than steps.
         FactsError: the corpus has no token to predict.
     """
-    steps = checkpoint_steps(spec.steps, spec.checkpoints)
+    steps = checkpoint_steps(spec.steps, spec.checkpoints, spec.spacing)
     lengths = [sum(len(example["input_ids"]) for example in batch) for batch in _batches(spec, corpus, tokenizer)]
     seen = np.cumsum(lengths)
     return {step: int(seen[step - 1]) if step else 0 for step in steps}
@@ -133,13 +135,33 @@ def _batches(
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     often = examples.rates(corpus)
     order = data_order(len(examples.inputs), spec.steps, spec.batch_size, spec.seed, often)
-    return [[examples.inputs[i] for i in batch] for batch in order]
+    after, shifted = _after(spec, corpus), examples
+    if after is not None:
+        shifted = encode_corpus(after, tokenizer, spec.context, spec.loss)
+        if not np.array_equal(shifted.texts, examples.texts):
+            raise OptionError(
+                f"context = {spec.context} cuts sentences whose objects change in the shift into other numbers of "
+                "pieces than before, so that the order of the data could not go on; give a context that holds them all"
+            )
+    parts = (examples, shifted)
+    return [[parts[step >= spec.steps_before_shift].inputs[i] for i in batch] for step, batch in enumerate(order)]
 
 
-def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+def _after(spec: TrainingSpec, corpus: Corpus) -> Corpus | None:
+    """What an arm is trained on after its shift; None if it has none."""
+    if spec.steps_before_shift == spec.steps:
+        return None
+    if corpus.after is None:
+        raise OptionError("shift was given, but the corpus has no second part; give the shift to `build_corpus`, too")
+    return corpus.after
+
+
+def _digests(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     content = tokenizer.backend_tokenizer.to_str()
+    after = _after(spec, corpus)
     return {
         "corpus_sha256": corpus.sha256,
+        **({} if after is None else {"shifted_corpus_sha256": after.sha256}),
         "tokenizer_sha256": hashlib.sha256(content.encode()).hexdigest(),
     }
 
