@@ -44,7 +44,15 @@ from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.score_schema import OF_UNITS, contrast_of
-from gated_lpi.training.spec import ArmKind, ArmName, CorpusSpec, ShiftSpec, TrainingOverrides, TrainingSpec
+from gated_lpi.training.spec import (
+    ArmKind,
+    ArmName,
+    CorpusSpec,
+    ShiftSpec,
+    TrainingOverrides,
+    TrainingSpec,
+    refuse_kind,
+)
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
@@ -377,7 +385,11 @@ class Experiment(Spec):
     def _can_be_trained(self) -> Self:
         for arm in self.arms:
             try:
-                self.training_of(arm)
+                training = self.training_of(arm)
+                if arm.train is not None:
+                    refuse_kind(arm.train, training.size)
+            except OptionError as error:
+                raise ValueError(f"arm {arm.name!r}: {error}") from None
             except ValidationError as error:
                 raise ValueError(
                     f"arm {arm.name!r} with its own training: "

@@ -1,15 +1,20 @@
 """What is trained, as plain data: the arms, their size, and the training that they share.
 
-The three kinds of arm differ in the FFN alone. With E experts of width f, of which k are routed to:
+The first three kinds of arm differ in the FFN alone. With E experts of width f, of which a token uses k:
 
 | kind | FFN |
 |---|---|
 | moe | E experts of width f, top-k routing |
 | dense_active | one FFN of width k·f: what the MoE uses for a token |
 | dense_total | one FFN of width E·f: what the MoE holds |
+| moe_shared | E − 1 experts, top-(k − 1) routing, and one that all tokens use, with a sigmoid gate of its own |
 
-The router, E·d parameters a layer, is all that the MoE has beyond them. An arm of a run may train with some options of
-its own (`TrainingOverrides`): those that are given take the place of the shared ones.
+The router, E·d parameters a layer, is all that the MoE has beyond the dense ones. `moe_shared` has as many parameters
+in all and for a token, and as many units: its shared gate has what its router lacks. It is Qwen2-MoE, whose attention
+does not normalise queries and keys, as that of the others (Qwen3) does; that is all else that differs.
+
+An arm of a run may train with some options of its own (`TrainingOverrides`): those that are given take the place of the
+shared ones.
 """
 
 import hashlib
@@ -18,12 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gated_lpi.errors import OptionError
 from gated_lpi.options.methods import different
 from gated_lpi.options.spec import Overrides, Positive, Spec, Text, Whole, overrides_of
 from gated_lpi.training.schedule import CheckpointSpacing, Decay, refuse_count
 
 Loss = Literal["answers", "all"]
-ArmKind = Literal["moe", "dense_active", "dense_total"]
+ArmKind = Literal["moe", "dense_active", "dense_total", "moe_shared"]
 
 
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -39,7 +45,7 @@ class ArmSpec(Spec):
 
     Attributes:
         name: for its folder and reports.
-        kind: what its FFN is: "moe", "dense_active" or "dense_total".
+        kind: what its FFN is: "moe", "dense_active", "dense_total" or "moe_shared".
     """
 
     name: ArmName
@@ -61,9 +67,9 @@ class ModelSize(Spec):
         layers: number of layers.
         heads: attention heads of a layer.
         kv_heads: heads of keys and values.
-        experts: experts of a layer of the MoE.
+        experts: experts of a layer of the MoE, a shared one among them.
         expert_width: neurons of an expert.
-        experts_per_token: experts that a token is routed to.
+        experts_per_token: experts that a token uses: is routed to, but for a shared one.
         normalise_gates: rescale the gates of the experts routed to so that they sum to 1. With one expert per token
             that leaves a gate of 1 whatever the router says, so that the loss cannot teach it: refused. With all
             experts per token nothing is selected, and the router weighs only; that can be trained.
@@ -116,6 +122,26 @@ class CorpusSpec(Spec):
     texts: Several = ()
     frequency: float = Field(default=0.0, ge=0, le=10)
     seed: Whole = 0
+
+
+def refuse_kind(kind: ArmKind, size: ModelSize) -> None:
+    """Refuse a size that a kind of arm cannot have.
+
+    Raises:
+        OptionError: a shared expert leaves no expert to route to, or one whose gate would always be 1.
+    """
+    if kind != "moe_shared":
+        return
+    routed = size.experts_per_token - 1
+    if routed == 0 or size.experts == 2 or (routed == 1 and size.normalise_gates):
+        left = (
+            "no expert to route to" if routed == 0 else "one whose gate is always 1, so that nothing teaches the router"
+        )
+        raise OptionError(
+            f"kind moe_shared was given with experts = {size.experts}, experts_per_token = {size.experts_per_token}, "
+            f"normalise_gates = {str(size.normalise_gates).lower()}; one expert is shared, which leaves {left}. Give 3 "
+            "experts or more, and 3 per token, or 2 with normalise_gates = false"
+        )
 
 
 class ShiftSpec(Spec):
