@@ -30,6 +30,7 @@ from gated_lpi.cli import (
     metrics,
     report,
     run,
+    train,
     verify,
 )
 from gated_lpi.cli.console import err, guarded
@@ -62,7 +63,22 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, compare, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
+_VERBS = (
+    demo,
+    run,
+    train,
+    attribute,
+    compare,
+    ablate,
+    metrics,
+    diagnose,
+    report,
+    verify,
+    check,
+    checkpoints,
+    families,
+)
+for _verb in _VERBS:
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

@@ -84,9 +84,14 @@ def leave_out_damaged(run: Run) -> Iterator[str]:
             yield from (f"{arm}: {line}" for line in lines)
             if lost and damage.axes and not damage.rows:
                 yield f"{arm}: {lost[0]}, with which what all checkpoints share is written anew"
-        for checkpoint, reason in damaged_checkpoints(run.training_folder(arm)):
-            remove_checkpoint(checkpoint)
-            yield f"{arm}: {checkpoint}: {reason}"
+        yield from leave_out_damaged_training(run, arm)
+
+
+def leave_out_damaged_training(run: Run, arm: str) -> Iterator[str]:
+    """Remove checkpoints that the run trained and that do not verify; says of each which, and why."""
+    for checkpoint, reason in damaged_checkpoints(run.training_folder(arm)):
+        remove_checkpoint(checkpoint)
+        yield f"{arm}: {checkpoint}: {reason}"
 
 
 def _arm(run: Run, arm: str) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from gated_lpi.runs.job import Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.scoring import attribute_checkpoint, score_checkpoint
+from gated_lpi.runs.train import train_experiment
 
 __all__ = [
     "Engine",
@@ -21,4 +22,5 @@ __all__ = [
     "attribute_checkpoint",
     "run_experiment",
     "score_checkpoint",
+    "train_experiment",
 ]

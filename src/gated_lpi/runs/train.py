@@ -4,20 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gated_lpi._common.folders import Folder, is_remote
+from gated_lpi._common.folders import Folder, as_folder, is_remote
 from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
-from gated_lpi.errors import RunError
+from gated_lpi.errors import OptionError, RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.facts.teaching import fact_frequencies, taught_facts
 from gated_lpi.results.frequencies import FREQUENCIES, keep_frequencies
-from gated_lpi.results.run import Run, create_run
-from gated_lpi.runs.progress import Progress
+from gated_lpi.results.run import Run, create_run, refuse_other_files
+from gated_lpi.results.verify import leave_out_damaged_training
+from gated_lpi.results.writer import writing
+from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.training import ArmSpec, CorpusSpec
 from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import train_arm
+
+
+def train_experiment(
+    experiment: Experiment, out: str | Folder, progress: Progress | None = None, *, only: Collection[str] | None = None
+) -> tuple[Run, dict[str, list[Checkpoint]]]:
+    """Train arms of an experiment into its run's folder and score nothing; `run_experiment` goes on from there.
+
+    Args:
+        experiment: whose arms.
+        out: the run's folder, or its fsspec address; the checkpoints are in `run.training_folder(arm)`.
+        progress: shown how far it is.
+        only: names of the arms to train; None: all that the experiment trains.
+
+    Returns:
+        The run, and the checkpoints of the arms that were asked for, by arm.
+
+    Raises:
+        OptionError: the experiment trains no arm, or none of a name that is given.
+        RunExistsError: the folder holds another run.
+        RunBusyError: another process writes to the folder.
+        WriteError: it cannot be written to.
+        FactsError: facts or texts that cannot be used.
+    """
+    progress = Silent() if progress is None else progress
+    trained = [arm.name for arm in experiment.arms if arm.train is not None]
+    unknown = sorted(set(only or ()) - set(trained))
+    if not trained or unknown:
+        given = (
+            f"arm {unknown[0]!r} was to be trained" if unknown else f"experiment {experiment.name!r} was to be trained"
+        )
+        raise OptionError(
+            f"{given}; the arms with `train` in it are {', '.join(trained) or 'none'}"
+            + ("" if trained else ": all others have their checkpoints already, and `gated-lpi run` scores them")
+        )
+    facts = experiment.facts.load()
+    corpus, asked = corpus_of(experiment, facts), experiment.asked(facts)
+    assert corpus is not None
+    folder = as_folder(out)
+    refuse_other_files(folder)
+    with writing(folder):
+        run = start_run(folder, experiment, asked, corpus)
+        for text in asked.notes:
+            progress.note(f"facts: {text}")
+        for name in trained:
+            for lost in leave_out_damaged_training(run, name) if only is None or name in only else ():
+                progress.note(f"damaged, and made again: {lost}")
+        return run, train_arms(run, facts, corpus, progress, only)
 
 
 def corpus_of(experiment: Experiment, facts: FactSet) -> Corpus | None:
