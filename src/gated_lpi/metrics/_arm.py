@@ -61,45 +61,62 @@ class Arm:
     Attributes:
         scores: as a run stores them.
         method: whose scores are read.
+        facts: over which facts.
         kinds: the units of each kind that is there.
     """
 
     scores: xr.Dataset
     method: str
+    facts: schema.WhichFacts
     kinds: dict[str, KindUnits]
+
+    @property
+    def name(self) -> str:
+        """The variable of its scores by relation."""
+        return schema.over_facts(self.method, self.facts)
 
     @property
     def relations(self) -> int | None:
         """How many relations there are scores of; None if they were not kept."""
-        return self.scores.sizes["relation"] if self.method in self.scores else None
+        return self.scores.sizes["relation"] if self.name in self.scores else None
 
-    def rows(self) -> Iterator[dict[str, Row]]:
-        """The units of each kind, one checkpoint after the other.
+    def rows(self) -> Iterator[dict[str, Row | None]]:
+        """The units of each kind, one checkpoint after the other; None at checkpoints that know none of the facts.
 
         Raises:
             OptionError: a score or an error bound is NaN or infinite, or a relation has no prompts.
         """
-        weights = self._weights()
+        fixed = self._prompts() if self.facts == "all" else None
         for checkpoint in range(self.scores.sizes["checkpoint"]):
-            yield self._row(checkpoint, weights)
+            if self.facts == "all":
+                yield self._row(checkpoint, fixed)
+                continue
+            weights = _at(self.scores, schema.count_over(self.facts), checkpoint, ("relation",)).astype(np.float64)
+            yield self._row(checkpoint, weights) if weights.any() else dict.fromkeys(self.kinds)
 
-    def _row(self, checkpoint: int, weights: FloatArray | None) -> dict[str, Row]:
-        mean = _at(self.scores, schema.mean_of(self.method), checkpoint, ("unit",))
-        data = None if weights is None else _at(self.scores, self.method, checkpoint, ("relation", "unit"))
+    def _row(self, checkpoint: int, weights: FloatArray | None) -> dict[str, Row | None]:
+        data = None if weights is None else _at(self.scores, self.name, checkpoint, ("relation", "unit"))
+        if data is not None and weights is not None and self.facts != "all":
+            data[weights == 0] = 0.0  # NaN in stores: nothing to be meant over, and no weight
+            mean, named = _mean(data, weights), self.name
+        else:
+            mean, named = (
+                _at(self.scores, schema.mean_of(self.method), checkpoint, ("unit",)),
+                schema.mean_of(self.method),
+            )
         bounds = self._bounds(checkpoint)
-        rows = {}
+        rows: dict[str, Row | None] = {}
         for kind, units in self.kinds.items():
             scores = mean[units.inside].astype(np.float64)
             by_relation = None if data is None else np.take(data, units.inside, axis=1)
             errors = np.zeros(scores.size) if bounds is None else bounds[units.block]
-            named = {schema.mean_of(self.method): scores, self.method: by_relation, schema.ERROR_BOUND: errors}
-            for name, values in named.items():
+            for name, values in ((named, scores), (self.name, by_relation), (schema.ERROR_BOUND, errors)):
                 if values is not None and not np.isfinite(values).all():
                     self._refuse(name, units)
             rows[kind] = Row(scores, by_relation, weights, errors)
         return rows
 
-    def _weights(self) -> FloatArray | None:
+    def _prompts(self) -> FloatArray | None:
         if self.method not in self.scores:
             return None
         prompts = self.scores["n_prompts"].to_numpy().astype(np.float64)
@@ -111,11 +128,15 @@ class Arm:
         return prompts
 
     def _bounds(self, checkpoint: int) -> FloatArray | None:
-        """Error bounds of each block's mean scores, [blocks]: the mean over prompts; of LPI's scores alone."""
+        """Error bounds of each block's mean scores, [blocks]: the mean over the prompts; of LPI's scores alone."""
         if self.method != schema.LPI or schema.ERROR_BOUND not in self.scores:
             return None
-        bound = self.scores[schema.ERROR_BOUND].isel(checkpoint=checkpoint).mean("prompt")
-        return np.asarray(bound.to_numpy(), dtype=np.float64)
+        bound = self.scores[schema.ERROR_BOUND].isel(checkpoint=checkpoint)
+        if self.facts == schema.KNOWN:
+            bound = bound.isel(prompt=_at(self.scores, schema.TARGET_RANK, checkpoint, ("prompt",)) < schema.KNOWN_K)
+        elif self.facts == schema.KNOWN_LAST:
+            bound = bound.isel(prompt=_at(self.scores, schema.KNOWN_LAST, checkpoint, ("prompt",)) > 0)
+        return np.asarray(bound.mean("prompt").to_numpy(), dtype=np.float64)
 
     def _refuse(self, name: str, units: KindUnits) -> None:
         """Raise for a variable that is not finite for these units, with the count over all checkpoints."""
@@ -126,8 +147,8 @@ class Arm:
         refuse_not_finite(name, sum(row.size - int(np.count_nonzero(np.isfinite(row))) for row in rows))
 
 
-def arm_of(scores: xr.Dataset, method: str) -> Arm:
-    """The units of an arm, kinds apart, and the way to its scores; none where it has no scores of units.
+def arm_of(scores: xr.Dataset, method: str, facts: schema.WhichFacts = "all") -> Arm:
+    """The units of an arm, kinds apart, and the way to its scores over these facts.
 
     Raises:
         OptionError: a kind of unit that is not known, or a unit of a block without error bounds.
@@ -144,13 +165,21 @@ def arm_of(scores: xr.Dataset, method: str) -> Arm:
         if inside.size:
             of_block = _blocks(scores, kind, layer[inside]) if schema.ERROR_BOUND in scores else None
             kinds[kind] = KindUnits(inside, layer[inside], group[inside], of_expert[inside], of_block)
-    return Arm(scores, method, kinds)
+    return Arm(scores, method, facts, kinds)
 
 
 def _at(scores: xr.Dataset, name: str, checkpoint: int, dims: tuple[str, ...]) -> NDArray[Any]:
-    """A variable at one checkpoint, float32 as it is and anything else as float64."""
+    """A variable at one checkpoint, of one's own, float32 as it is and anything else as float64."""
     values = scores[name].isel(checkpoint=checkpoint).transpose(*dims).to_numpy()
-    return values if values.dtype == np.float32 else values.astype(np.float64)
+    return np.array(values, dtype=np.float32 if values.dtype == np.float32 else np.float64, order="C")
+
+
+def _mean(by_relation: NDArray[Any], weights: FloatArray) -> FloatArray:
+    """The mean over relations of [R, N], [N], with these weights."""
+    total = np.zeros(by_relation.shape[1])
+    for row, weight in zip(by_relation, weights / weights.sum(), strict=True):
+        total += weight * row.astype(np.float64)
+    return total
 
 
 def _blocks(scores: xr.Dataset, kind: str, layer: IntArray) -> IntArray:

@@ -93,6 +93,7 @@ class KindSeries:
     profiles: list[FloatArray] = field(default_factory=list)
     experts: list[FloatArray] = field(default_factory=list)
     _before: FloatArray | None = None
+    _started: bool = False
 
     def add(self, row: Row) -> None:
         """Take in the next checkpoint."""
@@ -100,8 +101,7 @@ class KindSeries:
         found = self._of_checkpoint(row) | chances["importance_share"]
         if self._before is not None:
             found |= self._of_pair(self._before, row.scores) | chances["gain_top_set"]
-        for name, value in found.items():
-            self.columns[name].append(value)
+        self._append(found)
         self.profiles.append(layer_profile(row.scores, self.units.layer, self.n_layers))
         if self.units.of_expert.any():
             expert = np.where(self.units.of_expert, self.units.group, -1)
@@ -109,6 +109,22 @@ class KindSeries:
         if self.draws is not None and row.by_relation is not None and row.weights is not None:
             self.draws.add(row.by_relation, row.weights)
         self._before = row.scores
+
+    def skip(self) -> None:
+        """Take in a checkpoint that has no scores: NaN."""
+        self._append({})
+        self.profiles.append(np.full(self.n_layers, np.nan))
+        if self.units.of_expert.any():
+            self.experts.append(np.full(np.unique(self.units.group[self.units.of_expert]).size, np.nan))
+        if self.draws is not None:
+            self.draws.skip()
+        self._before = None
+
+    def _append(self, found: dict[str, Any]) -> None:
+        """Add a number to each column, NaN where there is none; the first checkpoint has no pair."""
+        for name in (*AT_CHECKPOINTS, *(AT_PAIRS if self._started else ())):
+            self.columns[name].append(found.get(name, np.nan))
+        self._started = True
 
     def _of_checkpoint(self, row: Row) -> dict[str, Any]:
         evenness = entropy(row.scores)

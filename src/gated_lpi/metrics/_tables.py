@@ -87,9 +87,13 @@ def expert_table(series: KindSeries, options: SummaryOptions) -> Columns:
     """
     summed = np.stack(series.experts)
     size = set_size(summed.shape[1], options.fraction)
+    stability = [
+        float("nan") if np.isnan(summed[i : i + 2]).any() else top_set_stability(summed[i : i + 2], options.fraction)[0]
+        for i in range(len(summed) - 1)
+    ]
     bounds = jaccard_chance_interval(summed.shape[1], size, options.level)
     return {
-        "expert_stability": (("pair",), top_set_stability(summed, options.fraction)),
+        "expert_stability": (("pair",), np.array(stability, dtype=np.float64)),
         "top_experts": ((), np.array(size)),
         "expert_stability_chance": ((), np.array(jaccard_chance(summed.shape[1], size))),
         "expert_stability_chance_low": ((), np.array(bounds.low)),
@@ -124,8 +128,12 @@ def _layers(series: KindSeries, steps: IntArray, windows: Mapping[str, IntArray]
     present = np.isin(np.arange(n_layers), series.units.layer)
     profiles = np.where(present, np.stack(series.profiles), np.nan)
     own = profiles[:, present]
-    pearson, spearman = profile_correlation(own), profile_correlation(own, "spearman")
-    spreads = [relative_spread(own[rows]) for rows in windows.values()]
+    defined = np.flatnonzero(~np.isnan(own).any(axis=1))
+    pearson, spearman = (np.full((len(own), len(own)), np.nan) for _ in range(2))
+    if defined.size:
+        pearson[np.ix_(defined, defined)] = profile_correlation(own[defined])
+        spearman[np.ix_(defined, defined)] = profile_correlation(own[defined], "spearman")
+    spreads = [relative_spread(own[np.intersect1d(rows, defined)]) for rows in windows.values()]
     by_layer = np.full((len(windows), n_layers), np.nan)
     by_layer[:, present] = [spread.per_layer for spread in spreads]
     pairs = [mean_pairwise(pearson[np.ix_(rows, rows)]) for rows in windows.values()]

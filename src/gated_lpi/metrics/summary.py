@@ -37,6 +37,7 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
     sigma_rel, sigma_rel_median, sigma_rel_layer    (kind, window[, layer])
     consolidation_stability, consolidation_profile  (kind)               a step; NaN: never settled
     hit                                        ±    (checkpoint, hit_k)  Wilson's interval
+    known_prompts                                   (checkpoint)         over known facts only: how many prompts' are
     utilisation_entropy, load_imbalance             (checkpoint, moe_layer)
     routing_distance                                (pair, moe_layer)    Jensen-Shannon
 
@@ -56,7 +57,7 @@ them, `_kind_series` turns each into numbers, with the bootstrap of `_set_draws`
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -87,6 +88,7 @@ def summarise(
     stability_threshold: float = 0.5,
     profile_threshold: float = 0.95,
     method: str = schema.LPI,
+    facts: schema.WhichFacts = "all",
 ) -> xr.Dataset:
     """Summarise one arm by every metric; the module docstring lists what goes in and what comes out.
 
@@ -101,6 +103,8 @@ def summarise(
         stability_threshold: J_stab above which top sets count as consolidated.
         profile_threshold: correlation with the last profile above which profiles count as consolidated.
         method: whose scores are summarised, such as "grad_x_act": the name of their variable, with `…_mean` beside it.
+        facts: "all"; or "known" at each checkpoint, or "known_last", at the arm's last one. Relations weigh as many
+            prompts as are known then, `known_prompts` in all; where there are none all is NaN.
 
     Raises:
         OptionError: a variable, dimension or coordinate is missing, a score is NaN, a window holds no
@@ -108,7 +112,9 @@ def summarise(
     """
     options = SummaryOptions(fraction, level, draws, seed, stability_threshold, profile_threshold)
     units = "unit" in scores.dims or schema.mean_of(method) in scores
-    if units:
+    if facts != "all":
+        _require_known(scores, method, facts)
+    elif units:
         _require(scores, schema.mean_of(method), ("checkpoint", "unit"), ("step", "layer", "block"))
     else:
         _require(scores, schema.BASE_LOGPROB, ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
@@ -117,7 +123,7 @@ def summarise(
     layer = scores["layer" if units else "block_layer"].to_numpy().astype(np.int64)
     n_layers = int(layer.max()) + 1
     refused = _refused_pairs(scores)
-    series = _series(scores, method, n_layers, options) if units else {}
+    series = _series(scores, method, facts, n_layers, options) if units else {}
     tables = [kind_table(one, steps, rows, ~refused, options) for one in series.values()]
     variables: Columns = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
@@ -141,17 +147,23 @@ def summarise(
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
-    summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method})
+    over = {} if facts == "all" else {"facts": facts}
+    if over:
+        known = scores[schema.count_over(facts)].sum("relation").to_numpy().astype(np.int64)
+        variables["known_prompts"] = (("checkpoint",), known)
+    summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method} | over)
     return _refuse(summary, refused, scores) if refused.any() else summary
 
 
-def _series(scores: xr.Dataset, method: str, n_layers: int, options: SummaryOptions) -> dict[str, KindSeries]:
+def _series(
+    scores: xr.Dataset, method: str, facts: schema.WhichFacts, n_layers: int, options: SummaryOptions
+) -> dict[str, KindSeries]:
     """The series of each kind of unit, from one reading of the scores, a checkpoint at a time."""
-    if method in scores:
+    if facts == "all" and method in scores:
         _require(scores, method, ("checkpoint", "relation", "unit"), ("n_prompts",))
     if method == schema.LPI and schema.ERROR_BOUND in scores:
         _require(scores, schema.ERROR_BOUND, ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
-    arm = arm_of(scores, method)
+    arm = arm_of(scores, method, facts)
     series = {}
     for kind, units in arm.kinds.items():
         resampled = None
@@ -160,8 +172,20 @@ def _series(scores: xr.Dataset, method: str, n_layers: int, options: SummaryOpti
         series[kind] = KindSeries(units, n_layers, options, resampled)
     for rows in arm.rows():
         for kind, row in rows.items():
-            series[kind].add(row)
+            if row is None:
+                series[kind].skip()
+            else:
+                series[kind].add(row)
     return series
+
+
+def _require_known(scores: xr.Dataset, method: str, facts: schema.WhichFacts) -> None:
+    """Check that there are scores over known facts."""
+    if facts not in get_args(schema.WhichFacts):
+        raise OptionError(f"facts is {facts!r}; expected one of {', '.join(map(repr, get_args(schema.WhichFacts)))}.")
+    counts, name = schema.count_over(facts), schema.over_facts(method, facts)
+    _require(scores, name, ("checkpoint", "relation", "unit"), ("step", "layer", "block", counts))
+    _require(scores, counts, ("checkpoint", "relation"), ())
 
 
 def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
