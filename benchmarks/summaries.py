@@ -56,7 +56,7 @@ class Size:
 
 
 OLMOE = Size("OLMoE-1B-7B", layers=16, experts=64, width=1024, attention=2048)
-SIXTEENTH = Size("a sixteenth of it", layers=4, experts=16, width=1024, attention=1024)
+SIXTEENTH = Size("a sixteenth of OLMoE-1B-7B", layers=4, experts=16, width=1024, attention=1024)
 SMALL = Size("a small mixture", layers=2, experts=8, width=256, attention=256)
 TINY = Size("a tiny mixture", layers=2, experts=2, width=16, attention=8)
 

@@ -1,4 +1,4 @@
-"""Scores over known facts: means over the prompts that a checkpoint, or the arm's last one, has among its ten likeliest."""
+"""Scores over known facts: means over the prompts whose target a checkpoint, or the last one, holds likely."""
 
 import json
 

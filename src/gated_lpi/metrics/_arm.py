@@ -143,8 +143,13 @@ class Arm:
         variable = self.scores[name]
         if "unit" in variable.dims:
             variable = variable.isel(unit=units.inside)
-        rows = (variable.isel(checkpoint=row).to_numpy() for row in range(variable.sizes["checkpoint"]))
-        refuse_not_finite(name, sum(row.size - int(np.count_nonzero(np.isfinite(row))) for row in rows))
+        bad = 0
+        for checkpoint in range(variable.sizes["checkpoint"]):
+            row = variable.isel(checkpoint=checkpoint)
+            if self.facts != "all" and "relation" in row.dims:
+                row = row.isel(relation=_at(self.scores, schema.count_over(self.facts), checkpoint, ("relation",)) > 0)
+            bad += row.size - int(np.count_nonzero(np.isfinite(row.to_numpy())))
+        refuse_not_finite(name, bad)
 
 
 def arm_of(scores: xr.Dataset, method: str, facts: schema.WhichFacts = "all") -> Arm:

@@ -8,6 +8,8 @@
     expert_utilisation  (checkpoint, relation, expert_unit)  share of prompts routed; absent for dense models;
                                                          without relations in stores of earlier versions
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
+    lpi_known, n_known   (checkpoint, relation, unit), (checkpoint, relation)   and `…_last`: for summaries over known facts
+    known_last          (checkpoint, prompt)             of these prompts are the error bounds, if there are any
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
     and, if known, `weights_sha256` (checkpoint), `expert` and `shared` (unit)
