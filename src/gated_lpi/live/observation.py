@@ -96,7 +96,7 @@ def measure(scores: xr.Dataset, method: str, fraction: float) -> dict[str, float
         found |= {prefix + name: float(one[of][-1]) for name, of in _OF_KIND.items()}
         if summary.sizes["pair"]:
             found |= {prefix + name: float(one[of][-1]) for name, of in _OF_PAIR.items()}
-            if kind == "ffn":
+            if kind == "ffn" and "refused_pairs" not in summary.attrs:
                 found["rho"] = float(one["profile_pearson"][-1, -2])
     if "load_imbalance" in summary:
         found["load_imbalance"] = float(summary["load_imbalance"][-1].mean())
