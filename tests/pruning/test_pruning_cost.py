@@ -3,8 +3,8 @@
 import pytest
 
 from gated_lpi.errors import OptionError
-from gated_lpi.pruning import cost_of, seconds_per_pass
 from gated_lpi.pruning import cost as module
+from gated_lpi.pruning import cost_of, seconds_per_pass
 from tiny_models import random_prompts, tiny_model
 
 
