@@ -1,15 +1,13 @@
 """Training that goes on from given weights: the arm's own order of data, its rate, and nothing by chance."""
 
-import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS
-from gated_lpi.training import continuing as module
-from gated_lpi.training.continuing import batches_after, continue_training, rate_after
-from gated_lpi.training.corpus import data_order, encode_corpus
+from gated_lpi.training.continuing import continue_training, rate_after
+from gated_lpi.training.corpus import encode_corpus
 from gated_lpi.training.trainer import train_arm
 
 
@@ -42,23 +40,38 @@ def test_training_goes_on_from_the_weights_alone_and_is_the_same_each_time(check
     assert told[:30] == [(step, 30) for step in range(1, 31)]
 
 
-def test_the_batches_are_those_that_come_next(checkpoint, spec, corpus, tokenizer, monkeypatch):
-    after = batches_after(18, spec, 3, 20)
-    np.testing.assert_array_equal(after, data_order(18, 23, spec.batch_size, spec.seed)[3:])
-    np.testing.assert_array_equal(after[:3], data_order(18, spec.steps, spec.batch_size, spec.seed)[3:])
+def test_the_batches_are_those_that_the_arm_had_next(checkpoint, spec, corpus, tokenizer, tmp_path, monkeypatch):
     seen = []
-    build = module.build_trainer
+    step = Trainer.training_step
 
-    def watched(*args, **options):
-        trainer = build(*args, **options)
-        seen.append([example["input_ids"] for example in trainer.train_dataset])
-        return trainer
+    def watched(self, model, inputs, *args, **options):
+        seen.append(inputs["input_ids"].tolist())
+        return step(self, model, inputs, *args, **options)
 
-    monkeypatch.setattr(module, "build_trainer", watched)
+    monkeypatch.setattr(Trainer, "training_step", watched)
+    train_arm(ARMS[0], spec, corpus, tokenizer, tmp_path / "arm")
+    whole = seen.copy()
+    seen.clear()
     continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=2)
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    order = data_order(len(examples), 5, spec.batch_size, spec.seed)[3:]
-    assert seen == [[examples[i]["input_ids"] for i in order.reshape(-1)]]
+    assert seen == whole[3:5]
+    seen.clear()
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=4, steps=9)
+    assert seen[:2] == whole[4:]
+    assert len(seen) == 9
+
+
+def test_the_optimizer_has_the_rate_that_is_said(checkpoint, spec, corpus, tokenizer, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=8)
+    expected = [spec.learning_rate * rate_after(spec, 3, taken, 8, "decayed") for taken in range(8)]
+    assert rates == pytest.approx(expected)
 
 
 def test_the_rate_rises_to_that_of_the_schedule_or_a_tenth_and_falls(spec):

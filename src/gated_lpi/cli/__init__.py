@@ -31,6 +31,7 @@ from gated_lpi.cli import (
     prune,
     report,
     run,
+    study,
     verify,
 )
 from gated_lpi.cli.console import err, guarded
@@ -66,6 +67,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
 for _verb in (
     demo,
     run,
+    study,
     attribute,
     compare,
     ablate,

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -30,10 +30,10 @@ from transformers import (
 
 from gated_lpi._common.quiet import no_progress_bars
 from gated_lpi.errors import OptionError
-from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
+from gated_lpi.training.corpus import Corpus
 from gated_lpi.training.schedule import learning_rate_factor
 from gated_lpi.training.spec import TrainingSpec
-from gated_lpi.training.trainer import build_trainer
+from gated_lpi.training.trainer import _trainer
 
 Rate = Literal["decayed", "constant"]
 
@@ -72,25 +72,17 @@ def continue_training(
     """
     if done < 0 or steps < 1:
         raise OptionError(f"done={done} and steps={steps} were given; expected at least 0 and at least 1")
-    batches = batches_after(len(encode_corpus(corpus, tokenizer, spec.context, spec.loss)), spec, done, steps)
+    longer = spec.model_copy(update={"steps": max(spec.steps, done + steps)})
     with tempfile.TemporaryDirectory() as scratch, no_progress_bars():
-        trainer = build_trainer(
-            model,
-            spec,
-            corpus,
-            tokenizer,
-            Path(scratch),
-            [] if progress is None else [_Told(progress)],
-            batches=batches,
-            factor=lambda taken: rate_after(spec, done, taken, steps, rate),
-        )
+        told = [] if progress is None else [_Told(progress)]
+        trainer = _trainer(model, longer, corpus, tokenizer, Path(scratch), told)
+        trainer.args.max_steps = steps
+        trainer.train_dataset = trainer.train_dataset[done * spec.batch_size : (done + steps) * spec.batch_size]
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        trainer.lr_scheduler = LambdaLR(trainer.optimizer, partial(rate_after, spec, done, steps=steps, rate=rate))
         trainer.train()
     model.eval()
-
-
-def batches_after(examples: int, spec: TrainingSpec, done: int, steps: int) -> NDArray[np.int64]:
-    """The examples of the `steps` batches that come after `done`, [steps, batch_size], integers below `examples`."""
-    return data_order(examples, done + steps, spec.batch_size, spec.seed)[done:]
 
 
 def rate_after(spec: TrainingSpec, done: int, taken: int, steps: int, rate: Rate) -> float:

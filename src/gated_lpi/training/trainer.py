@@ -13,12 +13,10 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
@@ -85,18 +83,24 @@ def train_arm(
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
-    identity = {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
-    folder.claim(out, identity)
+    folder.claim(out, arm_identity(arm, spec, corpus, tokenizer))
     folders = [out / f"step-{step}" for step in steps]
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
-        trainer = build_trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
+        trainer = _trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
         state = folder.newest_state(out, steps)
         with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
+
+
+def arm_identity(
+    arm: ArmSpec, spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """What arm.json says: what is trained, how and on what."""
+    return {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
 
 
 @contextmanager
@@ -137,38 +141,19 @@ def _digests(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, st
     }
 
 
-def build_trainer(
+def _trainer(
     model: PreTrainedModel,
     spec: TrainingSpec,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     callbacks: Sequence[TrainerCallback],
-    *,
-    batches: NDArray[np.int64] | None = None,
-    factor: Callable[[int], float] | None = None,
 ) -> Trainer:
-    """The Trainer of one arm, which keeps its state below `out`.
-
-    Args:
-        model: what is trained, in place.
-        spec: how.
-        corpus: the texts.
-        tokenizer: made for them.
-        out: the arm's folder.
-        callbacks: of the Trainer.
-        batches: [steps, batch_size], the examples of each batch; None: the arm's whole order of data.
-        factor: the share of the peak learning rate after so many steps; None: as `spec` says.
-
-    Raises:
-        FactsError: the corpus has no token to predict.
-    """
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed) if batches is None else batches
-    planned = partial(learning_rate_factor, steps=spec.steps, warmup=spec.warmup_steps, decay=spec.decay)
+    order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
     arguments = TrainingArguments(
         output_dir=str(out / folder.STATE),
-        max_steps=len(order),
+        max_steps=spec.steps,
         per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         adam_beta2=spec.adam_beta2,
@@ -191,7 +176,10 @@ def build_trainer(
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )
-    trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), planned if factor is None else factor)
+    trainer.lr_scheduler = LambdaLR(
+        trainer.create_optimizer(),
+        lambda done: learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay),
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
