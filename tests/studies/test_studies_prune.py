@@ -28,7 +28,6 @@ def run(tmp_path_factory):
     experiment = tiny_experiment(
         save_facts(folder / "facts", [CAPITALS]),
         {"name": "moe", "train": "moe", "replicates": 2},
-        {"name": "dense", "train": "dense_active"},
         training={**TRAINING, "size": size, "learning_rate": 0.01},
     )
     run_experiment(experiment, folder / "run")
@@ -53,19 +52,19 @@ def cells(*replicates):
 
 def test_an_advantage_is_paired_by_replicate():
     results = cells([(0.5, 0.4), (0.7, 0.6)], [(0.9, 0.6), (0.5, 0.2)], [(0.1, 0.0), (0.4, 0.1)])
-    found = advantage(results, "moe", "lpi", "hit_k", OPTIONS)
+    found = advantage(results, "moe", "lpi", "hit_k")
     differences = np.array([10.0, 30.0, 20.0])
     np.testing.assert_allclose(found.values, differences)
     expected = stats.ttest_1samp(differences, 0.0)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert advantage(results, "moe", "lpi", "corpus_loss", OPTIONS).mean == pytest.approx(-0.2)  # less is better
+    assert advantage(results, "moe", "lpi", "corpus_loss").mean == pytest.approx(-0.2)  # less is better
 
 
 def test_one_replicate_has_no_interval_and_equal_ones_no_doubt():
-    alone = advantage(cells([(0.5, 0.4)]), "moe", "lpi", "hit_k", OPTIONS)
+    alone = advantage(cells([(0.5, 0.4)]), "moe", "lpi", "hit_k")
     assert (alone.mean, alone.low, alone.p) == (pytest.approx(10.0), None, None)
-    same = advantage(cells([(0.5, 0.5)], [(0.2, 0.2)]), "moe", "lpi", "hit_k", OPTIONS)
+    same = advantage(cells([(0.5, 0.5)], [(0.2, 0.2)]), "moe", "lpi", "hit_k")
     assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
 
 
@@ -83,14 +82,14 @@ def test_every_ranking_is_judged_at_both_moments(analysis):
     assert [row[1] for row in cost.rows] == [0.0, 0.5]
     assert cost.rows[0][2] > cost.rows[1][2]
     assert set(analysis.figures) == {"pruning-moe"}
-    assert "not pruned: dense" in analysis.notes
     assert any(note.startswith("checkpoints: step 6 for 100%") for note in analysis.notes)
 
 
+@pytest.mark.usefixtures("analysis")
 def test_a_cell_is_what_pruning_by_hand_gives(run):
     replicate, bench = Replicate(run, "moe-1", OPTIONS.conditions), Bench(run)
     cell = Cell("moe", "moe-1", 0, 1.0, 6, "lpi", 0.5)
-    found = prune_cells.carry_out(cell, replicate, bench)
+    found = prune_cells.kept(cell, replicate, bench.corpus)
     model = load_model(str(run.training_folder("moe-1") / "step-6"))
     pruned = prune_experts(model, prune_cells._ranking(cell, model, replicate, bench), share=0.5).model
     expected = bench.measure(pruned, replicate)
@@ -134,6 +133,11 @@ def test_a_study_goes_on_where_it_was(run, analysis, monkeypatch):
     assert len(files) == 2 * (1 + 3)
     monkeypatch.setattr(prune_cells, "_found", never)
     assert analyse(run, OPTIONS, Silent()).tables == analysis.tables
+    one = OPTIONS.model_copy(update={"arms": ("moe-1",)})
+    found = analyse(run, one, Silent())
+    assert "not pruned: moe-2" in found.notes
+    assert {verdict.verdict for verdict in found.verdicts} == {"undecided"}
+    assert found.verdicts[0].would_decide == "replicates: one has no interval"
     files[0].write_text("{")
     with pytest.raises(AssertionError, match="found anew"):
         analyse(run, OPTIONS, Silent())
@@ -141,11 +145,13 @@ def test_a_study_goes_on_where_it_was(run, analysis, monkeypatch):
         analyse(run, OPTIONS.model_copy(update={"k": 3}), Silent())
 
 
-def test_another_corpus_and_other_arms_are_refused(run):
-    with pytest.raises(OptionError, match="arm 'mixture' was to be pruned; this run trained dense, moe-1, moe-2"):
+def test_another_corpus_and_other_arms_are_refused(run, monkeypatch):
+    with pytest.raises(OptionError, match="arm 'mixture' was to be pruned; this run trained moe-1, moe-2"):
         analyse(run, OPTIONS.model_copy(update={"arms": ("mixture",)}), Silent())
-    with pytest.raises(OptionError, match="no mixture of experts that it trained"):
-        analyse(run, OPTIONS.model_copy(update={"arms": ("dense",)}), Silent())
+    with monkeypatch.context() as patch:
+        patch.setattr(Replicate, "routed", False)
+        with pytest.raises(OptionError, match="no mixture of experts that it trained"):
+            analyse(run, OPTIONS, Silent())
     record = run.training_folder("moe-1") / "step-6" / "checkpoint.json"
     before = record.read_text()
     record.write_text(json.dumps(json.loads(before) | {"corpus_sha256": "another"}))

@@ -6,7 +6,7 @@
    better, mean over times and shares: one number for each seed, from the same checkpoints.
 3. Over replicates: the mean with its interval by Student's t, and a test against 0, right after pruning and after
    further training. P values of all rivals, groups and moments are one family, adjusted by Holm's method (1979). A
-   verdict is only given where the adjusted value is below 1 − level.
+   verdict is only given where the adjusted value is below 0.05.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from pydantic import AfterValidator, Field
-from scipy import stats
+from scipy.stats import t as student
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options.methods import different
 from gated_lpi.pruning import RANKINGS, By
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
+from gated_lpi.studies._intervals import LEVEL, over_replicates
+from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict
-from gated_lpi.studies.prune_cells import NONE, Bench, Cell, Conditions, Replicate, carry_out
+from gated_lpi.studies.prune_cells import NONE, Bench, Cell, Conditions, Replicate, carry_out, kept
 from gated_lpi.training.spec import ArmName
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -48,7 +50,6 @@ class Options(Conditions):
         shares: which shares of experts are removed.
         times: at which shares of training.
         outcome: what decides: "hit_1", "hit_k", "logprob" of the answer, or "corpus_loss".
-        level: of intervals, and of the family of tests.
         arms: which arms are pruned; None: every one with experts that the run trained.
     """
 
@@ -56,7 +57,6 @@ class Options(Conditions):
     shares: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(different)] = (0.25, 0.5)
     times: Annotated[tuple[Time, ...], Field(min_length=1), AfterValidator(different)] = (0.3, 1.0)
     outcome: Outcome = "logprob"
-    level: float = Field(default=0.95, gt=0, lt=1)
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] | None = None
 
     @property
@@ -105,15 +105,14 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         WriteError: a cell could not be kept.
     """
     replicates = _replicates(run, options)
-    bench = Bench(run)
     cells = [cell for group, mine in replicates.items() for one in mine for cell in _cells(group, one, options)]
     by_arm = {one.arm: one for mine in replicates.values() for one in mine}
-    results: Results = {}
-    with progress.task("prune experts") as advance:
-        for done, cell in enumerate(cells):
-            advance(done, len(cells))
-            results[cell] = carry_out(cell, by_arm[cell.arm], bench)
-        advance(len(cells), len(cells))
+    corpus = Bench(run).corpus
+    before = {cell: kept(cell, by_arm[cell.arm], corpus) for cell in cells}
+    missing = [cell for cell in cells if before[cell] is None]
+    asked = [(str(run.path), cell, options.conditions) for cell in missing]
+    found = dict(zip(missing, each(run, carry_out, asked, "prune experts", progress), strict=True))
+    results: Results = {cell: before[cell] or found[cell] for cell in cells}
     return Analysis(
         verdicts=list(_verdicts(results, options)),
         tables=[_recall_table(results, options), _cost_table(results)],
@@ -149,7 +148,7 @@ def _cells(group: str, one: Replicate, options: Options) -> Iterator[Cell]:
             yield from (Cell(*at, by, share) for by in options.rankings)
 
 
-def advantage(results: Results, group: str, rival: str, outcome: str, options: Options) -> Advantage:
+def advantage(results: Results, group: str, rival: str, outcome: str) -> Advantage:
     """How much better stable LPI did than a rival in a group, in the direction of better.
 
     Args:
@@ -157,7 +156,6 @@ def advantage(results: Results, group: str, rival: str, outcome: str, options: O
         group: whose replicates.
         rival: a ranking.
         outcome: a name in results, "trained_…" for after further training.
-        options: of the analysis.
     """
     scale = SCALES[outcome.removeprefix("trained_")]
     differences = defaultdict(list)
@@ -172,9 +170,8 @@ def advantage(results: Results, group: str, rival: str, outcome: str, options: O
     error = statistics.stdev(values) / n**0.5
     if error == 0.0:  # the two kept the same experts, or as good ones, in every replicate
         return Advantage(values, mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    half = float(stats.t.ppf(0.5 + options.level / 2, n - 1)) * error
-    p = 2.0 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return Advantage(values, mean, mean - half, mean + half, p)
+    interval = over_replicates(values)
+    return Advantage(values, mean, interval.low, interval.high, 2.0 * float(student.sf(abs(mean) / error, n - 1)))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -190,12 +187,12 @@ def _verdicts(results: Results, options: Options) -> Iterator[Verdict]:
     rivals = [by for by in options.rankings if by != STABLE] if STABLE in options.rankings else []
     groups = list(dict.fromkeys(cell.group for cell in results))
     asked = [(group, moment, rival) for group in groups for moment in options.moments for rival in rivals]
-    found = [advantage(results, group, rival, f"{moment}{options.outcome}", options) for group, moment, rival in asked]
+    found = [advantage(results, group, rival, f"{moment}{options.outcome}") for group, moment, rival in asked]
     tested = [one.p for one in found if one.p is not None]
     adjusted = iter(holm(tested))
     for (group, moment, rival), one in zip(asked, found, strict=True):
         p = None if one.p is None else next(adjusted)
-        sure = p is not None and p < 1.0 - options.level
+        sure = p is not None and p < 1.0 - LEVEL
         n = len(one.values)
         yield Verdict(
             question=f"{group}: which experts can go, judged {options.moments[moment]}?",

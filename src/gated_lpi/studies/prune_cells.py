@@ -35,7 +35,8 @@ from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.prompting import encode_facts
 from gated_lpi.pruning import ExpertRanking, cost_of, prune_experts, rank_from_scores, watch_experts
 from gated_lpi.pruning.layers import routed_layers
-from gated_lpi.results import Run
+from gated_lpi.results import Run, open_run
+from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.scoring import prompting
 from gated_lpi.trace import last_logits
 from gated_lpi.training import TrainingSpec
@@ -152,40 +153,54 @@ class Replicate:
         return str(self.scores["weights_sha256"].to_numpy()[self.row(step)])
 
 
-def carry_out(cell: Cell, replicate: Replicate, bench: Bench) -> dict[str, float]:
-    """What is found in a cell; from its file if it was found before.
+def carry_out(path: str, cell: Cell, conditions: Conditions, progress: Progress) -> dict[str, float]:
+    """Find what is in a cell and keep it. May be called in another process.
+
+    Args:
+        path: the run's folder.
+        cell: one of an arm of it.
+        conditions: of all cells.
+        progress: told nothing, as cells are short.
 
     Returns:
         `hit_1`, `hit_k`, `logprob`, `corpus_loss` right after pruning, the same as `trained_…` after further steps;
             `parameters`, `parameters_active`, `memory`, `flops_per_token`; `train_seconds`.
     """
-    key = {
-        "version": VERSION,
-        "arm": cell.arm,
-        "weights": replicate.weights(cell.step),
-        "by": cell.by,
-        "share": cell.share,
-        "corpus": bench.corpus.sha256,
-        "conditions": replicate.conditions.model_dump(),
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    folder = replicate.run.local / "pruning"
-    file = folder / f"{cell.arm}-step-{cell.step}-{cell.by}-{cell.share:g}-{digest}.json"
-    kept = _kept(file, key)
-    if kept is None:
-        kept = _found(cell, replicate, bench)
-        make(folder)
-        write_atomically(file, json.dumps({"key": key, "found": kept}, indent=2) + "\n")
-    return kept
+    del progress
+    run = open_run(path)
+    replicate, bench = Replicate(run, cell.arm, conditions), Bench(run)
+    file, key = _place(cell, replicate, bench.corpus)
+    found = _found(cell, replicate, bench)
+    make(file.parent)
+    write_atomically(file, json.dumps({"key": key, "found": found}, indent=2) + "\n")
+    return found
 
 
-def _kept(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
+def kept(cell: Cell, replicate: Replicate, corpus: Corpus) -> dict[str, float] | None:
+    """What was found in a cell before; None if nothing was, or its file cannot be used."""
+    file, key = _place(cell, replicate, corpus)
     try:
         content = json.loads(read_text(file) or "{}")
     except (OSError, ValueError):  # then it is found anew
         return None
     found = content.get("found") if isinstance(content, dict) and content.get("key") == key else None
     return found if isinstance(found, dict) else None
+
+
+def _place(cell: Cell, replicate: Replicate, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
+    """The file of a cell, and all that what is found in it depends on."""
+    key = {
+        "version": VERSION,
+        "arm": cell.arm,
+        "weights": replicate.weights(cell.step),
+        "by": cell.by,
+        "share": cell.share,
+        "corpus": corpus.sha256,
+        "conditions": replicate.conditions.model_dump(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{cell.arm}-step-{cell.step}-{cell.by}-{cell.share:g}-{digest}.json"
+    return replicate.run.local / "pruning" / name, key
 
 
 class Bench:
