@@ -11,7 +11,7 @@ from gated_lpi.errors import OptionError, RunError
 from gated_lpi.pruning import RANKINGS, cost_of, past_scores, prune_experts, rank_experts
 from gated_lpi.runs.progress import Silent
 from gated_lpi.studies import prune_cells
-from gated_lpi.studies.prune import Options, advantage, analyse, holm
+from gated_lpi.studies.prune import Options, _verdicts, advantage, analyse
 from gated_lpi.studies.prune_cells import Bench, Cell, Conditions, Replicate, corpus_loss
 from gated_lpi.studies.table import analysis_of
 from tiny_runs import TRAINING, tiny_experiment
@@ -39,6 +39,9 @@ def analysis(run):
     return analyse(run, OPTIONS, Silent())
 
 
+LATER = {"further_steps": 0, "outcome": "hit_k"}
+
+
 def cells(*replicates):
     """Results of a stable ranking and its rival: for each replicate, pairs of outcomes over times."""
     found = {}
@@ -53,25 +56,20 @@ def cells(*replicates):
 def test_an_advantage_is_paired_by_replicate():
     results = cells([(0.5, 0.4), (0.7, 0.6)], [(0.9, 0.6), (0.5, 0.2)], [(0.1, 0.0), (0.4, 0.1)])
     found = advantage(results, "moe", "lpi", "hit_k")
-    differences = np.array([10.0, 30.0, 20.0])
-    np.testing.assert_allclose(found.values, differences)
-    expected = stats.ttest_1samp(differences, 0.0)
-    assert found.p == pytest.approx(expected.pvalue)
+    expected = stats.ttest_1samp([10.0, 30.0, 20.0], 0.0)
+    assert (found.difference, found.p_value) == (pytest.approx(20.0), pytest.approx(expected.pvalue))
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert advantage(results, "moe", "lpi", "corpus_loss").mean == pytest.approx(-0.2)  # less is better
+    assert advantage(results, "moe", "lpi", "corpus_loss").difference == pytest.approx(-0.2)  # less is better
 
 
-def test_one_replicate_has_no_interval_and_equal_ones_no_doubt():
-    alone = advantage(cells([(0.5, 0.4)]), "moe", "lpi", "hit_k")
-    assert (alone.mean, alone.low, alone.p) == (pytest.approx(10.0), None, None)
-    same = advantage(cells([(0.5, 0.5)], [(0.2, 0.2)]), "moe", "lpi", "hit_k")
-    assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
-
-
-def test_holm_is_its_textbook_example():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+@pytest.mark.parametrize(("gap", "word"), [(0.1, "supported"), (-0.1, "contradicted"), (0.001, "undecided")])
+def test_a_side_is_taken_where_the_adjusted_p_is_small(gap, word):
+    noise = (0.001, -0.002, 0.0015, 0.0005, -0.001)
+    results = cells(*([(0.5 + gap + one, 0.5)] for one in noise))
+    (verdict,) = _verdicts(results, OPTIONS.model_copy(update={"rankings": ("lpi_stable", "lpi"), **LATER}))
+    assert verdict.verdict == word
+    assert verdict.effect == pytest.approx(100 * gap)
+    assert ("by Holm over 1 comparisons" in verdict.detail, verdict.would_decide == "") == (True, word != "undecided")
 
 
 def test_every_ranking_is_judged_at_both_moments(analysis):
@@ -137,7 +135,8 @@ def test_a_study_goes_on_where_it_was(run, analysis, monkeypatch):
     found = analyse(run, one, Silent())
     assert "not pruned: moe-2" in found.notes
     assert {verdict.verdict for verdict in found.verdicts} == {"undecided"}
-    assert found.verdicts[0].would_decide == "replicates: one has no interval"
+    assert found.verdicts[0].low is None
+    assert "no interval: one replicate" in found.verdicts[0].detail
     files[0].write_text("{")
     with pytest.raises(AssertionError, match="found anew"):
         analyse(run, OPTIONS, Silent())

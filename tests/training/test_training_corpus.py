@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gated_lpi.errors import FactsError
-from gated_lpi.facts import FactSet, Relation, Sample, encode, join
+from gated_lpi.facts import FactSet, Relation, Sample, encode, first_token_collisions, join, load_facts
 from gated_lpi.training.corpus import IGNORED, Corpus, build_corpus, data_order, encode_corpus
 from gated_lpi.training.tokenizer import train_tokenizer
 
@@ -100,3 +100,11 @@ def test_words_are_the_same_token_at_the_start_and_within(corpus):
     tokenizer = train_tokenizer(corpus, 400)
     (first,) = tokenizer("France")["input_ids"][1:]
     assert tokenizer("from France")["input_ids"][-1] == first
+
+
+def test_targets_of_people_are_a_token_each():
+    people = load_facts("people:n=128,relations=2,objects=64")
+    tokenizer = train_tokenizer(build_corpus(people), 4096)
+    encoded = encode(tokenizer, people.prompts("held_out"))
+    assert first_token_collisions(encoded) == []
+    assert len({(item.prompt.relation, item.target_id) for item in encoded}) == 2 * 64

@@ -8,7 +8,8 @@ from gated_lpi.runs.execute import run_experiment
 from gated_lpi.runs.job import Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.scoring import attribute_checkpoint, score_checkpoint
+from gated_lpi.runs.scoring import attribute_checkpoint, score_checkpoint, score_model
+from gated_lpi.runs.watching import watch_facts
 
 __all__ = [
     "Engine",
@@ -21,4 +22,6 @@ __all__ = [
     "attribute_checkpoint",
     "run_experiment",
     "score_checkpoint",
+    "score_model",
+    "watch_facts",
 ]

@@ -10,10 +10,12 @@ from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
 from gated_lpi.facts import FactSet
 from gated_lpi.results.run import Run
 from gated_lpi.runs.progress import Progress
+from gated_lpi.runs.scoring import prompting
 from gated_lpi.runs.training_jobs import TrainingJob, train_all
 from gated_lpi.training import ArmSpec
 from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
+from gated_lpi.training.stabilise import RECORD as STABILISE_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
 
 
@@ -48,7 +50,8 @@ def train_arms(
     for arm in trained:
         assert arm.train is not None
         spec, training = ArmSpec(name=arm.name, kind=arm.train), run.experiment.training_of(arm)
-        jobs.append(TrainingJob(spec, training, corpus, tokenizer, run.training_folder(arm.name)))
+        how, folder = prompting(run.experiment), run.training_folder(arm.name)
+        jobs.append(TrainingJob(spec, training, corpus, tokenizer, facts, how, folder))
     others = [arm for sibling in siblings for arm in sorted((sibling / "training").glob("*"))]
     train_all(jobs, progress, workers=workers, others=others)
     series = {}
@@ -56,6 +59,6 @@ def train_arms(
         folder = run.training_folder(arm.name)
         series[arm.name] = list_local(folder)
         for item in scan_local(folder).excluded:
-            if item.name != ARM_RECORD:
+            if item.name not in (ARM_RECORD, STABILISE_RECORD):
                 progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
     return series

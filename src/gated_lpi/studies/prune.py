@@ -11,22 +11,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 from pydantic import AfterValidator, Field
-from scipy.stats import t as student
 
 from gated_lpi.errors import OptionError
+from gated_lpi.metrics import GroupDifference, compare_groups, holm
 from gated_lpi.options.methods import different
 from gated_lpi.pruning import RANKINGS, By
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
-from gated_lpi.studies._intervals import LEVEL, over_replicates
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.prune_cells import NONE, Bench, Cell, Conditions, Replicate, carry_out, kept
@@ -38,6 +38,7 @@ Outcome = Literal["hit_1", "hit_k", "logprob", "corpus_loss"]
 Results = dict[Cell, dict[str, float]]
 
 STABLE = "lpi_stable"
+ALPHA = 0.05
 UNITS = {"hit_1": "percentage points", "hit_k": "percentage points", "logprob": "nats", "corpus_loss": "nats per token"}
 SCALES = {"hit_1": 100.0, "hit_k": 100.0, "logprob": 1.0, "corpus_loss": -1.0}  # to the unit, more being better
 
@@ -69,23 +70,6 @@ class Options(Conditions):
         """What is measured when: how outcomes begin → in words."""
         after = {"trained_": f"after {self.further_steps} more steps"} if self.further_steps else {}
         return {"": "right after pruning", **after}
-
-
-class Advantage(NamedTuple):
-    """How much better one ranking did than another, over replicates.
-
-    Attributes:
-        values: one for each replicate.
-        mean: of them.
-        low, high: its interval; None with fewer than two replicates.
-        p: of the test that it is 0, two-sided; None likewise.
-    """
-
-    values: tuple[float, ...]
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
 
 
 def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
@@ -148,8 +132,8 @@ def _cells(group: str, one: Replicate, options: Options) -> Iterator[Cell]:
             yield from (Cell(*at, by, share) for by in options.rankings)
 
 
-def advantage(results: Results, group: str, rival: str, outcome: str) -> Advantage:
-    """How much better stable LPI did than a rival in a group, in the direction of better.
+def advantage(results: Results, group: str, rival: str, outcome: str) -> GroupDifference:
+    """How much better stable LPI did than a rival in a group, in the direction of better: paired by replicate.
 
     Args:
         results: by cell.
@@ -158,29 +142,13 @@ def advantage(results: Results, group: str, rival: str, outcome: str) -> Advanta
         outcome: a name in results, "trained_…" for after further training.
     """
     scale = SCALES[outcome.removeprefix("trained_")]
-    differences = defaultdict(list)
+    pairs = defaultdict(list)
     for cell, found in results.items():
         if cell.group == group and cell.by == STABLE:
             other = results[cell._replace(by=rival)]
-            differences[cell.arm].append(scale * (found[outcome] - other[outcome]))
-    values = tuple(float(np.mean(mine)) for mine in differences.values())
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return Advantage(values, mean, None, None, None)
-    error = statistics.stdev(values) / n**0.5
-    if error == 0.0:  # the two kept the same experts, or as good ones, in every replicate
-        return Advantage(values, mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    interval = over_replicates(values)
-    return Advantage(values, mean, interval.low, interval.high, 2.0 * float(student.sf(abs(mean) / error, n - 1)))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """P values of a family of tests, adjusted by Holm's step-down method, in their order."""
-    adjusted, highest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(np.argsort(values, kind="stable").tolist()):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = highest
-    return adjusted
+            pairs[cell.arm].append((scale * found[outcome], scale * other[outcome]))
+    mine, theirs = np.array([np.mean(values, axis=0) for values in pairs.values()]).T
+    return compare_groups(mine, theirs, paired=True)
 
 
 def _verdicts(results: Results, options: Options) -> Iterator[Verdict]:
@@ -188,27 +156,28 @@ def _verdicts(results: Results, options: Options) -> Iterator[Verdict]:
     groups = list(dict.fromkeys(cell.group for cell in results))
     asked = [(group, moment, rival) for group in groups for moment in options.moments for rival in rivals]
     found = [advantage(results, group, rival, f"{moment}{options.outcome}") for group, moment, rival in asked]
-    tested = [one.p for one in found if one.p is not None]
-    adjusted = iter(holm(tested))
-    for (group, moment, rival), one in zip(asked, found, strict=True):
-        p = None if one.p is None else next(adjusted)
-        sure = p is not None and p < 1.0 - LEVEL
-        n = len(one.values)
+    tested = sum(not math.isnan(one.p_value) for one in found)
+    for (group, moment, rival), one, p in zip(asked, found, holm([one.p_value for one in found]), strict=True):
+        sure, n = bool(p < ALPHA), one.replicates[0]
         yield Verdict(
             question=f"{group}: which experts can go, judged {options.moments[moment]}?",
             claim=f"experts of the least stable LPI can go at less cost than those of the least by {rival}",
             method="lpi",
-            verdict="undecided" if not sure else "supported" if one.mean > 0 else "contradicted",
-            effect=one.mean,
+            verdict="undecided" if not sure else "supported" if one.difference > 0 else "contradicted",
+            effect=one.difference,
             low=one.low,
             high=one.high,
             unit=UNITS[options.outcome],
             detail=(
                 f"{options.outcome}, stable LPI less {rival}, more being better: mean over {len(options.times)} times "
-                f"and {len(options.shares)} shares, paired by seed over {n} replicates; t interval"
-                + (f"; p {one.p:.2g}, {p:.2g} by Holm over {len(tested)} comparisons" if p is not None else "")
+                f"and {len(options.shares)} shares, paired by seed over {n} replicates; "
+                + (
+                    "no interval: one replicate, or the same difference in all"
+                    if math.isnan(p)
+                    else f"t interval; p {one.p_value:.2g}, {p:.2g} by Holm over {tested} comparisons"
+                )
             ),
-            would_decide="" if sure else "more replicates" if n > 1 else "replicates: one has no interval",
+            would_decide="" if sure else "more replicates",
         )
 
 

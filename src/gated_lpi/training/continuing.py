@@ -6,8 +6,9 @@
    arm's schedule had there, or to a tenth of the peak where the schedule was below it, and then falls to zero in a line
    ("decayed") or stays ("constant").
 
-So what is trained on with something changed is to be held against the same weights trained on without: never against
-the arm itself, which had its optimizer's memory.
+Routers learn in these steps, whatever the spec says of stabilising them. So what is trained on with something changed
+is to be held against the same weights trained on without: never against the arm itself, which had its optimizer's
+memory.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def continue_training(
     longer = spec.model_copy(update={"steps": max(spec.steps, done + steps)})
     with tempfile.TemporaryDirectory() as scratch, no_progress_bars():
         told = [] if progress is None else [_Told(progress)]
-        trainer = _trainer(model, longer, corpus, tokenizer, Path(scratch), told)
+        trainer = _trainer(model, longer, corpus, tokenizer, Path(scratch), told, None)
         trainer.args.max_steps = steps
         trainer.train_dataset = trainer.train_dataset[done * spec.batch_size : (done + steps) * spec.batch_size]
         for group in trainer.optimizer.param_groups:

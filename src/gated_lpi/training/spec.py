@@ -16,7 +16,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gated_lpi.options.spec import Overrides, Positive, Spec, Whole, overrides_of
 from gated_lpi.training.schedule import Decay, refuse_count
@@ -94,6 +94,56 @@ class ModelSize(Spec):
         return self
 
 
+class StabiliseSpec(Spec):
+    """Explore, then stabilise: at some step of the training of an MoE arm its routers stop learning.
+
+    Attributes:
+        action: "freeze": the routers' weights stay as they are, without gradient, weight decay or momentum; "decay":
+            their learning rate falls linearly to 0 over `decay_steps`.
+        when: "threshold": once `measure` reaches `threshold`; at "step"; or, as a control, at a "random" step.
+        step: for "step": after how many steps.
+        between: for "random": first and last step that may be drawn.
+        seed: for "random": with the training's seed, so that replicates draw steps of their own.
+        measure: for "threshold": "j_stab", the overlap of the top sets of FFN units at consecutive observations, or
+            "rho_avg", the Pearson correlation of their layer profiles.
+        threshold: the value that stabilises.
+        every: steps between observations.
+        after: no observation before this step; in the warm-up little moves, and top sets overlap for that.
+        facts: prompts that are watched, at most, taken evenly from those of the run.
+        fraction: share of the FFN units in a top set.
+        decay_steps: for "decay".
+    """
+
+    action: Literal["freeze", "decay"] = "freeze"
+    when: Literal["threshold", "step", "random"]
+    step: Positive | None = None
+    between: tuple[Positive, Positive] | None = None
+    seed: Whole = 0
+    measure: Literal["j_stab", "rho_avg"] = "j_stab"
+    threshold: float = Field(default=0.8, ge=-1, le=1)
+    every: Positive = 20
+    after: Whole = 0
+    facts: Positive = 64
+    fraction: float = Field(default=0.01, gt=0, le=1)
+    decay_steps: Positive = 50
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        for key, kind in (("step", "step"), ("between", "random")):
+            given = getattr(self, key) is not None
+            if given != (self.when == kind):
+                need = "needs" if self.when == kind else "has no use for"
+                raise ValueError(f"when = {self.when!r} {need} `{key}`, which says when a {kind!r} one stabilises")
+        if self.between is not None and self.between[0] > self.between[1]:
+            raise ValueError(f"between is {list(self.between)}; expected [first step, last step]")
+        return self
+
+    @property
+    def latest(self) -> int:
+        """The last step that is named; 0 where none is."""
+        return max(self.step or 0, *(self.between or (0,)))
+
+
 class TrainingSpec(Spec):
     """What the arms share: size, optimisation, data order and checkpoints.
 
@@ -113,6 +163,8 @@ class TrainingSpec(Spec):
         context: longest sequence, in tokens.
         checkpoints: how many are kept, the initial weights among them.
         seed: sets the initial weights and the order of the data.
+        stabilise: when routers stop learning; None: they never do. Arms without routers are trained as if it were None.
+            An arm's own takes the place of the shared one as a whole.
     """
 
     size: ModelSize = ModelSize()
@@ -130,11 +182,27 @@ class TrainingSpec(Spec):
     context: int = Field(default=64, ge=2)
     checkpoints: int = Field(default=14, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    stabilise: StabiliseSpec | None = None
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Self:
         refuse_count(self.steps, self.checkpoints)
         return self
+
+    @model_validator(mode="after")
+    def _stabilised_before_the_end(self) -> Self:
+        if self.stabilise is not None and self.stabilise.latest >= self.steps:
+            raise ValueError(
+                f"stabilise names step {self.stabilise.latest} of {self.steps}, after which nothing is trained; "
+                f"expected a step up to {self.steps - 1}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `stabilise` where it is None, so that digests and records of earlier trainings stay what they are."""
+        content: dict[str, Any] = handler(self)
+        return {key: value for key, value in content.items() if key != "stabilise" or value is not None}
 
     def with_overrides(self, given: Overrides) -> Self:
         """This training with the keys that are given in place of its own.

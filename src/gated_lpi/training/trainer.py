@@ -39,6 +39,7 @@ from gated_lpi.training.arms import arm_config, new_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
 from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
+from gated_lpi.training.stabilise import Stabiliser, Watch, refuse_unwatched, stabiliser_of
 
 StepsDone = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -55,6 +56,7 @@ def train_arm(
     *,
     progress: StepsDone | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    watch: Watch | None = None,
 ) -> list[Path]:
     """Train one arm on the CPU, or continue one that was stopped; a finished one returns at once.
 
@@ -71,25 +73,30 @@ def train_arm(
             `on_train_begin` the initial weights are published, at `on_save` the checkpoint of this step. They are for
             looking on, and see only the steps that this call trains. What they change of the training is not in
             arm.json: a resumed run is then not the run that was stopped.
+        watch: what `spec.stabilise` with when = "threshold" measures importance with.
 
     Returns:
         The checkpoint folders `out/step-N`, first to last.
 
     Raises:
-        OptionError: more checkpoints than steps, or a tokenizer larger than the vocabulary.
+        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, or a threshold and no `watch`.
         RunExistsError: `out` holds something else.
         WriteError: `out` cannot be written to.
         FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
+    refuse_unwatched(spec, watch)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
     folder.claim(out, arm_identity(arm, spec, corpus, tokenizer))
     folders = [out / f"step-{step}" for step in steps]
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(corpus, tokenizer), progress)
-        trainer = _trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
         state = folder.newest_state(out, steps)
+        model = new_model(arm, spec, tokenizer)
+        stabiliser = stabiliser_of(spec, model, tokenizer, out, state, watch)
+        before = [] if stabiliser is None else [stabiliser]  # what it keeps is published with the state
+        trainer = _trainer(model, spec, corpus, tokenizer, out, [*before, keeper, *callbacks], stabiliser)
         with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
@@ -148,6 +155,7 @@ def _trainer(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     callbacks: Sequence[TrainerCallback],
+    stabiliser: Stabiliser | None,
 ) -> Trainer:
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     order = data_order(len(examples), spec.steps, spec.batch_size, spec.seed)
@@ -176,10 +184,12 @@ def _trainer(
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )
-    trainer.lr_scheduler = LambdaLR(
-        trainer.create_optimizer(),
-        lambda done: learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay),
-    )
+    optimizer = trainer.create_optimizer()
+
+    def factor(done: int) -> float:
+        return learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay)
+
+    trainer.lr_scheduler = LambdaLR(optimizer, factor if stabiliser is None else stabiliser.factors(optimizer, factor))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
