@@ -23,6 +23,7 @@ ANALYSES = {  # name → the file that has it
     "recall": "gated_lpi.studies.recall",
     "sweep": "gated_lpi.studies.sweep",
     "ablation_curves": "gated_lpi.studies.ablation_curves",
+    "prune": "gated_lpi.studies.prune",
 }
 
 
