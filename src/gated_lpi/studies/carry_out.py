@@ -36,14 +36,13 @@ from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Progress, Silent
 from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies.finding import KeptAnalysis, StudyResult
-from gated_lpi.studies.index import write_index
+from gated_lpi.studies.index import RESULT_FILE, write_index
 from gated_lpi.studies.page import page
 from gated_lpi.studies.study import AnalysisSpec, Study
 from gated_lpi.studies.table import analysis_of
 from gated_lpi.version import __version__
 
 FINDINGS = ".findings"
-RESULT_FILE = "findings.json"
 PAGE_FILE = "page.md"
 CLOCK_FILE = "clock.json"
 DOTS = 110  # per inch of a figure
@@ -144,7 +143,7 @@ def _analysed(run: Run, analysis: AnalysisSpec, findings: Path, progress: Progre
         options=analysis.options.model_dump(mode="json"),
         made_of=source,
         seconds=round(time.monotonic() - began, 3),
-        found=found,
+        found=found.model_copy(update={"figures": {}}),
         figures=list(figures),
     )
     write_file(file, kept.model_dump(mode="json"))
