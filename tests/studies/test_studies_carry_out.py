@@ -32,6 +32,8 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     run = open_run(folder / "out" / "tiny")
     assert run.experiment.differences(study.experiment) == []
     assert (run.path / "report.html").is_file()
+    summaries = {path.name for path in (run.path / "results").glob("*.summary.json")}
+    assert summaries == {f"{arm}{end}.summary.json" for arm in run.arms for end in ("", ".grad_x_act")}
     assert StudyResult.model_validate_json(result.model_dump_json()) == result
     assert [kept.label for kept in result.analyses] == ["recall", "sweep", "ablation_curves"]
     groups = ["moe-load_balancing-0.0", "moe-load_balancing-0.1"]
@@ -47,7 +49,13 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
         *((group, method) for group in groups for method in methods),
     ]
     page = (findings / "page.md").read_text()
-    for text in ("# Tiny", "**Is it tiny?**", "Two cells of two seeds.", "Anything at all.", "gated-lpi study tiny"):
+    for text in (
+        "# Tiny",
+        "**Is it tiny?**",
+        "Two cells of two seeds.",
+        "Anything at all.",
+        "gated-lpi study tiny.toml --out studies",
+    ):
         assert text in page
     assert page.count("importance_share rises with load_balancing |") == 1  # by both methods in one row
     for name in (figure for kept in result.analyses for figure in kept.figures):

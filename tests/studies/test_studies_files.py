@@ -31,6 +31,20 @@ def test_every_analysis_has_options_that_are_documented(name):
     assert callable(row.analyse)
 
 
+def test_the_code_of_an_analysis_is_its_file_and_what_it_uses(monkeypatch, tmp_path):
+    from gated_lpi.studies import _intervals, recall
+
+    before = analysis_of("recall").code
+    assert before != analysis_of("sweep").code
+    for module in (recall, _intervals):
+        changed = tmp_path / module.__name__
+        changed.write_text("# another\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            assert analysis_of("recall").code != before
+    assert analysis_of("recall").code == before
+
+
 def test_a_study_is_refused_as_an_experiment(tmp_path):
     with pytest.raises(OptionError, match=r"is a study.*gated-lpi study"):
         load_experiment(save_study(tmp_path))
