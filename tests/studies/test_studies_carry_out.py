@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from gated_lpi.results import open_run
-from gated_lpi.studies import load_study, publish, run_study
+from gated_lpi.studies import carry_out, load_study, publish, run_study
 from gated_lpi.studies.finding import StudyResult
 from gated_lpi.studies.index import results_in
 from tiny_runs import Notes
@@ -19,7 +19,24 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study = load_study(save_study(folder))
     notes = Notes()
-    return folder, study, run_study(study, folder / "out", notes)
+    result = run_study(study, folder / "out", notes)
+    shared = [note for note in notes.said if "share their first token" in note]
+    assert len(shared) == len({note.split(": ", 2)[2] for note in shared})  # said of one arm for all
+    return folder, study, result
+
+
+def test_what_is_the_same_of_several_arms_is_said_once_and_counted():
+    notes = Notes()
+    once = carry_out._Once(notes, {"a", "b"})
+    for text in ("a: step-0: 3 facts skipped", "b: step-2: 3 facts skipped", "facts: 3 facts skipped", "b: other"):
+        once.note(text)
+    once.close()
+    assert notes.said == [
+        "a: step-0: 3 facts skipped",
+        "facts: 3 facts skipped",
+        "b: other",
+        "1 lines were the same of other arms, and not shown",
+    ]
 
 
 def files(folder):

@@ -21,7 +21,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from gated_lpi.report import build_report
 from gated_lpi.results import Run
 from gated_lpi.results.files import digest, read_file, write_file
 from gated_lpi.runs import run_experiment
-from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.runs.progress import Advance, Progress, Silent
 from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import KeptAnalysis, StudyResult
@@ -79,7 +79,7 @@ def run_study(
         RunExistsError: the folder holds another run of this name.
         GatedLPIError: as `run_experiment`; what was done before is kept.
     """
-    progress = Silent() if progress is None else progress
+    progress = _Once(Silent() if progress is None else progress, {arm.name for arm in study.experiment.arms})
     folder = Path(out)
     findings = folder / f"{study.name}{FINDINGS}"
     try:
@@ -115,10 +115,40 @@ def run_study(
         versions=_versions(),
         command=f"gated-lpi study {study.name if study.name in studies() else f'{study.name}.toml'} --out studies",
     )
+    progress.close()
     write_file(findings / RESULT_FILE, result.model_dump(mode="json"))
     write_atomically(findings / PAGE_FILE, page(result))
     write_index(folder)
     return result
+
+
+class _Once:
+    """A `Progress` that says of one arm only what would be said of each; dozens of arms have the same facts."""
+
+    def __init__(self, progress: Progress, arms: set[str]) -> None:
+        self._progress = progress
+        self._arms = arms
+        self._said: set[str] = set()
+        self._left_out = 0
+
+    def task(self, label: str) -> AbstractContextManager[Advance]:
+        """Show a task."""
+        return self._progress.task(label)
+
+    def note(self, text: str) -> None:
+        """Show a line, unless it was shown of another arm, at whatever checkpoint."""
+        arm, _, rest = text.partition(": ")
+        what = rest.partition(": ")[2] or rest
+        if arm in self._arms and what in self._said:
+            self._left_out += 1
+            return
+        self._said.add(what)
+        self._progress.note(text)
+
+    def close(self) -> None:
+        """Say how many lines were not shown."""
+        if self._left_out:
+            self._progress.note(f"{self._left_out} lines were the same of other arms, and not shown")
 
 
 def _summarise(run: Run, progress: Progress) -> None:
