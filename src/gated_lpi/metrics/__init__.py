@@ -4,6 +4,7 @@ Scores are nats, mean over prompts: [T, N] for T checkpoints and N units of one 
 are summarised separately. Undefined values are NaN; arguments outside what they may be raise `OptionError`.
 """
 
+from gated_lpi.metrics._members import top_sets
 from gated_lpi.metrics.agreement import (
     Agreement,
     AgreementInterval,
@@ -23,6 +24,7 @@ from gated_lpi.metrics.concentration import (
     importance_share,
 )
 from gated_lpi.metrics.consolidation import consolidation_step
+from gated_lpi.metrics.density import AcrossDensities, Density, across_densities, densities, every, token_grid
 from gated_lpi.metrics.faithfulness import (
     AreaIntervals,
     Areas,
@@ -31,6 +33,13 @@ from gated_lpi.metrics.faithfulness import (
     drop_at_damage_interval,
     faithfulness_areas,
     faithfulness_intervals,
+)
+from gated_lpi.metrics.gaps import GapOverlap, HalfLife, half_life, overlap_by_gap, overlap_matrix
+from gated_lpi.metrics.hierarchical import (
+    HierarchicalInterval,
+    hierarchical_difference,
+    hierarchical_interval,
+    replicate_values,
 )
 from gated_lpi.metrics.hits import RandomControl, hit_at_k, hit_interval, random_control, relative_drop
 from gated_lpi.metrics.layers import (
@@ -59,44 +68,69 @@ from gated_lpi.metrics.routing_null import (
     routing_null,
 )
 from gated_lpi.metrics.routing_split import routing_share
+from gated_lpi.metrics.size_matched import SizeMatched, at_set_size, at_units, size_matched
 from gated_lpi.metrics.stability import jaccard, jaccard_chance, jaccard_chance_interval, top_set_stability
 from gated_lpi.metrics.statistics import Bounds, Chance, Interval, bootstrap, random_share_chance
 from gated_lpi.metrics.summary import summarise, summary_to_json
+from gated_lpi.metrics.survival import Backbone, BackboneNull, Churn, Survival, backbone, churn, membership_survival
 from gated_lpi.metrics.topset import set_size, top_mask, top_set, top_set_ties, top_set_undecided
+from gated_lpi.metrics.trajectory import Peak, TrajectoryArea, peak, time_to_consolidation, trajectory_area
 
 __all__ = [
+    "AcrossDensities",
     "Agreement",
     "AgreementInterval",
     "AreaIntervals",
     "Areas",
+    "Backbone",
+    "BackboneNull",
     "Bounds",
     "Chance",
+    "Churn",
+    "Density",
     "Entropy",
     "GainConcentration",
+    "GapOverlap",
+    "HalfLife",
+    "HierarchicalInterval",
     "Interval",
     "OverlapChance",
     "PairwiseMean",
+    "Peak",
     "RandomControl",
     "RelativeSpread",
     "RoutingNull",
+    "SizeMatched",
+    "Survival",
+    "TrajectoryArea",
+    "across_densities",
     "agreement",
     "agreement_chance",
     "agreement_interval",
+    "at_set_size",
+    "at_units",
+    "backbone",
     "bootstrap",
+    "churn",
     "co_activation",
     "consolidation_step",
     "curve_area",
     "dead_experts",
     "dead_experts_chance",
+    "densities",
     "drop_at_damage",
     "drop_at_damage_interval",
     "entropy",
+    "every",
     "expert_stability",
     "faithfulness_areas",
     "faithfulness_intervals",
     "gain_concentration",
     "gain_routing_null",
     "gate_entropy",
+    "half_life",
+    "hierarchical_difference",
+    "hierarchical_interval",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -106,13 +140,18 @@ __all__ = [
     "layer_profile",
     "load_imbalance",
     "mean_pairwise",
+    "membership_survival",
     "method_agreement",
+    "overlap_by_gap",
     "overlap_chance",
+    "overlap_matrix",
+    "peak",
     "profile_correlation",
     "random_control",
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "replicate_values",
     "router_saturation",
     "routing_jaccard",
     "routing_jaccard_chance",
@@ -121,13 +160,18 @@ __all__ = [
     "routing_stability",
     "sampled_agreement_interval",
     "set_size",
+    "size_matched",
     "spearman_within",
     "summarise",
     "summary_to_json",
+    "time_to_consolidation",
+    "token_grid",
     "top_mask",
     "top_set",
     "top_set_stability",
     "top_set_ties",
     "top_set_undecided",
+    "top_sets",
+    "trajectory_area",
     "utilisation_entropy",
 ]

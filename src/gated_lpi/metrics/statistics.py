@@ -120,7 +120,7 @@ def bootstrap(
         relations, np.full(relations, 1.0 / relations), size=positive_count("draws", draws)
     )
     samples = np.stack([at(counts) for counts in resamples])
-    low, high = _quantiles(samples, quantiles)
+    low, high = quantiles_of_defined(samples, quantiles)
     return Interval(estimate, low, high, np.asarray((~np.isnan(samples)).sum(axis=0), dtype=np.int64))
 
 
@@ -157,12 +157,15 @@ def random_share_chance(
             for _ in range(positive_count("draws", draws))
         ]
     )
-    low, high = _quantiles(samples, quantiles)
+    low, high = quantiles_of_defined(samples, quantiles)
     return Chance(ratio(total * (k / n), total), low, high)
 
 
-def _quantiles(samples: FloatArray, probabilities: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+def quantiles_of_defined(samples: FloatArray, probabilities: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """Quantiles over the first axis among the samples that are not NaN; NaN where all of them are."""
+    if not np.isnan(samples).any():
+        low, high = np.quantile(samples, probabilities, axis=0)
+        return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     shape = samples.shape[1:]
     low, high = np.full(shape, np.nan), np.full(shape, np.nan)
     for place in np.ndindex(shape):

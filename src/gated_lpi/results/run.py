@@ -394,11 +394,11 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
-    content["training"] = experiment.training.identity()
     if content["corpus"] == CorpusSpec().model_dump(mode="json"):
         del content["corpus"]
     if content["ablation"]["text"] is None:
         del content["ablation"]["text"]
+    del content["engine"]["workers"]
     for arm in content["arms"]:
         for key in ("training", "group", "replicates"):
             if arm[key] is None:

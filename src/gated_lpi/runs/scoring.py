@@ -81,17 +81,36 @@ def attribute_checkpoint(
     weights = check_weights(checkpoint.path)
     model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage)
     refuse_changed(str(checkpoint.path), weights.stamp)
-    how, spec = prompting(experiment), experiment.attribution
-    asked = encode_facts(model, facts, how, answer=spec.answer)
-    scores = _scored(model, facts, asked, how, spec)
+    scores, said = score_model(model, facts, experiment)
     record = {
         **labels(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, asked.prompts, spec.target),
-        **_checks(model),
-        **_account(scores),
+        **said,
         "seconds": round(time.monotonic() - started, 3),
     }
+    return scores, record
+
+
+def score_model(model: Model, facts: FactSet, experiment: Experiment) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Attribute a model that is in memory.
+
+    Args:
+        model: from `load_model`, `wrap_model` or `borrow_model`.
+        facts: those of the experiment.
+        experiment: how it is attributed.
+
+    Returns:
+        Its scores by relation and overall; and what a record has of it beside labels, digest and duration.
+
+    Raises:
+        ModelError: a block's scores are not finite.
+        FactsError: its tokenizer has no token of its own for a target.
+        OptionError: options that cannot be used.
+    """
+    how, spec = prompting(experiment), experiment.attribution
+    asked = encode_facts(model, facts, how, answer=spec.answer)
+    scores = _scored(model, facts, asked, how, spec)
+    record = {**identify(model, asked.prompts, spec.target), **_checks(model), **_account(scores)}
     return with_overall_means(scores), record
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from gated_lpi._common.folders import Folder, as_folder, is_remote
 from gated_lpi.checkpoints import Checkpoint, list_local, scan_local
@@ -15,11 +16,13 @@ from gated_lpi.results.run import Run, create_run, refuse_other_files
 from gated_lpi.results.verify import leave_out_damaged_training
 from gated_lpi.results.writer import writing
 from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.training_jobs import TrainingJob, train_all
 from gated_lpi.training import ArmSpec, CorpusSpec
 from gated_lpi.training.corpus import Corpus, build_corpus
 from gated_lpi.training.folder import RECORD as ARM_RECORD
+from gated_lpi.training.stabilise import RECORD as STABILISE_RECORD
 from gated_lpi.training.tokenizer import train_tokenizer
-from gated_lpi.training.trainer import train_arm
 
 
 def train_experiment(
@@ -32,6 +35,13 @@ def train_experiment(
         out: the run's folder, or its fsspec address; the checkpoints are in `run.training_folder(arm)`.
         progress: shown how far it is.
         only: names of the arms to train; None: all that the experiment trains.
+
+    Args:
+        run: whose arms.
+        facts: which they learn.
+        progress: shown how far it is.
+        workers: how many arms at once, each with one thread; None: one after the other, in this process.
+        siblings: folders of other runs on this machine, whose arms are taken where they were trained alike.
 
     Returns:
         The run, and the checkpoints of the arms that were asked for, by arm.
@@ -66,7 +76,7 @@ def train_experiment(
         for name in trained:
             for lost in leave_out_damaged_training(run, name) if only is None or name in only else ():
                 progress.note(f"damaged, and made again: {lost}")
-        return run, train_arms(run, facts, corpus, progress, only)
+        return run, train_arms(run, facts, corpus, progress, only=only, workers=experiment.engine.workers)
 
 
 def corpus_of(experiment: Experiment, facts: FactSet) -> Corpus | None:
@@ -112,7 +122,14 @@ def start_run(folder: Folder, experiment: Experiment, facts: FactSet, corpus: Co
 
 
 def train_arms(
-    run: Run, facts: FactSet, corpus: Corpus, progress: Progress, only: Collection[str] | None = None
+    run: Run,
+    facts: FactSet,
+    corpus: Corpus,
+    progress: Progress,
+    *,
+    only: Collection[str] | None = None,
+    workers: int | None = None,
+    siblings: Sequence[Path] = (),
 ) -> dict[str, list[Checkpoint]]:
     """Train the arms that are not trained yet.
 
@@ -122,6 +139,8 @@ def train_arms(
         corpus: what they are trained on, of `corpus_of`.
         progress: shown how far it is.
         only: names of the arms to train; None: all that the run trains.
+        workers: how many arms at once, each with one thread; None: one after the other, in this process.
+        siblings: folders of other runs on this machine, whose arms are taken where they were trained alike.
 
     Returns:
         The checkpoints of these arms, by arm.
@@ -136,16 +155,20 @@ def train_arms(
     if run.experiment.corpus != CorpusSpec():
         _keep_frequencies(run, facts)
     tokenizer = train_tokenizer(corpus, run.experiment.training.size.vocab_size)
-    series = {}
+    jobs = []
     for arm in trained:
         assert arm.train is not None
+        spec, training = ArmSpec(name=arm.name, kind=arm.train), run.experiment.training_of(arm)
+        how, folder = prompting(run.experiment), run.training_folder(arm.name)
+        jobs.append(TrainingJob(spec, training, corpus, tokenizer, facts, how, folder))
+    others = [arm for sibling in siblings for arm in sorted((sibling / "training").glob("*"))]
+    train_all(jobs, progress, workers=workers, others=others)
+    series = {}
+    for arm in trained:
         folder = run.training_folder(arm.name)
-        with progress.task(f"train {arm.name}") as advance:
-            spec = ArmSpec(name=arm.name, kind=arm.train)
-            train_arm(spec, run.experiment.training_of(arm), corpus, tokenizer, folder, progress=advance)
         series[arm.name] = list_local(folder)
         for item in scan_local(folder).excluded:
-            if item.name != ARM_RECORD:
+            if item.name not in (ARM_RECORD, STABILISE_RECORD):
                 progress.note(f"{arm.name}: left out: {item.name}: {item.reason}")
     return series
 

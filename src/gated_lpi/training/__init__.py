@@ -1,6 +1,7 @@
 """Controlled arms: MoE and dense models that share everything but the FFN, trained on one corpus.
 
-`spec` says what is trained, free of torch; `corpus` and `tokenizer` make the data, `arms` the models, `trainer` trains.
+`spec` says what is trained, free of torch; `corpus` and `tokenizer` make the data, `arms` the models, `trainer` trains,
+`stabilise` ends the routers' learning.
 """
 
 from gated_lpi.training.spec import (
@@ -11,6 +12,7 @@ from gated_lpi.training.spec import (
     CorpusSpec,
     ModelSize,
     ShiftSpec,
+    StabiliseSpec,
     TrainingOverrides,
     TrainingSpec,
 )
@@ -23,6 +25,7 @@ __all__ = [
     "CorpusSpec",
     "ModelSize",
     "ShiftSpec",
+    "StabiliseSpec",
     "TrainingOverrides",
     "TrainingSpec",
 ]

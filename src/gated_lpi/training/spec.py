@@ -21,7 +21,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options.methods import different
@@ -36,7 +36,7 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_leng
 """A name that folders and files can have as it is, with an ending."""
 
 
-LATER = ("spacing", "shift")  # fields of `TrainingSpec` that the first versions did not have
+LATER = ("spacing", "shift", "stabilise")  # fields of `TrainingSpec` that the first versions did not have
 Several = Annotated[tuple[Text, ...], AfterValidator(different)]
 
 
@@ -158,6 +158,56 @@ class ShiftSpec(Spec):
     seed: Whole = 0
 
 
+class StabiliseSpec(Spec):
+    """Explore, then stabilise: at some step of the training of an MoE arm its routers stop learning.
+
+    Attributes:
+        action: "freeze": the routers' weights stay as they are, without gradient, weight decay or momentum; "decay":
+            their learning rate falls linearly to 0 over `decay_steps`.
+        when: "threshold": once `measure` reaches `threshold`; at "step"; or, as a control, at a "random" step.
+        step: for "step": after how many steps.
+        between: for "random": first and last step that may be drawn.
+        seed: for "random": with the training's seed, so that replicates draw steps of their own.
+        measure: for "threshold": "j_stab", the overlap of the top sets of FFN units at consecutive observations, or
+            "rho_avg", the Pearson correlation of their layer profiles.
+        threshold: the value that stabilises.
+        every: steps between observations.
+        after: no observation before this step; in the warm-up little moves, and top sets overlap for that.
+        facts: prompts that are watched, at most, taken evenly from those of the run.
+        fraction: share of the FFN units in a top set.
+        decay_steps: for "decay".
+    """
+
+    action: Literal["freeze", "decay"] = "freeze"
+    when: Literal["threshold", "step", "random"]
+    step: Positive | None = None
+    between: tuple[Positive, Positive] | None = None
+    seed: Whole = 0
+    measure: Literal["j_stab", "rho_avg"] = "j_stab"
+    threshold: float = Field(default=0.8, ge=-1, le=1)
+    every: Positive = 20
+    after: Whole = 0
+    facts: Positive = 64
+    fraction: float = Field(default=0.01, gt=0, le=1)
+    decay_steps: Positive = 50
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        for key, kind in (("step", "step"), ("between", "random")):
+            given = getattr(self, key) is not None
+            if given != (self.when == kind):
+                need = "needs" if self.when == kind else "has no use for"
+                raise ValueError(f"when = {self.when!r} {need} `{key}`, which says when a {kind!r} one stabilises")
+        if self.between is not None and self.between[0] > self.between[1]:
+            raise ValueError(f"between is {list(self.between)}; expected [first step, last step]")
+        return self
+
+    @property
+    def latest(self) -> int:
+        """The last step that is named; 0 where none is."""
+        return max(self.step or 0, *(self.between or (0,)))
+
+
 class TrainingSpec(Spec):
     """What the arms share: size, optimisation, data order and checkpoints.
 
@@ -179,6 +229,8 @@ class TrainingSpec(Spec):
         spacing: how they are spread: "log", "linear", or "mixed", which is log to a tenth of the steps, then linear.
         shift: when and how many facts change in the course of training; None: none do.
         seed: sets the initial weights and the order of the data.
+        stabilise: when routers stop learning; None: they never do. Arms without routers are trained as if it were None.
+            An arm's own takes the place of the shared one as a whole.
     """
 
     size: ModelSize = ModelSize()
@@ -198,6 +250,7 @@ class TrainingSpec(Spec):
     spacing: CheckpointSpacing = "log"
     shift: ShiftSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+    stabilise: StabiliseSpec | None = None
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Self:
@@ -213,13 +266,21 @@ class TrainingSpec(Spec):
             return self.steps
         return min(max(round(self.shift.at * self.steps), 1), self.steps - 1)
 
-    def identity(self) -> dict[str, Any]:
-        """All fields as plain data, without those of later versions that change nothing, so that it stays as it was."""
-        return {
-            key: value
-            for key, value in self.model_dump().items()
-            if key not in LATER or value != type(self).model_fields[key].default
-        }
+    @model_validator(mode="after")
+    def _stabilised_before_the_end(self) -> Self:
+        if self.stabilise is not None and self.stabilise.latest >= self.steps:
+            raise ValueError(
+                f"stabilise names step {self.stabilise.latest} of {self.steps}, after which nothing is trained; "
+                f"expected a step up to {self.steps - 1}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later fields where they change nothing, so that digests and records of before stay what they are."""
+        content: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {key: value for key, value in content.items() if key not in LATER or value != fields[key].default}
 
     def with_overrides(self, given: Overrides) -> Self:
         """This training with the keys that are given in place of its own.
@@ -227,16 +288,17 @@ class TrainingSpec(Spec):
         Raises:
             ValidationError: they do not go with each other or with the rest.
         """
-        return self.model_validate(_merged(self.model_dump(), given.model_dump()))
+        return self.model_validate(merged(self.model_dump(), given.model_dump()))
 
     @property
     def sha256(self) -> str:
-        """Digest of the canonical JSON of `identity`."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        """Digest of all fields' canonical JSON."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
-def _merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    inner = {key: _merged(content[key] or {}, value) for key, value in given.items() if isinstance(value, dict)}
+def merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options with those that are given in place of their own, table by table."""
+    inner = {key: merged(content.get(key) or {}, value) for key, value in given.items() if isinstance(value, dict)}
     return content | given | inner
 
 

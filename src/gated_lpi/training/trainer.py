@@ -14,10 +14,12 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
@@ -37,9 +39,10 @@ from gated_lpi._common.quiet import no_progress_bars
 from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, new_model
-from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
+from gated_lpi.training.corpus import Corpus, Examples, data_order, encode_corpus
 from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
+from gated_lpi.training.stabilise import Stabiliser, Watch, refuse_unwatched, stabiliser_of
 
 StepsDone = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -56,6 +59,7 @@ def train_arm(
     *,
     progress: StepsDone | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    watch: Watch | None = None,
 ) -> list[Path]:
     """Train one arm on the CPU, or continue one that was stopped; a finished one returns at once.
 
@@ -72,31 +76,44 @@ def train_arm(
             `on_train_begin` the initial weights are published, at `on_save` the checkpoint of this step. They are for
             looking on, and see only the steps that this call trains. What they change of the training is not in
             arm.json: a resumed run is then not the run that was stopped.
+        watch: what `spec.stabilise` with when = "threshold" measures importance with.
 
     Returns:
         The checkpoint folders `out/step-N`, first to last.
 
     Raises:
-        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, or a shift for which the
-            corpus has no second part or the context no room.
+        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, a threshold and no `watch`, or
+            a shift for which the corpus has no second part or the context no room.
         RunExistsError: `out` holds something else.
         WriteError: `out` cannot be written to.
         FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints, spec.spacing)
+    refuse_unwatched(spec, watch)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
-    identity = {"arm": arm.model_dump(), "spec": spec.identity(), **_digests(spec, corpus, tokenizer)}
-    folder.claim(out, identity)
+    folder.claim(out, arm_identity(arm, spec, corpus, tokenizer))
     folders = [out / f"step-{step}" for step in steps]
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
         keeper = _CheckpointKeeper(out, steps, tokenizer, record | _digests(spec, corpus, tokenizer), progress)
-        trainer = _trainer(new_model(arm, spec, tokenizer), spec, corpus, tokenizer, out, [keeper, *callbacks])
         state = folder.newest_state(out, steps)
+        model = new_model(arm, spec, tokenizer)
+        stabiliser = stabiliser_of(spec, model, tokenizer, out, state, watch)
+        before = [] if stabiliser is None else [stabiliser]  # what it keeps is published with the state
+        trainer = build_trainer(
+            model, spec, corpus, tokenizer, out, [*before, keeper, *callbacks], stabiliser=stabiliser
+        )
         with no_progress_bars(), _writing_errors(out):
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
+
+
+def arm_identity(
+    arm: ArmSpec, spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """What arm.json says: what is trained, how and on what."""
+    return {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(spec, corpus, tokenizer)}
 
 
 @contextmanager
@@ -123,28 +140,44 @@ def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedToke
         FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints, spec.spacing)
-    lengths = [sum(len(example["input_ids"]) for example in batch) for batch in _batches(spec, corpus, tokenizer)]
-    seen = np.cumsum(lengths)
+    planned = _batches(spec, corpus, tokenizer)
+    batches = planned.chosen(planned.order, spec.steps_before_shift)
+    seen = np.cumsum([sum(len(example["input_ids"]) for example in batch) for batch in batches])
     return {step: int(seen[step - 1]) if step else 0 for step in steps}
 
 
-def _batches(
-    spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
-) -> list[list[dict[str, list[int]]]]:
-    """The examples of every batch, in their order: [steps][batch_size]."""
+class _Batches(NamedTuple):
+    """What an arm's batches are made of.
+
+    Attributes:
+        examples: before the shift.
+        after: after it; the same examples where there is none.
+        order: [steps, batch_size], the places of the arm's batches in them.
+    """
+
+    examples: Examples
+    after: Examples
+    order: NDArray[np.int64]
+
+    def chosen(self, order: NDArray[np.int64], shift: int) -> list[list[dict[str, list[int]]]]:
+        """The examples of batches, in their order; from number `shift` on, counted from 0, those after the shift."""
+        parts = (self.examples.inputs, self.after.inputs)
+        return [[parts[step >= shift][place] for place in batch] for step, batch in enumerate(order)]
+
+
+def _batches(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> _Batches:
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    often = examples.rates(corpus)
-    order = data_order(len(examples.inputs), spec.steps, spec.batch_size, spec.seed, often)
-    after, shifted = _after(spec, corpus), examples
-    if after is not None:
-        shifted = encode_corpus(after, tokenizer, spec.context, spec.loss)
-        if not np.array_equal(shifted.texts, examples.texts):
-            raise OptionError(
-                f"context = {spec.context} cuts sentences whose objects change in the shift into other numbers of "
-                "pieces than before, so that the order of the data could not go on; give a context that holds them all"
-            )
-    parts = (examples, shifted)
-    return [[parts[step >= spec.steps_before_shift].inputs[i] for i in batch] for step, batch in enumerate(order)]
+    order = data_order(len(examples.inputs), spec.steps, spec.batch_size, spec.seed, examples.often(corpus))
+    after = _after(spec, corpus)
+    if after is None:
+        return _Batches(examples, examples, order)
+    shifted = encode_corpus(after, tokenizer, spec.context, spec.loss)
+    if not np.array_equal(shifted.texts, examples.texts):
+        raise OptionError(
+            f"context = {spec.context} cuts sentences whose objects change in the shift into other numbers of pieces "
+            "than before, so that the order of the data could not go on; give a context that holds every sentence"
+        )
+    return _Batches(examples, shifted, order)
 
 
 def _after(spec: TrainingSpec, corpus: Corpus) -> Corpus | None:
@@ -166,18 +199,43 @@ def _digests(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerF
     }
 
 
-def _trainer(
+def build_trainer(
     model: PreTrainedModel,
     spec: TrainingSpec,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     callbacks: Sequence[TrainerCallback],
+    *,
+    stabiliser: Stabiliser | None = None,
+    batches: NDArray[np.int64] | None = None,
+    done: int = 0,
+    factor: Callable[[int], float] | None = None,
 ) -> Trainer:
-    batches = _batches(spec, corpus, tokenizer)
+    """The Trainer of one arm, which keeps its state below `out`.
+
+    Args:
+        model: what is trained, in place.
+        spec: how.
+        corpus: the texts.
+        tokenizer: made for them.
+        out: the arm's folder.
+        callbacks: of the Trainer.
+        stabiliser: stops routers from learning; None: nothing does.
+        batches: [steps, batch_size], the examples of each batch; None: the arm's whole order of data.
+        done: after how many steps of the arm they come, since its data may have shifted.
+        factor: the share of the peak learning rate after so many steps; None: as `spec` says.
+
+    Raises:
+        FactsError: the corpus has no token to predict.
+        OptionError: a shift for which the corpus has no second part or the context no room.
+    """
+    data = _batches(spec, corpus, tokenizer)
+    order = data.order if batches is None else batches
+    planned = partial(learning_rate_factor, steps=spec.steps, warmup=spec.warmup_steps, decay=spec.decay)
     arguments = TrainingArguments(
         output_dir=str(out / folder.STATE),
-        max_steps=spec.steps,
+        max_steps=len(order),
         per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         adam_beta2=spec.adam_beta2,
@@ -196,14 +254,14 @@ def _trainer(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[example for batch in batches for example in batch],
+        train_dataset=[example for batch in data.chosen(order, spec.steps_before_shift - done) for example in batch],
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )
-    trainer.lr_scheduler = LambdaLR(
-        trainer.create_optimizer(),
-        lambda done: learning_rate_factor(done, spec.steps, spec.warmup_steps, spec.decay),
-    )
+    optimizer = trainer.create_optimizer()
+
+    shared = planned if factor is None else factor
+    trainer.lr_scheduler = LambdaLR(optimizer, shared if stabiliser is None else stabiliser.factors(optimizer, shared))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
