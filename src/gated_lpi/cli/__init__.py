@@ -31,6 +31,7 @@ from gated_lpi.cli import (
     prune,
     report,
     run,
+    study,
     train,
     verify,
 )
@@ -67,6 +68,7 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
 _VERBS = (
     demo,
     run,
+    study,
     train,
     attribute,
     compare,
