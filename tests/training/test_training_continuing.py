@@ -1,6 +1,5 @@
 """Training that goes on from given weights: the arm's own order of data, its rate, and nothing by chance."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -8,9 +7,9 @@ from transformers import AutoModelForCausalLM
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS
 from gated_lpi.training import continuing as module
-from gated_lpi.training.continuing import batches_after, continue_training, rate_after
+from gated_lpi.training.continuing import continue_training, rate_after
 from gated_lpi.training.corpus import data_order, encode_corpus
-from gated_lpi.training.trainer import train_arm
+from gated_lpi.training.trainer import batches_of, train_arm
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +18,11 @@ def checkpoint(spec, corpus, tokenizer, tmp_path_factory):
 
 
 def loss(model, corpus, tokenizer, spec):
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss).inputs
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     with torch.no_grad():
         found = [
-            model(input_ids=torch.tensor([e["input_ids"]]), labels=torch.tensor([e["labels"]])).loss for e in examples
+            model(input_ids=torch.tensor([e["input_ids"]]), labels=torch.tensor([e["labels"]])).loss
+            for e in examples.inputs
         ]
     return float(torch.stack(found).mean())
 
@@ -43,9 +43,9 @@ def test_training_goes_on_from_the_weights_alone_and_is_the_same_each_time(check
 
 
 def test_the_batches_are_those_that_come_next(checkpoint, spec, corpus, tokenizer, monkeypatch):
-    after = batches_after(18, spec, 3, 20)
-    np.testing.assert_array_equal(after, data_order(18, 23, spec.batch_size, spec.seed)[3:])
-    np.testing.assert_array_equal(after[:3], data_order(18, spec.steps, spec.batch_size, spec.seed)[3:])
+    longer = batches_of(spec, corpus, tokenizer, 23)
+    assert len(longer) == 23
+    assert longer[: spec.steps] == batches_of(spec, corpus, tokenizer)
     seen = []
     build = module.build_trainer
 
@@ -56,9 +56,9 @@ def test_the_batches_are_those_that_come_next(checkpoint, spec, corpus, tokenize
 
     monkeypatch.setattr(module, "build_trainer", watched)
     continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=2)
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss).inputs
-    order = data_order(len(examples), 5, spec.batch_size, spec.seed)[3:]
-    assert seen == [[examples[i]["input_ids"] for i in order.reshape(-1)]]
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    order = data_order(len(examples.inputs), 5, spec.batch_size, spec.seed)[3:]
+    assert seen == [[examples.inputs[i]["input_ids"] for i in order.reshape(-1)]]
 
 
 def test_the_rate_rises_to_that_of_the_schedule_or_a_tenth_and_falls(spec):

@@ -165,6 +165,6 @@ def test_pieces_of_a_text_have_its_rate(tokenizer):
     corpus = Corpus(("France is governed from Paris.", "Peru"), (0, 0), (2.0, 0.5), (0.0, 0.25))
     examples = encode_corpus(corpus, tokenizer, 5, "all")
     assert len(examples.inputs) > 2
-    rate, offset = examples.often(corpus)
+    rate, offset = examples.rates(corpus)
     assert list(rate) == [2.0] * (len(rate) - 1) + [0.5]
     assert list(offset) == [0.0] * (len(rate) - 1) + [0.25]

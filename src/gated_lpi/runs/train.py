@@ -36,13 +36,6 @@ def train_experiment(
         progress: shown how far it is.
         only: names of the arms to train; None: all that the experiment trains.
 
-    Args:
-        run: whose arms.
-        facts: which they learn.
-        progress: shown how far it is.
-        workers: how many arms at once, each with one thread; None: one after the other, in this process.
-        siblings: folders of other runs on this machine, whose arms are taken where they were trained alike.
-
     Returns:
         The run, and the checkpoints of the arms that were asked for, by arm.
 
@@ -76,7 +69,7 @@ def train_experiment(
         for name in trained:
             for lost in leave_out_damaged_training(run, name) if only is None or name in only else ():
                 progress.note(f"damaged, and made again: {lost}")
-        return run, train_arms(run, facts, corpus, progress, only=only, workers=experiment.engine.workers)
+        return run, train_arms(run, facts, corpus, progress, only, workers=experiment.engine.workers)
 
 
 def corpus_of(experiment: Experiment, facts: FactSet) -> Corpus | None:
@@ -126,8 +119,8 @@ def train_arms(
     facts: FactSet,
     corpus: Corpus,
     progress: Progress,
-    *,
     only: Collection[str] | None = None,
+    *,
     workers: int | None = None,
     siblings: Sequence[Path] = (),
 ) -> dict[str, list[Checkpoint]]:

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -30,10 +28,10 @@ from transformers import (
 
 from gated_lpi._common.quiet import no_progress_bars
 from gated_lpi.errors import OptionError
-from gated_lpi.training.corpus import Corpus, Often, data_order, encode_corpus
+from gated_lpi.training.corpus import Corpus
 from gated_lpi.training.schedule import learning_rate_factor
 from gated_lpi.training.spec import TrainingSpec
-from gated_lpi.training.trainer import build_trainer
+from gated_lpi.training.trainer import batches_of, build_trainer
 
 Rate = Literal["decayed", "constant"]
 
@@ -72,8 +70,7 @@ def continue_training(
     """
     if done < 0 or steps < 1:
         raise OptionError(f"done={done} and steps={steps} were given; expected at least 0 and at least 1")
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    batches = batches_after(len(examples.inputs), spec, done, steps, examples.often(corpus))
+    batches = batches_of(spec, corpus, tokenizer, done + steps)[done:]
     with tempfile.TemporaryDirectory() as scratch, no_progress_bars():
         trainer = build_trainer(
             model,
@@ -83,18 +80,10 @@ def continue_training(
             Path(scratch),
             [] if progress is None else [_Told(progress)],
             batches=batches,
-            done=done,
             factor=lambda taken: rate_after(spec, done, taken, steps, rate),
         )
         trainer.train()
     model.eval()
-
-
-def batches_after(
-    examples: int, spec: TrainingSpec, done: int, steps: int, often: Often | None = None
-) -> NDArray[np.int64]:
-    """The examples of the `steps` batches that come after `done`, [steps, batch_size], integers below `examples`."""
-    return data_order(examples, done + steps, spec.batch_size, spec.seed, often)[done:]
 
 
 def rate_after(spec: TrainingSpec, done: int, taken: int, steps: int, rate: Rate) -> float:

@@ -35,10 +35,6 @@ from gated_lpi.training.spec import Loss, ShiftSpec
 IGNORED = -100  # the label that `transformers` leaves out of the loss
 
 
-Often = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""How often an epoch has each example, on average, and where in [0, 1) of its turn it comes up."""
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Texts to train on, in a fixed order.
@@ -143,7 +139,7 @@ class Examples(NamedTuple):
     inputs: list[dict[str, list[int]]]
     texts: NDArray[np.int64]
 
-    def often(self, corpus: Corpus) -> Often | None:
+    def rates(self, corpus: Corpus) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """The rate and the offset of each example; None where the corpus has none."""
         if not corpus.rates:
             return None
@@ -187,7 +183,7 @@ def data_order(
     steps: int,
     batch_size: int,
     seed: int,
-    often: Often | None = None,
+    often: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.int64]:
     """The examples of each batch, drawn from the seed alone.
 

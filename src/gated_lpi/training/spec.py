@@ -21,7 +21,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options.methods import different
@@ -259,13 +259,6 @@ class TrainingSpec(Spec):
             raise ValueError("shift was given with steps = 1; a shift needs a step before it and one after it")
         return self
 
-    @property
-    def steps_before_shift(self) -> int:
-        """After how many steps the facts change; all steps, if they do not."""
-        if self.shift is None or not self.shift.share:
-            return self.steps
-        return min(max(round(self.shift.at * self.steps), 1), self.steps - 1)
-
     @model_validator(mode="after")
     def _stabilised_before_the_end(self) -> Self:
         if self.stabilise is not None and self.stabilise.latest >= self.steps:
@@ -275,12 +268,20 @@ class TrainingSpec(Spec):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later fields where they change nothing, so that digests and records of before stay what they are."""
-        content: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {key: value for key, value in content.items() if key not in LATER or value != fields[key].default}
+    @property
+    def steps_before_shift(self) -> int:
+        """After how many steps the facts change; all steps, if they do not."""
+        if self.shift is None or not self.shift.share:
+            return self.steps
+        return min(max(round(self.shift.at * self.steps), 1), self.steps - 1)
+
+    def identity(self) -> dict[str, Any]:
+        """All fields as plain data, without those of later versions that change nothing, so that it stays as it was."""
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key not in LATER or value != type(self).model_fields[key].default
+        }
 
     def with_overrides(self, given: Overrides) -> Self:
         """This training with the keys that are given in place of its own.
@@ -292,8 +293,8 @@ class TrainingSpec(Spec):
 
     @property
     def sha256(self) -> str:
-        """Digest of all fields' canonical JSON."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """Digest of the canonical JSON of `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
 def merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

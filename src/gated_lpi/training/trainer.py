@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,11 +38,12 @@ from gated_lpi._common.quiet import no_progress_bars
 from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, new_model
-from gated_lpi.training.corpus import Corpus, Examples, data_order, encode_corpus
+from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
 from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
 from gated_lpi.training.stabilise import Stabiliser, Watch, refuse_unwatched, stabiliser_of
 
+Batches = list[list[dict[str, list[int]]]]
 StepsDone = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 # How safetensors and torch's writer of archives say that a file could not be written; they raise no OSError.
@@ -82,8 +82,8 @@ def train_arm(
         The checkpoint folders `out/step-N`, first to last.
 
     Raises:
-        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, a threshold and no `watch`, or
-            a shift for which the corpus has no second part or the context no room.
+        OptionError: more checkpoints than steps, a tokenizer larger than the vocabulary, a shift for which the corpus
+            has no second part or the context no room, or a threshold and no `watch`.
         RunExistsError: `out` holds something else.
         WriteError: `out` cannot be written to.
         FactsError: the corpus has no token to predict.
@@ -113,7 +113,7 @@ def arm_identity(
     arm: ArmSpec, spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
     """What arm.json says: what is trained, how and on what."""
-    return {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(spec, corpus, tokenizer)}
+    return {"arm": arm.model_dump(), "spec": spec.identity(), **_digests(spec, corpus, tokenizer)}
 
 
 @contextmanager
@@ -140,44 +140,39 @@ def planned_tokens(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedToke
         FactsError: the corpus has no token to predict.
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints, spec.spacing)
-    planned = _batches(spec, corpus, tokenizer)
-    batches = planned.chosen(planned.order, spec.steps_before_shift)
-    seen = np.cumsum([sum(len(example["input_ids"]) for example in batch) for batch in batches])
+    lengths = [sum(len(example["input_ids"]) for example in batch) for batch in batches_of(spec, corpus, tokenizer)]
+    seen = np.cumsum(lengths)
     return {step: int(seen[step - 1]) if step else 0 for step in steps}
 
 
-class _Batches(NamedTuple):
-    """What an arm's batches are made of.
+def batches_of(
+    spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, steps: int | None = None
+) -> Batches:
+    """The examples of every batch, in their order: [steps][batch_size].
 
-    Attributes:
-        examples: before the shift.
-        after: after it; the same examples where there is none.
-        order: [steps, batch_size], the places of the arm's batches in them.
+    Args:
+        spec: how an arm is trained.
+        corpus: the texts.
+        tokenizer: made for them.
+        steps: so many of them, as if the arm were trained on beyond its own steps; None: `spec.steps`.
+
+    Raises:
+        OptionError: a shift for which the corpus has no second part or the context no room.
+        FactsError: the corpus has no token to predict.
     """
-
-    examples: Examples
-    after: Examples
-    order: NDArray[np.int64]
-
-    def chosen(self, order: NDArray[np.int64], shift: int) -> list[list[dict[str, list[int]]]]:
-        """The examples of batches, in their order; from number `shift` on, counted from 0, those after the shift."""
-        parts = (self.examples.inputs, self.after.inputs)
-        return [[parts[step >= shift][place] for place in batch] for step, batch in enumerate(order)]
-
-
-def _batches(spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> _Batches:
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
-    order = data_order(len(examples.inputs), spec.steps, spec.batch_size, spec.seed, examples.often(corpus))
-    after = _after(spec, corpus)
-    if after is None:
-        return _Batches(examples, examples, order)
-    shifted = encode_corpus(after, tokenizer, spec.context, spec.loss)
-    if not np.array_equal(shifted.texts, examples.texts):
-        raise OptionError(
-            f"context = {spec.context} cuts sentences whose objects change in the shift into other numbers of pieces "
-            "than before, so that the order of the data could not go on; give a context that holds every sentence"
-        )
-    return _Batches(examples, shifted, order)
+    often = examples.rates(corpus)
+    order = data_order(len(examples.inputs), steps or spec.steps, spec.batch_size, spec.seed, often)
+    after, shifted = _after(spec, corpus), examples
+    if after is not None:
+        shifted = encode_corpus(after, tokenizer, spec.context, spec.loss)
+        if not np.array_equal(shifted.texts, examples.texts):
+            raise OptionError(
+                f"context = {spec.context} cuts sentences whose objects change in the shift into other numbers of "
+                "pieces than before, so that the order of the data could not go on; give a context that holds them all"
+            )
+    parts = (examples, shifted)
+    return [[parts[step >= spec.steps_before_shift].inputs[i] for i in batch] for step, batch in enumerate(order)]
 
 
 def _after(spec: TrainingSpec, corpus: Corpus) -> Corpus | None:
@@ -208,8 +203,7 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback],
     *,
     stabiliser: Stabiliser | None = None,
-    batches: NDArray[np.int64] | None = None,
-    done: int = 0,
+    batches: Batches | None = None,
     factor: Callable[[int], float] | None = None,
 ) -> Trainer:
     """The Trainer of one arm, which keeps its state below `out`.
@@ -222,20 +216,18 @@ def build_trainer(
         out: the arm's folder.
         callbacks: of the Trainer.
         stabiliser: stops routers from learning; None: nothing does.
-        batches: [steps, batch_size], the examples of each batch; None: the arm's whole order of data.
-        done: after how many steps of the arm they come, since its data may have shifted.
+        batches: [steps][batch_size], the examples of each batch; None: all that the arm is trained on.
         factor: the share of the peak learning rate after so many steps; None: as `spec` says.
 
     Raises:
-        FactsError: the corpus has no token to predict.
         OptionError: a shift for which the corpus has no second part or the context no room.
+        FactsError: the corpus has no token to predict.
     """
-    data = _batches(spec, corpus, tokenizer)
-    order = data.order if batches is None else batches
+    batches = batches_of(spec, corpus, tokenizer) if batches is None else batches
     planned = partial(learning_rate_factor, steps=spec.steps, warmup=spec.warmup_steps, decay=spec.decay)
     arguments = TrainingArguments(
         output_dir=str(out / folder.STATE),
-        max_steps=len(order),
+        max_steps=len(batches),
         per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         adam_beta2=spec.adam_beta2,
@@ -254,7 +246,7 @@ def build_trainer(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[example for batch in data.chosen(order, spec.steps_before_shift - done) for example in batch],
+        train_dataset=[example for batch in batches for example in batch],
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=list(callbacks),
     )
