@@ -1,6 +1,7 @@
 """Arms with training of their own, and replicates: what the run trains, keeps and refuses."""
 
 import json
+import re
 
 import pytest
 
@@ -39,7 +40,8 @@ def test_an_arm_is_aligned_with_the_steps_of_the_others_own_training(tmp_path):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
     trained = {"name": "trained", "train": "moe", "training": {"batch_size": 4}}
     alone = plan(tiny_experiment(facts, trained, training=TRAINING))
-    assert alone.arms[0].notes == ("trained by the run; not estimated",)
+    assert len(alone.arms[0].checkpoints) == 3
+    assert re.fullmatch(r"trained by the run: [\d,]+ parameters on [\d,]+ tokens", *alone.arms[0].notes)
     run = run_experiment(tiny_experiment(facts, trained, training=TRAINING), tmp_path / "run")
     series = str(run.training_folder("trained"))
     aligned = {"name": "aligned", "series": series, "tokens_aligned_with": "trained"}

@@ -13,6 +13,7 @@ from gated_lpi.errors import OptionError
 from gated_lpi.experiments import Experiment, preset
 from gated_lpi.runs.plan import plan
 from gated_lpi.training import ArmSpec, TrainingSpec
+from gated_lpi.training.arms import new_model
 from gated_lpi.training.corpus import build_corpus
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import planned_tokens, train_arm
@@ -143,7 +144,7 @@ def test_an_arm_that_is_aligned_with_a_trained_one_is_planned_from_its_steps(tmp
         (folder / f"step-{7 * step}" / "model.safetensors").write_bytes(b"0" * 1000)
     made = plan(aligned(folder))
     assert [arm.arm for arm in made.arms] == ["trained", "other"]
-    assert made.arms[0].notes == ("trained by the run; not estimated",)
+    assert made.arms[0].notes[0].startswith("trained by the run: ")
     assert made.arms[1].checkpoints == tuple(f"step-{7 * step}" for step in tokens)
     assert made.arms[1].seconds > 0
 
@@ -187,3 +188,32 @@ def test_planned_tokens_are_those_of_the_training_whatever_the_context(tmp_path)
     found = planned(tmp_path, {"context": 8, "loss": "all", "seed": 3})
     assert next(iter(found)) == 0
     assert all(tokens <= step * 4 * 8 for step, tokens in found.items())
+
+
+@pytest.mark.parametrize("kind", ["moe", "dense_active", "dense_total", "moe_shared"])
+def test_training_is_estimated_by_the_parameters_that_a_token_uses(kind):
+    size = TRAINING["size"] | {"experts": 4, "experts_per_token": 2, "normalise_gates": False}
+    training = TRAINING | {"size": size}
+    spec = Experiment.model_validate({"name": "x", "training": training, "arms": [{"name": "a", "train": kind}]})
+    (arm,) = plan(spec, flops=1e9, price_per_hour=3.6).arms
+    corpus = build_corpus(load_facts("builtin"))
+    tokenizer = train_tokenizer(corpus, spec.training.size.vocab_size)
+    model = new_model(ArmSpec(name="a", kind=kind), spec.training, tokenizer)
+    parameters = sum(p.numel() for p in model.parameters())
+    idle = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    idle *= {"moe": 1 / 2, "moe_shared": 2 / 3}.get(kind, 0)
+    tokens = planned_tokens(spec.training, corpus, tokenizer)
+    assert arm.training == pytest.approx(6 * (parameters - idle) * max(tokens.values()) / 1e9)
+    assert arm.seconds > arm.training
+    assert arm.cost == pytest.approx(arm.seconds * 3.6 / 3600)
+    assert arm.disk == 4 * parameters * len(arm.checkpoints)
+    assert arm.memory >= 16 * parameters
+    assert arm.checkpoints == tuple(f"step-{step}" for step in tokens)
+    assert arm.download == 0
+
+
+def test_disk_of_trained_arms_adds_up():
+    arms = [{"name": "a", "train": "moe"}, {"name": "b", "train": "dense_active"}]
+    made = plan(Experiment.model_validate({"name": "x", "training": TRAINING, "arms": arms}))
+    assert made.total.disk == sum(arm.disk for arm in made.arms) > 0
+    assert made.total.training == sum(arm.training for arm in made.arms)

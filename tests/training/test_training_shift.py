@@ -16,7 +16,8 @@ from gated_lpi.facts.shifting import new_objects, parted
 from gated_lpi.facts.teaching import taught_facts
 from gated_lpi.training import ARMS, ShiftSpec, TrainingSpec
 from gated_lpi.training.corpus import build_corpus
-from gated_lpi.training.trainer import planned_tokens, train_arm
+from gated_lpi.training.sharing import adopt
+from gated_lpi.training.trainer import arm_identity, batches_of, planned_tokens, train_arm
 
 MOE = ARMS[0]
 SHIFT = ShiftSpec(at=0.5, share=0.7)
@@ -151,3 +152,21 @@ def test_the_step_of_a_shift_leaves_one_on_either_side():
     steps = {at: TrainingSpec(steps=10, checkpoints=2, shift={"at": at}).steps_before_shift for at in (0.01, 0.5, 0.99)}
     assert steps == {0.01: 1, 0.5: 5, 0.99: 9}
     assert TrainingSpec(shift={"share": 0}).steps_before_shift == TrainingSpec().steps_before_shift == 360
+
+
+def test_batches_beyond_the_arms_own_steps_have_the_new_objects(shifting, two_parts, tokenizer):
+    own, longer = (batches_of(shifting, two_parts, tokenizer, steps) for steps in (None, 9))
+    assert longer[:6] == own
+    texts = {tokenizer.decode(e["input_ids"], skip_special_tokens=True).strip() for b in longer[3:] for e in b}
+    assert texts <= set(two_parts.after.texts)
+
+
+def test_an_arm_with_evenly_spaced_checkpoints_is_taken_over_whole(spec, corpus, tokenizer, tmp_path):
+    even = spec.model_copy(update={"spacing": "linear", "checkpoints": 4})
+    folders = train_arm(MOE, even, corpus, tokenizer, tmp_path / "moe")
+    assert [path.name for path in folders] == ["step-0", "step-2", "step-4", "step-6"]
+    identity = arm_identity(MOE, even, corpus, tokenizer)
+    assert adopt(tmp_path / "other", identity, [tmp_path / "moe"]) == tmp_path / "moe"
+    assert digests([tmp_path / "other" / path.name for path in folders]) == digests(folders)
+    logged = arm_identity(MOE, spec, corpus, tokenizer)
+    assert adopt(tmp_path / "third", logged, [tmp_path / "moe"]) is None

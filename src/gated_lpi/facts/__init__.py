@@ -13,6 +13,7 @@ from gated_lpi.facts.targets import (
     encode_or_skip,
     first_token_collisions,
 )
+from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.facts.types import Answer, FactSet, OnError, Prompt, Relation, Sample, Skipped, join, separator_option
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Collision",
     "Encoded",
     "EncodedPrompt",
+    "FactFrequency",
     "FactSet",
     "OnError",
     "Prompt",

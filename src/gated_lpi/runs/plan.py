@@ -7,18 +7,20 @@ Sizes come from the hub's listing. The rest is an estimate within a factor of a 
    `LENSES` projections of the residual stream through the vocabulary, 2 · width · vocabulary each, for every prompt.
 3. Time: operations by operations per second, plus reading the weights `READS` times; or that of the download, if it
    is longer, since the next checkpoint is downloaded while one computes.
+4. Training: 6 · parameters · tokens, of those parameters that a token uses; the data's order tells tokens beforehand.
+   In memory are weights, gradients and two moments, 16 bytes a parameter; on disk every checkpoint, in float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 from gated_lpi._common.foreign import parse_json
 from gated_lpi._common.weight_files import weight_files
 from gated_lpi.checkpoints import Checkpoint, Hub
 from gated_lpi.errors import CheckpointError, WeightsError
-from gated_lpi.experiments.experiment import Arm, Experiment
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.methods.memory import FULL_TILES, TOKENS_SEEN, usual_batch
 from gated_lpi.options import parse_memory
@@ -26,6 +28,8 @@ from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import listed_bytes
 from gated_lpi.runs.train import corpus_of
+from gated_lpi.training import ArmSpec
+from gated_lpi.training.arms import count_parameters
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import planned_tokens
 
@@ -64,11 +68,12 @@ class ArmPlan:
         arm: its name.
         checkpoints: keys, in order.
         download: bytes from the hub.
-        disk: most bytes of downloads at a time.
+        disk: most bytes of downloads at a time; of an arm that is trained, those of its checkpoints, which stay.
         memory: bytes of weights in float32 and the working set.
-        seconds: of the whole arm.
+        seconds: of the whole arm, its training included.
         cost: money, in the currency of the price; None where none was given.
         notes: what was chosen otherwise than asked for, what is wrong with it, and what could not be estimated.
+        training: seconds of its training; 0 where it is not trained.
     """
 
     arm: str
@@ -79,6 +84,23 @@ class ArmPlan:
     seconds: float
     cost: float | None
     notes: tuple[str, ...]
+    training: float = 0.0
+
+
+class Trained(NamedTuple):
+    """An arm that the run will train, before it does.
+
+    Attributes:
+        checkpoints: those that will be kept, with steps and tokens.
+        shape: of its model.
+        parameters: of its model.
+        active: those that a token uses.
+    """
+
+    checkpoints: list[Checkpoint]
+    shape: Shape
+    parameters: int
+    active: float
 
 
 @dataclass(frozen=True)
@@ -99,17 +121,19 @@ class Plan:
 
     @property
     def total(self) -> ArmPlan:
-        """All arms together, one after the other: sums, and the most of disk and memory."""
+        """All arms together, one after the other: sums, the most of memory, and of disk with what is trained."""
         costs = [arm.cost for arm in self.arms if arm.cost is not None]
         return ArmPlan(
             arm="total",
             checkpoints=tuple(f"{arm.arm}:{key}" for arm in self.arms for key in arm.checkpoints),
             download=sum(arm.download for arm in self.arms),
-            disk=max(arm.disk for arm in self.arms),
+            disk=sum(arm.disk for arm in self.arms if arm.training)
+            + max((arm.disk for arm in self.arms if not arm.training), default=0),
             memory=max(arm.memory for arm in self.arms),
             seconds=sum(arm.seconds for arm in self.arms),
             cost=sum(costs) if costs else None,
             notes=(),
+            training=sum(arm.training for arm in self.arms),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -138,11 +162,22 @@ def plan(
     prompts = len(experiment.asked(facts).prompts(experiment.facts.templates))
     notes: dict[str, list[str]] = {arm.name: [] for arm in experiment.arms}
     trained = _to_be_trained(experiment, facts)
-    chosen = choose_checkpoints(experiment, trained, hub, lambda arm, note: notes[arm].append(note))
+    before = {name: arm.checkpoints for name, arm in trained.items()}
+    chosen = choose_checkpoints(experiment, before, hub, lambda arm, note: notes[arm].append(note))
     arms = []
     for arm in experiment.arms:
         rates = (flops, bandwidth, price_per_hour)
-        arms.append(_arm(experiment, arm, chosen.get(arm.name, []), tuple(notes[arm.name]), hub, prompts, rates))
+        arms.append(
+            _arm(
+                experiment,
+                chosen[arm.name],
+                ArmPlan(arm.name, (), 0, 0, 0, 0.0, None, tuple(notes[arm.name])),
+                hub,
+                prompts,
+                rates,
+                trained.get(arm.name),
+            )
+        )
     assumptions = (
         f"{prompts:,} prompts of {TOKENS_SEEN} tokens; {flops:.3g} operations and {bandwidth:.3g} bytes from the hub "
         f"per second; every block scored at the price of {LENSES} projections through the vocabulary per prompt",
@@ -152,41 +187,63 @@ def plan(
     return Plan(experiment.name, prompts, tuple(arms), assumptions)
 
 
-def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Checkpoint]]:
-    """The checkpoints of arms that the run will train, where another arm is aligned with them.
-
-    Data order tells both steps and tokens before any training.
-    """
-    wanted = {arm.tokens_aligned_with for arm in experiment.arms}
-    arms = [arm for arm in experiment.arms if arm.train is not None and arm.name in wanted]
-    if not arms:
-        return {}
+def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, Trained]:
+    """The arms that the run will train. The order of the data tells steps and tokens before any training."""
     corpus = corpus_of(experiment, facts)
-    assert corpus is not None
+    if corpus is None:
+        return {}
     tokenizer = train_tokenizer(corpus, experiment.training.size.vocab_size)
-    found = {}
-    for arm in arms:
-        tokens = planned_tokens(experiment.training_of(arm), corpus, tokenizer)
-        found[arm.name] = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in tokens.items()]
+    found: dict[str, Trained] = {}
+    planned: dict[tuple[object, ...], dict[int, int]] = {}  # arms of a sweep see the same data
+    for arm in experiment.arms:
+        if arm.train is None:
+            continue
+        spec = experiment.training_of(arm)
+        key = (
+            spec.steps,
+            spec.batch_size,
+            spec.seed,
+            spec.context,
+            spec.loss,
+            spec.checkpoints,
+            spec.spacing,
+            spec.shift,
+        )
+        if key not in planned:
+            planned[key] = planned_tokens(spec, corpus, tokenizer)
+        checkpoints = [Checkpoint(None, f"step-{step}", step, seen, "train") for step, seen in planned[key].items()]
+        parameters, active = count_parameters(ArmSpec(name=arm.name, kind=arm.train), spec, tokenizer)
+        shape = Shape(spec.size.hidden, spec.size.layers, len(tokenizer), _ITEMSIZES["float32"], known=True)
+        found[arm.name] = Trained(checkpoints, shape, parameters, active)
     return found
 
 
 def _arm(
     experiment: Experiment,
-    arm: Arm,
     checkpoints: list[Checkpoint],
-    notes: tuple[str, ...],
+    empty: ArmPlan,
     hub: Hub,
     prompts: int,
     rates: tuple[float, float, float | None],
+    trained: Trained | None,
 ) -> ArmPlan:
-    if arm.train is not None:
-        return ArmPlan(arm.name, (), 0, 0, 0, 0.0, None, (*notes, "trained by the run; not estimated"))
+    """The plan of an arm, of which `empty` has the name and the notes."""
     flops, bandwidth, price = rates
-    shape = _shape(checkpoints[-1], hub)
-    downloads = [listed_bytes(checkpoint, hub) for checkpoint in checkpoints]
-    weights = [_weights(checkpoint, size) for checkpoint, size in zip(checkpoints, downloads, strict=True)]
-    seconds = 0.0
+    notes, training = empty.notes, 0.0
+    if trained is None:
+        shape = _shape(checkpoints[-1], hub)
+        downloads = [listed_bytes(checkpoint, hub) for checkpoint in checkpoints]
+        weights = [_weights(checkpoint, size) for checkpoint, size in zip(checkpoints, downloads, strict=True)]
+        disk = _disk(experiment, downloads)
+    else:
+        shape = trained.shape
+        downloads = [0] * len(checkpoints)
+        weights = [trained.parameters * shape.itemsize] * len(checkpoints)
+        disk = sum(weights)
+        tokens = checkpoints[-1].tokens or 0
+        training = 6 * trained.active * tokens / flops
+        notes = (*notes, f"trained by the run: {trained.parameters:,} parameters on {tokens:,} tokens")
+    seconds = training
     for index, (size, held) in enumerate(zip(downloads, weights, strict=True)):
         passes = 1 + (_ablation_passes(experiment) if index + 1 == len(checkpoints) else 0)
         work = prompts * (2 * held / shape.itemsize * TOKENS_SEEN * passes + _scoring(shape))
@@ -196,16 +253,18 @@ def _arm(
     if not all(weights):
         notes = (*notes, "the hub lists no size for some checkpoints; they count as nothing")
     memory = round(4 * max(weights) / shape.itemsize) + _working_set(experiment, shape)
-    cost = None if price is None else price * seconds / 3600
-    return ArmPlan(
-        arm.name,
-        tuple(checkpoint.key for checkpoint in checkpoints),
-        sum(downloads),
-        _disk(experiment, downloads),
-        memory,
-        seconds,
-        cost,
-        notes,
+    if trained is not None:
+        memory = max(memory, 4 * _ITEMSIZES["float32"] * trained.parameters)
+    return replace(
+        empty,
+        checkpoints=tuple(checkpoint.key for checkpoint in checkpoints),
+        download=sum(downloads),
+        disk=disk,
+        memory=memory,
+        seconds=seconds,
+        cost=None if price is None else price * seconds / 3600,
+        notes=notes,
+        training=training,
     )
 
 

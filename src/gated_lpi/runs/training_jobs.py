@@ -96,9 +96,8 @@ def _train_in_workers(jobs: Sequence[TrainingJob], workers: int, progress: Progr
 
 
 def _is_finished(job: TrainingJob) -> bool:
-    return all(
-        (job.folder / f"step-{step}").is_dir() for step in checkpoint_steps(job.spec.steps, job.spec.checkpoints)
-    )
+    steps = checkpoint_steps(job.spec.steps, job.spec.checkpoints, job.spec.spacing)
+    return all((job.folder / f"step-{step}").is_dir() for step in steps)
 
 
 def train_one(job: TrainingJob, progress: Progress) -> None:

@@ -78,7 +78,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
     arms = [arm for names in groups.values() for arm in names]
     methods = methods_of(run, arms, options.methods)
     where = checkpoints_of(run)
-    facts = run.experiment.facts.load()
+    facts = run.experiment.asked(run.experiment.facts.load())
     asked = [(arm, place) for arm in arms for place in options.at]
     arguments = []
     for arm, place in asked:

@@ -90,6 +90,20 @@ def new_model(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFa
     return model
 
 
+def count_parameters(arm: ArmSpec, spec: TrainingSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[int, float]:
+    """How many parameters the arm's model has, and how many of them a token uses; no weight is drawn.
+
+    Raises:
+        OptionError: the tokenizer is larger than `spec.size.vocab_size`, or the kind cannot have this size.
+    """
+    config = arm_config(arm, spec, tokenizer)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    used = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_experts", 1)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return sum(sizes.values()), sum(size * (used if ".experts." in name else 1) for name, size in sizes.items())
+
+
 @torch.no_grad()
 def initialise(model: torch.nn.Module, seed: int, std: float) -> None:
     """Draw every weight matrix from N(0, std²) by its name and the seed; norms keep their ones."""

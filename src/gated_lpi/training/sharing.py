@@ -33,7 +33,8 @@ def adopt(out: Path, identity: Mapping[str, Any], others: Iterable[Path]) -> Pat
     Raises:
         OSError: they could not be written.
     """
-    steps = checkpoint_steps(identity["spec"]["steps"], identity["spec"]["checkpoints"])
+    spec = identity["spec"]
+    steps = checkpoint_steps(spec["steps"], spec["checkpoints"], spec.get("spacing", "log"))
     if (out / folder.STATE).exists() or all((out / f"step-{step}").is_dir() for step in steps):
         return None
     wanted = _without_name(identity)
