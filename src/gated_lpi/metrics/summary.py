@@ -8,7 +8,7 @@
     expert_utilisation  (checkpoint, relation, expert_unit)  share of prompts routed; absent for dense models;
                                                          without relations in stores of earlier versions
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
-    lpi_known           (checkpoint, relation, unit)     over known facts alone, and `lpi_known_last`, for their summaries
+    lpi_known           (checkpoint, relation, unit)     over known facts alone; and `lpi_known_last`
     n_known             (checkpoint, relation)           how many prompts' they are, and `n_known_last`
     known_last          (checkpoint, prompt)             which they are at the end
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
