@@ -6,9 +6,10 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS
+from gated_lpi.training import continuing as module
 from gated_lpi.training.continuing import continue_training, rate_after
-from gated_lpi.training.corpus import encode_corpus
-from gated_lpi.training.trainer import train_arm
+from gated_lpi.training.corpus import data_order, encode_corpus
+from gated_lpi.training.trainer import batches_of, train_arm
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,8 @@ def loss(model, corpus, tokenizer, spec):
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     with torch.no_grad():
         found = [
-            model(input_ids=torch.tensor([e["input_ids"]]), labels=torch.tensor([e["labels"]])).loss for e in examples
+            model(input_ids=torch.tensor([e["input_ids"]]), labels=torch.tensor([e["labels"]])).loss
+            for e in examples.inputs
         ]
     return float(torch.stack(found).mean())
 
@@ -40,7 +42,26 @@ def test_training_goes_on_from_the_weights_alone_and_is_the_same_each_time(check
     assert told[:30] == [(step, 30) for step in range(1, 31)]
 
 
-def test_the_batches_are_those_that_the_arm_had_next(checkpoint, spec, corpus, tokenizer, tmp_path, monkeypatch):
+def test_the_batches_are_those_that_come_next(checkpoint, spec, corpus, tokenizer, monkeypatch):
+    longer = batches_of(spec, corpus, tokenizer, 23)
+    assert len(longer) == 23
+    assert longer[: spec.steps] == batches_of(spec, corpus, tokenizer)
+    seen = []
+    build = module.build_trainer
+
+    def watched(*args, **options):
+        trainer = build(*args, **options)
+        seen.append([example["input_ids"] for example in trainer.train_dataset])
+        return trainer
+
+    monkeypatch.setattr(module, "build_trainer", watched)
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=2)
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    order = data_order(len(examples.inputs), 5, spec.batch_size, spec.seed)[3:]
+    assert seen == [[examples.inputs[i]["input_ids"] for i in order.reshape(-1)]]
+
+
+def test_they_are_what_the_arm_itself_was_given(checkpoint, spec, corpus, tokenizer, tmp_path, monkeypatch):
     seen = []
     step = Trainer.training_step
 
@@ -52,12 +73,9 @@ def test_the_batches_are_those_that_the_arm_had_next(checkpoint, spec, corpus, t
     train_arm(ARMS[0], spec, corpus, tokenizer, tmp_path / "arm")
     whole = seen.copy()
     seen.clear()
-    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=2)
-    assert seen == whole[3:5]
-    seen.clear()
-    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=4, steps=9)
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=4, steps=5)
     assert seen[:2] == whole[4:]
-    assert len(seen) == 9
+    assert len(seen) == 5
 
 
 def test_the_optimizer_has_the_rate_that_is_said(checkpoint, spec, corpus, tokenizer, monkeypatch):

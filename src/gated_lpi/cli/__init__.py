@@ -32,6 +32,7 @@ from gated_lpi.cli import (
     report,
     run,
     study,
+    train,
     verify,
 )
 from gated_lpi.cli.console import err, guarded
@@ -64,10 +65,11 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (
+_VERBS = (
     demo,
     run,
     study,
+    train,
     attribute,
     compare,
     ablate,
@@ -79,7 +81,8 @@ for _verb in (
     check,
     checkpoints,
     families,
-):
+)
+for _verb in _VERBS:
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

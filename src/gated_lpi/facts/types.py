@@ -277,6 +277,11 @@ class Prompt:
         """Where in `joined` the answer's first visible character stands; a separator is never part of the answer."""
         return len(self.joined) - len(self.target.lstrip())
 
+    def answered(self, answer: str) -> "Prompt":
+        """This prompt with another answer, by the same separator; a foil that is the new answer is dropped."""
+        target = join(self.text, answer)[len(self.text) :] if self.separator == AUTO else answer
+        return replace(self, target=target, object=answer, foil=None if self.foil == answer else self.foil)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -384,12 +389,18 @@ class FactSet:
 
         Facts to which only one template applies have nothing to train on, and give no prompt.
         """
-        return tuple(
-            relation.prompt(sample, template)
-            for relation, i, sample in self._facts()
-            for k, template in enumerate(relation.templates_of(sample))
-            if k != _held_out(sample, i, len(relation.templates_of(sample)))
-        )
+        return tuple(prompt for _, _, prompts in self.lessons() for prompt in prompts)
+
+    def lessons(self) -> Iterator[tuple[Relation, Sample, tuple[Prompt, ...]]]:
+        """Every fact with its relation and its training prompts, of which there may be none."""
+        for relation, i, sample in self._facts():
+            templates = relation.templates_of(sample)
+            held_out = _held_out(sample, i, len(templates))
+            yield (
+                relation,
+                sample,
+                tuple(relation.prompt(sample, text) for k, text in enumerate(templates) if k != held_out),
+            )
 
     def _facts(self) -> Iterator[tuple[Relation, int, Sample]]:
         for relation in self.relations:

@@ -11,6 +11,7 @@ run/
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`choices`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
+  frequencies.json      how often the corpus of trained arms has each fact, if it is one of their own (`frequencies`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, summary.json, figures/, report.sha256    what the report made of it
   .writer.lock, .writer.json    who writes to the folder (`writer`)
@@ -46,14 +47,17 @@ from gated_lpi._common.folders import (
 )
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
+from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
+from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
 from gated_lpi.results.store import ResultStore
 from gated_lpi.results.summaries import keep_summary, kept_summary, made_of
 from gated_lpi.results.writer import is_ours
+from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
@@ -270,6 +274,18 @@ class Run:
         """
         write_file(self._record_path(record.arm), record.model_dump(mode="json"))
 
+    def frequencies(self) -> tuple[FactFrequency, ...]:
+        """How often the corpus of the trained arms has each fact, those that are asked about first.
+
+        Returns:
+            Relation, subject, object, rank, sentences and asked of each. Nothing where the experiment has no
+                `[corpus]`, or before its arms are trained.
+
+        Raises:
+            RunError: the file is there but cannot be read.
+        """
+        return kept_frequencies(self.path / FREQUENCIES)
+
     def training_folder(self, arm: str) -> Path:
         """Where the checkpoints of an arm that the run trains itself are, on this machine.
 
@@ -313,13 +329,14 @@ def open_run(path: str | Folder) -> Run:
     return Run(folder, content.experiment, dict(content.model_extra or {}))
 
 
-def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
+def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str, corpus_sha256: str | None = None) -> Run:
     """Start a run in a new or empty folder, or take up the same experiment's run again.
 
     Args:
         path: the folder or fsspec address.
         experiment: what is to be run.
         facts_sha256: digest of the facts.
+        corpus_sha256: digest of the corpus of an experiment that says what is in it.
 
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
@@ -337,6 +354,8 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
         differing = run.experiment.differences(experiment)
         if run.info.get("facts_sha256") != facts_sha256:
             differing.append("the facts themselves")
+        if run.info.get("corpus_sha256") != corpus_sha256:
+            differing.append("the corpus itself: its facts, or lines of its text files")
         if differing:
             raise RunExistsError(
                 f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
@@ -345,7 +364,8 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
         _make(folder / "results")
         return run
     _make(folder)
-    info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
+    corpus = {} if corpus_sha256 is None else {"corpus_sha256": corpus_sha256}
+    info = {"facts_sha256": facts_sha256, **corpus, "gated_lpi": __version__}
     write_file(folder / RUN_FILE, {"experiment": experiment.model_dump(mode="json"), **info})
     _make(folder / "results")
     return Run(folder, experiment, info)
@@ -374,6 +394,9 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
+    content["training"] = experiment.training.identity()
+    if content["corpus"] == CorpusSpec().model_dump(mode="json"):
+        del content["corpus"]
     if content["ablation"]["text"] is None:
         del content["ablation"]["text"]
     del content["engine"]["workers"]

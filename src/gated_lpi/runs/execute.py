@@ -28,7 +28,7 @@ from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.results.run import Run, create_run, refuse_other_files
+from gated_lpi.results.run import Run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
@@ -41,7 +41,7 @@ from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.process_engine import ProcessEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.train import train_arms
+from gated_lpi.runs.train import corpus_of, start_run, train_arms
 from gated_lpi.runs.workers import Call, in_workers
 
 
@@ -75,11 +75,12 @@ def run_experiment(
     """
     progress = Silent() if progress is None else progress
     facts = experiment.facts.load()
+    corpus, asked = corpus_of(experiment, facts), experiment.asked(facts)
     folder = as_folder(out)
     refuse_other_files(folder)
     with writing(folder) as refuse_lost_lease:
-        run = create_run(folder, experiment, facts.sha256)
-        for text in facts.notes:
+        run = start_run(folder, experiment, asked, corpus)
+        for text in asked.notes:
             progress.note(f"facts: {text}")
         for lost in leave_out_damaged(run):
             progress.note(f"damaged, and made again: {lost}")
@@ -87,10 +88,13 @@ def run_experiment(
         def note(arm: str, text: str) -> None:
             progress.note(f"{arm}: {text}")
 
-        trained = train_arms(run, facts, progress, workers=experiment.engine.workers, siblings=siblings)
+        trained = {}
+        if corpus is not None:
+            workers = experiment.engine.workers
+            trained = train_arms(run, facts, corpus, progress, workers=workers, siblings=siblings)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
-        _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
+        _Scoring(run, experiment, asked, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
     return run
 
 

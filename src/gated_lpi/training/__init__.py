@@ -9,10 +9,23 @@ from gated_lpi.training.spec import (
     ArmKind,
     ArmName,
     ArmSpec,
+    CorpusSpec,
     ModelSize,
+    ShiftSpec,
     StabiliseSpec,
     TrainingOverrides,
     TrainingSpec,
 )
 
-__all__ = ["ARMS", "ArmKind", "ArmName", "ArmSpec", "ModelSize", "StabiliseSpec", "TrainingOverrides", "TrainingSpec"]
+__all__ = [
+    "ARMS",
+    "ArmKind",
+    "ArmName",
+    "ArmSpec",
+    "CorpusSpec",
+    "ModelSize",
+    "ShiftSpec",
+    "StabiliseSpec",
+    "TrainingOverrides",
+    "TrainingSpec",
+]

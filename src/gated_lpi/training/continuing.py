@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -34,7 +32,7 @@ from gated_lpi.errors import OptionError
 from gated_lpi.training.corpus import Corpus
 from gated_lpi.training.schedule import learning_rate_factor
 from gated_lpi.training.spec import TrainingSpec
-from gated_lpi.training.trainer import _trainer
+from gated_lpi.training.trainer import batches_of, build_trainer
 
 Rate = Literal["decayed", "constant"]
 
@@ -73,15 +71,18 @@ def continue_training(
     """
     if done < 0 or steps < 1:
         raise OptionError(f"done={done} and steps={steps} were given; expected at least 0 and at least 1")
-    longer = spec.model_copy(update={"steps": max(spec.steps, done + steps)})
+    batches = batches_of(spec, corpus, tokenizer, done + steps)[done:]
     with tempfile.TemporaryDirectory() as scratch, no_progress_bars():
-        told = [] if progress is None else [_Told(progress)]
-        trainer = _trainer(model, longer, corpus, tokenizer, Path(scratch), told, None)
-        trainer.args.max_steps = steps
-        trainer.train_dataset = trainer.train_dataset[done * spec.batch_size : (done + steps) * spec.batch_size]
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
-        trainer.lr_scheduler = LambdaLR(trainer.optimizer, partial(rate_after, spec, done, steps=steps, rate=rate))
+        trainer = build_trainer(
+            model,
+            spec,
+            corpus,
+            tokenizer,
+            Path(scratch),
+            [] if progress is None else [_Told(progress)],
+            batches=batches,
+            factor=lambda taken: rate_after(spec, done, taken, steps, rate),
+        )
         trainer.train()
     model.eval()
 
