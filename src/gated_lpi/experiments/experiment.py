@@ -44,7 +44,7 @@ from gated_lpi.options import (
 from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
-from gated_lpi.score_schema import OF_UNITS, contrast_of
+from gated_lpi.score_schema import KNOWN, KNOWN_LAST, OF_UNITS, contrast_of
 from gated_lpi.training.spec import (
     ArmKind,
     ArmName,
@@ -68,6 +68,9 @@ ENDINGS = (
     ".split.commit.json",
     ".summary.json",
     *(f".{name}.summary.json" for name in SUMMARISED),
+    ".known.json",
+    *(f".{part}.summary.json" for part in (KNOWN, KNOWN_LAST)),
+    *(f".{name}.{part}.summary.json" for name in SUMMARISED for part in (KNOWN, KNOWN_LAST)),
 )
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
@@ -129,10 +132,14 @@ class _Attribution(Spec):
     Attributes:
         methods: by which methods, a name each; the first is that of what is shown first.
         contrast: score by each method against this foil, too (see `gated_lpi.LPI`); None: only as `foil` says.
+        known: keep scores of units over known facts, too: those whose target is among the ten likeliest tokens at the
+            checkpoint, and at the arm's last one. A run then takes three times the room, and runs each arm's last
+            checkpoint once before the others.
     """
 
     methods: Listed[MethodName] = ("lpi", "grad_x_act")
     contrast: Foil | None = None
+    known: bool = False
     if TYPE_CHECKING:  # some of the options that are put in below
         target: Target = "object"
         answer: Answer = "first"
@@ -157,6 +164,11 @@ class _Attribution(Spec):
             )
         if self.contrast is not None and self.answer == "all":
             raise ValueError("contrast was given with answer = 'all', whose tokens have no foil; leave one of them out")
+        if self.known and self.target == "top1":
+            raise ValueError(
+                "known = true was given with target = 'top1', a model's own prediction, which it always knows; leave "
+                "one of them out"
+            )
         if {"rollout", "true_effect"}.issuperset(self.methods):
             raise ValueError(
                 f"methods = {list(self.methods)} was given, none of which scores every unit; add one that does, such "

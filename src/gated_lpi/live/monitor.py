@@ -57,7 +57,8 @@ class LiveMonitor:
         templates: through which of a fact's templates it is asked.
         fraction: share of the units in a top set.
         attribution: further options, with the keys of an experiment file's `[attribution]`: `units`, `estimator`,
-            `batch_size`, `routing = "all"` (with which an expert collapse is judged over every position) …
+            `batch_size` … `routing` is "all" unless "last" is given, which needs less room: alarms over routing then
+            rest on the prompts' last positions alone, which mislead early in training.
         training: what tells this training from others with the same model and facts, such as its seed, in words.
         device: where a copy of the model is scored; None: where the model is, without a copy if it is in float32.
 
@@ -90,20 +91,23 @@ class LiveMonitor:
         self._began = time.perf_counter()
         self._model, self._tokenizer, self._device = model, tokenizer, device
         self.facts = facts if isinstance(facts, FactSet) else load_facts(facts)
-        label = f"{type(unwrapped(model)).__name__} in training" + (f", {training}" if training else "")
-        content = {
-            "name": "live",
-            "facts": {"source": self.facts.source or "facts", "templates": templates},
-            "attribution": {**(attribution or {}), "methods": tuple(methods)},
-            "metrics": {"fraction": fraction},
-            "arms": [{"name": ARM, "checkpoints": label}],
-        }
-        try:
-            self._experiment = Experiment.model_validate(content)
-        except ValidationError as error:
-            raise OptionError(f"options of a live run: {describe(error, Experiment)}") from error
+        with borrow_model(model, tokenizer, device=device) as lent:
+            routing = "all" if any(lent.routed()) else "last"
+            label = f"{type(unwrapped(model)).__name__} in training" + (f", {training}" if training else "")
+            content = {
+                "name": "live",
+                "facts": {"source": self.facts.source or "facts", "templates": templates},
+                "attribution": {"routing": routing, **(attribution or {}), "methods": tuple(methods)},
+                "metrics": {"fraction": fraction},
+                "arms": [{"name": ARM, "checkpoints": label}],
+            }
+            try:
+                self._experiment = Experiment.model_validate(content)
+            except ValidationError as error:
+                raise OptionError(f"options of a live run: {describe(error, Experiment)}") from error
+            # Met now rather than at every observation: facts that cannot be used with this tokenizer.
+            encode_facts(lent, self.facts, prompting(self._experiment), answer=self._experiment.attribution.answer)
         self._fraction = fraction
-        self._refuse_unusable()
         self._folder: Folder = _temporary(self) if out is None else as_folder(out)
         with writing(self._folder):
             self.run: Run = create_run(self._folder, self._experiment, self.facts.sha256)
@@ -177,11 +181,6 @@ class LiveMonitor:
             alarms=found,
             new_alarms=tuple(finding for finding in found if finding.name not in before),
         )
-
-    def _refuse_unusable(self) -> None:
-        """Meet now what every observation would meet: a model or facts that cannot be used."""
-        with borrow_model(self._model, self._tokenizer, device=self._device) as model:
-            encode_facts(model, self.facts, prompting(self._experiment), answer=self._experiment.attribution.answer)
 
     def _score(self, labels: dict[str, Any], digest: str, started: float) -> None:
         with borrow_model(self._model, self._tokenizer, device=self._device) as model:

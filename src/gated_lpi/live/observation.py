@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,8 +23,8 @@ METRICS = {
     "r_t": "R_t: the top set's share of all gains since the observation before",
     "top_share": "the top set's share of importance",
     "entropy": "entropy of importance over units, 1 if even",
-    "load_imbalance": "the busiest expert's load over the mean load, mean over layers",
-    "dead_experts": "the share of experts with less than a tenth of an even load, mean over layers",
+    "load_imbalance": "the busiest expert's load over the mean load at the prompts' last positions, mean over layers",
+    "dead_experts": "the share of experts with less than a tenth of an even load over all positions, mean over layers",
     "attention/j_stab": "J_stab of attention units",
     "attention/r_t": "R_t of attention units",
     "attention/top_share": "the top set's share of the importance of attention units",
@@ -96,7 +95,7 @@ def measure(scores: xr.Dataset, method: str, fraction: float) -> dict[str, float
         found |= {prefix + name: float(one[of][-1]) for name, of in _OF_KIND.items()}
         if summary.sizes["pair"]:
             found |= {prefix + name: float(one[of][-1]) for name, of in _OF_PAIR.items()}
-            if kind == "ffn":
+            if kind == "ffn" and "refused_pairs" not in summary.attrs:
                 found["rho"] = float(one["profile_pearson"][-1, -2])
     if "load_imbalance" in summary:
         found["load_imbalance"] = float(summary["load_imbalance"][-1].mean())
@@ -105,11 +104,14 @@ def measure(scores: xr.Dataset, method: str, fraction: float) -> dict[str, float
 
 
 def _dead(scores: xr.Dataset) -> float:
-    """The share of dead experts at the prompts' last positions, mean over layers."""
-    share: Any = scores[schema.EXPERT_UTILISATION]
-    if "relation" in share.dims:
-        share = share.weighted(scores["n_prompts"]).mean("relation")
-    load, layer = share.to_numpy(), scores["expert_unit_layer"].to_numpy()
-    routed = scores["expert_unit_expert"].to_numpy() >= 0
+    """The share of dead experts over every position that is kept, else over last positions, mean over layers."""
+    if schema.POSITION_GATE in scores:
+        gates = scores[schema.POSITION_GATE].transpose("expert_unit", ...).to_numpy()
+        inside = ~np.isnan(gates).any(axis=0)
+        load = (gates[:, inside] > 0).mean(axis=1)
+    else:
+        share = scores[schema.EXPERT_UTILISATION]
+        load = (share.weighted(scores["n_prompts"]).mean("relation") if "relation" in share.dims else share).to_numpy()
+    layer, routed = scores["expert_unit_layer"].to_numpy(), scores["expert_unit_expert"].to_numpy() >= 0
     layers = [load[routed & (layer == number)] for number in np.unique(layer[routed])]
     return float(np.mean([float(dead_experts(one)) for one in layers]))

@@ -7,7 +7,8 @@ run/
   results/ARM.split.zarr        how its changes split into routing and neurons, if that was asked for
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
-  results/ARM.METHOD.summary.json   the same by further methods
+  results/ARM.METHOD.summary.json   the same by further methods; over known facts ARM.known.summary.json and so on
+  results/ARM.known.json        which facts the arm's last checkpoint knows, if scores over them are kept (`known`)
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`choices`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
@@ -28,7 +29,7 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -185,19 +186,29 @@ class Run:
         """
         return self._methods_in(self.scores(arm))
 
-    def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
+    def known_file(self, arm: str) -> Folder:
+        """Where it is kept which facts an arm's last checkpoint knows.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return self.path / "results" / f"{self._known(arm)}.known.json"
+
+    def summary(self, arm: str, method: str | None = None, facts: schema.WhichFacts = "all") -> xr.Dataset:
         """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
 
         It is computed once, and kept in results/ARM.summary.json, those of further methods in
-        results/ARM.METHOD.summary.json, with digests of what it came from.
+        results/ARM.METHOD.summary.json, with digests of what it came from; over known facts in files with that word.
 
         Args:
             arm: its name.
             method: one of `methods`; None: the first of them.
+            facts: "all"; or "known" at each checkpoint, or "known_last", at the arm's last one, where the experiment's
+                `attribution.known` had such scores kept.
 
         Raises:
-            OptionError: no arm has this name, it has no scores by the method, or the options do not fit its
-                checkpoints.
+            OptionError: no arm has this name, it has no scores by the method or over these facts, or the options do not
+                fit its checkpoints.
             DamagedError: what is there is not what was written.
             RunError: none of its checkpoints is complete.
         """
@@ -211,12 +222,19 @@ class Run:
             )
         first = next(iter(known), schema.LPI)
         chosen = method or first
+        if facts != "all" and schema.over_facts(chosen, facts) not in scores:
+            raise OptionError(
+                f"facts={facts!r} was asked for; arm {arm!r} has no {schema.over_facts(chosen, facts)}: "
+                + self._why_unknown(arm, facts)
+            )
         digest = self.store(arm).digest()
-        file = self.path / "results" / (f"{arm}.summary.json" if chosen == first else f"{arm}.{chosen}.summary.json")
-        source = made_of(digest or "", options | ({} if chosen == schema.LPI else {"method": chosen}))
+        parts = [arm, *([] if chosen == first else [chosen]), *([] if facts == "all" else [facts])]
+        file = self.path / "results" / f"{'.'.join(parts)}.summary.json"
+        asked = ({} if chosen == schema.LPI else {"method": chosen}) | ({} if facts == "all" else {"facts": facts})
+        source = made_of(digest or "", options | asked)
         summary = None if digest is None else kept_summary(file, source)
         if summary is None:
-            summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen)
+            summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen, facts=facts)
             if digest is not None:
                 keep_summary(file, source, summary)
         return summary
@@ -293,6 +311,14 @@ class Run:
             OptionError: no arm has this name.
         """
         return self.local / "training" / self._known(arm)
+
+    def _why_unknown(self, arm: str, facts: str) -> str:
+        """Why an arm has no scores over some facts, and what to do."""
+        if facts not in get_args(schema.WhichFacts):
+            return f"expected one of {', '.join(get_args(schema.WhichFacts))}"
+        if facts == schema.KNOWN_LAST and self.experiment.attribution.known:
+            return f"its last checkpoint could not be used when it was begun; {self.known_file(arm)} says why"
+        return "set known = true in the experiment's [attribution] and run into a new folder"
 
     def _methods_in(self, scores: xr.Dataset) -> tuple[str, ...]:
         return tuple(name for name in self.experiment.attribution.asked() if schema.mean_of(name) in scores)

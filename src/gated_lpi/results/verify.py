@@ -16,6 +16,7 @@ from gated_lpi._common.folders import Folder, is_remote, read_bytes, read_text
 from gated_lpi.errors import RunError
 from gated_lpi.results.choices import kept_choice
 from gated_lpi.results.frequencies import REMEDY
+from gated_lpi.results.known import read_known
 from gated_lpi.results.run import Run
 from gated_lpi.training.folder import damaged_checkpoints, remove_checkpoint
 
@@ -108,6 +109,7 @@ def _arm(run: Run, arm: str) -> Iterator[Finding]:
     readers: dict[str, Callable[[], object]] = {
         AGAIN: lambda: run.record(arm),
         "delete it, and those checkpoints are tried again": lambda: run.quarantined(arm),
+        "delete it, and the arm's last checkpoint is asked again": lambda: read_known(run.known_file(arm)),
         "delete it, and checkpoints are chosen anew": lambda: kept_choice(run.path / "series", arm),
     }
     for remedy, reader in readers.items():

@@ -1,8 +1,8 @@
 """Explore, then stabilise: routers that stop learning at a step that is given, drawn, or found by watching importance.
 
 1. After each optimizer step it is decided whether the routers are to stop: at a step that is given or drawn from the
-   seed, or, every so many steps, by how much the importance of the FFN's units at this observation and at the one
-   before it have in common: J_stab of their top sets, or the correlation of their layer profiles. It is decided once.
+   seed, or, every so many steps, by how much the importance of the FFN's units has in common with that of the
+   observation before: J_stab of their top sets, or the correlation of their layer profiles. It is decided once.
 2. *Freeze*: the routers' parameters need no gradient from then on. Without one the optimizer passes them over, so there
    is no weight decay and no momentum either. *Decay*: they are a parameter group of their own from the beginning, whose
    learning rate falls linearly to 0, from the second step after the decision on, since that of the next step is set by
