@@ -39,6 +39,7 @@ Results = dict[Cell, dict[str, float]]
 
 STABLE = "lpi_stable"
 ALPHA = 0.05
+QUESTION = "Does importance that has held still say which experts can go?"
 UNITS = {"hit_1": "percentage points", "hit_k": "percentage points", "logprob": "nats", "corpus_loss": "nats per token"}
 SCALES = {"hit_1": 100.0, "hit_k": 100.0, "logprob": 1.0, "corpus_loss": -1.0}  # to the unit, more being better
 
@@ -51,6 +52,7 @@ class Options(Conditions):
         shares: which shares of experts are removed.
         times: at which shares of training.
         outcome: what decides: "hit_1", "hit_k", "logprob" of the answer, or "corpus_loss".
+        pairs, calibration, corpus_examples, further_steps, rate, k, seed: see `Conditions`.
         arms: which arms are pruned; None: every one with experts that the run trained.
     """
 
@@ -160,8 +162,9 @@ def _verdicts(results: Results, options: Options) -> Iterator[Verdict]:
     for (group, moment, rival), one, p in zip(asked, found, holm([one.p_value for one in found]), strict=True):
         sure, n = bool(p < ALPHA), one.replicates[0]
         yield Verdict(
-            question=f"{group}: which experts can go, judged {options.moments[moment]}?",
-            claim=f"experts of the least stable LPI can go at less cost than those of the least by {rival}",
+            question=QUESTION,
+            claim=f"Of {group}, experts of the least stable LPI can go at less cost, {options.moments[moment]}, than "
+            f"those of the least by {rival}",
             method="lpi",
             verdict="undecided" if not sure else "supported" if one.difference > 0 else "contradicted",
             effect=one.difference,

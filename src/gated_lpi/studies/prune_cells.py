@@ -5,7 +5,8 @@ measured right after pruning, trained on for some steps, and measured again. Wha
 `pruning` of the run, so that a study that was stopped goes on where it was.
 
 Rankings by scores take those of the run. Frequency and REAP look at the tokens of the same prompts, or of training
-texts. Recall is of the run's facts by its own templates; the loss is over the learnt tokens of training texts.
+texts. Recall is of the run's facts by its own templates; the loss is over the learnt tokens of training texts, of those
+before its shift where an arm has one.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ from gated_lpi.pruning.layers import routed_layers
 from gated_lpi.results import Run, open_run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.train import corpus_of
 from gated_lpi.trace import last_logits
 from gated_lpi.training import TrainingSpec
 from gated_lpi.training.continuing import Rate, continue_training
-from gated_lpi.training.corpus import IGNORED, Corpus, build_corpus, encode_corpus
+from gated_lpi.training.corpus import IGNORED, Corpus, encode_corpus
 from gated_lpi.training.folder import CHECKPOINT
 
 VERSION = 1  # of what a cell holds: raised when it changes
@@ -212,8 +214,11 @@ class Bench:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._facts = run.experiment.facts.load()
-        self.corpus: Corpus = build_corpus(self._facts)
+        facts = run.experiment.facts.load()
+        corpus = corpus_of(run.experiment, facts)
+        assert corpus is not None  # the run has trained an arm
+        self.corpus: Corpus = corpus
+        self._facts = run.experiment.asked(facts)
 
     def asked(self, model: Model) -> list[EncodedPrompt]:
         """The run's prompts for a model."""
@@ -223,7 +228,7 @@ class Bench:
     def texts(self, model: Model, replicate: Replicate) -> list[dict[str, list[int]]]:
         """Some training texts: `input_ids` and `labels`, spread evenly over the corpus."""
         spec = replicate.spec
-        examples = encode_corpus(self.corpus, model.tokenizer, spec.context, spec.loss)
+        examples = encode_corpus(self.corpus, model.tokenizer, spec.context, spec.loss).inputs
         number = min(replicate.conditions.corpus_examples, len(examples))
         return [examples[i] for i in np.linspace(0, len(examples) - 1, number).astype(int)]
 
