@@ -38,7 +38,7 @@ def main(out: Path, steps: int = 200) -> None:
     trainer = Trainer(
         model,
         arguments,
-        train_dataset=encode_corpus(corpus, tokenizer, 64, "answers"),
+        train_dataset=encode_corpus(corpus, tokenizer, 64, "answers").inputs,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
