@@ -10,7 +10,7 @@ from gated_lpi import load_model, open_run, run_experiment
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.pruning import RANKINGS, cost_of, past_scores, prune_experts, rank_experts
 from gated_lpi.runs.progress import Silent
-from gated_lpi.studies import prune_cells
+from gated_lpi.studies import prune, prune_cells
 from gated_lpi.studies.prune import Options, _verdicts, advantage, analyse
 from gated_lpi.studies.prune_cells import Bench, Cell, Conditions, Replicate, corpus_loss
 from gated_lpi.studies.table import analysis_of
@@ -137,6 +137,9 @@ def test_a_study_goes_on_where_it_was(run, analysis, monkeypatch):
     assert {verdict.verdict for verdict in found.verdicts} == {"undecided"}
     assert found.verdicts[0].low is None
     assert "no interval: one replicate" in found.verdicts[0].detail
+    with monkeypatch.context() as patch:
+        patch.setattr(prune, "with_scores", lambda _: ({"moe": ("moe-2",)}, []))
+        assert "not pruned: moe-1" in analyse(run, OPTIONS, Silent()).notes
     files[0].write_text("{")
     with pytest.raises(AssertionError, match="found anew"):
         analyse(run, OPTIONS, Silent())

@@ -27,7 +27,7 @@ from gated_lpi.options.methods import different
 from gated_lpi.pruning import RANKINGS, By
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
-from gated_lpi.studies._runs import each
+from gated_lpi.studies._runs import each, with_scores
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.prune_cells import NONE, Bench, Cell, Conditions, Replicate, carry_out, kept
 from gated_lpi.training.spec import ArmName
@@ -116,7 +116,7 @@ def _replicates(run: Run, options: Options) -> dict[str, list[Replicate]]:
                 f"arm {name!r} was to be pruned; this run trained {', '.join(sorted(trained)) or 'none'}: name those"
             )
     found: dict[str, list[Replicate]] = {}
-    for group, arms in run.experiment.groups.items():
+    for group, arms in with_scores(run)[0].items():
         for arm in arms:
             one = Replicate(run, arm, options.conditions)
             if arm in (trained if options.arms is None else options.arms) and one.routed:
