@@ -4,6 +4,8 @@ Coverage is that of 1,000 simulated runs, all in one call: each is an element of
 to 96.4% in 95 of 100 such simulations; 93 to 97% is what passes. Runs share draws of relations, not data.
 """
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,6 +166,22 @@ def test_order_scale_and_shift(seed: int, relations: str) -> None:
         np.testing.assert_allclose(again.low, found.low)
     wide = hierarchical_interval(list(x), relations=relations, draws=40, level=0.99)
     assert (wide.high >= found.high).all()
+
+
+def test_replicates_are_read_one_at_a_time() -> None:
+    data = np.random.default_rng(8).standard_normal((3, 5, 2))
+    held = []
+
+    def read():
+        for replicate in data:
+            held.append(weakref.ref(array := replicate.copy()))
+            assert sum(one() is not None for one in held) <= 2  # this one, and at most the one before
+            yield array
+            del array
+
+    found = hierarchical_difference(read(), list(data[::-1]), draws=20)
+    np.testing.assert_array_equal(found.low, hierarchical_difference(list(data), list(data[::-1]), draws=20).low)
+    assert len(held) == 3
 
 
 def test_the_seed_decides() -> None:

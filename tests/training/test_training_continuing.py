@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 from gated_lpi.errors import OptionError
 from gated_lpi.training import ARMS
@@ -59,6 +59,37 @@ def test_the_batches_are_those_that_come_next(checkpoint, spec, corpus, tokenize
     examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
     order = data_order(len(examples.inputs), 5, spec.batch_size, spec.seed)[3:]
     assert seen == [[examples.inputs[i]["input_ids"] for i in order.reshape(-1)]]
+
+
+def test_they_are_what_the_arm_itself_was_given(checkpoint, spec, corpus, tokenizer, tmp_path, monkeypatch):
+    seen = []
+    step = Trainer.training_step
+
+    def watched(self, model, inputs, *args, **options):
+        seen.append(inputs["input_ids"].tolist())
+        return step(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", watched)
+    train_arm(ARMS[0], spec, corpus, tokenizer, tmp_path / "arm")
+    whole = seen.copy()
+    seen.clear()
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=4, steps=5)
+    assert seen[:2] == whole[4:]
+    assert len(seen) == 5
+
+
+def test_the_optimizer_has_the_rate_that_is_said(checkpoint, spec, corpus, tokenizer, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    continue_training(AutoModelForCausalLM.from_pretrained(checkpoint), spec, corpus, tokenizer, done=3, steps=8)
+    expected = [spec.learning_rate * rate_after(spec, 3, taken, 8, "decayed") for taken in range(8)]
+    assert rates == pytest.approx(expected)
 
 
 def test_the_rate_rises_to_that_of_the_schedule_or_a_tenth_and_falls(spec):

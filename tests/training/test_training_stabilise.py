@@ -14,7 +14,7 @@ from gated_lpi.errors import OptionError, RunError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import create_run
 from gated_lpi.runs import watch_facts
-from gated_lpi.runs.train import train_arms
+from gated_lpi.runs.train import corpus_of, train_arms
 from gated_lpi.training import ARMS, StabiliseSpec, TrainingSpec
 from gated_lpi.training import folder as arm_folder
 from gated_lpi.training.stabilise import Importance
@@ -168,7 +168,7 @@ def test_watching_real_importance_changes_nothing_but_the_routers(
     assert digests(folders) == digests(never)
     assert observed[0]["value"] is None
     assert all(0 <= seen["value"] < 1 for seen in observed[1:])
-    low = stabilised(plain, **keys, threshold=-1.0)
+    low = stabilised(plain, **keys, threshold=-1.0).model_copy(update={"checkpoints": 2})
     train_arm(MOE, low, corpus, tokenizer, tmp_path / "low", watch=watch)
     assert record(tmp_path / "low")["fired"]["step"] == 6
 
@@ -246,16 +246,17 @@ def test_a_state_without_its_decision_is_refused(frozen, corpus, tokenizer, tmp_
 
 
 def test_an_arm_without_routers_is_trained_as_ever(plain, corpus, tokenizer, tmp_path):
-    spec = stabilised(plain, when="step", step=4)
+    short = plain.model_copy(update={"steps": 3, "checkpoints": 2})
+    spec = stabilised(short, when="step", step=1)
     ours = train_arm(ACTIVE, spec, corpus, tokenizer, tmp_path / "ours")
-    theirs = train_arm(ACTIVE, plain, corpus, tokenizer, tmp_path / "theirs")
+    theirs = train_arm(ACTIVE, short, corpus, tokenizer, tmp_path / "theirs")
     assert digests(ours) == digests(theirs)
     assert not (tmp_path / "ours" / "stabilise.json").exists()
 
 
 def test_none_leaves_digests_and_records_as_they_were():
     spec = TrainingSpec()
-    assert "stabilise" not in spec.model_dump()
+    assert "stabilise" not in spec.identity()
     assert spec.sha256 == "f204b41a66470d6d05d767ba4ab562b1473f3a346fec005542a33609675c2f19"
     assert TrainingSpec.model_validate(stabilised(spec, when="step", step=9).model_dump()).stabilise.step == 9
     assert stabilised(spec, when="step", step=9).sha256 != spec.sha256
@@ -295,7 +296,7 @@ def test_an_arm_of_a_run_may_stabilise_by_itself(tmp_path):
     assert Experiment.model_validate(experiment.model_dump(mode="json")) == experiment
     notes, facts = Notes(), experiment.facts.load()
     run = create_run(tmp_path / "run", experiment, facts.sha256)
-    train_arms(run, facts, notes)
+    train_arms(run, facts, corpus_of(experiment, facts), notes)
     assert record(run.training_folder("settled"))["fired"]["step"] == 4
     assert not any("stabilise" in note for note in notes.said)
     last = f"step-{TRAINING['steps']}"

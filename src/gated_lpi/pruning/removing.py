@@ -188,12 +188,15 @@ def _smaller(model: Model, kept: Ints, groups: int) -> PreTrainedModel:
 def _cut(model: Model, kept: Ints) -> dict[str, Tensor]:
     """The model's tensors by name, copies, those of experts and routers cut."""
     names = {id(module): name for name, module in model.module.named_modules()}
-    state = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    for (_, writer), rows in zip(model.routed(), kept, strict=True):
-        for part in (writer.module, writer.router):
-            prefix = f"{names[id(part)]}."
-            for name in [name for name in state if name.startswith(prefix)]:
-                state[name] = _rows(name, state[name], writer, rows)
+    cuts = {
+        f"{names[id(part)]}.": (writer, rows)
+        for (_, writer), rows in zip(model.routed(), kept, strict=True)
+        for part in (writer.module, writer.router)
+    }
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.module.state_dict().items():
+        cut = next((cut for prefix, cut in cuts.items() if name.startswith(prefix)), None)
+        state[name] = tensor.clone() if cut is None else _rows(name, tensor, *cut)
     return state
 
 
@@ -203,4 +206,4 @@ def _rows(name: str, tensor: Tensor, writer: Writer, rows: Ints) -> Tensor:
             f"{name} has shape {list(tensor.shape)}, whose first axis is not that of the {writer.n_experts} experts, "
             "so it cannot be cut; experts of this family cannot be removed"
         )
-    return tensor[torch.from_numpy(rows).to(tensor.device)].clone()
+    return tensor[torch.from_numpy(rows).to(tensor.device)]
