@@ -8,8 +8,9 @@
     expert_utilisation  (checkpoint, relation, expert_unit)  share of prompts routed; absent for dense models;
                                                          without relations in stores of earlier versions
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
-    lpi_known, n_known   (checkpoint, relation, unit), (checkpoint, relation)   and `…_last`: for summaries over known facts
-    known_last          (checkpoint, prompt)             of these prompts are the error bounds, if there are any
+    lpi_known           (checkpoint, relation, unit)     over known facts alone; and `lpi_known_last`
+    n_known             (checkpoint, relation)           how many prompts' they are, and `n_known_last`
+    known_last          (checkpoint, prompt)             which they are at the end
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
     and, if known, `weights_sha256` (checkpoint), `expert` and `shared` (unit)
