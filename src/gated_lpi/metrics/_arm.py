@@ -97,7 +97,7 @@ class Arm:
     def _row(self, checkpoint: int, weights: FloatArray | None) -> dict[str, Row | None]:
         data = None if weights is None else _at(self.scores, self.name, checkpoint, ("relation", "unit"))
         if data is not None and weights is not None and self.facts != "all":
-            data[weights == 0] = 0.0  # NaN in stores: nothing to be meant over, and no weight
+            data = np.where(weights[:, None] > 0, data, data.dtype.type(0))  # NaN in stores: nothing to be meant over
             mean, named = _mean(data, weights), self.name
         else:
             mean, named = (
@@ -174,9 +174,9 @@ def arm_of(scores: xr.Dataset, method: str, facts: schema.WhichFacts = "all") ->
 
 
 def _at(scores: xr.Dataset, name: str, checkpoint: int, dims: tuple[str, ...]) -> NDArray[Any]:
-    """A variable at one checkpoint, of one's own, float32 as it is and anything else as float64."""
+    """A variable at one checkpoint, float32 as it is and anything else as float64."""
     values = scores[name].isel(checkpoint=checkpoint).transpose(*dims).to_numpy()
-    return np.array(values, dtype=np.float32 if values.dtype == np.float32 else np.float64, order="C")
+    return np.asarray(values, dtype=np.float32 if values.dtype == np.float32 else np.float64)
 
 
 def _mean(by_relation: NDArray[Any], weights: FloatArray) -> FloatArray:
