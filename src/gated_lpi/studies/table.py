@@ -23,6 +23,8 @@ ANALYSES = {  # name → the file that has it
     "recall": "gated_lpi.studies.recall",
     "sweep": "gated_lpi.studies.sweep",
     "ablation_curves": "gated_lpi.studies.ablation_curves",
+    "routing": "gated_lpi.studies.routing",
+    "shift": "gated_lpi.studies.shift",
 }
 
 

@@ -1,0 +1,208 @@
+"""What analyses compute, by hand: means over replicates, shares of a null, crossings, what a shift does."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy.stats import t
+
+from gated_lpi.interventions import RecordedRouting
+from gated_lpi.studies import shift
+from gated_lpi.studies._frozen_router import permuted_experts, serves_from
+from gated_lpi.studies._models import at_shares, spread
+from gated_lpi.studies._replicates import difference, over_replicates, rank_correlation
+from gated_lpi.studies.routing import change_split, null_share
+from gated_lpi.trace import LayerRouting
+
+NAN = float("nan")
+
+
+def test_a_mean_over_replicates_has_students_interval():
+    found = over_replicates([1.0, 2.0, 3.0, NAN])
+    half = 4.302653 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5%
+    assert (found.value, found.n, found.over) == (2.0, 3, "replicates")
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert found.scaled(10).low == pytest.approx(10 * (2 - half))
+
+
+def test_one_replicate_has_the_interval_it_is_given_or_none_and_says_so():
+    given, none = over_replicates([4.0], (3.0, 6.0)), over_replicates([4.0])
+    assert given[:3] == (4.0, 3.0, 6.0)
+    assert "over relations" in given.basis
+    assert none.value == 4.0
+    assert math.isnan(none.low)
+    assert none.basis == "1 replicate, no interval"
+    assert over_replicates([NAN]).n == 0
+
+
+def test_differences_are_of_pairs_with_one_seed():
+    paired = difference({0: 5.0, 1: 7.0, 2: NAN}, {1: 4.0, 0: 3.0, 2: 1.0, 9: 50.0})
+    assert (paired.value, paired.n) == (2.5, 2)
+
+
+def test_groups_without_a_common_seed_are_compared_by_welch():
+    found = difference({0: 1.0, 1: 3.0}, {2: 10.0, 3: 14.0})
+    freedom = (1 + 4) ** 2 / (1 + 16)
+    assert found.value == -10.0
+    assert found.high - found.value == pytest.approx(t.ppf(0.975, freedom) * math.sqrt(5))
+
+
+def test_a_rank_correlation_has_the_p_value_of_its_permutations():
+    found = rank_correlation([1, 2, 3, 4, NAN], [10, 20, 30, 40, 0], draws=4000)
+    assert found.rho == pytest.approx(1.0)
+    assert found.n == 4
+    assert found.p == pytest.approx(2 / 24, abs=0.02)  # of 24 orders one and its mirror are as extreme
+    assert math.isnan(rank_correlation([1, 2, 3], [5, 5, 5]).rho)
+
+
+def test_items_are_chosen_evenly_and_by_their_share_of_the_steps():
+    assert spread([0, 1, 2, 3, 4], 3) == [0, 2, 4]
+    assert spread([0, 1, 2], 5) == [0, 1, 2]
+    assert spread("abc", 1) == ["c"]
+    assert at_shares("abcd", [0, 10, 45, 100], [0.5, 1.0, 0.45]) == ["c", "d"]
+
+
+def test_the_share_of_a_null_is_of_what_is_above_chance():
+    found = null_share([0.6, 0.4, NAN], [0.3, 0.2, 0.9], [0.1, 0.1, 0.1])
+    assert found.share == pytest.approx(100 * 0.15 / 0.4)
+    assert found.observed == pytest.approx(0.5)
+    assert math.isnan(null_share([0.1], [0.3], [0.2]).share)
+
+
+def test_a_change_is_split_over_pairs_and_units():
+    dims = ("checkpoint", "relation", "unit")
+    split = xr.Dataset(
+        {
+            "routing_part": (dims, [[[1.0, -1.0]], [[0.0, 2.0]]]),
+            "neurons_part": (dims, [[[3.0, 3.0]], [[0.0, 0.0]]]),
+        },
+        {"n_prompts": ("relation", [5]), "step": ("checkpoint", [10, 20])},
+    )
+    found = change_split(split)
+    assert found.shares == pytest.approx([25.0, 100.0])
+    assert found.whole == pytest.approx(40.0)
+    assert found.interval == pytest.approx((40.0, 40.0))  # one relation is every draw
+
+
+def test_a_routing_serves_from_where_recall_stays_good():
+    done, needed = [0.0, 0.1, 0.5, 1.0], [0.9] * 4
+    assert serves_from(done, [0.95, 0.2, 0.9, 1.0], needed) == 0.5
+    assert serves_from(done, [0.9, 0.9, 0.9, 0.9], needed) == 0.0
+    assert math.isnan(serves_from(done, [1.0, 1.0, 1.0, 0.1], needed))
+    assert math.isnan(serves_from([1.0], [0.0], [0.0]))
+
+
+def test_exchanged_experts_keep_their_gates_and_logits():
+    logits = torch.tensor([[1.0, 5.0, 3.0, 4.0]])
+    own = LayerRouting(logits=logits, gates=torch.tensor([[0.7, 0.3]]), experts=torch.tensor([[1, 3]]), shared=None)
+    recorded = RecordedRouting((0,), (4,), 2, {(1,): (own,)})
+    for seed in range(3):
+        other = permuted_experts(recorded, np.random.default_rng(seed)).prompts[1,][0]
+        assert torch.equal(other.gates, own.gates)
+        assert other.logits.gather(-1, other.experts).tolist() == [[5.0, 4.0]]  # each expert took its logit along
+    assert recorded.prompts[1,][0].experts.tolist() == [[1, 3]]
+
+
+def shifted_scores() -> xr.Dataset:
+    """Two facts that are kept and two that change after step 20, over five checkpoints."""
+    ranks = np.array(
+        [  # kept, kept, before, before, after, after
+            [90, 90, 90, 90, 90, 90],
+            [0, 3, 0, 0, 90, 90],
+            [0, 0, 0, 0, 90, 90],
+            [0, 40, 5, 0, 4, 40],
+            [0, 5, 9, 0, 2, 3],
+        ]
+    )
+    logprob = np.zeros((5, 6))
+    logprob[-1] = [0, 0, -4.0, -1.0, -1.0, -2.0]
+    relations = [f"capital {kind}" for kind in ("(kept)", "(before)", "(after)") for _ in range(2)]
+    texts = ["A is", "B is", "C is", "D is", "D is", "C is"]
+    return xr.Dataset(
+        {"target_rank": (("checkpoint", "prompt"), ranks), "target_logprob": (("checkpoint", "prompt"), logprob)},
+        {
+            "step": ("checkpoint", [0, 10, 20, 30, 40]),
+            "tokens": ("checkpoint", [0, 100, 200, 300, 400]),
+            "prompt_relation": ("prompt", np.array(relations, dtype=object)),
+            "text": ("prompt", np.array(texts, dtype=object)),
+        },
+    )
+
+
+def test_a_shift_is_measured_on_kept_old_and_new_answers():
+    found = shift.measure(shifted_scores(), 20)
+    assert found.forgotten == 50.0  # of two kept facts one fell below the ten likeliest
+    assert found.forgotten_1 == 50.0
+    assert found.lost == 0.0
+    assert found.steps == pytest.approx(18.0)  # HIT@10 of new objects is 50% at 30 and 100% at 40: 90% at 38
+    assert found.tokens == pytest.approx(180.0)
+    assert found.learnt == 100.0
+    assert found.residue == pytest.approx(((-4.0 - -2.0) + (-1.0 - -1.0)) / 2)
+    assert found.prefers_old == 50.0
+    late = shift.measure(shifted_scores(), 20, target=1.0)
+    assert late.steps == pytest.approx(20.0)
+    never = shift.measure(shifted_scores().isel(checkpoint=slice(0, 4)), 20)
+    assert math.isinf(never.tokens)
+
+
+def test_a_level_is_crossed_between_points():
+    x, y = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.9, 0.0, 0.5, 1.0])
+    assert shift.crossed(x, y, 0.75, since=1) == pytest.approx(2.5)
+    assert shift.crossed(x, y, 0.75) == 0.0
+    assert math.isnan(shift.crossed(x, y, 2.0))
+
+
+class ShiftedRun:
+    """A run of two groups of replicates, made of arrays: MoE forgets and learns at other paces than the dense arm."""
+
+    def __init__(self, slower: dict[str, int]):
+        self.slower = slower
+        names = [f"{group}-{i}" for group in ("moe", "dense") for i in range(1, 6)]
+        arms = [SimpleNamespace(name=name, train=name[:-2]) for name in names]
+        groups = {group: tuple(name for name in names if name.startswith(group)) for group in ("moe", "dense")}
+        self.experiment = SimpleNamespace(arms=arms, groups=groups, training_of=self._training)
+
+    def _training(self, arm):
+        spec = {"shift": {"at": 0.5}}
+        return SimpleNamespace(steps=40, seed=int(arm.name[-1]), model_dump=lambda: spec)
+
+    def methods(self, _arm):
+        return ("lpi", "grad_x_act")
+
+    def scores(self, arm):
+        scores = shifted_scores()
+        number = int(arm[-1])
+        ranks = scores["target_rank"].values.copy()
+        if arm.startswith("dense"):
+            ranks[3, :2] = 60  # forgets both that are kept
+        ranks[4, 5] = 3 if self.slower[arm] < 4 else 50
+        experts = np.array([0, 1] if arm.startswith("moe") else [-1, -1])
+        tokens = np.array([0, 100, 200, 300 + 10 * number, 400 + 20 * number])
+        return scores.assign(target_rank=(("checkpoint", "prompt"), ranks)).assign_coords(
+            expert=("unit", experts), tokens=("checkpoint", tokens)
+        )
+
+    def summary(self, arm, method):
+        stability = [[0.9, 0.1 * int(arm[-1]) * (1 if method == "lpi" else -1), 0.0, 0.0]]
+        coords = {"kind": ["ffn"], "pair_next_step": ("pair", [10, 20, 30, 40])}
+        return xr.Dataset({"stability": (("kind", "pair"), stability)}, coords)
+
+
+def test_groups_are_compared_over_a_shift_and_consolidation_is_judged_by_each_method():
+    names = [f"{group}-{i}" for group in ("moe", "dense") for i in range(1, 6)]
+    run = ShiftedRun({name: 9 if name == "dense-5" else 0 for name in names})
+    found = shift.analyse(run, shift.Options(draws=200), None)
+    by_claim = {(verdict.claim, verdict.method): verdict for verdict in found.verdicts}
+    forgets = by_claim["moe forgets less of what is kept than dense.", ""]
+    assert (forgets.effect, forgets.verdict) == (-50.0, "supported")
+    assert by_claim["moe has learnt the new answers by the end.", ""].verdict == "supported"
+    claim = "Replicates of moe that were more consolidated before the shift re-learn more slowly."
+    assert by_claim[claim, "lpi"].verdict == "supported"
+    assert by_claim[claim, "grad_x_act"].verdict == "contradicted"
+    assert by_claim[claim, "lpi"].effect == pytest.approx(1.0)
+    assert any(note.startswith("dense-5 never reaches 90%") for note in found.notes)
+    assert [len(table.rows) for table in found.tables] == [16, 10]
+    assert set(found.figures) == {"shift"}

@@ -1,0 +1,81 @@
+"""Every analysis on one tiny run: two seeds of a mixture of experts and of a dense arm."""
+
+import pytest
+import torch
+
+from gated_lpi.experiments import Experiment
+from gated_lpi.runs import run_experiment
+from gated_lpi.runs.progress import Silent
+from gated_lpi.studies import Analysis
+from gated_lpi.studies.table import analysis_of
+from tiny_runs import TRAINING, tiny_experiment
+from tiny_text import CAPITALS, COLOURS, save_facts
+
+METHODS = ["lpi", "grad_x_act"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    facts = save_facts(tmp_path_factory.mktemp("facts") / "facts", [CAPITALS, COLOURS])
+    size = TRAINING["size"] | {"experts": 4}
+    arms = ({"train": "moe", "replicates": 2}, {"name": "dense", "train": "dense_total", "replicates": 2})
+    return tiny_experiment(facts, *arms, training=TRAINING | {"size": size}, routing={"split": True})
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return run_experiment(experiment, tmp_path_factory.mktemp("run") / "run")
+
+
+def analysed(run, name: str, **options) -> Analysis:
+    """What an analysis finds, read back from its JSON."""
+    row = analysis_of(name)
+    found = row.analyse(run, row.options(**options), Silent())
+    again = Analysis.model_validate_json(found.model_dump_json())
+    assert again.verdicts == found.verdicts
+    assert again.tables == found.tables
+    return found
+
+
+def rows_of(found: Analysis, name: str) -> list[dict]:
+    table = next(table for table in found.tables if table.name == name)
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def test_routing_is_judged_by_every_method_and_frozen(run):
+    found = analysed(run, "routing", pairs=1, checkpoints=3, permutations=1)
+    assert {one["group"]: one["what is left"] for one in rows_of(found, "routing-null")} == {
+        "moe": "experts",
+        "dense": "layers",
+    }
+    shares = {(one["method"], one["step"]): one for one in rows_of(found, "routing-split")}
+    split = run.split("moe-1"), run.split("moe-2")
+    kept = [100 * one["routing_share"].values[-1] for one in split]
+    assert shares["lpi", str(int(split[0]["step"][-1]))]["value"] == pytest.approx(sum(kept) / 2)
+    assert {one["method"] for one in shares.values()} == set(METHODS)
+    frozen = {(one["grid"], one["routing"], one["step"]): one for one in rows_of(found, "frozen-router")}
+    last = max(step for _, _, step in frozen)
+    own = frozen["last routing", "own", last]
+    for grid in ("last weights", "last routing"):  # the last weights with their own routing, by any way
+        for way in ("replayed", "transplanted"):
+            assert frozen[grid, way, last]["log p"] == pytest.approx(own["log p"], abs=1e-5)
+    assert frozen["last weights", "replayed", 0]["log p"] != pytest.approx(own["log p"], abs=1e-6)
+    asked = {verdict.claim for verdict in found.verdicts}
+    assert len(asked) == 5
+    assert {verdict.method for verdict in found.verdicts} == {*METHODS, ""}
+    assert all(verdict.would_decide for verdict in found.verdicts)
+    assert set(found.figures) == {"routing-split", "frozen-router"}
+
+
+def test_a_run_without_a_shift_is_told_so(run):
+    found = analysed(run, "shift")
+    assert found.verdicts == []
+    assert "No arm has a shift" in found.notes[-1]
