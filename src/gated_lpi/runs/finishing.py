@@ -67,7 +67,8 @@ def is_finished(run: Run, arm: str, chosen: Sequence[Checkpoint]) -> bool:
     """Whether `finish_arm` has nothing left to do for an arm, as far as can be told from what is kept."""
     scored = set(run.store(arm).keys())
     last = next((checkpoint.key for checkpoint in reversed(chosen) if checkpoint.key in scored), None)
-    if last is None or (run.experiment.routing.split and last not in run.split_store(arm).keys()):
+    split = set(run.split_store(arm).keys()) if run.experiment.routing.split else {last}
+    if last is None or last not in split:
         return False
     try:
         record = run.record(arm)

@@ -1,8 +1,8 @@
 """Arms that were trained before: the checkpoints of an arm that another run has, in place of training it again.
 
 Checkpoints never change once they are published, so files are linked (copied where the disk cannot). The arm is the
-same if its arm.json is, but for its name: one kind, training, corpus and tokenizer. checkpoint.json is written anew with
-the name and the digests of what was linked, and a source whose files are not what was written is not used.
+same if its arm.json is, but for its name: one kind, training, corpus and tokenizer. checkpoint.json is written anew
+with the name and the digests of what was linked, and a source whose files are not what was written is not used.
 """
 
 from __future__ import annotations
