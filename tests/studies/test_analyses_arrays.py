@@ -169,6 +169,9 @@ class ShiftedRun:
         spec = {"shift": {"at": 0.5}}
         return SimpleNamespace(steps=40, seed=int(arm.name[-1]), model_dump=lambda: spec)
 
+    def store(self, _arm):
+        return SimpleNamespace(keys=lambda: ["step-0"])
+
     def methods(self, _arm):
         return ("lpi", "grad_x_act")
 

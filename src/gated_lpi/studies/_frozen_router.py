@@ -19,13 +19,17 @@ import numpy as np
 import torch
 
 from gated_lpi.ablation import target_scores
-from gated_lpi.facts import EncodedPrompt
+from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.experiments import Experiment
+from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.interventions import RecordedRouting, record_routing, replayed, transplanted
 from gated_lpi.models import Model
+from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._models import Models, spread
+from gated_lpi.studies._models import asked_of, loaded
 from gated_lpi.studies._replicates import NAN, Estimate, Member, over_replicates
+from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
 
 QUESTION = "From when on does the final routing serve earlier weights, and earlier routing the final ones?"
@@ -57,10 +61,10 @@ class Asked(NamedTuple):
 
 
 def frozen_router(
-    models: Models,
+    run: Run,
     groups: Mapping[str, Sequence[Member]],
+    checkpoints: Mapping[str, list[Checkpoint]],
     *,
-    most: int,
     permutations: int,
     enough: float,
     seed: int,
@@ -69,19 +73,23 @@ def frozen_router(
     """Ask the weights of some checkpoints with the routing of others, of every arm of groups with routed experts.
 
     Args:
-        models: of the run.
+        run: whose facts are asked.
         groups: arms by group.
-        most: checkpoints of an arm.
+        checkpoints: of each arm, in training order.
         permutations: of experts, for the null.
         enough: share of a HIT@10 that is as good.
         seed: of the permutations.
         progress: shown how far it is.
     """
+    facts = run.experiment.facts.load()
+    arms = [member.arm for several in groups.values() for member in several if checkpoints[member.arm]]
+    arguments = [(run.experiment, checkpoints[arm], facts, permutations, seed) for arm in arms]
+    by_arm = dict(zip(arms, each(run, ask_arm, arguments, "frozen routers", progress), strict=True))
     rows: list[list[str | float | int | None]] = []
     verdicts: list[Verdict] = []
     panels: list[Lines] = []
-    for group, arms in groups.items():
-        found = [list(_of_arm(models, member.arm, most, permutations, seed, progress)) for member in arms]
+    for group, several in groups.items():
+        found = [by_arm[member.arm] for member in several if member.arm in by_arm]
         rows += _rows(group, found)
         panels += _panels(group, found)
         verdicts += _verdicts(group, found, enough)
@@ -127,44 +135,50 @@ def serves_from(done: Sequence[float], hits: Sequence[float], needed: Sequence[f
     return done[first]
 
 
-def _of_arm(models: Models, arm: str, most: int, permutations: int, seed: int, progress: Progress) -> Iterator[Asked]:
-    checkpoints = spread(models.checkpoints(arm), most)
-    if not checkpoints:
-        return
+def ask_arm(
+    experiment: Experiment,
+    checkpoints: Sequence[Checkpoint],
+    facts: FactSet,
+    permutations: int,
+    seed: int,
+    progress: Progress,
+) -> list[Asked]:
+    """Every combination of weights and routing of one arm's checkpoints; may be called in another process."""
+    del progress
     last = checkpoints[-1]
-    with progress.task(f"frozen router {arm}") as advance, models.load(last) as final:
-        prompts = models.asked(final)
+    with loaded(experiment, last) as final:
+        prompts = asked_of(experiment, facts, final)
         ids = [item.ids for item in prompts]
         final_routing = record_routing(final, ids)
         generator = np.random.default_rng(seed)
+        found = []
         for _ in range(permutations):
             wrong = permuted_experts(final_routing, generator)
-            yield _asked(final, prompts, last.step, 1.0, LAST, PERMUTED, replayed(final, wrong))
-        for number, checkpoint in enumerate(checkpoints):
-            advance(number, len(checkpoints))
-            step, done = checkpoint.step, checkpoint.step / last.step if last.step else 1.0
-            with models.load(checkpoint) as other:
+            found.append(_asked(final, prompts, (last.step, 1.0, LAST, PERMUTED), replayed(final, wrong)))
+        for one in checkpoints:
+            place = one.step, one.step / last.step if last.step else 1.0
+            with loaded(experiment, one) as other:
                 routing = record_routing(other, ids)
-                yield _asked(final, prompts, step, done, LAST, REPLAYED, replayed(final, routing))
-                yield _asked(final, prompts, step, done, LAST, TRANSPLANTED, transplanted(final, other))
-                yield _asked(other, prompts, step, done, EARLIER, OWN, nullcontext())
-                yield _asked(other, prompts, step, done, EARLIER, REPLAYED, replayed(other, final_routing))
-                yield _asked(other, prompts, step, done, EARLIER, TRANSPLANTED, transplanted(other, final))
-        advance(len(checkpoints), len(checkpoints))
+                ways = (
+                    (final, LAST, REPLAYED, replayed(final, routing)),
+                    (final, LAST, TRANSPLANTED, transplanted(final, other)),
+                    (other, EARLIER, OWN, nullcontext()),
+                    (other, EARLIER, REPLAYED, replayed(other, final_routing)),
+                    (other, EARLIER, TRANSPLANTED, transplanted(other, final)),
+                )
+                found += [_asked(model, prompts, (*place, grid, way), held) for model, grid, way, held in ways]
+    return found
 
 
 def _asked(
     model: Model,
     prompts: Sequence[EncodedPrompt],
-    step: int,
-    done: float,
-    grid: str,
-    way: str,
+    where: tuple[int, float, str, str],
     routing: AbstractContextManager[None],
 ) -> Asked:
     with routing:
         means = target_scores(model, prompts).means(K)
-    return Asked(step, done, grid, way, *(means[name] for name in FIGURES))
+    return Asked(*where, *(means[name] for name in FIGURES))
 
 
 def _at(found: Sequence[Sequence[Asked]], grid: str, way: str, step: int, figure: str) -> Estimate:

@@ -8,69 +8,46 @@ from typing import TypeVar
 
 import numpy as np
 
-from gated_lpi.checkpoints import Checkpoint, list_local
-from gated_lpi.facts import EncodedPrompt
+from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.experiments import Experiment
+from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.models import Model
 from gated_lpi.prompting import encode_facts
 from gated_lpi.results import Run
-from gated_lpi.runs.access import hub_of, load_checkpoint, on_this_machine
-from gated_lpi.runs.choose import choose_checkpoints
-from gated_lpi.runs.progress import Progress
+from gated_lpi.runs.access import load_checkpoint, on_this_machine
 from gated_lpi.runs.scoring import prompting
+from gated_lpi.studies._runs import checkpoints_of
 
 T = TypeVar("T")
 
 
-class Models:
-    """The checkpoints of a run that have scores, by arm, and their models.
+def scored_checkpoints(run: Run) -> dict[str, list[Checkpoint]]:
+    """The checkpoints of every arm that have scores, in training order.
 
-    Attributes:
-        facts: what the run asks its models.
+    Raises:
+        CheckpointError: a series that is not there any more.
     """
+    found = checkpoints_of(run)
+    return {
+        arm: [checkpoint for key, checkpoint in by_key.items() if key in set(run.store(arm).keys())]
+        for arm, by_key in found.items()
+    }
 
-    def __init__(self, run: Run, progress: Progress) -> None:
-        """List the checkpoints of every arm.
 
-        Args:
-            run: whose.
-            progress: told of what is left out of folders.
+@contextmanager
+def loaded(experiment: Experiment, checkpoint: Checkpoint) -> Iterator[Model]:
+    """The model of a checkpoint, whose files are here as long as the `with` block runs.
 
-        Raises:
-            CheckpointError: a series that is not there any more.
-        """
-        experiment = run.experiment
-        folders = {arm.name: run.training_folder(arm.name) for arm in experiment.arms if arm.train is not None}
-        trained = {name: list_local(folder) for name, folder in folders.items() if folder.is_dir()}
-        self._run = run
-        self.facts = experiment.facts.load()
-        self._chosen = choose_checkpoints(
-            experiment,
-            trained,
-            hub_of(experiment.storage),
-            lambda arm, text: progress.note(f"{arm}: {text}"),
-            run.path / "series",
-        )
+    Raises:
+        CheckpointError, ModelError: it cannot be had or loaded.
+    """
+    with on_this_machine(checkpoint, experiment.storage) as local:
+        yield load_checkpoint(local, experiment.storage)
 
-    def checkpoints(self, arm: str) -> list[Checkpoint]:
-        """Those of an arm that have scores and can be loaded, in training order."""
-        scored = set(self._run.store(arm).keys())
-        return [checkpoint for checkpoint in self._chosen.get(arm, []) if checkpoint.key in scored]
 
-    @contextmanager
-    def load(self, checkpoint: Checkpoint) -> Iterator[Model]:
-        """The model of a checkpoint, whose files are here as long as the `with` block runs.
-
-        Raises:
-            CheckpointError, ModelError: it cannot be had or loaded.
-        """
-        storage = self._run.experiment.storage
-        with on_this_machine(checkpoint, storage) as local:
-            yield load_checkpoint(local, storage)
-
-    def asked(self, model: Model) -> tuple[EncodedPrompt, ...]:
-        """The run's facts as it puts them to its models."""
-        answer = self._run.experiment.attribution.answer
-        return tuple(encode_facts(model, self.facts, prompting(self._run.experiment), answer=answer).prompts)
+def asked_of(experiment: Experiment, facts: FactSet, model: Model) -> tuple[EncodedPrompt, ...]:
+    """The facts as an experiment puts them to its models."""
+    return tuple(encode_facts(model, facts, prompting(experiment), answer=experiment.attribution.answer).prompts)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -11,16 +11,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata, t
+from scipy.stats import rankdata
 
-from gated_lpi.errors import RunError
 from gated_lpi.results import Run
+from gated_lpi.studies import _intervals
+from gated_lpi.studies._runs import with_scores
 
 NAN = float("nan")
 REPLICATES, RELATIONS, NOTHING = "replicates", "relations", "nothing"
@@ -66,16 +67,10 @@ def over_replicates(values: Iterable[float], single: tuple[float, float] | None 
         values: one a replicate.
         single: the interval of the value of a single replicate over its relations, if it has one.
     """
-    known = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
-    if not known.size:
-        return UNKNOWN
-    mean = float(known.mean())
-    if known.size == 1:
-        if single is not None and all(map(math.isfinite, single)):
-            return Estimate(mean, *single, 1, RELATIONS)
-        return Estimate(mean, NAN, NAN, 1, NOTHING)
-    half = float(t.ppf(0.975, known.size - 1) * known.std(ddof=1) / math.sqrt(known.size))
-    return Estimate(mean, mean - half, mean + half, known.size, REPLICATES)
+    found = _intervals.over_replicates(list(values))
+    if found.n == 1 and single is not None and all(map(math.isfinite, single)):
+        return Estimate(found.value, *single, 1, RELATIONS)
+    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
@@ -84,17 +79,8 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estim
     shared = sorted(a.keys() & b.keys())
     if shared or not a or not b:
         return over_replicates([a[seed] - b[seed] for seed in shared])
-    left, right = (np.array(list(one.values())) for one in (a, b))
-    mean = float(left.mean() - right.mean())
-    if min(left.size, right.size) < 2:
-        return Estimate(mean, NAN, NAN, min(left.size, right.size), NOTHING)
-    parts = [one.var(ddof=1) / one.size for one in (left, right)]
-    total = sum(parts)
-    if total == 0:
-        return Estimate(mean, mean, mean, left.size + right.size, REPLICATES)
-    freedom = total**2 / sum(part**2 / (one.size - 1) for part, one in zip(parts, (left, right), strict=True))
-    half = float(t.ppf(0.975, freedom) * math.sqrt(total))
-    return Estimate(mean, mean - half, mean + half, left.size + right.size, REPLICATES)
+    found = _intervals.difference(list(a.values()), list(b.values()))
+    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
 
 
 class Correlation(NamedTuple):
@@ -161,6 +147,11 @@ class Members:
     notes: tuple[str, ...]
 
     @property
+    def arms(self) -> list[str]:
+        """Names of all of them."""
+        return [member.arm for member in self.every]
+
+    @property
     def groups(self) -> dict[str, tuple[Member, ...]]:
         """By group, in the run's order."""
         return {group: self.of(group) for group in dict.fromkeys(member.group for member in self.every)}
@@ -182,30 +173,22 @@ class Members:
 
 
 def members_of(run: Run) -> Members:
-    """The arms of a run that have scores, and a note on each that has none."""
-    found, notes = [], []
+    """The arms of a run that have scores, and a note on each that has none.
+
+    Raises:
+        RunError: no arm has any.
+    """
+    groups, notes = with_scores(run)
     arms = {arm.name: arm for arm in run.experiment.arms}
-    for group, names in run.experiment.groups.items():
-        for place, name in enumerate(names):
-            try:
-                scores = run.scores(name)
-            except RunError as error:
-                notes.append(f"{name} is left out: {error}.")
-                continue
-            trained = arms[name].train is not None
-            seed = run.experiment.training_of(arms[name]).seed if trained else place
+    found = []
+    for group, names in groups.items():
+        for name in names:
+            place = run.experiment.groups[group].index(name)
+            seed = run.experiment.training_of(arms[name]).seed if arms[name].train else place
+            scores = run.scores(name)
             routed = "expert" in scores.coords and bool((scores["expert"].to_numpy() >= 0).any())
             found.append(Member(name, group, seed, routed))
     return Members(tuple(found), tuple(notes))
-
-
-def methods_of(run: Run, members: Members, asked: Sequence[str] | None) -> list[str]:
-    """The methods that every arm has scores by; those that were asked for, in that order, if any were."""
-    common = [set(run.methods(member.arm)) for member in members.every]
-    known = [
-        name for name in (run.methods(members.every[0].arm) if members.every else ()) if all(name in c for c in common)
-    ]
-    return known if asked is None else [name for name in asked if name in known]
 
 
 def cells(estimate: Estimate) -> list[Any]:

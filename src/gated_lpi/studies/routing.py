@@ -12,13 +12,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.experiments import Experiment
+from gated_lpi.facts import FactSet
 from gated_lpi.metrics import routing_share
 from gated_lpi.options import Explained
 from gated_lpi.options.methods import Listed
@@ -28,8 +31,9 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.splits import split_method, split_pair
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._frozen_router import frozen_router
-from gated_lpi.studies._models import Models, spread
-from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, members_of, methods_of, over_replicates
+from gated_lpi.studies._models import loaded, scored_checkpoints, spread
+from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, members_of, over_replicates
+from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
 
 QUESTION = "Neurons or routing?"
@@ -68,15 +72,18 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
     if not any(member.routed for member in members.every):
         reason = "No arm has routed experts, so there is no routing to tell from neurons."
         return Analysis(notes=[*members.notes, reason])
-    methods = methods_of(run, members, options.methods)
-    models = Models(run, progress) if options.pairs or options.checkpoints else None
-    parts = [_nulls(run, members, methods, options.kind), _splits(run, members, methods, models, options, progress)]
-    if models is not None and options.checkpoints:
+    methods = methods_of(run, members.arms, options.methods)
+    checkpoints = scored_checkpoints(run) if options.pairs or options.checkpoints else {}
+    parts = [
+        _nulls(run, members, methods, options.kind),
+        _splits(run, members, methods, checkpoints, options, progress),
+    ]
+    if options.checkpoints:
         parts.append(
             frozen_router(
-                models,
+                run,
                 {group: arms[: options.replicates] for group, arms in members.groups.items() if arms[0].routed},
-                most=options.checkpoints,
+                {arm: spread(found, options.checkpoints) for arm, found in checkpoints.items()},
                 permutations=options.permutations,
                 enough=options.enough,
                 seed=options.seed,
@@ -191,7 +198,12 @@ def change_split(split: xr.Dataset) -> ChangeSplit:
 
 
 def _splits(
-    run: Run, members: Members, methods: Sequence[str], models: Models | None, options: Options, progress: Progress
+    run: Run,
+    members: Members,
+    methods: Sequence[str],
+    checkpoints: Mapping[str, list[Checkpoint]],
+    options: Options,
+    progress: Progress,
 ) -> Analysis:
     """Routing's share of the change of scores, over time and in all."""
     kept_by = split_method(run.experiment)[0]
@@ -201,13 +213,11 @@ def _splits(
         for group, arms in members.groups.items():
             if not arms[0].routed:
                 continue
-            found = []
-            for member in arms if method == kept_by else arms[: options.replicates]:
-                split = run.split(member.arm) if method == kept_by else None
-                if split is None and models is not None and options.pairs:
-                    split = _made(run, member.arm, method, models, options.pairs, progress)
-                if split is not None:
-                    found.append(change_split(split))
+            stored = [run.split(member.arm) for member in arms] if method == kept_by else []
+            found = [change_split(split) for split in stored if split is not None]
+            if not found and options.pairs:
+                some = [checkpoints[member.arm] for member in arms[: options.replicates]]
+                found = _made(run, method, some, options.pairs, progress)
             if not found:
                 notes.append(f"Changes of {group} are not split by {method}: give [routing] split = true, or pairs.")
                 continue
@@ -249,20 +259,34 @@ def _splits(
     return Analysis(verdicts=verdicts, tables=[table], figures=figures, notes=notes)
 
 
-def _made(run: Run, arm: str, method: str, models: Models, most: int, progress: Progress) -> xr.Dataset | None:
-    """The split of some of an arm's changes by a method, as the run would keep it; None where there is no change."""
+def _made(run: Run, method: str, arms: Sequence[list[Checkpoint]], most: int, progress: Progress) -> list[ChangeSplit]:
+    """The splits of some changes of arms by a method, as the run would keep them."""
     options = run.experiment.attribution.asked()[method]
-    pairs = spread(list(pairwise(models.checkpoints(arm))), most)
-    if not pairs or not isinstance(options, Explained):
-        return None
+    if not isinstance(options, Explained):
+        return []
+    facts = run.experiment.facts.load()
+    pairs = [spread(list(pairwise(checkpoints)), most) for checkpoints in arms]
+    arguments = [(run.experiment, before, after, facts, options) for own in pairs for before, after in own]
+    made = iter(each(run, split_checkpoints, arguments, f"split changes by {method}", progress))
     found = []
-    with progress.task(f"split {arm} by {method}") as advance:
-        for number, (before, after) in enumerate(pairs):
-            advance(number, len(pairs))
-            with models.load(before) as first, models.load(after) as last:
-                split = split_pair(run.experiment, first, last, models.facts, options)
-            found.append(split[["routing_part", "neurons_part"]].assign_coords(step=after.step))
-        advance(len(pairs), len(pairs))
-    return xr.concat(found, "checkpoint", coords="minimal", compat="override").assign_coords(
-        step=("checkpoint", [after.step for _, after in pairs])
-    )
+    for own in pairs:
+        splits = list(islice(made, len(own)))
+        if splits:
+            joined = xr.concat(splits, "checkpoint", coords="minimal", compat="override")
+            steps = [after.step for _, after in own]
+            found.append(change_split(joined.assign_coords(step=("checkpoint", steps))))
+    return found
+
+
+def split_checkpoints(
+    experiment: Experiment,
+    before: Checkpoint,
+    after: Checkpoint,
+    facts: FactSet,
+    options: Explained,
+    progress: Progress,
+) -> xr.Dataset:
+    """The two parts of the change between two checkpoints; may be called in another process."""
+    del progress
+    with loaded(experiment, before) as first, loaded(experiment, after) as last:
+        return split_pair(experiment, first, last, facts, options)[["routing_part", "neurons_part"]]

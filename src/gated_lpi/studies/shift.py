@@ -35,10 +35,10 @@ from gated_lpi.studies._replicates import (
     cells,
     difference,
     members_of,
-    methods_of,
     over_replicates,
     rank_correlation,
 )
+from gated_lpi.studies._runs import methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
 
 QUESTION = "What happens when half of the facts are replaced?"
@@ -273,7 +273,7 @@ def _consolidation(
     """Verdicts on what consolidation before the shift costs; J_stab before it by method and arm."""
     stability: dict[str, dict[str, float]] = {}
     verdicts = []
-    for method in methods_of(run, members, options.methods):
+    for method in methods_of(run, members.arms, options.methods):
         stability[method] = {arm: _stability_before(run.summary(arm, method), steps[arm]) for arm in found}
         for group in members.groups:
             arms = [member.arm for member in members.of(group) if member.arm in found]
