@@ -9,11 +9,13 @@ import torch
 import xarray as xr
 from scipy.stats import t
 
+from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
 from gated_lpi.studies import shift
 from gated_lpi.studies._frozen_router import permuted_experts, serves_from
 from gated_lpi.studies._models import at_shares, spread
-from gated_lpi.studies._replicates import difference, over_replicates, rank_correlation
+from gated_lpi.studies._replicates import Estimate, difference, over_replicates, rank_correlation
+from gated_lpi.studies.methods import flips, some_of
 from gated_lpi.studies.routing import change_split, null_share
 from gated_lpi.trace import LayerRouting
 
@@ -209,3 +211,22 @@ def test_groups_are_compared_over_a_shift_and_consolidation_is_judged_by_each_me
     assert any(note.startswith("dense-5 never reaches 90%") for note in found.notes)
     assert [len(table.rows) for table in found.tables] == [16, 10]
     assert set(found.figures) == {"shift"}
+
+
+def test_a_conclusion_flips_only_if_methods_are_sure_of_different_signs():
+    above, below = Estimate(1.0, 0.5, 1.5, 3, "replicates"), Estimate(-1.0, -1.5, -0.5, 3, "replicates")
+    unsure = Estimate(1.0, -0.5, 2.5, 3, "replicates")
+    assert flips({"a": above, "b": above}) == "supported"
+    assert flips({"a": above, "b": below, "c": unsure}) == "contradicted"
+    assert flips({"a": above, "b": unsure}) == "undecided"
+    assert flips({"a": above}) == "undecided"
+
+
+def test_some_facts_are_asked_as_they_are_among_all_of_them():
+    samples = tuple(Sample(f"s{i}", f"o{i}") for i in range(7))
+    facts = FactSet((Relation("r", ("{} a", "{} b", "{} c"), samples), Relation("q", ("{} d",), samples[:2])), "test")
+    some, templates = some_of(facts, "held_out", 6)
+    assert [len(one.samples) for one in some.relations] == [3, 2]
+    whole = {(one.relation, one.subject): one.text for one in facts.prompts("held_out")}
+    for prompt in some.prompts(templates):
+        assert prompt.text == whole[prompt.relation, prompt.subject]

@@ -75,6 +75,39 @@ def test_routing_is_judged_by_every_method_and_frozen(run):
     assert set(found.figures) == {"routing-split", "frozen-router"}
 
 
+def test_methods_are_held_against_true_effects_each_other_and_their_conclusions(run):
+    found = analysed(run, "methods", sample=2, prompts=2, at=[1.0], replicates=1, draws=2)
+    conclusions = {(one["measure"], one["method"]): one for one in rows_of(found, "conclusions")}
+    for method in METHODS:
+        shares = {
+            arm: 100 * float(run.summary(arm, method)["importance_share"].sel(kind="ffn")[-1]) for arm in run.arms
+        }
+        mean = (shares["moe-1"] - shares["dense-1"] + shares["moe-2"] - shares["dense-2"]) / 2
+        assert conclusions["importance share", method]["value"] == pytest.approx(mean)
+        assert conclusions["importance share", method]["of the MoE"] - mean == pytest.approx(
+            conclusions["importance share", method]["of the dense"]
+        )
+    agreement = rows_of(found, "method-agreement")
+    assert {one["group"] for one in agreement} == {"moe", "dense"}
+    assert {one["step"] for one in agreement} == set(run.scores("moe-1")["step"].values.tolist())
+    truth = {(one["group"], one["method"], one["layers"]): one for one in rows_of(found, "truth")}
+    assert set(truth) == {
+        (group, method, part)
+        for group in ("moe", "dense")
+        for method in METHODS
+        for part in ("overall", "lower third", "middle third", "upper third")
+    }
+    for one in truth.values():
+        assert one["replicates"] in (0, 1)
+        assert one["value"] is None or -1 <= one["value"] <= 1
+    questions = {verdict.question for verdict in found.verdicts}
+    assert questions == {
+        "MoE or dense?",
+        "Is what is found the method's?",
+        "Does a method rank units as silencing them does?",
+    }
+
+
 def test_a_run_without_a_shift_is_told_so(run):
     found = analysed(run, "shift")
     assert found.verdicts == []

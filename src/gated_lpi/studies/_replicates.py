@@ -24,7 +24,7 @@ from gated_lpi.studies import _intervals
 from gated_lpi.studies._runs import with_scores
 
 NAN = float("nan")
-REPLICATES, RELATIONS, NOTHING = "replicates", "relations", "nothing"
+REPLICATES, RELATIONS, NOTHING = "replicates", "relations", ""
 
 
 class Estimate(NamedTuple):
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
         value: the mean.
         low, high: ends of the interval.
         n: replicates, or pairs of them, that it is over.
-        over: what the interval is over: "replicates", "relations", or "nothing" where there is none.
+        over: what the interval is over: "replicates"; of one replicate what it was given for; "" where there is none.
     """
 
     value: float
@@ -52,24 +52,27 @@ class Estimate(NamedTuple):
         """What it stands on, in words."""
         if self.over == REPLICATES:
             return f"{self.n} replicates, t interval over them"
-        if self.over == RELATIONS:
-            return "one replicate, interval over relations"
+        if self.over:
+            return f"one replicate, interval over {self.over}"
         return f"{self.n} replicate{'s' * (self.n != 1)}, no interval"
 
 
 UNKNOWN = Estimate(NAN, NAN, NAN, 0, NOTHING)
 
 
-def over_replicates(values: Iterable[float], single: tuple[float, float] | None = None) -> Estimate:
+def over_replicates(
+    values: Iterable[float], single: tuple[float, float] | None = None, over: str = RELATIONS
+) -> Estimate:
     """The mean of one value a replicate; values that are NaN are left out.
 
     Args:
         values: one a replicate.
-        single: the interval of the value of a single replicate over its relations, if it has one.
+        single: the interval of the value of a single replicate, if it has one.
+        over: what that is over.
     """
     found = _intervals.over_replicates(list(values))
     if found.n == 1 and single is not None and all(map(math.isfinite, single)):
-        return Estimate(found.value, *single, 1, RELATIONS)
+        return Estimate(found.value, *single, 1, over)
     return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
 
 

@@ -25,6 +25,8 @@ ANALYSES = {  # name → the file that has it
     "ablation_curves": "gated_lpi.studies.ablation_curves",
     "routing": "gated_lpi.studies.routing",
     "shift": "gated_lpi.studies.shift",
+    "methods": "gated_lpi.studies.methods",
+    "tasks": "gated_lpi.studies.tasks",
 }
 
 
