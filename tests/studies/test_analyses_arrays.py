@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from scipy.stats import t
 
+from gated_lpi.ablation import Recall
 from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
 from gated_lpi.studies import shift
@@ -17,6 +18,7 @@ from gated_lpi.studies._models import at_shares, spread
 from gated_lpi.studies._replicates import Estimate, difference, over_replicates, rank_correlation
 from gated_lpi.studies.methods import flips, some_of
 from gated_lpi.studies.routing import change_split, null_share
+from gated_lpi.studies.tasks import Drop, drops, task_of
 from gated_lpi.trace import LayerRouting
 
 NAN = float("nan")
@@ -230,3 +232,17 @@ def test_some_facts_are_asked_as_they_are_among_all_of_them():
     whole = {(one.relation, one.subject): one.text for one in facts.prompts("held_out")}
     for prompt in some.prompts(templates):
         assert prompt.text == whole[prompt.relation, prompt.subject]
+
+
+def test_a_relations_task_is_that_of_the_longest_beginning_of_its_name():
+    names = ["two-hop capital, bridge", "needle 200", "gsm8k 2 steps", "country_capital", "needle-like"]
+    assert [task_of(name, {}) for name in names] == ["two-hop", "retrieval", "arithmetic", "facts", "retrieval"]
+    assert task_of("two-hop capital, bridge", {"two-hop capital": "capitals", "t": "other"}) == "capitals"
+    assert task_of("people birthplace", {"people": "people"}) == "people"
+
+
+def test_drops_are_of_each_tasks_prompts():
+    intact = Recall(np.array([0, 0, 5, 20]), np.array([-1.0, -1.0, -2.0, -3.0]), None)
+    without = Recall(np.array([0, 12, 5, 3]), np.array([-1.0, -4.0, -2.5, -2.0]), None)
+    found = drops(intact, without, np.array(["a", "a", "b", "b"]), 10)
+    assert found == {"a": Drop(50.0, 50.0, 1.5), "b": Drop(0.0, -50.0, -0.25)}

@@ -108,6 +108,22 @@ def test_methods_are_held_against_true_effects_each_other_and_their_conclusions(
     }
 
 
+def test_tasks_are_ablated_by_rankings_over_all_and_over_each(run):
+    found = analysed(run, "tasks", tasks={"colour": "two-hop"}, units=[0.1, 1.0], heads=[0.5], draws=1)
+    rows = {
+        (one["group"], one["method"], one["silenced"], one["share"], one["ranked over"], one["task"]): one
+        for one in rows_of(found, "tasks")
+    }
+    assert len(rows) == 2 * 2 * 3 * 3 * 2  # groups, methods, what is silenced, rankings, tasks
+    everything = [one for one in rows.values() if one["share"] == 1.0]
+    for one in everything:  # a random set of all units is all units
+        assert one["log p drop"] == pytest.approx(one["log p drop, random"])
+    moe = {one["ranked over"]: one["log p drop"] for one in everything if one["group"] == "moe"}
+    assert len(set(moe.values())) == 1
+    asked = {(verdict.claim, verdict.method) for verdict in found.verdicts}
+    assert len(asked) == len(found.verdicts) == 2 * 2 + 2 * 2 * 2  # tasks by methods; groups by tasks by methods
+
+
 def test_a_run_without_a_shift_is_told_so(run):
     found = analysed(run, "shift")
     assert found.verdicts == []
