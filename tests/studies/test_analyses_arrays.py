@@ -1,7 +1,9 @@
 """What analyses compute, by hand: means over replicates, shares of a null, crossings, what a shift does."""
 
+import json
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy.stats import t
 from gated_lpi.ablation import Recall
 from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
-from gated_lpi.studies import shift
+from gated_lpi.studies import shift, stabilise
 from gated_lpi.studies._frozen_router import permuted_experts, serves_from
 from gated_lpi.studies._models import at_shares, spread
 from gated_lpi.studies._replicates import Estimate, difference, over_replicates, rank_correlation
@@ -170,7 +172,7 @@ class ShiftedRun:
         self.experiment = SimpleNamespace(arms=arms, groups=groups, training_of=self._training)
 
     def _training(self, arm):
-        spec = {"shift": {"at": 0.5}}
+        spec = {"shift": {"at": 0.5, "share": 0.5}}
         return SimpleNamespace(steps=40, seed=int(arm.name[-1]), model_dump=lambda: spec)
 
     def store(self, _arm):
@@ -246,3 +248,89 @@ def test_drops_are_of_each_tasks_prompts():
     without = Recall(np.array([0, 12, 5, 3]), np.array([-1.0, -4.0, -2.5, -2.0]), None)
     found = drops(intact, without, np.array(["a", "a", "b", "b"]), 10)
     assert found == {"a": Drop(50.0, 50.0, 1.5), "b": Drop(0.0, -50.0, -0.25)}
+
+
+class StabilisedRun:
+    """Three groups of MoE arms: routers never stopped, at a threshold, and at random steps."""
+
+    HOW: ClassVar[dict] = {
+        "never": None,
+        "settled": {"when": "threshold", "action": "freeze", "measure": "j_stab", "threshold": 0.8},
+        "random": {"when": "random", "action": "freeze"},
+    }
+
+    def __init__(self, folder):
+        self.folder = folder
+        names = [f"{group}-{i}" for group in self.HOW for i in range(1, 4)]
+        self.experiment = SimpleNamespace(
+            arms=[SimpleNamespace(name=name, train="moe") for name in names],
+            groups={group: tuple(name for name in names if name.startswith(group)) for group in self.HOW},
+            training_of=self._training,
+        )
+
+    def _training(self, arm):
+        content = {"steps": 40, "seed": int(arm.name[-1]), "stabilise": self.HOW[arm.name[:-2]]}
+        return SimpleNamespace(**content, model_dump=lambda **_: dict(content))
+
+    def store(self, _arm):
+        return SimpleNamespace(keys=lambda: ["step-0"])
+
+    def training_folder(self, arm):
+        return self.folder / arm
+
+    def scores(self, arm):
+        ranks = np.full((4, 2), 90)
+        ranks[2:] = 3
+        ranks[1] = {"never": 50, "settled": 5, "random": 50}[arm[:-2]]
+        ranks[2, 0] = 50 if arm == "never-3" else 3
+        tokens = np.array([0, 200, 300, 400]) + 4 * int(arm[-1])
+        over = ("checkpoint", "prompt")
+        return xr.Dataset(
+            {"target_rank": (over, ranks), "target_logprob": (over, np.full((4, 2), -1.0 * len(arm)))},
+            {
+                "step": ("checkpoint", [0, 20, 30, 40]),
+                "tokens": ("checkpoint", tokens),
+                "expert": ("unit", [0, 1]),
+                "prompt_relation": ("prompt", np.array(["capital", "capital"], dtype=object)),
+            },
+        )
+
+
+def test_stopped_routers_are_compared_with_never_and_with_controls(tmp_path):
+    run = StabilisedRun(tmp_path)
+    for number in (1, 2, 3):
+        folder = tmp_path / f"settled-{number}"
+        folder.mkdir()
+        note = {"when": "threshold", "fired": {"step": 10 * number, "tokens": 100 * number, "value": 0.9}}
+        (folder / "stabilise.json").write_text(json.dumps(note))
+        (folder / ".seconds").write_text("80.0\n")
+    (tmp_path / "random-1").mkdir()
+    (tmp_path / "random-1" / "stabilise.json").write_text("[]")
+    found = stabilise.analyse(run, stabilise.Options(), None)
+    differences = {(row[0], row[1], row[2]): row[3:] for row in found.tables[1].rows}
+    assert {pair[:2] for pair in differences} == {("settled", "never"), ("settled", "random"), ("random", "never")}
+    at = {"never": [29, 29, 38], "settled": [18, 18, 18], "random": [29, 29, 29]}  # steps to 90%
+
+    def tokens(group):
+        return [
+            np.interp(step, [0, 20, 30, 40], np.array([0, 200, 300, 400]) + 4 * seed)
+            for step, seed in zip(at[group], (1, 2, 3), strict=True)
+        ]
+
+    expected = np.mean(np.subtract(tokens("settled"), tokens("never")))
+    assert differences["settled", "never", "tokens to HIT@10"][0] == pytest.approx(expected)
+    rows = {(row[0], row[3]): row for row in found.tables[0].rows}
+    assert rows["settled", "tokens to HIT@10"][2] == 20.0  # mean step at which routers stopped
+    assert rows["settled", "seconds to HIT@10"][4] == pytest.approx(80 * 18 / 40)
+    assert rows["never", "HIT@10 at the end"][4] == 100.0
+    settled = next(one for one in found.verdicts if one.claim.startswith("settled takes fewer tokens to learn"))
+    assert (settled.verdict, settled.effect) == ("supported", pytest.approx(-140.0))
+    assert (settled.low, settled.high) == pytest.approx((-269.08, -10.92), abs=0.01)  # of −110, −110, −200
+    assert not any("re-learn" in one.claim or "shift" in one.claim for one in found.verdicts)
+    assert any(note.startswith("Of random-1, random-2, random-3") for note in found.notes)
+
+
+def test_groups_that_are_trained_otherwise_are_not_compared():
+    named = {"a": "never", "b": "step 9, freeze", "c": "j_stab 0.8, freeze", "d": "never"}
+    alike = {"a": "x", "b": "x", "c": "x", "d": "y"}
+    assert stabilise.pairs_of(named, alike) == [("b", "a"), ("c", "a"), ("c", "b")]

@@ -35,6 +35,16 @@ def run(experiment, tmp_path_factory):
     return run_experiment(experiment, tmp_path_factory.mktemp("run") / "run")
 
 
+@pytest.fixture(scope="module")
+def lengths(experiment, tmp_path_factory):
+    """A run of a mixture of experts that is trained for four and for eight steps."""
+    size = experiment.training.size.model_dump()
+    training = TRAINING | {"size": size, "steps": 4, "checkpoints": 3}
+    arms = ({"name": "short", "train": "moe"}, {"name": "long", "train": "moe", "training": {"steps": 8}})
+    asked = tiny_experiment(experiment.facts.source, *arms, training=training, attribution={"methods": ["lpi"]})
+    return run_experiment(asked, tmp_path_factory.mktemp("lengths") / "run")
+
+
 def analysed(run, name: str, **options) -> Analysis:
     """What an analysis finds, read back from its JSON."""
     row = analysis_of(name)
@@ -122,6 +132,33 @@ def test_tasks_are_ablated_by_rankings_over_all_and_over_each(run):
     assert len(set(moe.values())) == 1
     asked = {(verdict.claim, verdict.method) for verdict in found.verdicts}
     assert len(asked) == len(found.verdicts) == 2 * 2 + 2 * 2 * 2  # tasks by methods; groups by tasks by methods
+
+
+def test_longer_training_is_compared_at_the_end_and_at_equal_tokens(lengths):
+    found = analysed(lengths, "longer", share=0.1, experts=1, draws=1)
+    rows = {(one["group"], one["at"], one["measure"]): one for one in rows_of(found, "longer")}
+    assert {one["steps"] for one in rows.values()} == {4, 8}
+    assert {one["family"] for one in rows.values()} == {"moe"}
+    for group in ("short", "long"):
+        summary = lengths.summary(group).sel(kind="ffn")
+        tokens = summary["tokens"].values
+        shortest = lengths.summary("short")["tokens"].values[-1]
+        for at, row in (("end", -1), ("equal tokens", abs(tokens - shortest).argmin())):
+            share = 100 * float(summary["importance_share"][row])
+            assert rows[group, at, "share of importance, %"]["value"] == pytest.approx(share)
+    end = {measure: one["value"] for (group, at, measure), one in rows.items() if (group, at) == ("short", "end")}
+    same = {
+        measure: one["value"] for (group, at, measure), one in rows.items() if (group, at) == ("short", "equal tokens")
+    }
+    assert end == same
+    assert end["recovered by routers, nats"] is not None
+    assert len(found.verdicts) == 5 * 2
+    assert all(verdict.verdict == "undecided" for verdict in found.verdicts)  # of one replicate each
+
+
+def test_runs_without_what_an_analysis_compares_are_told_so(run):
+    assert "nothing to compare" in analysed(run, "longer").notes[-1]
+    assert "nothing to compare" in analysed(run, "stabilise").notes[-1]
 
 
 def test_a_run_without_a_shift_is_told_so(run):

@@ -27,7 +27,7 @@ from gated_lpi.models import Model
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._models import asked_of, loaded
+from gated_lpi.studies._models import asked_of, facts_of, loaded
 from gated_lpi.studies._replicates import NAN, Estimate, Member, over_replicates
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
@@ -81,7 +81,7 @@ def frozen_router(
         seed: of the permutations.
         progress: shown how far it is.
     """
-    facts = run.experiment.facts.load()
+    facts = facts_of(run)
     arms = [member.arm for several in groups.values() for member in several if checkpoints[member.arm]]
     arguments = [(run.experiment, checkpoints[arm], facts, permutations, seed) for arm in arms]
     by_arm = dict(zip(arms, each(run, ask_arm, arguments, "frozen routers", progress), strict=True))

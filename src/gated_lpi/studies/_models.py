@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from gated_lpi.checkpoints import Checkpoint
+from gated_lpi.errors import RunError
 from gated_lpi.experiments import Experiment
 from gated_lpi.facts import EncodedPrompt, FactSet
 from gated_lpi.models import Model
@@ -32,6 +33,23 @@ def scored_checkpoints(run: Run) -> dict[str, list[Checkpoint]]:
         arm: [checkpoint for key, checkpoint in by_key.items() if key in set(run.store(arm).keys())]
         for arm, by_key in found.items()
     }
+
+
+def facts_of(run: Run) -> FactSet:
+    """The facts that a run asks its models.
+
+    Raises:
+        FactsError: they cannot be read.
+        RunError: they are others than those that it was run on.
+    """
+    facts = run.experiment.facts.load()
+    known = run.info.get("facts_sha256")
+    if known is not None and facts.sha256 != known:
+        raise RunError(
+            f"the facts of {run.experiment.facts.source} are others than those that {run.path} was run on; restore "
+            "them, or run into a new folder"
+        )
+    return facts
 
 
 @contextmanager

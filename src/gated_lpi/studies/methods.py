@@ -32,7 +32,7 @@ from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._models import at_shares, loaded, scored_checkpoints, spread
+from gated_lpi.studies._models import at_shares, facts_of, loaded, scored_checkpoints, spread
 from gated_lpi.studies._replicates import CELLS, NAN, Estimate, Members, cells, difference, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Answer, Table, Verdict, judged
@@ -319,7 +319,7 @@ def _truth(run: Run, members: Members, methods: Sequence[str], options: Options,
     plain = {name: asked[name] for name in methods if name in asked and asked[name].foil is None}
     if not plain:
         return Analysis(notes=["No method has scores without a foil, so none is held against true effects."])
-    facts, templates = some_of(experiment.facts.load(), experiment.facts.templates, options.prompts)
+    facts, templates = some_of(facts_of(run), experiment.facts.templates, options.prompts)
     checkpoints = scored_checkpoints(run)
     wanted = []
     for group, arms in members.groups.items():

@@ -31,7 +31,7 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.splits import split_method, split_pair
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._frozen_router import frozen_router
-from gated_lpi.studies._models import loaded, scored_checkpoints, spread
+from gated_lpi.studies._models import facts_of, loaded, scored_checkpoints, spread
 from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
@@ -264,7 +264,7 @@ def _made(run: Run, method: str, arms: Sequence[list[Checkpoint]], most: int, pr
     options = run.experiment.attribution.asked()[method]
     if not isinstance(options, Explained):
         return []
-    facts = run.experiment.facts.load()
+    facts = facts_of(run)
     pairs = [spread(list(pairwise(checkpoints)), most) for checkpoints in arms]
     arguments = [(run.experiment, before, after, facts, options) for own in pairs for before, after in own]
     made = iter(each(run, split_checkpoints, arguments, f"split changes by {method}", progress))

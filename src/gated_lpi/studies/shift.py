@@ -53,7 +53,7 @@ class Options(Spec):
 
     Attributes:
         methods: whose J_stab; None: all that every arm has scores by.
-        at: of the shift, as a share of the steps; None: as the arms' training says.
+        at: of the shift, as a share of the steps, in arms whose training has none itself; None: they have no shift.
         target: HIT@10 of new objects from which on they count as learnt.
         draws: permutations of a correlation.
         seed: of these.
@@ -146,8 +146,9 @@ def shift_step(run: Run, arm: str, at: float | None) -> float | None:
     """The step after which an arm's data are others; None where they stay."""
     spec = run.experiment.training_of(next(one for one in run.experiment.arms if one.name == arm))
     shift = spec.model_dump().get("shift")
-    share = at if shift is None else shift["at"]
-    return None if share is None else math.floor(share * spec.steps)
+    if shift is None:
+        return None if at is None else round(at * spec.steps)
+    return min(max(round(shift["at"] * spec.steps), 1), spec.steps - 1) if shift["share"] else None
 
 
 def kinds_of(scores: xr.Dataset) -> NDArray[Any]:

@@ -27,6 +27,8 @@ ANALYSES = {  # name → the file that has it
     "shift": "gated_lpi.studies.shift",
     "methods": "gated_lpi.studies.methods",
     "tasks": "gated_lpi.studies.tasks",
+    "stabilise": "gated_lpi.studies.stabilise",
+    "longer": "gated_lpi.studies.longer",
 }
 
 

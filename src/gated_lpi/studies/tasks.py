@@ -33,7 +33,7 @@ from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.ablations import head_importance, unit_importance
 from gated_lpi.runs.progress import Progress
-from gated_lpi.studies._models import asked_of, loaded, scored_checkpoints
+from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpoints
 from gated_lpi.studies._replicates import NAN, Estimate, Members, difference, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
@@ -116,7 +116,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
     """Silence top units and heads of every arm, and compare what tasks lose between groups and with each other."""
     members = members_of(run)
     methods = methods_of(run, members.arms, options.methods)
-    checkpoints, facts = scored_checkpoints(run), run.experiment.facts.load()
+    checkpoints, facts = scored_checkpoints(run), facts_of(run)
     arms = [member.arm for several in members.groups.values() for member in several[: options.replicates]]
     arms = [arm for arm in arms if checkpoints[arm]]
     arguments = []
