@@ -1,8 +1,12 @@
 """Every analysis on one tiny run: two seeds of a mixture of experts and of a dense arm."""
 
+import math
+
 import pytest
 import torch
 
+from gated_lpi import load_model
+from gated_lpi.errors import OptionError
 from gated_lpi.experiments import Experiment
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Silent
@@ -154,6 +158,40 @@ def test_longer_training_is_compared_at_the_end_and_at_equal_tokens(lengths):
     assert end["recovered by routers, nats"] is not None
     assert len(found.verdicts) == 5 * 2
     assert all(verdict.verdict == "undecided" for verdict in found.verdicts)  # of one replicate each
+
+
+def test_loss_on_held_out_lines_is_that_of_each_line_by_itself(run, tmp_path):
+    file = tmp_path / "held-out.txt"
+    file.write_text("The capital of France is Paris.\n\nThe sky is blue.\nThe sun looks yellow.\n")
+    found = analysed(run, "text", text=str(file), lines=3, checkpoints=2)
+    rows = rows_of(found, "text-loss")
+    losses = {(one["group"], one["step"]): one["value"] for one in rows}
+    last = max(step for group, step in losses if group == "moe")
+    expected = []
+    for arm in ("moe-1", "moe-2"):
+        model = load_model(run.training_folder(arm) / f"step-{last}")
+        total = count = 0
+        for line in ("The capital of France is Paris.", "The sky is blue.", "The sun looks yellow."):
+            ids = torch.tensor([model.tokenizer(line)["input_ids"]])
+            with torch.no_grad():
+                logp = model.module(input_ids=ids).logits.double().log_softmax(-1)
+            total -= float(logp[0, :-1].gather(-1, ids[0, 1:, None]).sum())
+            count += ids.shape[1] - 1
+        expected.append(total / count)
+    assert losses["moe", last] == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert losses["guess", None] == pytest.approx(math.log(model.n_embeddings))
+    assert 0 < losses["frequencies", None] < losses["guess", None]
+    claims = {verdict.claim: verdict for verdict in found.verdicts}
+    assert claims["moe predicts held-out text better than its tokens' frequencies do."].verdict == "contradicted"
+    compared = claims["moe has a lower loss on held-out text than dense."]
+    assert compared.effect == pytest.approx(losses["moe", last] - losses["dense", last])
+    with pytest.raises(OptionError, match="holds no text"):
+        analysed(run, "text", text=str(write(tmp_path / "empty.txt", "\n")))
+
+
+def write(file, content):
+    file.write_text(content)
+    return file
 
 
 def test_runs_without_what_an_analysis_compares_are_told_so(run):

@@ -301,7 +301,7 @@ def _trends(
                 unit="ρ",  # noqa: RUF001
                 detail=f"{name} and steps, at {'the ' * (where == END)}{where}, {trend.n} replicates of "
                 f"{', '.join(groups)}; permutation p = {trend.p:.3g}.",
-                would_decide="More replicates of each length, or more lengths, until the interval leaves 0 out; a trend "
+                would_decide="More replicates or lengths, until the interval leaves 0 out; a trend "
                 "at equal tokens is of the schedule, one at the end alone of the training.",
             )
 

@@ -29,6 +29,7 @@ ANALYSES = {  # name → the file that has it
     "tasks": "gated_lpi.studies.tasks",
     "stabilise": "gated_lpi.studies.stabilise",
     "longer": "gated_lpi.studies.longer",
+    "text": "gated_lpi.studies.text",
 }
 
 
