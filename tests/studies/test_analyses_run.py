@@ -185,7 +185,7 @@ def test_loss_on_held_out_lines_is_that_of_each_line_by_itself(run, tmp_path):
     assert claims["moe predicts held-out text better than its tokens' frequencies do."].verdict == "contradicted"
     compared = claims["moe has a lower loss on held-out text than dense."]
     assert compared.effect == pytest.approx(losses["moe", last] - losses["dense", last])
-    with pytest.raises(OptionError, match="holds no text"):
+    with pytest.raises(OptionError, match="is blank"):
         analysed(run, "text", text=str(write(tmp_path / "empty.txt", "\n")))
 
 

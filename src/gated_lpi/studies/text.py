@@ -91,12 +91,9 @@ def held_out(file: str | Path, most: int) -> list[str]:
     """Some lines of a text file, evenly over it; those without a character are none.
 
     Raises:
-        OptionError: the file cannot be read, or holds no line.
+        OptionError: the file cannot be read, or is blank.
     """
-    texts = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    if not texts:
-        raise OptionError(f"{file} holds no text; give a plain text file, a text a line, that no arm is trained on")
-    return spread(texts, most)
+    return spread([line.strip() for line in read_text(file).splitlines() if line.strip()], most)
 
 
 def read_lines(experiment: Experiment, checkpoint: Checkpoint, texts: Sequence[str], progress: Progress) -> Read:
