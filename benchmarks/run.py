@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import curves, layers, real, smollm, synthetic, tables, timing
+from benchmarks import curves, layers, real, smollm, summaries, synthetic, tables, timing
 from benchmarks.layers import Say
 from gated_lpi import __version__
 
@@ -37,6 +37,7 @@ class Plan:
         real_prompts: on SmolLM2, in all; `real_few` for the runs that need fewer; 0 leaves SmolLM2 out.
         published_prompts: of them that the published formula is timed on.
         peak_size: of the matrices whose product's speed is the machine's peak.
+        summary: arms that are summarised.
     """
 
     name: str
@@ -49,10 +50,23 @@ class Plan:
     real_few: int
     published_prompts: int
     peak_size: int
+    summary: summaries.Work
 
 
 CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288)
-FULL = Plan("full", (synthetic.OLMOE, synthetic.OLMO), ("middle",), 906, CURVE, 256, 906, 100, 2, 6144)
+FULL = Plan(
+    "full",
+    (synthetic.OLMOE, synthetic.OLMO),
+    ("middle",),
+    906,
+    CURVE,
+    256,
+    906,
+    100,
+    2,
+    6144,
+    summaries.Work(summaries.OLMOE, summaries.SIXTEENTH),
+)
 QUICK = Plan(
     "quick",
     (synthetic.SMALL_DENSE, synthetic.SMALL_MOE),
@@ -64,6 +78,7 @@ QUICK = Plan(
     0,
     0,
     2048,
+    summaries.Work(summaries.SMALL, summaries.SMALL),
 )
 
 
@@ -83,6 +98,7 @@ def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
         "curves": curves.all_curves(plan.curve_layer, plan.curve_prompts, say),
         "curve_layer": {**plan.curve_layer.__dict__, "prompts": plan.curve_prompts, "depth": curves.DEPTH},
         "linearity": curves.linearity(plan.curve_layer),
+        "summaries": measure_summaries(plan, say),
         "smollm2": None,
     }
     if plan.real_prompts and folder is not None:
@@ -98,6 +114,11 @@ def measure_memory(plan: Plan, folder: Path, found: dict[str, Any], say: Say) ->
     found["smollm2"]["memory_made"] = f"{now()}, {torch.get_num_threads()} threads"
 
 
+def measure_summaries(plan: Plan, say: Say) -> dict[str, Any]:
+    """What summarising takes, and when and where that was measured."""
+    return {**summaries.measure(plan.summary, say), "made": now(), "machine": timing.machine()}
+
+
 def now() -> str:
     """The time, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -109,6 +130,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, under 2 minutes on two cores")
     parser.add_argument("--threads", type=int, default=None, help="torch threads; default: all cores")
     parser.add_argument("--memory", action="store_true", help="only measure memory again, into the full results")
+    parser.add_argument("--summaries", action="store_true", help="only measure summaries again, into results there are")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -123,7 +145,12 @@ def main() -> None:
             console.print(f"{time.perf_counter() - start:7.1f} s  {text}", highlight=False)
 
         file = RESULTS / f"{plan.name}.json"
-        if given.memory:
+        if given.summaries:
+            if not file.is_file():
+                parser.error(f"--summaries needs {file}; run all benchmarks first")
+            found = json.loads(file.read_text(encoding="utf-8"))
+            found["summaries"] = measure_summaries(plan, say)
+        elif given.memory:
             if folder is None or not file.is_file():
                 parser.error(f"--memory needs SmolLM2 and {file}; run `make bench` first")
             found = json.loads(file.read_text(encoding="utf-8"))

@@ -173,6 +173,29 @@ def memory(found: Results) -> list[str]:
     return [*table(head, rows, right=(0, 2, 3, 4, 5)), *note]
 
 
+def summaries(found: Results) -> list[str]:
+    """Seconds and peak memory of summaries of an arm."""
+    measured = found.get("summaries")
+    if not measured:
+        return ["Not measured yet; `python -m benchmarks.run --summaries` does it and adds it to the results."]
+    on = measured["machine"]
+    rows = [
+        [
+            f"{run['size']['name']}, {run['units']:,} units, {run['size']['relations']} relations",
+            str(run["checkpoints"]),
+            {"whole": "the bootstrap alone, as it was", "streamed": "`summarise`"}[run["way"]],
+            f"{run['seconds'] / run['checkpoints']:.2g} s",
+            f"{run['processor_seconds'] / run['checkpoints']:.2g} s",
+            f"{run['peak'] / 1e6:,.0f} MB",
+            f"{(run['peak'] - run['before']) / 1e6:,.0f} MB",
+        ]
+        for run in measured["runs"]
+    ]
+    head = ["arm", "checkpoints", "what", "a checkpoint", "of one processor", "peak", "beside Python and its libraries"]
+    where = f"{on['processor']}, {on['cores']} cores, {measured['threads']} threads; made {measured['made']}."
+    return [where, "", *table(head, rows, right=(1, 3, 4, 5, 6))]
+
+
 def _grown(run: dict[str, Any], first: dict[str, Any]) -> str:
     """Whether memory grew with the prompts by no more than it may."""
     if run["prompts"] == first["prompts"] or run["memory"]:
@@ -233,6 +256,7 @@ SECTIONS: dict[str, Section] = {
     "lens": lens,
     "tiers": tiers,
     "memory": memory,
+    "summaries": summaries,
     "gradients": gradients,
     "scaling": scaling,
     "linearity": linearity,

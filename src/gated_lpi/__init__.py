@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from gated_lpi.experiments import Experiment, load_experiment
     from gated_lpi.facts import FactSet, Prompt, load_facts
+    from gated_lpi.live import GatedLPICallback, LiveMonitor
     from gated_lpi.loading import load_model, verify, wrap_model
     from gated_lpi.methods import attribution as attribute
     from gated_lpi.metrics import summarise
@@ -65,10 +66,12 @@ _HOMES = {
     "FactSet": "facts",
     "FactsError": "errors",
     "FetchError": "errors",
+    "GatedLPICallback": "live",
     "GatedLPIError": "errors",
     "GradientTimesActivation": "options",
     "IntegratedGradients": "options",
     "LPI": "options",
+    "LiveMonitor": "live",
     "Model": "models",
     "ModelError": "errors",
     "OptionError": "errors",
@@ -110,9 +113,11 @@ __all__ = [
     "FactSet",
     "FactsError",
     "FetchError",
+    "GatedLPICallback",
     "GatedLPIError",
     "GradientTimesActivation",
     "IntegratedGradients",
+    "LiveMonitor",
     "Model",
     "ModelError",
     "OptionError",

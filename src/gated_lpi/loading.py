@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
+from gated_lpi.interventions import undisturbed
 from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
 from gated_lpi.options import refuse_two_places
 from gated_lpi.trace import pad, trace
@@ -156,6 +158,87 @@ def wrap_model(
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
     with _as_model_errors(type(module).__name__):
         return replace(model, reconstruction=verify(model))
+
+
+@contextmanager
+def borrow_model(
+    module: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, *, device: str | None = None
+) -> Iterator[Model]:
+    """A model that is in training, prepared and checked as `wrap_model` does it, until the `with` block ends.
+
+    Training goes on as if nothing had been done (`interventions.undisturbed`). Weights in float32 or float64 are looked
+    at where they are. Of others, or for another device, a float32 copy is made for the length of the block, since in
+    bfloat16 the residual stream is too coarse for single units to add up; the model's notes say so.
+
+    Args:
+        module: a transformers model, or what torch wrapped around one for compilation or data parallelism.
+        tokenizer: its tokenizer.
+        device: where the copy is, as torch names it; None: where the model is.
+
+    Raises:
+        UnknownFamilyError: the model's family has no row in the table.
+        ReconstructionError: its units do not account for what it computes.
+        ModelError: its weights are packed, spread over processes or cannot be copied, or its forward pass fails.
+        OptionError: this machine has no such device.
+    """
+    plain = unwrapped(module)
+    refuse_packed(type(plain).__name__, plain)
+    _refuse_spread(plain)
+    where = None if device is None else resolve_device(device)
+    stored = sorted({str(w.dtype).removeprefix("torch.") for w in plain.parameters() if w.is_floating_point()})
+    moved = where is not None and any(not _is_on(weight, where) for weight in plain.parameters())
+    notes: tuple[str, ...] = ()
+    with undisturbed(plain):
+        used = plain
+        if moved or len(stored) != 1 or stored[0] not in DTYPES:
+            used = _float32_copy(plain, where)
+            notes = (f"scored in a float32 copy of weights that are trained in {', '.join(stored)}",)
+        provenance = {"source": "a model in training", "stored_dtype": ", ".join(stored)}
+        yield replace(wrap_model(used, tokenizer, provenance=provenance), notes=notes)
+
+
+def unwrapped(module: nn.Module) -> PreTrainedModel:
+    """The model inside what compilation and data parallelism wrap around it."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def _is_on(weight: Tensor, device: torch.device) -> bool:
+    return weight.device.type == device.type and device.index in (None, weight.device.index)
+
+
+def _refuse_spread(module: nn.Module) -> None:
+    """Refuse a model of whose weights this process holds a part only (FSDP, ZeRO, tensor parallelism)."""
+    for name, weight in module.named_parameters():
+        if hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") or weight.device.type == "meta":
+            raise ModelError(
+                f"this process holds no whole {name} of {type(module).__name__}: weights that are spread over "
+                "processes (FSDP, ZeRO, tensor parallelism) or offloaded cannot be scored in training. Score its saved "
+                "checkpoints instead: `gated-lpi run` with `checkpoints` = the folder that they are saved to"
+            )
+
+
+def _float32_copy(module: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+    """A copy with floating-point weights and buffers in float32, made tensor by tensor; where they are unless told."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(device=device or tensor.device, dtype=dtype, copy=True)
+
+    known: dict[int, Any] = {id(w): nn.Parameter(converted(w), w.requires_grad) for w in module.parameters()}
+    known |= {id(buffer): converted(buffer) for buffer in module.buffers()}
+    try:
+        return copy.deepcopy(module, known)
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} cannot be copied to float32 ({type(error).__name__}: {error}); score its saved "
+            "checkpoints instead: `gated-lpi run` with `checkpoints` = the folder that they are saved to"
+        ) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Whoever writes, keeps, reads or shows scores takes names from here. docs/results
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 VERSION = 1  # of names and meanings: raised when one changes
 
@@ -33,6 +33,13 @@ DIRECT_EFFECT = "direct_effect"
 TRUE_EFFECT = "true_effect"
 TRUE_EFFECT_MARGIN = "true_effect_margin"
 ROLLOUT = "rollout"
+KNOWN = "known"
+KNOWN_LAST = "known_last"
+
+WhichFacts = Literal["all", "known", "known_last"]
+"""Over which facts scores are meant: all, those known at the checkpoint itself, those known at the arm's last one."""
+
+KNOWN_K = 10  # a fact is known where its target is among so many likeliest tokens
 
 
 def mean_of(name: str) -> str:
@@ -43,6 +50,16 @@ def mean_of(name: str) -> str:
 def contrast_of(name: str) -> str:
     """Under which name a run keeps a method's scores against a foil, beside those without."""
     return f"{name}_contrast"
+
+
+def over_facts(name: str, facts: WhichFacts) -> str:
+    """Under which name a run keeps a method's scores over these facts alone."""
+    return name if facts == "all" else f"{name}_{facts}"
+
+
+def count_over(facts: WhichFacts) -> str:
+    """Under which name it is kept how many prompts of each relation these are."""
+    return "n_prompts" if facts == "all" else f"n_{facts}"
 
 
 class Variable(NamedTuple):
@@ -141,7 +158,7 @@ OF_UNITS = (LPI, GRAD_X_ACT, INTEGRATED_GRADIENTS, DIRECT_EFFECT)
 
 
 def _of_runs() -> dict[str, Variable]:
-    found = {}
+    found = _of_known_facts()
     for method in OF_UNITS:
         found[mean_of(method)] = Variable(("unit",), "nats", f"mean of `{method}` over all prompts", method=method)
     for method in (*OF_UNITS, TRUE_EFFECT):
@@ -150,6 +167,21 @@ def _of_runs() -> dict[str, Variable]:
         found[name] = known._replace(meaning=f"{known.meaning}, against the foil of `contrast`")
         if method in OF_UNITS:
             found[mean_of(name)] = Variable(("unit",), "nats", f"mean of `{name}` over all prompts", method=method)
+    return found
+
+
+def _of_known_facts() -> dict[str, Variable]:
+    when = {KNOWN: "at the checkpoint", KNOWN_LAST: "at the arm's last checkpoint"}
+    found = {
+        f"n_{part}": Variable(("relation",), "", f"how many prompts' facts are known {where}", method="")
+        for part, where in when.items()
+    }
+    found[KNOWN_LAST] = Variable(("prompt",), "", f"whether the fact is known {when[KNOWN_LAST]}", method="")
+    for method in OF_UNITS:
+        for name in (method, contrast_of(method)):
+            for part, where in when.items():
+                meaning = f"`{name}` over facts that are known {where}; NaN for relations without any"
+                found[f"{name}_{part}"] = Variable(("prompt", "unit"), "nats", meaning, reduced=True, method=method)
     return found
 
 

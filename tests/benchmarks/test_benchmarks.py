@@ -13,7 +13,7 @@ import torch
 from benchmarks.scorer import Scorer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import calibrate, gradients, layers, plots, published, run, synthetic, tables, timing
+from benchmarks import calibrate, gradients, layers, plots, published, run, summaries, synthetic, tables, timing
 from flat import asked, certified
 from gated_lpi.methods import attribute_encoded, problem_of
 from gated_lpi.trace import trace
@@ -21,6 +21,7 @@ from tiny_models import encoded, random_prompts, tiny_model
 
 TINY_DENSE = synthetic.Layer("tiny", d=32, ffn=96, attention=32, vocabulary=700)
 TINY_MOE = synthetic.Layer("tiny experts", d=32, ffn=24, attention=32, vocabulary=700, experts=6, top=2)
+TINY_ARM = summaries.Work(summaries.TINY, summaries.TINY, (2, 3))
 
 
 @pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-NeoX (Pythia)", "Gemma2", "Qwen2-MoE"])
@@ -109,7 +110,7 @@ def test_gradients_are_those_of_the_target():
 
 
 def test_results_fill_the_page(tmp_path):
-    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0, 256)
+    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0, 256, TINY_ARM)
     said = []
     found = json.loads(json.dumps(run.measure(plan, None, said.append)))
     assert len(said) > 10
@@ -122,6 +123,15 @@ def test_results_fill_the_page(tmp_path):
     assert strip.sub(r"\1\2", text) == strip.sub(r"\1\2", page)
     assert "one layer of tiny's size, middle-layer scales, 8 prompts" in text
     assert (tmp_path / "benchmarks" / "scaling.svg").is_file()
+
+
+def test_summaries_are_timed_both_ways_and_fill_their_table():
+    found = {"summaries": {**summaries.measure(TINY_ARM, lambda _: None), "made": "now", "machine": timing.machine()}}
+    lines = tables.summaries(json.loads(json.dumps(found)))
+    assert [line.split(" | ")[1] for line in lines[4:]] == ["2", "2", "2", "3"]
+    assert "the bootstrap alone, as it was" in lines[4]
+    assert "a tiny mixture, 80 units, 12 relations" in lines[7]
+    assert tables.summaries({})[0].startswith("Not measured yet")
 
 
 def test_a_goal_that_is_missed_is_called_missed():

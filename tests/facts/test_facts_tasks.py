@@ -14,7 +14,7 @@ import gated_lpi
 from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts import FactSet, Prompt, load_facts, tasks
 from gated_lpi.facts.loaders import ACCEPTED
-from gated_lpi.facts.tasks import arithmetic, gsm8k, key_value, needle, two_hop, variables
+from gated_lpi.facts.tasks import arithmetic, gsm8k, key_value, needle, people, two_hop, variables
 from gated_lpi.facts.tasks.named import MADE, READ
 from gated_lpi.facts.tasks.words import ADJECTIVES, DID, NAMES, NOUNS, VALUES, WHERE, WHO, rough_tokens
 
@@ -330,6 +330,7 @@ DIGESTS = {
     "key-value": "53a5bde99f7e7e7e",
     "needle": "f4c18e874db41f5f",
     "variables": "3f1dd1953351d6c0",
+    "people": "c759a266a2d789ca",
 }
 
 
@@ -418,3 +419,65 @@ def test_an_unknown_name_lists_the_tasks_and_a_path_is_no_task(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FactsError, match="arithmetic: no such file"):
         load_facts(Path("arithmetic"))
+
+
+# People
+
+
+def test_people_have_names_of_their_own_and_one_fact_a_relation() -> None:
+    facts = people(n=2000, relations=8, objects=100)
+    assert [len(relation.samples) for relation in facts.relations] == [2000] * 8
+    names = {tuple(sample.subject for sample in relation.samples) for relation in facts.relations}
+    assert len(names) == 1
+    (everyone,) = names
+    assert len(set(everyone)) == 2000
+    assert len(people(n=20_000, relations=1)) == 20_000
+    words = {word for name in everyone for word in name.split()}
+    objects = [{sample.object for sample in relation.samples} for relation in facts.relations]
+    assert len(set.union(*objects)) == sum(map(len, objects)) == 800
+    assert words.isdisjoint(set.union(*objects))
+
+
+def test_objects_of_people_are_one_word_each_and_differ_in_two_letters() -> None:
+    for relation in people(n=640, relations=8, objects=64).relations:
+        counts = Counter(sample.object for sample in relation.samples)
+        assert set(counts.values()) == {10}
+        assert len({word[:2].lower() for word in counts}) == len(counts) == 64
+        assert all(re.fullmatch(r"[A-Za-z]{5,}", word) for word in counts)
+        assert len(relation.prompt_templates) >= 4
+        assert len({" ".join(template.split()) for template in relation.prompt_templates}) == 5
+
+
+def test_fewer_people_are_the_first_of_more() -> None:
+    few, many = people(n=70, objects=16), people(n=300, objects=16)
+    for one, other in zip(few.relations, many.relations, strict=True):
+        assert one.samples == other.samples[:70]
+    assert people(n=70, objects=16, seed=1).relations[0].samples[0] != few.relations[0].samples[0]
+
+
+def test_people_asked_about_are_spread_over_all_and_keep_their_facts_and_wordings() -> None:
+    everyone, some = people(n=200, seed=3), people(n=200, seed=3, asked=20)
+    assert some.source.startswith("people:n=200,")
+    assert ",asked=20," in some.source
+    order = [sample.subject for sample in everyone.relations[0].samples]
+    places = [order.index(sample.subject) for sample in some.relations[0].samples]
+    assert places == list(range(5, 200, 10))
+    assert {(p.text, p.target) for p in some.prompts("held_out")} <= {
+        (p.text, p.target) for p in everyone.prompts("held_out")
+    }
+    assert people(n=7, asked=7).relations == people(n=7).relations
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n": 20_001}, r"n=20001 was given; expected a whole number from 1 to 20000"),
+        ({"relations": 9}, r"relations=9 was given; expected a whole number from 1 to 8"),
+        ({"objects": 1}, r"objects=1 was given; expected a whole number from 2 to 100"),
+        ({"n": 5, "asked": 6}, r"asked=6 was given, of n=5 people; .*raise n"),
+        ({"asked": 0}, r"asked=0 was given"),
+    ],
+)
+def test_people_that_cannot_be_made(given: dict[str, int], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        people(**given)

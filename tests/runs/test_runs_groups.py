@@ -46,3 +46,25 @@ def test_an_arm_is_aligned_with_the_steps_of_the_others_own_training(tmp_path):
     made = plan(tiny_experiment(facts, trained, aligned, training=TRAINING))
     assert made.arms[1].checkpoints == tuple(f"step-{step}" for step in run.scores("trained")["step"].values)
     assert not any("tokens" in note for note in made.arms[1].notes)  # not one token apart
+
+
+def test_arms_with_a_shared_expert_and_with_finer_experts_are_scored_beside_the_others(tmp_path):
+    facts = save_facts(tmp_path / "facts", [CAPITALS])
+    size = TRAINING["size"] | {"experts": 4, "experts_per_token": 2, "normalise_gates": False, "expert_width": 16}
+    finer = {"size": {"experts": 8, "expert_width": 8, "experts_per_token": 4}}
+    arms = [
+        {"name": "moe", "train": "moe"},
+        {"name": "shared", "train": "moe_shared"},
+        {"name": "fine", "train": "moe", "training": finer},
+    ]
+    run = run_experiment(tiny_experiment(facts, *arms, training=TRAINING | {"size": size}), tmp_path / "run")
+    scores = {arm: run.scores(arm) for arm in run.arms}
+    assert not any(run.quarantined(arm) for arm in run.arms)
+    assert scores["moe"].sizes["unit"] == scores["shared"].sizes["unit"] == scores["fine"].sizes["unit"]
+    assert {arm: scores[arm].sizes["checkpoint"] for arm in run.arms} == dict.fromkeys(run.arms, 3)
+    config = json.loads((run.training_folder("shared") / "step-6" / "config.json").read_text())
+    assert (config["model_type"], config["num_experts"], config["shared_expert_intermediate_size"]) == (
+        "qwen2_moe",
+        3,
+        16,
+    )

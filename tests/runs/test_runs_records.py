@@ -165,6 +165,9 @@ def test_a_run_of_before_arms_had_groups_and_training_goes_on(tmp_path):
     content = json.loads(file.read_text())
     for key in ("training", "group", "replicates"):
         del content["experiment"]["arms"][0][key]
+    del content["experiment"]["corpus"]
+    for key in ("spacing", "shift"):
+        del content["experiment"]["training"][key]
     for key in ("format", "sha256"):  # as an earlier version wrote it
         del content[key]
     file.write_text(json.dumps(content))

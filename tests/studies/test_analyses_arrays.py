@@ -22,6 +22,7 @@ from gated_lpi.studies.methods import flips, some_of
 from gated_lpi.studies.routing import change_split, null_share
 from gated_lpi.studies.tasks import Drop, drops, task_of
 from gated_lpi.trace import LayerRouting
+from gated_lpi.training import TrainingSpec
 
 NAN = float("nan")
 
@@ -172,8 +173,7 @@ class ShiftedRun:
         self.experiment = SimpleNamespace(arms=arms, groups=groups, training_of=self._training)
 
     def _training(self, arm):
-        spec = {"shift": {"at": 0.5, "share": 0.5}}
-        return SimpleNamespace(steps=40, seed=int(arm.name[-1]), model_dump=lambda: spec)
+        return TrainingSpec(steps=40, seed=int(arm.name[-1]), shift={"at": 0.5, "share": 0.5})
 
     def store(self, _arm):
         return SimpleNamespace(keys=lambda: ["step-0"])
@@ -256,7 +256,7 @@ class StabilisedRun:
     HOW: ClassVar[dict] = {
         "never": None,
         "settled": {"when": "threshold", "action": "freeze", "measure": "j_stab", "threshold": 0.8},
-        "random": {"when": "random", "action": "freeze"},
+        "random": {"when": "random", "action": "freeze", "between": [5, 30]},
     }
 
     def __init__(self, folder):
@@ -269,8 +269,7 @@ class StabilisedRun:
         )
 
     def _training(self, arm):
-        content = {"steps": 40, "seed": int(arm.name[-1]), "stabilise": self.HOW[arm.name[:-2]]}
-        return SimpleNamespace(**content, model_dump=lambda **_: dict(content))
+        return TrainingSpec(steps=40, seed=int(arm.name[-1]), stabilise=self.HOW[arm.name[:-2]])
 
     def store(self, _arm):
         return SimpleNamespace(keys=lambda: ["step-0"])

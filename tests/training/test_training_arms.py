@@ -5,6 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from gated_lpi.errors import OptionError
+from gated_lpi.experiments import Experiment
+from gated_lpi.loading import verify, wrap_model
 from gated_lpi.training import ARMS, ArmSpec, ModelSize, TrainingSpec
 from gated_lpi.training.arms import arm_config, new_model
 
@@ -26,6 +28,9 @@ NAMES = {"model_type", "architectures"}
 INERT = {"layer_types": ["full_attention"] * 2, "max_window_layers": 28}
 
 
+SHARED = ArmSpec(name="shared", kind="moe_shared")
+
+
 def parameter_counts(model):
     """Count parameters by part: embedding, attention, ffn, router, norm; and in total and active.
 
@@ -44,7 +49,7 @@ def parameter_counts(model):
 def _part(name):
     if "norm" in name:
         return "norm"
-    if ".mlp.gate." in name:
+    if ".mlp.gate." in name or ".mlp.shared_expert_gate." in name:
         return "router"
     if ".mlp." in name:
         return "ffn"
@@ -177,3 +182,84 @@ def test_numbers_are_finite_and_no_booleans(wrong):
 def test_names_of_arms_fit_into_names_of_files():
     with pytest.raises(ValidationError, match="at most 100"):
         ArmSpec(name="a" * 101, kind="moe")
+
+
+# With a shared expert
+
+
+@pytest.fixture(scope="module")
+def three(spec):
+    """Three experts of four a token."""
+    return spec.model_copy(update={"size": spec.size.model_copy(update={"experts_per_token": 3})})
+
+
+def test_a_shared_expert_takes_the_place_of_one_and_the_parameters_are_as_many(three, tokenizer):
+    moe, shared = (new_model(arm, three, tokenizer) for arm in (MOE, SHARED))
+    layer, size = shared.model.layers[0].mlp, three.size
+    assert (shared.config.num_experts, shared.config.num_experts_per_tok) == (3, 2)
+    assert layer.shared_expert.down_proj.weight.shape == (size.hidden, size.expert_width)
+    ours, theirs = parameter_counts(moe), parameter_counts(shared)
+    assert {part: ours[part] for part in ("embedding", "attention", "ffn", "router")} == {
+        part: theirs[part] for part in ("embedding", "attention", "ffn", "router")
+    }
+    assert ours["norm"] - theirs["norm"] == size.layers * 2 * size.hidden // size.heads  # of queries and keys
+    one = size.layers * 3 * size.hidden * size.expert_width  # an expert of every layer
+    assert ours["ffn"] == 4 * one
+    assert theirs["ffn"] - (3 - 2) * one == ours["ffn"] - (4 - 3) * one  # what a token uses
+    assert not any(name.endswith(".bias") for name, _ in shared.named_parameters())
+    same = {name: value for name, value in outside_ffn(moe).items() if "q_norm" not in name and "k_norm" not in name}
+    assert outside_ffn(shared).keys() == same.keys()
+    assert all(torch.equal(value, shared.state_dict()[name]) for name, value in same.items())
+    assert layer.shared_expert_gate.weight.abs().max() > 0
+
+
+def test_the_router_and_the_shared_gate_have_gradients(three, tokenizer):
+    model = new_model(SHARED, three.model_copy(update={"load_balancing": 0.0}), tokenizer)
+    ids = torch.arange(2, 10).view(1, -1)
+    model(input_ids=ids, labels=ids).loss.backward()
+    for layer in model.model.layers:
+        assert layer.mlp.gate.weight.grad.abs().max() > 1e-6
+        assert layer.mlp.shared_expert_gate.weight.grad.abs().max() > 1e-6
+
+
+def test_what_it_writes_adds_up_and_gates_are_those_of_experts(three, tokenizer):
+    model = wrap_model(new_model(SHARED, three, tokenizer).eval(), tokenizer)
+    assert verify(model, [[0, 5, 9, 300, 42], [0, 7, 8]]).worst < 6e-6
+    assert len(model.units) == 2 * (4 * 8 + 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "left"),
+    [
+        ({"experts_per_token": 2}, "one whose gate is always 1"),
+        ({"experts": 2, "experts_per_token": 2, "normalise_gates": False}, "one whose gate is always 1"),
+        ({"experts_per_token": 1, "normalise_gates": False}, "no expert to route to"),
+    ],
+)
+def test_a_shared_expert_that_leaves_nothing_to_route_is_refused(spec, tokenizer, size, left):
+    given = TrainingSpec.model_validate(spec.model_dump() | {"size": spec.size.model_dump() | size})
+    with pytest.raises(OptionError, match=rf"moe_shared was given with .*leaves {left}.*Give 3 experts or more"):
+        arm_config(SHARED, given, tokenizer)
+    arm = {"name": "a", "train": "moe_shared", "training": {"size": size}}
+    with pytest.raises(ValidationError, match=rf"arm 'a': kind moe_shared .*leaves {left}"):
+        Experiment.model_validate({"name": "x", "arms": [arm]})
+    able = {"experts_per_token": 2, "normalise_gates": False}
+    arm["training"] = {"size": able}
+    assert Experiment.model_validate({"name": "x", "arms": [arm]}).arms[0].train == "moe_shared"
+
+
+# Fine-grained experts
+
+
+def test_twice_as_many_experts_of_half_the_width_are_an_arm_of_the_same_size(spec, tokenizer):
+    finer = {"experts": 8, "expert_width": 8, "experts_per_token": 4}
+    size = spec.size.model_dump() | {"expert_width": 16}
+    content = {
+        "name": "x",
+        "training": spec.model_dump() | {"size": size},
+        "arms": [{"name": "coarse", "train": "moe"}, {"name": "fine", "train": "moe", "training": {"size": finer}}],
+    }
+    experiment = Experiment.model_validate(content)
+    coarse, fine = (parameter_counts(new_model(MOE, experiment.training_of(arm), tokenizer)) for arm in experiment.arms)
+    assert (coarse["ffn"], coarse["active"] - coarse["router"]) == (fine["ffn"], fine["active"] - fine["router"])
+    assert fine["router"] == 2 * coarse["router"]

@@ -41,7 +41,7 @@ def test_folders_are_ordinary_checkpoints(finished, spec, corpus, tokenizer):
     checkpoints = list_local(out)
     assert [c.path for c in checkpoints] == folders
     order = data_order(len(corpus.texts), spec.steps, spec.batch_size, spec.seed)
-    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss)
+    examples = encode_corpus(corpus, tokenizer, spec.context, spec.loss).inputs
     lengths = [len(example["input_ids"]) for example in examples]
     for checkpoint in checkpoints:
         assert checkpoint.stage == "train"
@@ -127,13 +127,14 @@ def test_stopped_between_files_then_continued(finished, spec, corpus, tokenizer,
     assert digests(folders) == digests(finished[1])
 
 
-def test_tied_embeddings_continue_too(spec, corpus, tokenizer, tmp_path, capfd):
-    size = spec.size.model_copy(update={"tie_embeddings": True})
-    tied = spec.model_copy(update={"size": size})
-    whole = train_arm(MOE, tied, corpus, tokenizer, tmp_path / "whole")
+@pytest.mark.parametrize("kind", ["moe", "moe_shared"])
+def test_tied_embeddings_and_shared_experts_continue_too(spec, corpus, tokenizer, tmp_path, capfd, kind):
+    size = spec.size.model_copy(update={"tie_embeddings": kind == "moe", "experts_per_token": 3})
+    tied, arm = spec.model_copy(update={"size": size}), ArmSpec(name="arm", kind=kind)
+    whole = train_arm(arm, tied, corpus, tokenizer, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        train_arm(MOE, tied, corpus, tokenizer, tmp_path / "parts", progress=stop_at_five)
-    parts = train_arm(MOE, tied, corpus, tokenizer, tmp_path / "parts")
+        train_arm(arm, tied, corpus, tokenizer, tmp_path / "parts", progress=stop_at_five)
+    parts = train_arm(arm, tied, corpus, tokenizer, tmp_path / "parts")
     assert digests(parts) == digests(whole)
     assert capfd.readouterr().err == ""
 

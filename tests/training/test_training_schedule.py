@@ -12,7 +12,7 @@ from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 def test_as_many_as_asked_from_zero_to_the_last(data):
     steps = data.draw(st.integers(1, 5000))
     count = data.draw(st.integers(2, min(steps + 1, 200)))
-    chosen = checkpoint_steps(steps, count)
+    chosen = checkpoint_steps(steps, count, data.draw(st.sampled_from(["log", "linear", "mixed"])))
     assert len(chosen) == count
     assert chosen[0] == 0
     assert chosen[-1] == steps
@@ -20,8 +20,18 @@ def test_as_many_as_asked_from_zero_to_the_last(data):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 50])
-def test_every_step_can_be_kept(steps):
-    assert checkpoint_steps(steps, steps + 1) == tuple(range(steps + 1))
+@pytest.mark.parametrize("spacing", ["log", "linear", "mixed"])
+def test_every_step_can_be_kept(steps, spacing):
+    assert checkpoint_steps(steps, steps + 1, spacing) == tuple(range(steps + 1))
+
+
+def test_linear_and_mixed_spacing():
+    assert checkpoint_steps(1000, 5, "linear") == (0, 250, 500, 750, 1000)
+    assert checkpoint_steps(10, 4, "linear") == (0, 3, 7, 10)
+    assert checkpoint_steps(1000, 7, "mixed") == (0, 1, 10, 100, 400, 700, 1000)
+    assert checkpoint_steps(1000, 2, "mixed") == (0, 1000)
+    assert checkpoint_steps(1000, 3, "mixed") == (0, 100, 1000)
+    assert checkpoint_steps(20, 9, "mixed") == (0, 1, 2, 5, 8, 11, 14, 17, 20)
 
 
 def test_log_spaced():

@@ -28,9 +28,11 @@ from gated_lpi.cli import (
     diagnose,
     families,
     metrics,
+    prune,
     report,
     run,
     study,
+    train,
     verify,
 )
 from gated_lpi.cli.console import err, guarded
@@ -63,13 +65,15 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (
+_VERBS = (
     demo,
     run,
     study,
+    train,
     attribute,
     compare,
     ablate,
+    prune,
     metrics,
     diagnose,
     report,
@@ -77,7 +81,8 @@ for _verb in (
     check,
     checkpoints,
     families,
-):
+)
+for _verb in _VERBS:
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

@@ -27,6 +27,9 @@ from gated_lpi.errors import OptionError
 from gated_lpi.experiments.design import MOST_CELLS, Cells, Grid, cells_of, shared_keys
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
+from gated_lpi.facts.shifting import new_objects, parted
+from gated_lpi.facts.sources import joined
+from gated_lpi.facts.teaching import taught_facts
 from gated_lpi.facts.types import Templates
 from gated_lpi.options import (
     METHODS_BY_NAME,
@@ -41,8 +44,17 @@ from gated_lpi.options import (
 from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
-from gated_lpi.score_schema import OF_UNITS, contrast_of
-from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec, merged
+from gated_lpi.score_schema import KNOWN, KNOWN_LAST, OF_UNITS, contrast_of
+from gated_lpi.training.spec import (
+    ArmKind,
+    ArmName,
+    CorpusSpec,
+    ShiftSpec,
+    TrainingOverrides,
+    TrainingSpec,
+    merged,
+    refuse_kind,
+)
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
@@ -56,6 +68,9 @@ ENDINGS = (
     ".split.commit.json",
     ".summary.json",
     *(f".{name}.summary.json" for name in SUMMARISED),
+    ".known.json",
+    *(f".{part}.summary.json" for part in (KNOWN, KNOWN_LAST)),
+    *(f".{name}.{part}.summary.json" for name in SUMMARISED for part in (KNOWN, KNOWN_LAST)),
 )
 SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
@@ -81,7 +96,8 @@ class FactsSpec(Spec):
     """Which facts, and how they are put to the models: see `load_facts`, `FactSet.prompts` and docs/facts.md.
 
     Attributes:
-        source: as `load_facts` takes it: "builtin", a task such as "arithmetic:steps=1/2" (docs/tasks.md), or a path.
+        source: as `load_facts` takes it: "builtin", a task such as "arithmetic:steps=1/2" (docs/tasks.md), or a path;
+            or a list of such sources, whose relations are put together.
         templates: through which of a fact's templates it is asked.
         separator: what stands between every prompt and its answer: "auto" (one space where there is no whitespace) or
             any text. None: as the facts say, "auto" where they say nothing.
@@ -89,7 +105,7 @@ class FactsSpec(Spec):
         bos: put a BOS token before every prompt, or take it away. None: as the tokenizer does it.
     """
 
-    source: Text = "builtin"
+    source: Source = "builtin"
     templates: Templates = "held_out"
     separator: str | None = None
     on_error: OnError = "raise"
@@ -99,10 +115,12 @@ class FactsSpec(Spec):
         """The facts, joined as they are to be.
 
         Raises:
-            FactsError: they cannot be read.
+            FactsError: they cannot be read, or two relations of several sources have one name.
             OptionError: the separator is not a text that can be written.
         """
-        facts = load_facts(self.source, on_error=self.on_error)
+        sources = [self.source] if isinstance(self.source, str) else self.source
+        parts = [load_facts(source, on_error=self.on_error) for source in sources]
+        facts = parts[0] if len(parts) == 1 else joined(parts)
         return facts if self.separator is None else facts.with_separator(self.separator)
 
 
@@ -114,10 +132,14 @@ class _Attribution(Spec):
     Attributes:
         methods: by which methods, a name each; the first is that of what is shown first.
         contrast: score by each method against this foil, too (see `gated_lpi.LPI`); None: only as `foil` says.
+        known: keep scores of units over known facts, too: those whose target is among the ten likeliest tokens at the
+            checkpoint, and at the arm's last one. A run then takes three times the room, and runs each arm's last
+            checkpoint once before the others.
     """
 
     methods: Listed[MethodName] = ("lpi", "grad_x_act")
     contrast: Foil | None = None
+    known: bool = False
     if TYPE_CHECKING:  # some of the options that are put in below
         target: Target = "object"
         answer: Answer = "first"
@@ -142,6 +164,11 @@ class _Attribution(Spec):
             )
         if self.contrast is not None and self.answer == "all":
             raise ValueError("contrast was given with answer = 'all', whose tokens have no foil; leave one of them out")
+        if self.known and self.target == "top1":
+            raise ValueError(
+                "known = true was given with target = 'top1', a model's own prediction, which it always knows; leave "
+                "one of them out"
+            )
         if {"rollout", "true_effect"}.issuperset(self.methods):
             raise ValueError(
                 f"methods = {list(self.methods)} was given, none of which scores every unit; add one that does, such "
@@ -375,6 +402,7 @@ class Experiment(Spec):
         ablation: what is ablated at the last checkpoints.
         routing: what is asked of routing beside the scores.
         training: what the arms that are trained share.
+        corpus: what they are trained on beside the facts that are asked about.
         engine, storage: how it is carried out; all else says what its results are.
         seeds: in a file that is read: every trained arm without `replicates` is a group of replicates with these seeds.
         grid, cells: in a file that is read: every trained arm is one for each combination of these options of
@@ -389,6 +417,7 @@ class Experiment(Spec):
     ablation: AblationSpec = AblationSpec()
     routing: RoutingSpec = RoutingSpec()
     training: TrainingSpec = TrainingSpec()
+    corpus: CorpusSpec = CorpusSpec()
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()
     seeds: Seeds | None = Field(default=None, exclude=True)
@@ -440,12 +469,34 @@ class Experiment(Spec):
     def _can_be_trained(self) -> Self:
         for arm in self.arms:
             try:
-                self.training_of(arm)
+                training = self.training_of(arm)
+                if arm.train is not None:
+                    refuse_kind(arm.train, training.size)
+            except OptionError as error:
+                raise ValueError(f"arm {arm.name!r}: {error}") from None
             except ValidationError as error:
                 raise ValueError(
                     f"arm {arm.name!r} with its own training: "
                     + "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
                 ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _one_shift(self) -> Self:
+        kinds = {(shift.share, shift.seed) for shift in self._shifts()}
+        if len(kinds) > 1:
+            raise ValueError(
+                "arms have shifts of different facts, with (share, seed) "
+                + ", ".join(map(str, sorted(kinds)))
+                + "; all arms are asked about one set of facts, so give one share and seed, or each an experiment "
+                "(`at` may differ, and share = 0 is an arm without a shift)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corpus_is_for_someone(self) -> Self:
+        if self.corpus != CorpusSpec() and all(arm.train is None for arm in self.arms):
+            raise ValueError("corpus was given, but no arm has `train`, which it is for; leave it out or train an arm")
         return self
 
     @model_validator(mode="after")
@@ -473,6 +524,37 @@ class Experiment(Spec):
             group = arm.name if arm.group is None else arm.group
             found[group] = (*found.get(group, ()), arm.name)
         return found
+
+    @property
+    def shift(self) -> ShiftSpec | None:
+        """Which facts change in the training of some arms, that of the first such arm; None if there is none."""
+        return next(iter(self._shifts()), None)
+
+    def _shifts(self) -> list[ShiftSpec]:
+        given = [self.training_of(arm).shift for arm in self.arms if arm.train is not None]
+        return [shift for shift in given if shift is not None and shift.share]
+
+    def asked(self, facts: FactSet) -> FactSet:
+        """Facts as all arms are asked about them: where some arms have a shift, in relations kept, before and after it.
+
+        Args:
+            facts: of `facts.load()`.
+
+        Raises:
+            FactsError: further facts of the corpus cannot be read or contradict these, or nothing can change.
+        """
+        if self.shift is None:
+            return facts
+        return parted(facts, new_objects(taught_facts(facts, self.more_facts()), self.shift.share, self.shift.seed))
+
+    def more_facts(self) -> tuple[FactSet, ...]:
+        """The facts that the corpus has beside those that are asked about, joined as those are.
+
+        Raises:
+            FactsError: they cannot be read.
+        """
+        facts = self.facts
+        return tuple(facts.model_copy(update={"source": source}).load() for source in self.corpus.facts)
 
     def training_of(self, arm: Arm) -> TrainingSpec:
         """The options that one of its arms is trained with: the shared ones, but for those that the arm has itself."""

@@ -37,7 +37,7 @@ from gated_lpi.facts.values import (
 LINES = '{"relation", "subject", "object", "template"} or {"prompt", "target"}'
 ACCEPTED = (
     f'"builtin", an LRE relation file (.json), a folder of such files, a .jsonl file whose lines are {LINES}, '
-    "a task (two-hop, arithmetic, key-value, needle, variables, gsm8k:FILE; docs/tasks.md), or a sequence of "
+    "a task (two-hop, arithmetic, key-value, needle, variables, people, gsm8k:FILE; docs/tasks.md), or a sequence of "
     "(prompt, target) pairs"
 )
 BUILTIN = "builtin"

@@ -50,7 +50,7 @@ def load_facts(
         return from_pairs(source, usual, on_error)
     names = source.split(";") if isinstance(source, str) else []
     if len(names) > 1 and all(name == BUILTIN or is_task(name) for name in names):
-        return _joined([load_facts(name, separator=separator, on_error=on_error) for name in names])
+        return joined([load_facts(name, separator=separator, on_error=on_error) for name in names])
     if source == BUILTIN:
         return builtin(usual, on_error)
     if isinstance(source, str) and is_task(source):
@@ -69,8 +69,12 @@ def load_facts(
     raise FactsError(f"{name}: facts are not read from {plain(path.suffix) or 'such'} files; give {ACCEPTED}")
 
 
-def _joined(parts: Sequence[FactSet]) -> FactSet:
-    """The facts of several sources as one set, in their order."""
+def joined(parts: Sequence[FactSet]) -> FactSet:
+    """The facts of several sources as one set, in their order.
+
+    Raises:
+        FactsError: two relations have one name.
+    """
     return FactSet(
         relations=tuple(relation for part in parts for relation in part.relations),
         source=";".join(part.source for part in parts),

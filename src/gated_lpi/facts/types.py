@@ -132,10 +132,12 @@ class Sample:
         foil: another answer, which is wrong, that the right one is held against; None: there is none.
         bridge: what one has to come by on the way from subject to object, as by France from Paris to the euro; None:
             nothing that is known.
+        held_out: a number i, so that of the T templates that apply to it number i mod T, counted from 0, is held out;
+            None: its place in the relation.
 
     Raises:
-        FactsError: a text is blank, no text or has half of a surrogate pair, the template has not exactly one "{}", or
-            the foil is the object.
+        FactsError: a text is blank, no text or has half of a surrogate pair, the template has not exactly one "{}",
+            the foil is the object, or `held_out` is no whole number of at least 0.
     """
 
     subject: str
@@ -144,9 +146,10 @@ class Sample:
     separator: str | None = None
     foil: str | None = None
     bridge: str | None = None
+    held_out: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse blank texts, malformed templates, a foil that is no other answer, and what is no text.
+        """Refuse blank texts, malformed templates, a foil that is no other answer, and what is no text or number.
 
         Raises:
             FactsError: says which of these it is.
@@ -162,6 +165,8 @@ class Sample:
             check_template(self.template)
         if self.separator is not None:
             check_separator(self.separator)
+        if self.held_out is not None and (not isinstance(self.held_out, int) or self.held_out < 0):
+            raise FactsError(f"held_out is {shown(self.held_out)}; give the place of a template, counted from 0")
 
 
 @dataclass(frozen=True)
@@ -272,6 +277,11 @@ class Prompt:
         """Where in `joined` the answer's first visible character stands; a separator is never part of the answer."""
         return len(self.joined) - len(self.target.lstrip())
 
+    def answered(self, answer: str) -> "Prompt":
+        """This prompt with another answer, by the same separator; a foil that is the new answer is dropped."""
+        target = join(self.text, answer)[len(self.text) :] if self.separator == AUTO else answer
+        return replace(self, target=target, object=answer, foil=None if self.foil == answer else self.foil)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -334,8 +344,8 @@ class FactSet:
     def sha256(self) -> str:
         """Hash of the relations' canonical JSON; where they were read from does not enter.
 
-        Separators enter where they differ from "auto", foils and bridges where there are any, so that facts without
-        them keep the hash they always had.
+        Separators enter where they differ from "auto", foils, bridges and held-out numbers where there are any, so that
+        facts without them keep the hash they always had.
         """
         content = [_hashed(relation) for relation in self.relations]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -360,7 +370,8 @@ class FactSet:
         Args:
             templates: "first": each fact through the first template that applies to it. "all": each fact through every
                 template that applies to it. "held_out": fact i of a relation through template i mod T, one prompt a
-                fact. A fact with a template of its own has T = 1: all three give that one prompt.
+                fact (i is its place, or `Sample.held_out`). A fact with a template of its own has T = 1: all
+                three give that one prompt.
 
         Raises:
             OptionError: another value of `templates`.
@@ -370,7 +381,7 @@ class FactSet:
         return tuple(
             relation.prompt(sample, template)
             for relation, i, sample in self._facts()
-            for template in _chosen(relation.templates_of(sample), i, templates)
+            for template in _chosen(relation.templates_of(sample), sample, i, templates)
         )
 
     def training_prompts(self) -> tuple[Prompt, ...]:
@@ -378,12 +389,18 @@ class FactSet:
 
         Facts to which only one template applies have nothing to train on, and give no prompt.
         """
-        return tuple(
-            relation.prompt(sample, template)
-            for relation, i, sample in self._facts()
-            for k, template in enumerate(relation.templates_of(sample))
-            if k != _held_out(i, len(relation.templates_of(sample)))
-        )
+        return tuple(prompt for _, _, prompts in self.lessons() for prompt in prompts)
+
+    def lessons(self) -> Iterator[tuple[Relation, Sample, tuple[Prompt, ...]]]:
+        """Every fact with its relation and its training prompts, of which there may be none."""
+        for relation, i, sample in self._facts():
+            templates = relation.templates_of(sample)
+            held_out = _held_out(sample, i, len(templates))
+            yield (
+                relation,
+                sample,
+                tuple(relation.prompt(sample, text) for k, text in enumerate(templates) if k != held_out),
+            )
 
     def _facts(self) -> Iterator[tuple[Relation, int, Sample]]:
         for relation in self.relations:
@@ -392,7 +409,7 @@ class FactSet:
 
 
 def _hashed(relation: Relation) -> dict[str, Any]:
-    """A relation's content; only separators that change a joint, and foils and bridges that there are."""
+    """A relation's content; only separators that change a joint, and what else samples need not have where they do."""
     content = asdict(relation)
     usual = relation.separator_of()
     if usual == AUTO:
@@ -400,17 +417,17 @@ def _hashed(relation: Relation) -> dict[str, Any]:
     for sample, fields in zip(relation.samples, content["samples"], strict=True):
         if relation.separator_of(sample) == usual:
             del fields["separator"]
-        for key in ("foil", "bridge"):
+        for key in ("foil", "bridge", "held_out"):
             if fields[key] is None:
                 del fields[key]
     return content
 
 
-def _held_out(fact: int, n_templates: int) -> int:
-    return fact % n_templates
+def _held_out(sample: Sample, place: int, n_templates: int) -> int:
+    return (place if sample.held_out is None else sample.held_out) % n_templates
 
 
-def _chosen(templates: tuple[str, ...], fact: int, which: Templates) -> tuple[str, ...]:
+def _chosen(templates: tuple[str, ...], sample: Sample, place: int, which: Templates) -> tuple[str, ...]:
     if which == "all":
         return templates
-    return (templates[0 if which == "first" else _held_out(fact, len(templates))],)
+    return (templates[0 if which == "first" else _held_out(sample, place, len(templates))],)

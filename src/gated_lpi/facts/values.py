@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from gated_lpi._common.foreign import ForeignTextError, has_surrogate, parse_json
 from gated_lpi.errors import FactsError
@@ -161,13 +162,25 @@ def separator_of(record: Mapping[str, object]) -> str | None:
     return check_separator(record["separator"]) if "separator" in record else None
 
 
-def extras_of(record: Mapping[str, object]) -> dict[str, str]:
+class Extras(TypedDict, total=False):
+    """What a fact may have beside subject and object."""
+
+    foil: str
+    bridge: str
+
+
+def extras_of(record: Mapping[str, object]) -> Extras:
     """What a fact may have beside subject and object: its foil and its bridge, those that are there.
 
     Raises:
         FactsError: one is no text that can be written.
     """
-    return {key: text_of(record, key) for key in ("foil", "bridge") if key in record}
+    found: Extras = {}
+    if "foil" in record:
+        found["foil"] = text_of(record, "foil")
+    if "bridge" in record:
+        found["bridge"] = text_of(record, "bridge")
+    return found
 
 
 def list_of(record: Mapping[str, object], key: str) -> Sequence[object]:

@@ -30,7 +30,7 @@ from gated_lpi.facts import (
 )
 from gated_lpi.facts.types import Templates
 from gated_lpi.methods.blockwise import block_batches, score_batch
-from gated_lpi.methods.collect import Collector
+from gated_lpi.methods.collect import Collector, KnownFacts
 from gated_lpi.methods.contract import Method, PassMethod
 from gated_lpi.methods.dataset import PromptResults, build_dataset
 from gated_lpi.methods.memory import Sizes, sizes_for, usual_batch
@@ -147,6 +147,7 @@ def attribute_asked(
     method: MethodOptions | AnyMethod,
     scoring: Scoring,
     progress: Callable[[int, int], None] | None = None,
+    known: KnownFacts | None = None,
 ) -> xr.Dataset:
     """Score facts that were put to the model already; `attribute` after its prompts are tokenised.
 
@@ -158,9 +159,10 @@ def attribute_asked(
         method: how scores are computed.
         scoring: what is scored and kept.
         progress: called with (prompts done, prompts in all).
+        known: mean scores of units over known facts as well, where `scoring` keeps means.
 
     Returns:
-        The dataset that `attribute` describes.
+        The dataset that `attribute` describes; and if `known` is given what `score_schema.OF_RUNS` has of known facts.
 
     Raises:
         OptionError: `method` is neither the options of a method nor a method, or `memory` holds less than one prompt.
@@ -168,7 +170,7 @@ def attribute_asked(
     """
     encoded, skipped = asked
     chosen = method_for(method)
-    collected = attribute_encoded(model, encoded, chosen, scoring, progress)
+    collected = attribute_encoded(model, encoded, chosen, scoring, progress, known)
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
     sources = {
         "method": chosen.name,
@@ -191,6 +193,7 @@ def attribute_encoded(
     method: MethodOptions | AnyMethod = LPI(),
     scoring: Scoring = Scoring(),
     progress: Callable[[int, int], None] | None = None,
+    known: KnownFacts | None = None,
 ) -> tuple[Collector, PromptResults]:
     """Score prompts that are already token ids.
 
@@ -200,6 +203,7 @@ def attribute_encoded(
         method: how scores are computed.
         scoring: what is scored and kept.
         progress: called with (prompts done, prompts in all).
+        known: mean scores of units over known facts as well, where `scoring` keeps means.
 
     Returns:
         The scores, in nats, reduced as `scoring.keep` says; and what is kept of every prompt.
@@ -212,8 +216,9 @@ def attribute_encoded(
     chosen = method_for(method)
     _refuse_unserved(chosen, scoring)
     asked = questions(encoded, chosen.aims)
-    collector = Collector(scoring.keep, [item.prompt.relation for item in encoded])
     results = PromptResults.empty(len(encoded), len(model.blocks))
+    parts = {} if known is None else known.parts(results.target_rank)
+    collector = Collector(scoring.keep, [item.prompt.relation for item in encoded], parts)
     done = 0
 
     def finished(some: NDArray[np.int64]) -> None:

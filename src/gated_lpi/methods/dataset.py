@@ -18,7 +18,7 @@ from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
 from gated_lpi.methods.objective import Objective
 from gated_lpi.models import Model
-from gated_lpi.score_schema import SCHEMA
+from gated_lpi.score_schema import OF_RUNS, SCHEMA
 from gated_lpi.trace import PromptRouting
 from gated_lpi.version import __version__
 
@@ -131,6 +131,10 @@ def build_dataset(
     if results.router_logits:
         values[schema.ROUTER_LOGITS] = _padded(results.router_logits)
         values[schema.POSITION_GATE] = _padded(results.position_gate)
+    for part, inside in collector.members().items():
+        values[f"n_{part}"] = collector.counts_of(part)
+        if part == schema.KNOWN_LAST:
+            values[part] = inside
     values |= {
         schema.TARGET_RANK: results.target_rank,
         schema.TARGET_LOGPROB: results.target_logprob,
@@ -152,7 +156,7 @@ def _variable(
     name: str, values: NDArray[Any], kept: tuple[str, ...]
 ) -> tuple[tuple[str, ...], NDArray[Any], dict[str, str]]:
     """Dimensions, values and attributes, by the schema; a method that it does not have scores units."""
-    known = SCHEMA.get(name, SCHEMA[schema.LPI]._replace(unit=""))
+    known = (OF_RUNS | SCHEMA).get(name, SCHEMA[schema.LPI]._replace(unit=""))
     dims = (*kept, *known.dims[1:]) if known.reduced else known.dims
     return dims, values, {"units": known.unit} if known.unit else {}
 

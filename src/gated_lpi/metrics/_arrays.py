@@ -40,7 +40,15 @@ def require_finite(name: str, array: NDArray[Any]) -> None:
     Raises:
         OptionError: it holds NaN or infinity.
     """
-    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    refuse_not_finite(name, array.size - int(np.count_nonzero(np.isfinite(array))))
+
+
+def refuse_not_finite(name: str, bad: int) -> None:
+    """Refuse an array of which so many values are NaN or infinite.
+
+    Raises:
+        OptionError: there are any.
+    """
     if bad:
         raise OptionError(
             f"{name} holds {bad} values that are NaN or infinite; expected finite numbers. "

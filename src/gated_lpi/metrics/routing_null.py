@@ -141,6 +141,15 @@ def expert_stability(scores: ArrayLike, expert: ArrayLike, fraction: float = 0.0
     Raises:
         OptionError: NaN or infinite scores, no unit of an expert, shapes that differ, or `fraction` outside (0, 1].
     """
+    return top_set_stability(expert_sums(scores, expert), fraction)
+
+
+def expert_sums(scores: ArrayLike, expert: ArrayLike) -> FloatArray:
+    """The summed importance of each expert's units, [T, E], experts by their numbers; arguments as above.
+
+    Raises:
+        OptionError: NaN or infinite scores, no unit of an expert, or shapes that differ.
+    """
     values, experts = finite("scores", scores, ndim=2), np.asarray(expert)
     if experts.shape != values.shape[1:] or not (experts >= 0).any():
         raise OptionError(
@@ -149,8 +158,7 @@ def expert_stability(scores: ArrayLike, expert: ArrayLike, fraction: float = 0.0
         )
     inside = experts >= 0
     numbers, place = np.unique(experts[inside], return_inverse=True)
-    summed = np.stack([np.bincount(place, weights=row[inside], minlength=numbers.size) for row in values])
-    return top_set_stability(summed, fraction)
+    return np.stack([np.bincount(place, weights=row[inside], minlength=numbers.size) for row in values])
 
 
 def _checked(before: ArrayLike, after: ArrayLike, group: ArrayLike) -> tuple[FloatArray, FloatArray, IntArray]:

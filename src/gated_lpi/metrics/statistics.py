@@ -107,7 +107,7 @@ def bootstrap(
             f"data has shape {array.shape} and weights are {prompts.tolist()}; expected data [R, ...] and "
             "one positive weight, the number of prompts, per relation. Leave out relations without prompts."
         )
-    quantiles = tails(level)
+    ends = tails(level)
     relations = prompts.size
     flat = np.ascontiguousarray(array.reshape(relations, -1))
 
@@ -116,12 +116,15 @@ def bootstrap(
         return np.asarray(statistic((share @ flat).reshape(array.shape[1:])), dtype=np.float64)
 
     estimate = at(np.ones(relations))
-    resamples = np.random.default_rng(seed).multinomial(
-        relations, np.full(relations, 1.0 / relations), size=positive_count("draws", draws)
-    )
-    samples = np.stack([at(counts) for counts in resamples])
-    low, high = _quantiles(samples, quantiles)
+    samples = np.stack([at(counts) for counts in resample_counts(relations, positive_count("draws", draws), seed)])
+    low, high = quantiles_of_defined(samples, ends)
     return Interval(estimate, low, high, np.asarray((~np.isnan(samples)).sum(axis=0), dtype=np.int64))
+
+
+def resample_counts(relations: int, draws: int, seed: int) -> IntArray:
+    """How often each relation comes up in each resample of as many relations, [draws, R]."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(relations, np.full(relations, 1.0 / relations), size=draws).astype(np.int64)
 
 
 def random_share_chance(
@@ -146,7 +149,7 @@ def random_share_chance(
         OptionError: NaN or infinite values, `fraction` outside (0, 1], no draws, or `level` outside (0, 1).
     """
     positive = np.maximum(finite("values", values), 0.0)
-    quantiles = tails(level)
+    ends = tails(level)
     n = positive.shape[-1]
     k = set_size(n, fraction)
     total = positive.sum(axis=-1)
@@ -157,12 +160,15 @@ def random_share_chance(
             for _ in range(positive_count("draws", draws))
         ]
     )
-    low, high = _quantiles(samples, quantiles)
+    low, high = quantiles_of_defined(samples, ends)
     return Chance(ratio(total * (k / n), total), low, high)
 
 
-def _quantiles(samples: FloatArray, probabilities: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+def quantiles_of_defined(samples: FloatArray, probabilities: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """Quantiles over the first axis among the samples that are not NaN; NaN where all of them are."""
+    if not np.isnan(samples).any():
+        low, high = np.quantile(samples, probabilities, axis=0)
+        return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     shape = samples.shape[1:]
     low, high = np.full(shape, np.nan), np.full(shape, np.nan)
     for place in np.ndindex(shape):

@@ -8,6 +8,8 @@
     expert_utilisation  (checkpoint, relation, expert_unit)  share of prompts routed; absent for dense models;
                                                          without relations in stores of earlier versions
     error_bound         (checkpoint, prompt, block_index)  nats; if absent, scores count as exact
+    lpi_known, n_known   (checkpoint, relation, unit), (checkpoint, relation)   and `…_last`: over known facts
+    known_last          (checkpoint, prompt)             of these prompts are the error bounds, if there are any
     with coordinates `step`, `tokens`, `stage` (checkpoint), `layer`, `block` (unit), `n_prompts` (relation),
     `expert_unit_layer` and `expert_unit_expert` (expert_unit; −1 for shared experts, which are not routed to)
     and, if known, `weights_sha256` (checkpoint), `expert` and `shared` (unit)
@@ -37,6 +39,7 @@ and returns, with `kind` "ffn" and "attention" kept apart throughout:
     sigma_rel, sigma_rel_median, sigma_rel_layer    (kind, window[, layer])
     consolidation_stability, consolidation_profile  (kind)               a step; NaN: never settled
     hit                                        ±    (checkpoint, hit_k)  Wilson's interval
+    known_prompts                                   (checkpoint)         over known facts only: how many prompts' are
     utilisation_entropy, load_imbalance             (checkpoint, moe_layer)
     routing_distance                                (pair, moe_layer)    Jensen-Shannon
 
@@ -48,12 +51,15 @@ checkpoint itself does not count. Where neither kind of unit was scored, `kind` 
 
 Consecutive checkpoints with one `weights_sha256` are one set of weights under two names. Everything over such a pair
 is refused: it is NaN, consolidation is judged without it, and the attribute `refused_pairs` says which and why.
+
+Scores of units are read a checkpoint at a time, so memory does not grow with the number of checkpoints: `_arm` reads
+them, `_kind_series` turns each into numbers, with the bootstrap of `_set_draws`, and `_tables` makes columns of these.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -61,20 +67,15 @@ from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, finite, require_finite
-from gated_lpi.metrics._tables import (
-    Columns,
-    KindScores,
-    SummaryOptions,
-    expert_table,
-    hit_table,
-    kind_table,
-    routing_table,
-)
+from gated_lpi.metrics._arm import KINDS as KINDS  # whose place this is for importers
+from gated_lpi.metrics._arm import arm_of
+from gated_lpi.metrics._arrays import BoolArray, IntArray
+from gated_lpi.metrics._kind_series import KindSeries, SummaryOptions
+from gated_lpi.metrics._set_draws import SetDraws
+from gated_lpi.metrics._tables import Columns, expert_table, hit_table, kind_table, routing_table
 from gated_lpi.metrics.relations import over_relations
 
-SUMMARY_VERSION = 2  # of what is computed here: another number, and summaries that were kept are computed anew
-KINDS = ("ffn", "attention")
+SUMMARY_VERSION = 3  # of what is computed here: another number, and summaries that were kept are computed anew
 HIT_KS = (1, 5, 10)
 
 
@@ -89,6 +90,7 @@ def summarise(
     stability_threshold: float = 0.5,
     profile_threshold: float = 0.95,
     method: str = schema.LPI,
+    facts: schema.WhichFacts = "all",
 ) -> xr.Dataset:
     """Summarise one arm by every metric; the module docstring lists what goes in and what comes out.
 
@@ -103,6 +105,8 @@ def summarise(
         stability_threshold: J_stab above which top sets count as consolidated.
         profile_threshold: correlation with the last profile above which profiles count as consolidated.
         method: whose scores are summarised, such as "grad_x_act": the name of their variable, with `…_mean` beside it.
+        facts: "all"; or "known" at each checkpoint, or "known_last", at the arm's last one. Relations weigh as many
+            prompts as are known then, `known_prompts` in all; where there are none all is NaN.
 
     Raises:
         OptionError: a variable, dimension or coordinate is missing, a score is NaN, a window holds no
@@ -110,7 +114,9 @@ def summarise(
     """
     options = SummaryOptions(fraction, level, draws, seed, stability_threshold, profile_threshold)
     units = "unit" in scores.dims or schema.mean_of(method) in scores
-    if units:
+    if facts != "all":
+        _require_known(scores, method, facts)
+    elif units:
         _require(scores, schema.mean_of(method), ("checkpoint", "unit"), ("step", "layer", "block"))
     else:
         _require(scores, schema.BASE_LOGPROB, ("checkpoint", "prompt", "block_index"), ("step", "block_layer"))
@@ -118,16 +124,15 @@ def summarise(
     rows = _window_rows(steps, windows)
     layer = scores["layer" if units else "block_layer"].to_numpy().astype(np.int64)
     n_layers = int(layer.max()) + 1
-    kinds = _kinds(scores) if units else {}
     refused = _refused_pairs(scores)
-    parts = {kind: _units(scores, method, inside, layer, ~refused) for kind, inside in kinds.items()}
-    tables = [kind_table(part, n_layers, steps, rows, options) for part in parts.values()]
+    series = _series(scores, method, facts, n_layers, options) if units else {}
+    tables = [kind_table(one, steps, rows, ~refused, options) for one in series.values()]
     variables: Columns = {
         name: (("kind", *dims), np.stack([table[name][1] for table in tables]))
         for name, (dims, _) in (tables[0].items() if tables else ())
     }
     coords: dict[str, Any] = {
-        "kind": np.array(list(kinds), dtype=str),
+        "kind": np.array(list(series), dtype=str),
         "layer": np.arange(n_layers),
         "other_step": ("other_checkpoint", steps),
         "pair_step": ("pair", steps[:-1]),
@@ -139,13 +144,50 @@ def summarise(
     for name in ("step", "tokens", "stage"):
         if name in scores.coords:
             coords[name] = ("checkpoint", _plain_text(scores[name].to_numpy()))
-    if "ffn" in parts and (of_expert := _of_expert(scores)[kinds["ffn"]]).any():
-        variables |= expert_table(parts["ffn"], of_expert, options)
+    if "ffn" in series and series["ffn"].experts:
+        variables |= expert_table(series["ffn"], options)
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
-    summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method})
+    over = {} if facts == "all" else {"facts": facts}
+    if over:
+        known = scores[schema.count_over(facts)].sum("relation").to_numpy().astype(np.int64)
+        variables["known_prompts"] = (("checkpoint",), known)
+    summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method} | over)
     return _refuse(summary, refused, scores) if refused.any() else summary
+
+
+def _series(
+    scores: xr.Dataset, method: str, facts: schema.WhichFacts, n_layers: int, options: SummaryOptions
+) -> dict[str, KindSeries]:
+    """The series of each kind of unit, from one reading of the scores, a checkpoint at a time."""
+    if facts == "all" and method in scores:
+        _require(scores, method, ("checkpoint", "relation", "unit"), ("n_prompts",))
+    if method == schema.LPI and schema.ERROR_BOUND in scores:
+        _require(scores, schema.ERROR_BOUND, ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
+    arm = arm_of(scores, method, facts)
+    series = {}
+    for kind, units in arm.kinds.items():
+        resampled = None
+        if arm.relations is not None:
+            resampled = SetDraws(arm.relations, units.inside.size, fraction=options.fraction, **options.drawn)
+        series[kind] = KindSeries(units, n_layers, options, resampled)
+    for rows in arm.rows():
+        for kind, row in rows.items():
+            if row is None:
+                series[kind].skip()
+            else:
+                series[kind].add(row)
+    return series
+
+
+def _require_known(scores: xr.Dataset, method: str, facts: schema.WhichFacts) -> None:
+    """Check that there are scores over known facts."""
+    if facts not in get_args(schema.WhichFacts):
+        raise OptionError(f"facts is {facts!r}; expected one of {', '.join(map(repr, get_args(schema.WhichFacts)))}.")
+    counts, name = schema.count_over(facts), schema.over_facts(method, facts)
+    _require(scores, name, ("checkpoint", "relation", "unit"), ("step", "layer", "block", counts))
+    _require(scores, counts, ("checkpoint", "relation"), ())
 
 
 def summary_to_json(summary: xr.Dataset) -> dict[str, Any]:
@@ -205,61 +247,6 @@ def _require(scores: xr.Dataset, variable: str, dims: tuple[str, ...], coords: t
             f"`{variable}` has dimensions {dict(array.sizes)}; expected ({', '.join(dims)}), none empty. "
             "Select one arm of the run, or reduce the others."
         )
-
-
-def _kinds(scores: xr.Dataset) -> dict[str, IntArray]:
-    """The indices of the units of each kind that is there."""
-    block = scores["block"].to_numpy().astype(object).astype(str)  # stores give back strings of their own kind
-    unknown = sorted(set(block.tolist()) - set(KINDS))
-    if unknown:
-        raise OptionError(f"`block` holds {', '.join(map(repr, unknown))}; expected {' and '.join(map(repr, KINDS))}.")
-    return {kind: np.flatnonzero(block == kind) for kind in KINDS if (block == kind).any()}
-
-
-def _units(scores: xr.Dataset, method: str, inside: IntArray, layer: IntArray, compared: BoolArray) -> KindScores:
-    """The arrays of one kind of unit, relations first where they were kept."""
-    name = schema.mean_of(method)
-    mean = scores[name].transpose("checkpoint", "unit").to_numpy()[:, inside]
-    errors = _errors(scores, inside, layer) if method == schema.LPI else np.zeros(mean.shape)  # of LPI's scores alone
-    group = _groups(scores, layer)[inside]
-    if method not in scores:
-        return KindScores(finite(name, mean), None, None, layer[inside], group, errors, compared)
-    _require(scores, method, ("checkpoint", "relation", "unit"), ("n_prompts",))
-    by_relation = scores[method].transpose("relation", "checkpoint", "unit").to_numpy()[..., inside]
-    require_finite(method, by_relation)
-    prompts = scores["n_prompts"].to_numpy()
-    return KindScores(finite(name, mean), by_relation, prompts, layer[inside], group, errors, compared)
-
-
-def _of_expert(scores: xr.Dataset) -> BoolArray:
-    """Which units are of a routed or shared expert, [N]; none where the scores do not say."""
-    found = np.zeros(scores.sizes["unit"], dtype=np.bool_)
-    if "expert" in scores.coords:
-        found |= scores["expert"].to_numpy() >= 0
-    if "shared" in scores.coords:
-        found |= scores["shared"].to_numpy().astype(np.bool_)
-    return found
-
-
-def _groups(scores: xr.Dataset, layer: IntArray) -> IntArray:
-    """A number for each unit's routed expert, shared experts or, where it is of none, block within its layer, [N]."""
-    expert = scores["expert"].to_numpy().astype(np.int64) if "expert" in scores.coords else np.full(layer.size, -1)
-    shared = scores["shared"].to_numpy().astype(np.int64) if "shared" in scores.coords else np.zeros_like(layer)
-    per_layer = int(expert.max()) + 3
-    return layer * per_layer + np.where(shared > 0, per_layer - 1, expert + 1)
-
-
-def _errors(scores: xr.Dataset, inside: IntArray, layer: IntArray) -> FloatArray:
-    """Error bounds of the units' mean scores, [T, N]: the mean over prompts of their blocks' bounds."""
-    if schema.ERROR_BOUND not in scores:
-        return np.zeros((scores.sizes["checkpoint"], inside.size))
-    _require(scores, schema.ERROR_BOUND, ("checkpoint", "prompt", "block_index"), ("block_layer", "block_kind"))
-    bound = scores[schema.ERROR_BOUND].mean("prompt").transpose("checkpoint", "block_index").to_numpy()
-    names = zip(scores["block_layer"].to_numpy().tolist(), scores["block_kind"].to_numpy().tolist(), strict=True)
-    column = {(int(number), str(kind)): index for index, (number, kind) in enumerate(names)}
-    kinds = scores["block"].to_numpy().astype(object).astype(str)[inside]
-    of_unit = [column[int(number), str(kind)] for number, kind in zip(layer[inside], kinds, strict=True)]
-    return finite(schema.ERROR_BOUND, bound[:, of_unit])
 
 
 def _window_rows(steps: IntArray, windows: Mapping[str, tuple[int, int]] | None) -> dict[str, IntArray]:

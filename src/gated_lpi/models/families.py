@@ -35,6 +35,11 @@ class Family:
             the fused routed experts, the shared expert and what gates it; None where the family has none.
         router_score: what the router makes of its logits before it chooses: "softmax", or "sigmoid" of each alone.
         router_scale_attribute: config number that multiplies the gates of routed experts.
+        experts_attribute: config number of routed experts of a layer.
+        router_groups_attribute: config number of groups, of equally many consecutive experts, that the router chooses
+            from first; None where the family has none.
+        chosen_groups_attribute: config number of these groups that it then takes experts from.
+        fewest_experts: how many experts a group, or a layer without groups, must have for the router to work at all.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
         attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written.
@@ -59,6 +64,10 @@ class Family:
     experts: str = "experts"
     router_score: RouterScore = "softmax"
     router_scale_attribute: str | None = None
+    experts_attribute: str = "num_experts"
+    router_groups_attribute: str | None = None
+    chosen_groups_attribute: str | None = None
+    fewest_experts: int = 1
     shared: str | None = None
     shared_gate: str | None = None
     attention_post_norm: str | None = None
@@ -109,27 +118,48 @@ FAMILIES: tuple[Family, ...] = (
     Family("SmolLM3", ("smollm3",)),
     Family("Qwen2", ("qwen2",)),
     Family("Qwen3", ("qwen3",)),
-    Family("Mixtral", ("mixtral",)),
+    Family("Mixtral", ("mixtral",), experts_attribute="num_local_experts"),
     Family("Qwen2-MoE", ("qwen2_moe",), shared="shared_expert", shared_gate="shared_expert_gate"),
     Family("Qwen3-MoE", ("qwen3_moe",)),
-    Family("DeepSeek-V2", ("deepseek_v2",), shared="shared_experts", router_scale_attribute="routed_scaling_factor"),
+    Family(
+        "DeepSeek-V2",
+        ("deepseek_v2",),
+        shared="shared_experts",
+        router_scale_attribute="routed_scaling_factor",
+        experts_attribute="n_routed_experts",
+        router_groups_attribute="n_group",
+        chosen_groups_attribute="topk_group",
+    ),
     Family(
         "DeepSeek-V3",
         ("deepseek_v3",),
         shared="shared_experts",
         router_score="sigmoid",
         router_scale_attribute="routed_scaling_factor",
+        experts_attribute="n_routed_experts",
+        router_groups_attribute="n_group",
+        chosen_groups_attribute="topk_group",
+        fewest_experts=2,  # groups are ranked by the sum of their two best
     ),
-    Family("GPT-OSS", ("gpt_oss",), router="router"),
+    Family("GPT-OSS", ("gpt_oss",), router="router", experts_attribute="num_local_experts"),
     Family(
         "Granite-MoE",
         ("granitemoe",),
         ffn="block_sparse_moe",
         router="router",
+        experts_attribute="num_local_experts",
         residual_multiplier_attribute="residual_multiplier",
         logit_divisor_attribute="logits_scaling",
     ),
-    Family("PhiMoE", ("phimoe",), router="router", norm="layer", norms_in_float32=False),
+    Family(
+        "PhiMoE",
+        ("phimoe",),
+        router="router",
+        experts_attribute="num_local_experts",
+        fewest_experts=2,  # sparsemixer takes two, whatever the config says
+        norm="layer",
+        norms_in_float32=False,
+    ),
     Family(
         "Gemma2",
         ("gemma2",),

@@ -7,10 +7,12 @@ run/
   results/ARM.split.zarr        how its changes split into routing and neurons, if that was asked for
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
-  results/ARM.METHOD.summary.json   the same by further methods
+  results/ARM.METHOD.summary.json   the same by further methods; over known facts ARM.known.summary.json and so on
+  results/ARM.known.json        which facts the arm's last checkpoint knows, if scores over them are kept (`known`)
   results/ARM.quarantine.json   checkpoints that could not be used, and why (`quarantine`)
   series/ARM.json       checkpoints that were chosen from a hub, with their commits (`choices`)
   downloads.json        commits whose files the run itself brought to this machine (`downloads`)
+  frequencies.json      how often the corpus of trained arms has each fact, if it is one of their own (`frequencies`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, summary.json, figures/, report.sha256    what the report made of it
   .writer.lock, .writer.json    who writes to the folder (`writer`)
@@ -27,7 +29,7 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -46,14 +48,17 @@ from gated_lpi._common.folders import (
 )
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
+from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
+from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
 from gated_lpi.results.store import ResultStore
 from gated_lpi.results.summaries import keep_summary, kept_summary, made_of
 from gated_lpi.results.writer import is_ours
+from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
 
 RUN_FILE = "run.json"
@@ -181,19 +186,29 @@ class Run:
         """
         return self._methods_in(self.scores(arm))
 
-    def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
+    def known_file(self, arm: str) -> Folder:
+        """Where it is kept which facts an arm's last checkpoint knows.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return self.path / "results" / f"{self._known(arm)}.known.json"
+
+    def summary(self, arm: str, method: str | None = None, facts: schema.WhichFacts = "all") -> xr.Dataset:
         """Every summary metric of an arm: what `gated_lpi.summarise` makes of its scores with the experiment's options.
 
         It is computed once, and kept in results/ARM.summary.json, those of further methods in
-        results/ARM.METHOD.summary.json, with digests of what it came from.
+        results/ARM.METHOD.summary.json, with digests of what it came from; over known facts in files with that word.
 
         Args:
             arm: its name.
             method: one of `methods`; None: the first of them.
+            facts: "all"; or "known" at each checkpoint, or "known_last", at the arm's last one, where the experiment's
+                `attribution.known` had such scores kept.
 
         Raises:
-            OptionError: no arm has this name, it has no scores by the method, or the options do not fit its
-                checkpoints.
+            OptionError: no arm has this name, it has no scores by the method or over these facts, or the options do not
+                fit its checkpoints.
             DamagedError: what is there is not what was written.
             RunError: none of its checkpoints is complete.
         """
@@ -207,12 +222,19 @@ class Run:
             )
         first = next(iter(known), schema.LPI)
         chosen = method or first
+        if facts != "all" and schema.over_facts(chosen, facts) not in scores:
+            raise OptionError(
+                f"facts={facts!r} was asked for; arm {arm!r} has no {schema.over_facts(chosen, facts)}: "
+                + self._why_unknown(arm, facts)
+            )
         digest = self.store(arm).digest()
-        file = self.path / "results" / (f"{arm}.summary.json" if chosen == first else f"{arm}.{chosen}.summary.json")
-        source = made_of(digest or "", options | ({} if chosen == schema.LPI else {"method": chosen}))
+        parts = [arm, *([] if chosen == first else [chosen]), *([] if facts == "all" else [facts])]
+        file = self.path / "results" / f"{'.'.join(parts)}.summary.json"
+        asked = ({} if chosen == schema.LPI else {"method": chosen}) | ({} if facts == "all" else {"facts": facts})
+        source = made_of(digest or "", options | asked)
         summary = None if digest is None else kept_summary(file, source)
         if summary is None:
-            summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen)
+            summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen, facts=facts)
             if digest is not None:
                 keep_summary(file, source, summary)
         return summary
@@ -270,6 +292,18 @@ class Run:
         """
         write_file(self._record_path(record.arm), record.model_dump(mode="json"))
 
+    def frequencies(self) -> tuple[FactFrequency, ...]:
+        """How often the corpus of the trained arms has each fact, those that are asked about first.
+
+        Returns:
+            Relation, subject, object, rank, sentences and asked of each. Nothing where the experiment has no
+                `[corpus]`, or before its arms are trained.
+
+        Raises:
+            RunError: the file is there but cannot be read.
+        """
+        return kept_frequencies(self.path / FREQUENCIES)
+
     def training_folder(self, arm: str) -> Path:
         """Where the checkpoints of an arm that the run trains itself are, on this machine.
 
@@ -277,6 +311,14 @@ class Run:
             OptionError: no arm has this name.
         """
         return self.local / "training" / self._known(arm)
+
+    def _why_unknown(self, arm: str, facts: str) -> str:
+        """Why an arm has no scores over some facts, and what to do."""
+        if facts not in get_args(schema.WhichFacts):
+            return f"expected one of {', '.join(get_args(schema.WhichFacts))}"
+        if facts == schema.KNOWN_LAST and self.experiment.attribution.known:
+            return f"its last checkpoint could not be used when it was begun; {self.known_file(arm)} says why"
+        return "set known = true in the experiment's [attribution] and run into a new folder"
 
     def _methods_in(self, scores: xr.Dataset) -> tuple[str, ...]:
         return tuple(name for name in self.experiment.attribution.asked() if schema.mean_of(name) in scores)
@@ -313,13 +355,14 @@ def open_run(path: str | Folder) -> Run:
     return Run(folder, content.experiment, dict(content.model_extra or {}))
 
 
-def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) -> Run:
+def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str, corpus_sha256: str | None = None) -> Run:
     """Start a run in a new or empty folder, or take up the same experiment's run again.
 
     Args:
         path: the folder or fsspec address.
         experiment: what is to be run.
         facts_sha256: digest of the facts.
+        corpus_sha256: digest of the corpus of an experiment that says what is in it.
 
     Raises:
         RunExistsError: the folder holds another run, or other files; nothing in it is touched.
@@ -337,6 +380,8 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
         differing = run.experiment.differences(experiment)
         if run.info.get("facts_sha256") != facts_sha256:
             differing.append("the facts themselves")
+        if run.info.get("corpus_sha256") != corpus_sha256:
+            differing.append("the corpus itself: its facts, or lines of its text files")
         if differing:
             raise RunExistsError(
                 f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
@@ -345,7 +390,8 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str) ->
         _make(folder / "results")
         return run
     _make(folder)
-    info = {"facts_sha256": facts_sha256, "gated_lpi": __version__}
+    corpus = {} if corpus_sha256 is None else {"corpus_sha256": corpus_sha256}
+    info = {"facts_sha256": facts_sha256, **corpus, "gated_lpi": __version__}
     write_file(folder / RUN_FILE, {"experiment": experiment.model_dump(mode="json"), **info})
     _make(folder / "results")
     return Run(folder, experiment, info)
@@ -374,6 +420,9 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
+    content["training"] = experiment.training.identity()
+    if content["corpus"] == CorpusSpec().model_dump(mode="json"):
+        del content["corpus"]
     if content["ablation"]["text"] is None:
         del content["ablation"]["text"]
     del content["engine"]["workers"]

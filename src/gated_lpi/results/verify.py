@@ -15,6 +15,8 @@ from typing import Literal
 from gated_lpi._common.folders import Folder, is_remote, read_bytes, read_text
 from gated_lpi.errors import RunError
 from gated_lpi.results.choices import kept_choice
+from gated_lpi.results.frequencies import REMEDY
+from gated_lpi.results.known import read_known
 from gated_lpi.results.run import Run
 from gated_lpi.training.folder import damaged_checkpoints, remove_checkpoint
 
@@ -27,7 +29,7 @@ class Finding:
 
     Attributes:
         status: "damaged", or "unsealed" where there is nothing to compare with.
-        what: the part: an arm's name, "report".
+        what: the part: an arm's name, "corpus", "report".
         why: in words, with the file.
         remedy: what to do.
     """
@@ -56,6 +58,10 @@ def verify_run(run: Run, advance: Callable[[int, int], None] = lambda _done, _to
         advance(done, len(run.arms))
         found += _arm(run, arm)
     advance(len(run.arms), len(run.arms))
+    try:
+        run.frequencies()
+    except RunError as error:
+        found.append(Finding("damaged", "corpus", str(error), REMEDY))
     return [*found, *_report(run.path)]
 
 
@@ -79,9 +85,14 @@ def leave_out_damaged(run: Run) -> Iterator[str]:
             yield from (f"{arm}: {line}" for line in lines)
             if lost and damage.axes and not damage.rows:
                 yield f"{arm}: {lost[0]}, with which what all checkpoints share is written anew"
-        for checkpoint, reason in damaged_checkpoints(run.training_folder(arm)):
-            remove_checkpoint(checkpoint)
-            yield f"{arm}: {checkpoint}: {reason}"
+        yield from leave_out_damaged_training(run, arm)
+
+
+def leave_out_damaged_training(run: Run, arm: str) -> Iterator[str]:
+    """Remove checkpoints that the run trained and that do not verify; says of each which, and why."""
+    for checkpoint, reason in damaged_checkpoints(run.training_folder(arm)):
+        remove_checkpoint(checkpoint)
+        yield f"{arm}: {checkpoint}: {reason}"
 
 
 def _arm(run: Run, arm: str) -> Iterator[Finding]:
@@ -98,6 +109,7 @@ def _arm(run: Run, arm: str) -> Iterator[Finding]:
     readers: dict[str, Callable[[], object]] = {
         AGAIN: lambda: run.record(arm),
         "delete it, and those checkpoints are tried again": lambda: run.quarantined(arm),
+        "delete it, and the arm's last checkpoint is asked again": lambda: read_known(run.known_file(arm)),
         "delete it, and checkpoints are chosen anew": lambda: kept_choice(run.path / "series", arm),
     }
     for remedy, reader in readers.items():

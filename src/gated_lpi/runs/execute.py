@@ -4,14 +4,15 @@
    writes to. What does not verify in it is left out, said, and made again by what follows.
 2. Arms that the experiment trains are trained, each with its options, all on one corpus and with one tokenizer. The
    checkpoints of the others are chosen from their series.
-3. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
+3. If scores over known facts are asked for, each arm's last checkpoint is asked what it knows (`known`).
+4. An engine scores the checkpoints, in this process or elsewhere; what it yields is appended here, one after the
    other. What is complete in an arm's store is not done again, so an interrupted run goes on where it was.
-4. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
+5. A checkpoint that cannot be used is put in quarantine and the run goes on. It is not tried again until asked for.
    Two in a row that could not be fetched are no fault of theirs but an outage: neither is put there, and the run ends.
    So it does if, before anything is scored, two in a row meet one error that may be common to all: facts that the
    tokenizer has no tokens for, or an error that nobody foresaw.
-5. If it is asked for, the changes between an arm's checkpoints are split into routing and neurons.
-6. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
+6. If it is asked for, the changes between an arm's checkpoints are split into routing and neurons.
+7. At each arm's last scored checkpoint the top heads and units are ablated, beside random ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import RunError
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
-from gated_lpi.results.run import Run, create_run, refuse_other_files
+from gated_lpi.results.run import Run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
@@ -38,10 +39,11 @@ from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.failures import quarantine_record
 from gated_lpi.runs.finishing import finish_arm, is_finished
 from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
+from gated_lpi.runs.known import known_at_end
 from gated_lpi.runs.local_engine import LocalEngine
 from gated_lpi.runs.process_engine import ProcessEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.train import train_arms
+from gated_lpi.runs.train import corpus_of, start_run, train_arms
 from gated_lpi.runs.workers import Call, in_workers
 
 
@@ -75,11 +77,12 @@ def run_experiment(
     """
     progress = Silent() if progress is None else progress
     facts = experiment.facts.load()
+    corpus, asked = corpus_of(experiment, facts), experiment.asked(facts)
     folder = as_folder(out)
     refuse_other_files(folder)
     with writing(folder) as refuse_lost_lease:
-        run = create_run(folder, experiment, facts.sha256)
-        for text in facts.notes:
+        run = start_run(folder, experiment, asked, corpus)
+        for text in asked.notes:
             progress.note(f"facts: {text}")
         for lost in leave_out_damaged(run):
             progress.note(f"damaged, and made again: {lost}")
@@ -87,10 +90,13 @@ def run_experiment(
         def note(arm: str, text: str) -> None:
             progress.note(f"{arm}: {text}")
 
-        trained = train_arms(run, facts, progress, workers=experiment.engine.workers, siblings=siblings)
+        trained = {}
+        if corpus is not None:
+            workers = experiment.engine.workers
+            trained = train_arms(run, facts, corpus, progress, workers=workers, siblings=siblings)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
-        _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
+        _Scoring(run, experiment, asked, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
     return run
 
 
@@ -137,8 +143,9 @@ class _Scoring:
     def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
         """Have the missing checkpoints scored; as soon as an arm is complete, or with workers all are, finish it."""
         missing = {arm: self._missing(arm, retry_quarantined) for arm in self.chosen}
+        known = {arm: self._known_at_end(arm) for arm, checkpoints in missing.items() if checkpoints}
         jobs = [
-            Job(arm, checkpoint, self.experiment, self.facts, self.experiment.storage)
+            Job(arm, checkpoint, self.experiment, self.facts, self.experiment.storage, known[arm])
             for arm, checkpoints in missing.items()
             for checkpoint in checkpoints
         ]
@@ -157,6 +164,12 @@ class _Scoring:
         done = set(self.run.store(arm).keys())
         done |= set() if retry_quarantined else self.run.quarantine(arm).keys()
         return [checkpoint for checkpoint in self.chosen[arm] if checkpoint.key not in done]
+
+    def _known_at_end(self, arm: str) -> tuple[bool, ...] | None:
+        if not self.experiment.attribution.known:
+            return None
+        last, storage = self.chosen[arm][-1], self.experiment.storage
+        return known_at_end(self.run, arm, last, self.facts, self.progress, storage)
 
     def _complete(self, arm: str, left: dict[str, int], kept: Iterator[JobOutcome]) -> JobOutcome | None:
         """Wait until nothing is left of an arm, counting down what comes of others too; its latest outcome."""

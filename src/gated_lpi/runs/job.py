@@ -32,6 +32,8 @@ class Job:
         experiment: how it is attributed.
         facts: what the model is asked.
         storage: where it is from, kept and computed on.
+        known_last: whether the fact of each prompt is known to the arm's last checkpoint; None: that is not asked for,
+            or nobody knows.
     """
 
     arm: str
@@ -39,6 +41,7 @@ class Job:
     experiment: Experiment
     facts: FactSet
     storage: StorageSpec = field(default_factory=StorageSpec)
+    known_last: tuple[bool, ...] | None = None
 
 
 class Failure(Enum):

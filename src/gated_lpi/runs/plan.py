@@ -25,7 +25,7 @@ from gated_lpi.options import parse_memory
 from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import listed_bytes
-from gated_lpi.training.corpus import build_corpus
+from gated_lpi.runs.train import corpus_of
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import planned_tokens
 
@@ -135,7 +135,7 @@ def plan(
     """
     hub = hub_of(experiment.storage)
     facts = experiment.facts.load()
-    prompts = len(facts.prompts(experiment.facts.templates))
+    prompts = len(experiment.asked(facts).prompts(experiment.facts.templates))
     notes: dict[str, list[str]] = {arm.name: [] for arm in experiment.arms}
     trained = _to_be_trained(experiment, facts)
     chosen = choose_checkpoints(experiment, trained, hub, lambda arm, note: notes[arm].append(note))
@@ -161,7 +161,8 @@ def _to_be_trained(experiment: Experiment, facts: FactSet) -> dict[str, list[Che
     arms = [arm for arm in experiment.arms if arm.train is not None and arm.name in wanted]
     if not arms:
         return {}
-    corpus = build_corpus(facts)
+    corpus = corpus_of(experiment, facts)
+    assert corpus is not None
     tokenizer = train_tokenizer(corpus, experiment.training.size.vocab_size)
     found = {}
     for arm in arms:

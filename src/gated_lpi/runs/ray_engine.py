@@ -226,6 +226,7 @@ class _Tasks:
             job.storage.model_copy(update={"endpoint": hub.address, "offline": hub.is_offline}),
             self._threads,
             __version__,
+            job.known_last,
         )
 
     def _once(self, value: object) -> Any:
@@ -320,6 +321,7 @@ def score_on_node(
     storage: StorageSpec,
     threads: int,
     version: str,
+    known_last: tuple[bool, ...] | None = None,
 ) -> tuple[None, JobOutcome]:
     """Score one checkpoint with so many threads, on the node that this runs on.
 
@@ -331,6 +333,7 @@ def score_on_node(
         storage: where it is from, kept and computed on.
         threads: of torch.
         version: of this package, as the driver has it.
+        known_last: whether the fact of each prompt is known to the arm's last checkpoint.
 
     Returns:
         None, a sign that it is done, which is small; and its outcome.
@@ -346,7 +349,7 @@ def score_on_node(
         )
     torch.set_num_threads(threads)
     storage = storage.model_copy(update={"cache_dir": _expanded(storage.cache_dir)})
-    with _own_folder(Job(arm, checkpoint, experiment, facts, storage)) as job:
+    with _own_folder(Job(arm, checkpoint, experiment, facts, storage, known_last)) as job:
         outcome = score_checkpoint(job)
     return None, dataclasses.replace(outcome, fetched=None)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
+import numpy as np
 import xarray as xr
 
 from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
+from gated_lpi.errors import FactsError
 from gated_lpi.experiments.experiment import SUMMARISED, AttributionSpec, Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import Encoded, FactSet
 from gated_lpi.methods import attribute_asked
+from gated_lpi.methods.collect import KnownFacts
 from gated_lpi.metrics.relations import over_relations
 from gated_lpi.models import Model
 from gated_lpi.options import LPI, DirectEffect, MethodOptions, Rollout, Scoring
@@ -22,8 +26,8 @@ from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
+from gated_lpi.score_schema import KNOWN_K, TARGET_RANK, WhichFacts, contrast_of, mean_of, over_facts
 from gated_lpi.score_schema import LPI as LPI_NAME
-from gated_lpi.score_schema import contrast_of, mean_of
 
 SHOWN = 8  # skipped facts that a record names
 
@@ -47,7 +51,7 @@ def score_checkpoint(job: Job) -> JobOutcome:
         if checkpoint.path is None:
             fetched = fetch(checkpoint, hub=hub_of(job.storage))
             checkpoint = fetched_to(checkpoint, fetched)
-        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage)
+        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage, job.known_last)
         outcome = JobOutcome(job.arm, checkpoint.key, scores, record, fetched)
     except Exception as error:
         outcome = failed(job, error, fetched)
@@ -58,7 +62,11 @@ def score_checkpoint(job: Job) -> JobOutcome:
 
 
 def attribute_checkpoint(
-    experiment: Experiment, checkpoint: Checkpoint, facts: FactSet, storage: StorageSpec | None = None
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    facts: FactSet,
+    storage: StorageSpec | None = None,
+    known_last: Sequence[bool] | None = None,
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Check, load and attribute one checkpoint on this machine.
 
@@ -67,6 +75,8 @@ def attribute_checkpoint(
         checkpoint: one that is on this machine.
         facts: those of the experiment.
         storage: where it is computed on; None: as the experiment says.
+        known_last: whether the fact of each prompt is known to the arm's last checkpoint, if `attribution.known` is
+            set; None: scores over these facts are left out.
 
     Returns:
         Its scores by relation and overall, and its provenance.
@@ -81,18 +91,51 @@ def attribute_checkpoint(
     weights = check_weights(checkpoint.path)
     model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage)
     refuse_changed(str(checkpoint.path), weights.stamp)
-    how, spec = prompting(experiment), experiment.attribution
-    asked = encode_facts(model, facts, how, answer=spec.answer)
-    scores = _scored(model, facts, asked, how, spec)
+    scores, said = score_model(model, facts, experiment, known_last)
     record = {
         **labels(checkpoint),
         "weights_sha256": weights.sha256,
-        **identify(model, asked.prompts, spec.target),
-        **_checks(model),
-        **_account(scores),
+        **said,
         "seconds": round(time.monotonic() - started, 3),
     }
+    return scores, record
+
+
+def score_model(
+    model: Model, facts: FactSet, experiment: Experiment, known_last: Sequence[bool] | None = None
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Attribute a model that is in memory.
+
+    Args:
+        model: from `load_model`, `wrap_model` or `borrow_model`.
+        facts: those of the experiment.
+        experiment: how it is attributed.
+        known_last: as for `attribute_checkpoint`.
+
+    Returns:
+        Its scores by relation and overall; and what a record has of it beside labels, digest and duration.
+
+    Raises:
+        ModelError: a block's scores are not finite.
+        FactsError: its tokenizer has no token of its own for a target.
+        OptionError: options that cannot be used.
+    """
+    how, spec = prompting(experiment), experiment.attribution
+    asked = encode_facts(model, facts, how, answer=spec.answer)
+    known = _known_facts(asked, known_last) if spec.known else None
+    scores = _scored(model, facts, asked, how, spec, known)
+    record = {**identify(model, asked.prompts, spec.target), **_checks(model), **_account(scores)}
     return with_overall_means(scores), record
+
+
+def _known_facts(asked: Encoded, known_last: Sequence[bool] | None) -> KnownFacts:
+    if known_last is not None and len(known_last) != len(asked.prompts):
+        raise FactsError(
+            f"this checkpoint is asked {len(asked.prompts)} prompts, and of the arm's last one it is known which of "
+            f"{len(known_last)} it knows; expected the same prompts at all checkpoints of an arm. Mend its tokenizer, "
+            "or put this one into an arm of its own"
+        )
+    return KnownFacts(at_end=None if known_last is None else np.array(known_last, dtype=np.bool_))
 
 
 def prompting(experiment: Experiment) -> Prompting:
@@ -124,8 +167,13 @@ def _checks(model: Model) -> dict[str, Any]:
     }
 
 
-def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: AttributionSpec) -> xr.Dataset:
-    """Scores by every method in one dataset: all that the first one gives, and of others what they alone have."""
+def _scored(
+    model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: AttributionSpec, known: KnownFacts | None
+) -> xr.Dataset:
+    """Scores by every method in one dataset: all that the first one gives, and of others what they alone have.
+
+    Which facts are known is by the ranks that the first one gives, for all of them.
+    """
     found: xr.Dataset | None = None
     notes: list[str] = []
     for name, options in spec.asked().items():
@@ -135,11 +183,16 @@ def _scored(model: Model, facts: FactSet, asked: Encoded, how: Prompting, spec: 
             scoring = _of_units(scoring, method)
         if scoring is None:
             continue
-        scores = attribute_asked(model, facts, asked, how, method, scoring)
-        if name == contrast_of(str(scores.attrs["method"])):
-            scores = scores[[scores.attrs["method"]]].rename({scores.attrs["method"]: name})
+        scores = attribute_asked(model, facts, asked, how, method, scoring, known=known)
+        plain = str(scores.attrs["method"])
+        if name == contrast_of(plain):
+            names = {over_facts(plain, some): over_facts(name, some) for some in get_args(WhichFacts)}
+            names = {former: new for former, new in names.items() if former in scores}
+            scores = scores[list(names)].rename(names)
         if found is None:
             found = scores
+            if known is not None:
+                known = dataclasses.replace(known, now=scores[TARGET_RANK].to_numpy() < KNOWN_K)
         else:
             new = [str(variable) for variable in scores.data_vars if variable not in found]
             found = xr.merge([found, scores[new]], join="exact", compat="identical", combine_attrs="override")

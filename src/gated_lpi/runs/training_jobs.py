@@ -14,7 +14,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from gated_lpi.facts import FactSet
+from gated_lpi.prompting import Prompting
 from gated_lpi.runs.progress import Progress
+from gated_lpi.runs.watching import watch_facts
 from gated_lpi.runs.workers import Call, in_workers
 from gated_lpi.training import ArmSpec
 from gated_lpi.training.corpus import Corpus
@@ -35,6 +38,8 @@ class TrainingJob:
         spec: how.
         corpus: on what.
         tokenizer: made for it.
+        facts: what the run asks, some of which are watched where `spec.stabilise` waits for a threshold.
+        how: how they are put to the model.
         folder: where its checkpoints go.
     """
 
@@ -42,6 +47,8 @@ class TrainingJob:
     spec: TrainingSpec
     corpus: Corpus
     tokenizer: PreTrainedTokenizerFast
+    facts: FactSet
+    how: Prompting
     folder: Path
 
 
@@ -63,6 +70,8 @@ def train_all(
         RunError: a worker died.
     """
     for job in jobs:
+        if job.spec.stabilise is not None and job.spec.stabilise.when == "threshold":
+            continue  # it rests on the facts that are asked, too, which may be others there
         source = adopt(job.folder, arm_identity(job.arm, job.spec, job.corpus, job.tokenizer), others)
         if source is not None:
             progress.note(f"{job.arm.name}: trained before, as {source.name} of {source.parent.parent.name}: not again")
@@ -95,7 +104,9 @@ def _is_finished(job: TrainingJob) -> bool:
 def train_one(job: TrainingJob, progress: Progress) -> None:
     """Train one arm in this process; a finished one takes no time."""
     with progress.task(f"train {job.arm.name}") as advance, _timed(job):
-        train_arm(job.arm, job.spec, job.corpus, job.tokenizer, job.folder, progress=advance)
+        watched = 1 if job.spec.stabilise is None else job.spec.stabilise.facts
+        watch = watch_facts(job.facts, job.how, watched)
+        train_arm(job.arm, job.spec, job.corpus, job.tokenizer, job.folder, progress=advance, watch=watch)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def facts_of(run: Run) -> FactSet:
         FactsError: they cannot be read.
         RunError: they are others than those that it was run on.
     """
-    facts = run.experiment.facts.load()
+    facts = run.experiment.asked(run.experiment.facts.load())
     known = run.info.get("facts_sha256")
     if known is not None and facts.sha256 != known:
         raise RunError(

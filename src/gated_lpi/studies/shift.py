@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gated_lpi import score_schema as schema
+from gated_lpi.facts import shifting
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.results import Run
@@ -42,7 +43,7 @@ from gated_lpi.studies._runs import methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
 
 QUESTION = "What happens when half of the facts are replaced?"
-KEPT, BEFORE, AFTER = "(kept)", "(before)", "(after)"
+KEPT, BEFORE, AFTER = (f"({part})" for part in (shifting.KEPT, shifting.BEFORE, shifting.AFTER))
 KINDS = (KEPT, BEFORE, AFTER)
 K = 10
 Floats = NDArray[np.float64]
@@ -145,10 +146,9 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
 def shift_step(run: Run, arm: str, at: float | None) -> float | None:
     """The step after which an arm's data are others; None where they stay."""
     spec = run.experiment.training_of(next(one for one in run.experiment.arms if one.name == arm))
-    shift = spec.model_dump().get("shift")
-    if shift is None:
+    if spec.shift is None:
         return None if at is None else round(at * spec.steps)
-    return min(max(round(shift["at"] * spec.steps), 1), spec.steps - 1) if shift["share"] else None
+    return spec.steps_before_shift if spec.shift.share else None
 
 
 def kinds_of(scores: xr.Dataset) -> NDArray[Any]:

@@ -31,7 +31,8 @@ from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._replicates import CELLS, NAN, Member, Members, cells, difference, members_of, over_replicates
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
-from gated_lpi.studies.shift import crossed, kinds_of, measure, shift_step
+from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
+from gated_lpi.training.stabilise import RECORD, Decision
 
 QUESTION = "Does it help to stop the routers once importance has settled?"
 NEVER = "never"
@@ -117,34 +118,30 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
 
 
 def stabilised(run: Run, member: Member) -> str:
-    """How an arm's routers are stopped, in words: "never", "threshold, freeze", "step 100, decay"."""
+    """How an arm's routers are stopped, in words: "never", "j_stab 0.8, freeze", "step 100, decay"."""
     arm = next(one for one in run.experiment.arms if one.name == member.arm)
-    given = run.experiment.training_of(arm).model_dump().get("stabilise") if arm.train else None
+    given = run.experiment.training_of(arm).stabilise if arm.train else None
     if given is None:
         return NEVER
-    when = {
-        "threshold": f"{given.get('measure')} {given.get('threshold')}",
-        "step": f"step {given.get('step')}",
-        "random": "random step",
-    }
-    return f"{when.get(given['when'], given['when'])}, {given['action']}"
+    when = {"threshold": f"{given.measure} {given.threshold:g}", "step": f"step {given.step}", "random": "random step"}
+    return f"{when[given.when]}, {given.action}"
 
 
 def when_fired(run: Run, arm: str) -> Fired:
     """When an arm's routers stopped, as its training noted; all NaN where there is no note."""
     try:
-        content = json.loads((run.training_folder(arm) / "stabilise.json").read_text(encoding="utf-8"))
-        fired = content["fired"]
-        return Fired(*(NAN if fired.get(key) is None else float(fired[key]) for key in Fired._fields))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        content = json.loads((run.training_folder(arm) / RECORD).read_text(encoding="utf-8"))
+        fired = Decision.model_validate(content["fired"])
+    except (OSError, ValueError, KeyError, TypeError):
         return Fired(NAN, NAN, NAN)
+    return Fired(*(NAN if value is None else float(value) for value in (fired.step, fired.tokens, fired.value)))
 
 
 def measured(run: Run, arm: str, target: float) -> dict[str, float]:
     """The measures of one arm; infinite tokens and seconds if a target is never reached, NaN what cannot be said."""
     scores = run.scores(arm)
     shift = shift_step(run, arm, None)
-    learnt, last = (_true(scores, of) for of in ("(after)", "(before)"))  # at first, and at the end
+    learnt, last = (_true(scores, of) for of in (AFTER, BEFORE))  # at first, and at the end
     step, tokens = (scores[name].to_numpy().astype(np.float64) for name in ("step", "tokens"))
     reached = crossed(step, _hits(scores, learnt, K), target)
     never = math.isnan(reached) or (shift is not None and reached > shift)
@@ -287,7 +284,7 @@ def _figure(run: Run, members: Members, named: Mapping[str, str]) -> Figure:
         for group in named:
             scores = [run.scores(member.arm) for member in members.of(group)]
             by_step = [
-                dict(zip(one["step"].to_numpy().tolist(), _hits(one, _true(one, "(before)"), k).tolist(), strict=True))
+                dict(zip(one["step"].to_numpy().tolist(), _hits(one, _true(one, BEFORE), k).tolist(), strict=True))
                 for one in scores
             ]
             steps = sorted(by_step[0])

@@ -1,4 +1,4 @@
-"""Tasks beyond single facts: questions whose answer has to be worked out, made from a seed or read from a file.
+"""Tasks: questions whose answer has to be worked out, or facts that nobody knows, from a seed or a file.
 
 1. Each task is a function of keyword arguments that gives a `FactSet` with a relation for each difficulty, so that
    results by relation are results by difficulty. `load_facts("arithmetic:steps=2/3,n=50")` calls it by name (`named`).
@@ -11,8 +11,9 @@
 
 from gated_lpi.facts.tasks.arithmetic import arithmetic
 from gated_lpi.facts.tasks.gsm8k import gsm8k
+from gated_lpi.facts.tasks.people import people
 from gated_lpi.facts.tasks.retrieval import key_value, needle
 from gated_lpi.facts.tasks.two_hop import two_hop
 from gated_lpi.facts.tasks.variables import variables
 
-__all__ = ["arithmetic", "gsm8k", "key_value", "needle", "two_hop", "variables"]
+__all__ = ["arithmetic", "gsm8k", "key_value", "needle", "people", "two_hop", "variables"]

@@ -125,7 +125,7 @@ def titled(name: str, variant: str) -> str:
     return name if variant == NO_CONTROL else f"{name} ({variant})"
 
 
-def fact_set(name: str, relations: Iterable[Relation], **parameters: object) -> FactSet:
+def fact_set(name: str, relations: Iterable[Relation], /, **parameters: object) -> FactSet:
     """The facts of a task; their source is a text from which `load_facts` makes them again."""
     given = ",".join(f"{key}={_written(value)}" for key, value in parameters.items() if value is not None)
     return FactSet(tuple(relations), f"{name}:{given}")

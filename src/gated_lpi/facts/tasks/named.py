@@ -10,6 +10,7 @@ from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts.messages import brief
 from gated_lpi.facts.tasks.arithmetic import arithmetic
 from gated_lpi.facts.tasks.gsm8k import EXPECTED, gsm8k
+from gated_lpi.facts.tasks.people import people
 from gated_lpi.facts.tasks.retrieval import key_value, needle
 from gated_lpi.facts.tasks.two_hop import two_hop
 from gated_lpi.facts.tasks.variables import variables
@@ -21,6 +22,7 @@ MADE: dict[str, Callable[..., FactSet]] = {
     "key-value": key_value,
     "needle": needle,
     "variables": variables,
+    "people": people,
 }
 READ = "gsm8k"
 
