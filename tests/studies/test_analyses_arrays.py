@@ -127,14 +127,13 @@ def shifted_scores() -> xr.Dataset:
     logprob = np.zeros((5, 6))
     logprob[-1] = [0, 0, -4.0, -1.0, -1.0, -2.0]
     relations = [f"capital {kind}" for kind in ("(kept)", "(before)", "(after)") for _ in range(2)]
-    texts = ["A is", "B is", "C is", "D is", "D is", "C is"]
     return xr.Dataset(
         {"target_rank": (("checkpoint", "prompt"), ranks), "target_logprob": (("checkpoint", "prompt"), logprob)},
         {
             "step": ("checkpoint", [0, 10, 20, 30, 40]),
             "tokens": ("checkpoint", [0, 100, 200, 300, 400]),
             "prompt_relation": ("prompt", np.array(relations, dtype=object)),
-            "text": ("prompt", np.array(texts, dtype=object)),
+            "subject": ("prompt", np.array(list("ABCDDC"), dtype=object)),
         },
     )
 

@@ -11,6 +11,7 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Silent
 from gated_lpi.studies import Analysis
+from gated_lpi.studies._models import facts_of
 from gated_lpi.studies.table import analysis_of
 from tiny_runs import TRAINING, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_facts
@@ -192,6 +193,29 @@ def test_loss_on_held_out_lines_is_that_of_each_line_by_itself(run, tmp_path):
 def write(file, content):
     file.write_text(content)
     return file
+
+
+def test_a_shift_is_found_in_the_scores_of_a_run_that_has_one(experiment, tmp_path):
+    training = TRAINING | {"size": experiment.training.size.model_dump(), "spacing": "linear", "context": 128}
+    shift = {"shift": {"at": 0.5, "share": 0.5}}
+    asked = tiny_experiment(
+        "people:n=8,relations=1,objects=4",
+        {"name": "moe", "train": "moe", "training": shift},
+        training=training,
+        attribution={"methods": ["lpi"]},
+    )
+    shifted = run_experiment(asked, tmp_path / "run")
+    found = analysed(shifted, "shift")
+    (row,) = rows_of(found, "shift-replicates")
+    scores = shifted.scores("moe").isel(checkpoint=-1)
+    logprob = {
+        part: scores["target_logprob"].values[[str(name).endswith(part) for name in scores["prompt_relation"].values]]
+        for part in ("(before)", "(after)")
+    }
+    expected = logprob["(before)"].mean() - logprob["(after)"].mean()
+    assert row["log p of old less new at the end, nats"] == pytest.approx(expected)
+    assert facts_of(shifted).sha256 == shifted.info["facts_sha256"]
+    assert all(verdict.verdict == "undecided" for verdict in found.verdicts)  # one replicate has no interval
 
 
 def test_runs_without_what_an_analysis_compares_are_told_so(run):

@@ -205,12 +205,16 @@ def crossed(x: Floats, y: Floats, level: float, since: int = 0) -> float:
 
 
 def _same_prompt(scores: xr.Dataset, kinds: NDArray[Any]) -> list[tuple[int, int]]:
-    """Pairs of a prompt for the old object and the one for the new object of the same fact, as places."""
-    relation = scores["prompt_relation"].to_numpy().astype(object).astype(str)
-    text = scores["text"].to_numpy().astype(object).astype(str)
-    asked = [(name.rsplit(" ", 1)[0], words) for name, words in zip(relation, text, strict=True)]
-    new = {asked[i]: i for i in np.flatnonzero(kinds == AFTER).tolist()}
-    return [(i, new[asked[i]]) for i in np.flatnonzero(kinds == BEFORE).tolist() if asked[i] in new]
+    """Pairs of a prompt for the old object and the one for the new object of the same fact, as places.
+
+    A fact is its relation and subject; what is asked through several templates is asked in one order in both.
+    """
+    names, subjects = (scores[key].to_numpy().astype(object).astype(str) for key in ("prompt_relation", "subject"))
+    places: dict[str, dict[tuple[str, str], list[int]]] = {BEFORE: {}, AFTER: {}}
+    for i in np.flatnonzero(np.isin(kinds, list(places))).tolist():
+        places[str(kinds[i])].setdefault((names[i].rsplit(" ", 1)[0], subjects[i]), []).append(i)
+    old, new = places[BEFORE], places[AFTER]
+    return [pair for fact in old.keys() & new.keys() for pair in zip(old[fact], new[fact], strict=True)]
 
 
 def _finite(value: float) -> float:
