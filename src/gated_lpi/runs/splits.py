@@ -57,7 +57,7 @@ def split_changes(
             if not any(models[1].routed()):
                 return
             try:
-                split = _split(run.experiment, *models, facts)
+                split = split_pair(run.experiment, *models, facts, split_method(run.experiment)[1])
             except GatedLPIError as error:
                 progress.note(f"{arm}: the change from {before.key} to {after.key} is not split: {error}")
                 continue
@@ -65,10 +65,18 @@ def split_changes(
         advance(len(pairs), len(pairs))
 
 
-def _split(experiment: Experiment, before: Model, after: Model, facts: FactSet) -> xr.Dataset:
-    """The split by the first method that explains something."""
+def split_method(experiment: Experiment) -> tuple[str, Explained]:
+    """By which method a run splits changes: the first that explains something, by its name in results."""
+    return next((name, one) for name, one in experiment.attribution.asked().items() if isinstance(one, Explained))
+
+
+def split_pair(experiment: Experiment, before: Model, after: Model, facts: FactSet, method: Explained) -> xr.Dataset:
+    """The split of the change between two models by a method, of the units that an experiment scores.
+
+    Raises:
+        GatedLPIError: see `split_change`.
+    """
     spec, asked = experiment.attribution, experiment.facts
-    method = next(options for options in spec.asked().values() if isinstance(options, Explained))
     split = split_change(
         before,
         after,

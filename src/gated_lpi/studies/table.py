@@ -27,6 +27,13 @@ ANALYSES = {  # name → the file that has it
     "sweep": "gated_lpi.studies.sweep",
     "ablation_curves": "gated_lpi.studies.ablation_curves",
     "prune": "gated_lpi.studies.prune",
+    "routing": "gated_lpi.studies.routing",
+    "shift": "gated_lpi.studies.shift",
+    "methods": "gated_lpi.studies.methods",
+    "tasks": "gated_lpi.studies.tasks",
+    "stabilise": "gated_lpi.studies.stabilise",
+    "longer": "gated_lpi.studies.longer",
+    "text": "gated_lpi.studies.text",
 }
 _SHOWING = ("finding", "page", "table")
 

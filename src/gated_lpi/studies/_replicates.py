@@ -1,0 +1,203 @@
+"""The arms of a run as replicates of groups, and what replicates say together: means, differences and correlations.
+
+1. A mean over replicates has Student's interval; that of one replicate has none, unless an interval over its relations
+   is given, and `Estimate.over` says which it is.
+2. Two groups are compared by the differences of replicates with the same seed, which share data order and initial
+   weights; where they share no seed, by Welch's interval of the difference of means.
+3. A rank correlation has the permutation p-value of its size, and the interval of Bonett and Wright (Psychometrika 65,
+   2000).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from gated_lpi.results import Run
+from gated_lpi.studies import _intervals
+from gated_lpi.studies._runs import with_scores
+
+NAN = float("nan")
+REPLICATES, RELATIONS, NOTHING = "replicates", "relations", ""
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95% interval; NaN where there is none.
+
+    Attributes:
+        value: the mean.
+        low, high: ends of the interval.
+        n: replicates, or pairs of them, that it is over.
+        over: what the interval is over: "replicates"; of one replicate what it was given for; "" where there is none.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    over: str
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit, `factor` (> 0) to one."""
+        return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    @property
+    def basis(self) -> str:
+        """What it stands on, in words."""
+        if self.over == REPLICATES:
+            return f"{self.n} replicates, t interval over them"
+        if self.over:
+            return f"one replicate, interval over {self.over}"
+        return f"{self.n} replicate{'s' * (self.n != 1)}, no interval"
+
+
+UNKNOWN = Estimate(NAN, NAN, NAN, 0, NOTHING)
+
+
+def over_replicates(
+    values: Iterable[float], single: tuple[float, float] | None = None, over: str = RELATIONS
+) -> Estimate:
+    """The mean of one value a replicate; values that are NaN are left out.
+
+    Args:
+        values: one a replicate.
+        single: the interval of the value of a single replicate, if it has one.
+        over: what that is over.
+    """
+    found = _intervals.over_replicates(list(values))
+    if found.n == 1 and single is not None and all(map(math.isfinite, single)):
+        return Estimate(found.value, *single, 1, over)
+    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    """The mean difference first − second of values by seed: over pairs of one seed, else Welch's."""
+    a, b = ({seed: value for seed, value in one.items() if math.isfinite(value)} for one in (first, second))
+    shared = sorted(a.keys() & b.keys())
+    if shared or not a or not b:
+        return over_replicates([a[seed] - b[seed] for seed in shared])
+    found = _intervals.difference(list(a.values()), list(b.values()))
+    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
+
+
+class Correlation(NamedTuple):
+    """Spearman's correlation over replicates; NaN where it is undefined.
+
+    Attributes:
+        rho: the correlation.
+        low, high: ends of its 95% interval; NaN below four replicates.
+        p: share of permutations with as great a correlation, of either sign, the observed one among them.
+        n: replicates.
+    """
+
+    rho: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def rank_correlation(x: Iterable[float], y: Iterable[float], *, draws: int = 2000, seed: int = 0) -> Correlation:
+    """Spearman's correlation of pairs, those with NaN left out, with a permutation p-value."""
+    pairs = np.array([(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)])
+    n = len(pairs)
+    if n < 3 or any(np.ptp(column) == 0 for column in pairs.T):
+        return Correlation(NAN, NAN, NAN, NAN, n)
+    one, other = (ranks / np.linalg.norm(ranks) for ranks in rankdata(pairs, axis=0).T - (n + 1) / 2)
+    rho = float(one @ other)
+    permuted = np.random.default_rng(seed).permuted(np.tile(other, (draws, 1)), axis=1) @ one
+    p = (1 + int((np.abs(permuted) >= abs(rho) - 1e-12).sum())) / (1 + draws)
+    if n < 4:
+        return Correlation(rho, NAN, NAN, p, n)
+    centre = math.atanh(max(-1 + 1e-9, min(1 - 1e-9, rho)))
+    half = 1.959964 * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    return Correlation(rho, math.tanh(centre - half), math.tanh(centre + half), p, n)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One arm of a group.
+
+    Attributes:
+        arm: its name.
+        group: the group that it is a replicate of.
+        seed: that it was trained with, or its place in the group where the run did not train it.
+        routed: whether it has routed experts.
+    """
+
+    arm: str
+    group: str
+    seed: int
+    routed: bool
+
+
+@dataclass(frozen=True)
+class Members:
+    """The arms of a run that have scores.
+
+    Attributes:
+        every: all of them, in the run's order.
+        notes: a sentence on each arm that has none.
+    """
+
+    every: tuple[Member, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of all of them."""
+        return [member.arm for member in self.every]
+
+    @property
+    def groups(self) -> dict[str, tuple[Member, ...]]:
+        """By group, in the run's order."""
+        return {group: self.of(group) for group in dict.fromkeys(member.group for member in self.every)}
+
+    def of(self, group: str) -> tuple[Member, ...]:
+        """The arms of one group."""
+        return tuple(member for member in self.every if member.group == group)
+
+    @property
+    def contrasts(self) -> list[tuple[str, str]]:
+        """Every pair of a group with routed experts and one without."""
+        routed = {member.group: member.routed for member in self.every}
+        with_experts, without = ([group for group, has in routed.items() if has is one] for one in (True, False))
+        return list(product(with_experts, without))
+
+    def by_seed(self, group: str, values: Mapping[str, float]) -> dict[int, float]:
+        """Values by arm as values by seed, of one group."""
+        return {member.seed: values[member.arm] for member in self.of(group) if member.arm in values}
+
+
+def members_of(run: Run) -> Members:
+    """The arms of a run that have scores, and a note on each that has none.
+
+    Raises:
+        RunError: no arm has any.
+    """
+    groups, notes = with_scores(run)
+    arms = {arm.name: arm for arm in run.experiment.arms}
+    found = []
+    for group, names in groups.items():
+        for name in names:
+            place = run.experiment.groups[group].index(name)
+            seed = run.experiment.training_of(arms[name]).seed if arms[name].train else place
+            scores = run.scores(name)
+            routed = "expert" in scores.coords and bool((scores["expert"].to_numpy() >= 0).any())
+            found.append(Member(name, group, seed, routed))
+    return Members(tuple(found), tuple(notes))
+
+
+def cells(estimate: Estimate) -> list[Any]:
+    """An estimate as cells of a table: value, low, high, replicates."""
+    return [estimate.value, estimate.low, estimate.high, estimate.n]
+
+
+CELLS = ["value", "low", "high", "replicates"]
+"""The heads of the columns that `cells` fills."""
