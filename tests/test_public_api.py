@@ -59,6 +59,7 @@ PUBLIC = {
     "routing",
     "runs",
     "score_schema",
+    "studies",
     "trace",
     "training",
     "version",

@@ -24,6 +24,7 @@ from gated_lpi._common.flatten import flatten
 from gated_lpi.checkpoints import parse_count
 from gated_lpi.checkpoints.selection import Spacing
 from gated_lpi.errors import OptionError
+from gated_lpi.experiments.design import MOST_CELLS, Cells, Grid, cells_of, shared_keys
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
@@ -41,7 +42,7 @@ from gated_lpi.options.explain import A_LIST, A_TEXT, describe
 from gated_lpi.options.methods import Listed, different, flat_fields, from_flat
 from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 from gated_lpi.score_schema import OF_UNITS, contrast_of
-from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec
+from gated_lpi.training.spec import ArmKind, ArmName, TrainingOverrides, TrainingSpec, merged
 
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
@@ -73,6 +74,7 @@ Source = Annotated[
 ]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=0, le=GREATEST)]
 Counts = Annotated[Listed[Count] | None, BeforeValidator(_several)]
+Seeds = Listed[Annotated[int, Field(ge=0, lt=2**32)]]
 
 
 class FactsSpec(Spec):
@@ -248,6 +250,8 @@ class Arm(Spec):
         replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group NAME
             (unless `group` says another), each with a seed one more than the one before it. NAME is the group or the
             kind if there is no `name`.
+        grid, cells: in an experiment that is read, an arm for every combination of options of `training` instead of
+            this one, in place of what the experiment has of both (see `design`); each is a group of its own.
     """
 
     name: ArmName
@@ -264,11 +268,13 @@ class Arm(Spec):
     training: TrainingOverrides | None = None
     group: ArmName | None = None
     replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
+    grid: Grid | None = Field(default=None, exclude=True)
+    cells: Cells | None = Field(default=None, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
     def _named_by_group(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("replicates") is not None and "name" not in given:
+        if isinstance(given, dict) and "name" not in given:
             name = given.get("group") or given.get("train")
             return given if name is None else {"name": name} | given
         return given
@@ -281,7 +287,7 @@ class Arm(Spec):
                 f"arm {self.name!r} needs exactly one of `train` (a kind), `checkpoints` (a folder) and `series` (a "
                 f"suite, repository or folder to choose from); it has {' and '.join(sources) or 'none'}"
             )
-        trained = [key for key in ("training", "replicates") if getattr(self, key) is not None]
+        trained = [key for key in ("training", "replicates", "grid", "cells") if getattr(self, key) is not None]
         if trained and self.train is None:
             raise ValueError(
                 f"arm {self.name!r} has {' and '.join(trained)} but no `train`, which that is for; other arms are put "
@@ -300,20 +306,62 @@ class Arm(Spec):
             raise ValueError(f"arm {self.name!r} has spacing = {self.spacing!r} but no `count`, which it belongs to")
         return self
 
-    def each(self, seed: int) -> Iterator[Arm]:
+    def each(self, seed: int, seeds: Sequence[int] | None = None) -> Iterator[Arm]:
         """The arms that an arm stands for: itself, or its replicates.
 
         Args:
-            seed: that of the first replicate unless the arm has its own.
+            seed: that of the first of its own `replicates`, unless the arm has a seed.
+            seeds: those of the replicates of an arm that is trained and has no `replicates`; None: it has none.
+
+        Raises:
+            ValueError: the arm has a seed of its own beside `seeds`.
         """
-        if self.replicates is None:
+        if self.train is None or (self.replicates is None and seeds is None):
             yield self
             return
         content = self.model_dump() | {"group": self.group or self.name, "replicates": None}
-        training = {"seed": seed} | (content["training"] or {})
-        for i in range(self.replicates):
-            own = training | {"seed": training["seed"] + i}
-            yield Arm.model_validate(content | {"name": f"{self.name}-{i + 1}", "training": own})
+        training = content["training"] or {}
+        if self.replicates is not None:
+            first = training.get("seed", seed)
+            seeds = range(first, first + self.replicates)
+        elif "seed" in training:
+            raise ValueError(
+                f"arm {self.name!r} has training.seed = {training['seed']} beside the experiment's seeds, which every "
+                "trained arm is trained with; leave one out, or give the arm replicates = 1"
+            )
+        for i, own in enumerate(seeds or ()):
+            name = f"{self.name}-{i + 1}"
+            yield Arm.model_validate(content | {"name": name, "training": training | {"seed": own}})
+
+    def spread(self, grid: Grid | None, cells: Cells | None) -> Iterator[Arm]:
+        """The arms of every cell of its own grid and cells or, if it has none and is trained, of these; or itself.
+
+        Raises:
+            ValueError: a cell cannot be trained, or the arm has an option itself that a cell has.
+        """
+        if self.grid is not None or self.cells is not None:
+            grid, cells = self.grid, self.cells
+        if self.train is None or (grid is None and cells is None):
+            yield self
+            return
+        if self.group is not None:
+            raise ValueError(
+                f"arm {self.name!r} has group = {self.group!r} beside a grid, each cell of which is a group of its "
+                "own; leave group out"
+            )
+        content = self.model_dump()
+        training = content["training"] or {}
+        for cell in cells_of(grid, cells):
+            for key in shared_keys(training, cell):
+                raise ValueError(
+                    f"arm {self.name!r} has training.{key} itself and {key} in a grid; leave it out of one of them"
+                )
+            name = f"{self.name}-{cell.name}"
+            own = content | {"name": name, "training": merged(training, cell.training)}
+            try:
+                yield Arm.model_validate(own)
+            except ValidationError as error:
+                raise ValueError(f"cell {cell.name!r} of arm {self.name!r}: {describe(error, Arm)}") from None
 
 
 class Experiment(Spec):
@@ -328,7 +376,10 @@ class Experiment(Spec):
         routing: what is asked of routing beside the scores.
         training: what the arms that are trained share.
         engine, storage: how it is carried out; all else says what its results are.
-        arms: its series of checkpoints.
+        seeds: in a file that is read: every trained arm without `replicates` is a group of replicates with these seeds.
+        grid, cells: in a file that is read: every trained arm is one for each combination of these options of
+            `training` (see `design`).
+        arms: its series of checkpoints; once read, those that seeds, grid and replicates made of them.
     """
 
     name: str
@@ -340,14 +391,34 @@ class Experiment(Spec):
     training: TrainingSpec = TrainingSpec()
     engine: EngineSpec = EngineSpec()
     storage: StorageSpec = StorageSpec()
+    seeds: Seeds | None = Field(default=None, exclude=True)
+    grid: Grid | None = Field(default=None, exclude=True)
+    cells: Cells | None = Field(default=None, exclude=True)
     arms: tuple[Arm, ...] = Field(min_length=1)
 
     @field_validator("arms", mode="after")
     @classmethod
-    def _replicated(cls, arms: tuple[Arm, ...], info: ValidationInfo) -> tuple[Arm, ...]:
-        if "training" not in info.data:  # it is wrong, and that is said
+    def _expanded(cls, arms: tuple[Arm, ...], info: ValidationInfo) -> tuple[Arm, ...]:
+        if not {"training", "seeds", "grid", "cells"} <= info.data.keys():  # one is wrong, and that is said
             return arms
-        return tuple(replicate for arm in arms for replicate in arm.each(info.data["training"].seed))
+        design = {key: info.data[key] for key in ("seeds", "grid", "cells") if info.data[key] is not None}
+        if design and not any(arm.train for arm in arms):
+            raise ValueError(f"{' and '.join(design)} was given, which arms with `train` are made by, and none has it")
+        cells = [cell for arm in arms for cell in arm.spread(info.data["grid"], info.data["cells"])]
+        count = sum(cell.replicates or len(info.data["seeds"] or (0,)) for cell in cells)
+        if count > MOST_CELLS and len(cells) > 1:
+            raise ValueError(
+                f"cells and replicates make {count:,} arms; expected at most {MOST_CELLS:,}: ask for fewer"
+            )
+        return tuple(own for cell in cells for own in cell.each(info.data["training"].seed, info.data["seeds"]))
+
+    @model_validator(mode="after")
+    def _without_design(self) -> Self:
+        """Its arms say it all: an experiment that was expanded is that of its file, read or written again."""
+        for key in ("seeds", "grid", "cells"):
+            object.__setattr__(self, key, None)
+            self.__pydantic_fields_set__.discard(key)
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

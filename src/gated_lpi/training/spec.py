@@ -142,7 +142,7 @@ class TrainingSpec(Spec):
         Raises:
             ValidationError: they do not go with each other or with the rest.
         """
-        return self.model_validate(_merged(self.model_dump(), given.model_dump()))
+        return self.model_validate(merged(self.model_dump(), given.model_dump()))
 
     @property
     def sha256(self) -> str:
@@ -150,8 +150,9 @@ class TrainingSpec(Spec):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
-def _merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    inner = {key: _merged(content[key], value) for key, value in given.items() if isinstance(value, dict)}
+def merged(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options with those that are given in place of their own, table by table."""
+    inner = {key: merged(content.get(key) or {}, value) for key, value in given.items() if isinstance(value, dict)}
     return content | given | inner
 
 
