@@ -35,6 +35,12 @@ from gated_lpi.metrics.faithfulness import (
     faithfulness_intervals,
 )
 from gated_lpi.metrics.gaps import GapOverlap, HalfLife, half_life, overlap_by_gap, overlap_matrix
+from gated_lpi.metrics.hierarchical import (
+    HierarchicalInterval,
+    hierarchical_difference,
+    hierarchical_interval,
+    replicate_values,
+)
 from gated_lpi.metrics.hits import RandomControl, hit_at_k, hit_interval, random_control, relative_drop
 from gated_lpi.metrics.layers import (
     PairwiseMean,
@@ -86,6 +92,7 @@ __all__ = [
     "GainConcentration",
     "GapOverlap",
     "HalfLife",
+    "HierarchicalInterval",
     "Interval",
     "OverlapChance",
     "PairwiseMean",
@@ -122,6 +129,8 @@ __all__ = [
     "gain_routing_null",
     "gate_entropy",
     "half_life",
+    "hierarchical_difference",
+    "hierarchical_interval",
     "hit_at_k",
     "hit_interval",
     "importance_share",
@@ -142,6 +151,7 @@ __all__ = [
     "random_share_chance",
     "relative_drop",
     "relative_spread",
+    "replicate_values",
     "router_saturation",
     "routing_jaccard",
     "routing_jaccard_chance",

@@ -163,6 +163,9 @@ def random_share_chance(
 
 def quantiles_of_defined(samples: FloatArray, probabilities: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """Quantiles over the first axis among the samples that are not NaN; NaN where all of them are."""
+    if not np.isnan(samples).any():
+        low, high = np.quantile(samples, probabilities, axis=0)
+        return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     shape = samples.shape[1:]
     low, high = np.full(shape, np.nan), np.full(shape, np.nan)
     for place in np.ndindex(shape):
