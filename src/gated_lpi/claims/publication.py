@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["higher", "lower"]
-Unit = Literal["share", "number", "doublings", "percent", "neurons"]
+Unit = Literal["share", "number", "doublings", "factors", "percent", "neurons"]
 UNIT_WORDS: dict[Unit, str] = {
     "share": "percentage points",
     "number": "",
     "doublings": "doublings of tokens",
+    "factors": "factors of two",
     "percent": "percentage points",
     "neurons": "neurons",
 }
-SCALES: dict[Unit, float] = {"share": 100.0, "number": 1.0, "doublings": 1.0, "percent": 1.0, "neurons": 1.0}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ CONSOLIDATION = Claim(
         Measure("time_stability", "The time at which J_stab settles", "lower", "doublings", 0.5, over_time=False),
         Measure("time_profile", "The time at which the profile settles", "lower", "doublings", 0.5, over_time=False),
         Measure("rho_avg", "ρ_avg", "higher", "number", 0.05, over_time=False),
-        Measure("sigma_rel", "σ_rel", "lower", "number", 0.1, over_time=False),
+        Measure("sigma_rel", "σ_rel", "lower", "factors", 0.5, over_time=False),
     ),
 )
 ROBUSTNESS = Claim(

@@ -8,8 +8,8 @@
    whole training (half-life, time to settle, ρ_avg, σ_rel, areas, peaks) are computed from the same rows.
 4. With `units`, measures are those of random subsets of so many units, averaged (`metrics.size_matched`): arms with
    different numbers of units at equal N.
-5. Times and half-lives are log2 of tokens, so that differences are doublings. What is not reached within the training is
-   put at its end, a lower bound, and counted (`censored`).
+5. Times, half-lives and σ_rel are logarithms to base 2, so that differences are doublings. What is not reached within the
+   training is put at its end, a lower bound, and named (`censored`).
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def arm_series(
             sets.append(members)
         before = now
     series = {name: np.stack(values, axis=1) for name, values in collected.items() if values}
-    clock, at, steps = _clock(scores, places)
+    clock, at, steps = clock_of(scores, places)
     numbers: dict[str, FloatArray] = {}
     censored: set[str] = set()
     if asked.units is None:
@@ -332,7 +332,7 @@ def _with_last(profiles: FloatArray) -> FloatArray:
     return found
 
 
-def _clock(scores: xr.Dataset, places: NDArray[np.int64]) -> tuple[Clock, FloatArray, FloatArray]:
+def clock_of(scores: xr.Dataset, places: NDArray[np.int64]) -> tuple[Clock, FloatArray, FloatArray]:
     """The axis of checkpoints: tokens, else steps, else their number."""
     steps = scores["step"].to_numpy()[places].astype(np.float64)
     tokens = scores["tokens"].to_numpy()[places].astype(np.float64) if "tokens" in scores.coords else -np.ones(1)
@@ -364,7 +364,7 @@ def _numbers(
         if window.size > 1 and not np.isnan(profile).any():
             found["rho_avg"][row] = mean_pairwise(profile_correlation(profile)).mean
             spread = relative_spread(profile).mean
-            found["sigma_rel"][row] = spread if np.isfinite(spread) else np.nan
+            found["sigma_rel"][row] = np.log2(spread) if np.isfinite(spread) and spread > 0 else np.nan
     end = np.log2(at[-1])
     least = at[at > 0][0]
     for name, of, threshold in (
