@@ -171,9 +171,7 @@ def hierarchical_interval(
         OptionError: no replicate, shapes that do not go together, weights that are not positive, NaN or infinite data,
             no draws, or `level` outside (0, 1).
     """
-    found = resample(
-        [data], weights, statistic, relations=relations, facts=facts, vectorised=vectorised, draws=draws, seed=seed
-    )
+    found = resample([data], weights, statistic, relations, facts, vectorised, draws, seed)
     return _interval(found, level, seed)
 
 
@@ -205,9 +203,7 @@ def hierarchical_difference(
     Raises:
         OptionError: as there, or pairs of groups with different numbers of replicates.
     """
-    found = resample(
-        [a, b], weights, statistic, relations=relations, facts=facts, vectorised=vectorised, draws=draws, seed=seed
-    )
+    found = resample([a, b], weights, statistic, relations, facts, vectorised, draws, seed)
     return _interval(differences(found) if paired else found, level, seed)
 
 
@@ -335,7 +331,6 @@ def resample(
     arms: Sequence[Sequence[Any]],
     weights: Any,
     statistic: Statistic | None,
-    *,
     relations: str,
     facts: bool,
     vectorised: bool,
