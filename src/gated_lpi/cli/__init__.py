@@ -30,6 +30,7 @@ from gated_lpi.cli import (
     metrics,
     report,
     run,
+    study,
     verify,
 )
 from gated_lpi.cli.console import err, guarded
@@ -62,7 +63,21 @@ def _interruptible(verb: ModuleType) -> Callable[..., None]:
     return command
 
 
-for _verb in (demo, run, attribute, compare, ablate, metrics, diagnose, report, verify, check, checkpoints, families):
+for _verb in (
+    demo,
+    run,
+    study,
+    attribute,
+    compare,
+    ablate,
+    metrics,
+    diagnose,
+    report,
+    verify,
+    check,
+    checkpoints,
+    families,
+):
     app.command(name=_verb.NAME)(_interruptible(_verb))
 
 

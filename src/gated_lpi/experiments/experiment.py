@@ -518,11 +518,18 @@ def load_experiment(path: str | Path) -> Experiment:
         OptionError: the file is not there, is not TOML, or has a key or value that means nothing; names the key,
             the value and what is allowed.
     """
-    return _validated(_read(Path(path)), str(path))
+    content = read_toml(Path(path))
+    if "study" in content:
+        raise OptionError(f"{str(path)!r} is a study, not an experiment alone: gated-lpi study {path} --out DIR")
+    return _validated(content, str(path))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The content of a TOML file; a byte order mark at its beginning is skipped."""
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file; a byte order mark at its beginning is skipped.
+
+    Raises:
+        OptionError: the file is not there, or is not TOML.
+    """
     try:
         if not file.is_file() and file.exists():  # a pipe might never end, or give nothing the second time
             raise OptionError(f"{str(file)!r} is no file; expected an experiment file (TOML)")

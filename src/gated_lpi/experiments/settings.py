@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from gated_lpi.errors import OptionError
 from gated_lpi.options import DeviceMap, refuse_two_places
 from gated_lpi.options.methods import in_bytes
-from gated_lpi.options.spec import GREATEST, Spec, Text, Whole
+from gated_lpi.options.spec import GREATEST, Positive, Spec, Text, Whole
 
 EngineKind = Literal["local", "ray"]
 
@@ -25,6 +25,8 @@ class EngineSpec(Spec):
         num_cpus, num_gpus, memory: what Ray keeps for one checkpoint; memory in bytes or as "64GB".
         retries: how often Ray tries a checkpoint again whose worker died, before it is quarantined.
         prefetch: how many checkpoints ahead are downloaded while one computes (local).
+        workers: how many processes train arms, score checkpoints that are on this machine (local) and ablate at once,
+            each with one thread. None: one thing after the other, in this process, with all its threads.
     """
 
     kind: EngineKind = "local"
@@ -33,6 +35,7 @@ class EngineSpec(Spec):
     memory: Bytes | None = None
     retries: Whole = 2
     prefetch: Whole = 1
+    workers: Positive | None = None
 
 
 class StorageSpec(Spec):

@@ -376,6 +376,7 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
         del content["routing"]
     if content["ablation"]["text"] is None:
         del content["ablation"]["text"]
+    del content["engine"]["workers"]
     for arm in content["arms"]:
         for key in ("training", "group", "replicates"):
             if arm[key] is None:

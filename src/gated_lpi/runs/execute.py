@@ -16,9 +16,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gated_lpi._common.folders import Folder, as_folder, make
@@ -31,16 +32,17 @@ from gated_lpi.results.run import Run, create_run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
-from gated_lpi.runs.ablations import study_last_checkpoint
-from gated_lpi.runs.access import fetched_to, hub_of, on_this_machine
+from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.failures import quarantine_record
+from gated_lpi.runs.finishing import finish_arm, is_finished
 from gated_lpi.runs.job import LABELS, Engine, Failure, Job, JobOutcome
 from gated_lpi.runs.local_engine import LocalEngine
+from gated_lpi.runs.process_engine import ProcessEngine
 from gated_lpi.runs.progress import Progress, Silent
-from gated_lpi.runs.splits import split_changes
 from gated_lpi.runs.train import train_arms
+from gated_lpi.runs.workers import Call, in_workers
 
 
 def run_experiment(
@@ -50,6 +52,7 @@ def run_experiment(
     *,
     engine: Engine | None = None,
     retry_quarantined: bool = False,
+    siblings: Sequence[Path] = (),
 ) -> Run:
     """Run an experiment into a folder, or take it up where it was left.
 
@@ -59,6 +62,7 @@ def run_experiment(
         progress: shown how far it is.
         engine: what scores checkpoints; default: what `experiment.engine` names.
         retry_quarantined: try checkpoints again that an earlier attempt put in quarantine.
+        siblings: folders of other runs on this machine, whose arms are taken where they were trained alike.
 
     Returns:
         The run; `run.quarantined(arm)` lists what could not be used.
@@ -83,7 +87,7 @@ def run_experiment(
         def note(arm: str, text: str) -> None:
             progress.note(f"{arm}: {text}")
 
-        trained = train_arms(run, facts, progress)
+        trained = train_arms(run, facts, progress, workers=experiment.engine.workers, siblings=siblings)
         chosen = choose_checkpoints(experiment, trained, hub_of(experiment.storage), note, run.path / "series")
         engine = make_engine(experiment, run) if engine is None else engine
         _Scoring(run, experiment, facts, chosen, progress, refuse_lost_lease).carry_out(engine, retry_quarantined)
@@ -103,7 +107,9 @@ def make_engine(experiment: Experiment, run: Run) -> Engine:
         return engine
     make(run.local)
     ledger = Ledger(run.local / "downloads.json")
-    return LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=experiment.storage.disk_budget, ledger=ledger)
+    storage, workers = experiment.storage, experiment.engine.workers
+    local = LocalEngine(prefetch=experiment.engine.prefetch, disk_budget=storage.disk_budget, ledger=ledger)
+    return local if workers is None else ProcessEngine(workers, local)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class _Scoring:
     said: set[tuple[str, str]] = field(default_factory=set)
 
     def carry_out(self, engine: Engine, retry_quarantined: bool) -> None:
-        """Have the missing checkpoints scored; as soon as an arm is complete, study its last one."""
+        """Have the missing checkpoints scored; as soon as an arm is complete, or with workers all are, finish it."""
         missing = {arm: self._missing(arm, retry_quarantined) for arm in self.chosen}
         jobs = [
             Job(arm, checkpoint, self.experiment, self.facts, self.experiment.storage)
@@ -139,8 +145,13 @@ class _Scoring:
         left = {arm: len(checkpoints) for arm, checkpoints in missing.items()}
         with _closed(engine.outcomes(jobs) if jobs else iter(())) as outcomes:
             kept = self._kept(outcomes)
+            workers = self.experiment.engine.workers
             for arm in self.chosen:
-                self._study(arm, self._complete(arm, left, kept))
+                latest = self._complete(arm, left, kept)
+                if workers is None:
+                    self._finish(arm, latest)
+        if workers is not None:
+            self._finish_in_workers(workers)
 
     def _missing(self, arm: str, retry_quarantined: bool) -> list[Checkpoint]:
         done = set(self.run.store(arm).keys())
@@ -217,29 +228,19 @@ class _Scoring:
                 self.said.add((arm, note))
                 self.progress.note(f"{arm}: {record['key']}: {note}")
 
-    def _study(self, arm: str, latest: JobOutcome | None) -> None:
-        """Ablate and describe the last checkpoint that has scores, unless that was done."""
-        scored = set(self.run.store(arm).keys())
-        last = next((checkpoint for checkpoint in reversed(self.chosen[arm]) if checkpoint.key in scored), None)
-        if last is None:
-            count = len(self.run.quarantine(arm).keys())
-            self.progress.note(f"{arm}: none of its checkpoints could be used, {count} are quarantined: no results")
-            return
-        if self.experiment.routing.split:
-            used = [checkpoint for checkpoint in self.chosen[arm] if checkpoint.key in scored]
-            split_changes(self.run, arm, used, self.facts, self.progress, self.experiment.storage)
-        try:
-            record = self.run.record(arm)
-        except RunError as error:  # a damaged file, which is written anew
-            self.progress.note(f"{arm}: the last checkpoint is ablated again: {error}")
-            record = None
-        if record is not None and record.ablation.checkpoint == last.key:
-            return
-        if latest is not None and latest.key == last.key and latest.fetched is not None:
-            last = fetched_to(last, latest.fetched)  # it is here still
+    def _finish(self, arm: str, latest: JobOutcome | None) -> None:
+        """Split and ablate what an arm has that is complete, given its latest outcome."""
         storage = self.experiment.storage
-        with on_this_machine(last, storage) as local:
-            study_last_checkpoint(self.run, arm, local, self.facts, self.progress, storage)
+        finish_arm(self.run, arm, self.chosen[arm], self.facts, storage, latest, self.progress)
+
+    def _finish_in_workers(self, workers: int) -> None:
+        """Split and ablate what all arms have, several at once."""
+        arms = [arm for arm, chosen in self.chosen.items() if not is_finished(self.run, arm, chosen)]
+        rest = self.facts, self.experiment.storage, None
+        calls = [Call(finish_arm, (self.run, arm, self.chosen[arm], *rest), arm) for arm in arms]
+        with self.progress.task(f"ablate {len(calls)} arms") as advance:
+            for done, _ in enumerate(in_workers(calls, workers, self.progress), 1):
+                advance(done, len(calls))
 
 
 @contextmanager

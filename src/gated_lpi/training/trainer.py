@@ -83,8 +83,7 @@ def train_arm(
     """
     steps = checkpoint_steps(spec.steps, spec.checkpoints)
     arm_config(arm, spec, tokenizer)  # refuses what cannot be built, before anything is written
-    identity = {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
-    folder.claim(out, identity)
+    folder.claim(out, arm_identity(arm, spec, corpus, tokenizer))
     folders = [out / f"step-{step}" for step in steps]
     if not all(path.is_dir() for path in folders):
         record = {"stage": "train", "arm": arm.name, "kind": arm.kind, "spec_sha256": spec.sha256}
@@ -95,6 +94,13 @@ def train_arm(
             trainer.train(resume_from_checkpoint=None if state is None else str(state))
     shutil.rmtree(out / folder.STATE, ignore_errors=True)
     return folders
+
+
+def arm_identity(
+    arm: ArmSpec, spec: TrainingSpec, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """What arm.json says: what is trained, how and on what."""
+    return {"arm": arm.model_dump(), "spec": spec.model_dump(), **_digests(corpus, tokenizer)}
 
 
 @contextmanager

@@ -1,0 +1,221 @@
+"""Carrying a study out: its run, then its analyses, then what is read of them.
+
+    DIR/RUN                       the run's folder; of the study whose run it is, if it analyses another's
+    DIR/NAME.findings/
+      LABEL.json, LABEL.FIGURE.png    what each analysis found, with the digest of what it was made of
+      findings.json               all of it (`StudyResult`)
+      page.md                     to be read
+
+1. The run is carried out, or taken up where it was left (`run_experiment`). Arms that another run in DIR trained alike
+   are not trained again.
+2. Each analysis is done unless it was, of the same scores, training, records and options, by the same version.
+3. The report of the run, findings.json, the page, and the index of all findings in DIR are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pydantic import BaseModel
+
+from gated_lpi._common.folders import Folder, make, read_bytes, unwritten, write_atomically
+from gated_lpi.errors import RunError
+from gated_lpi.report import build_report
+from gated_lpi.results import Run
+from gated_lpi.results.files import digest, read_file, write_file
+from gated_lpi.runs import run_experiment
+from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.runs.training_jobs import seconds_of
+from gated_lpi.studies.finding import KeptAnalysis, StudyResult
+from gated_lpi.studies.index import write_index
+from gated_lpi.studies.page import page
+from gated_lpi.studies.study import AnalysisSpec, Study
+from gated_lpi.studies.table import analysis_of
+from gated_lpi.version import __version__
+
+FINDINGS = ".findings"
+RESULT_FILE = "findings.json"
+PAGE_FILE = "page.md"
+CLOCK_FILE = "clock.json"
+DOTS = 110  # per inch of a figure
+PACKAGES = ("torch", "transformers", "numpy", "scipy")
+
+
+class _Clock(BaseModel):
+    """How long a study took on the clock, over all attempts.
+
+    Attributes:
+        seconds: of them.
+    """
+
+    seconds: float = 0.0
+
+
+def run_study(
+    study: Study, out: str | Path, progress: Progress | None = None, *, retry_quarantined: bool = False
+) -> StudyResult:
+    """Carry a study out in a folder, or take it up where it was left.
+
+    Args:
+        study: from `load_study`; `study.experiment.engine` says on what it runs.
+        out: a folder of this machine, which several studies may share.
+        progress: shown how far it is.
+        retry_quarantined: try checkpoints again that an earlier attempt put in quarantine.
+
+    Returns:
+        What was found.
+
+    Raises:
+        RunExistsError: the folder holds another run of this name.
+        GatedLPIError: as `run_experiment`; what was done before is kept.
+    """
+    progress = Silent() if progress is None else progress
+    folder = Path(out)
+    findings = folder / f"{study.name}{FINDINGS}"
+    try:
+        make(findings)
+    except OSError as error:
+        raise unwritten(findings, error) from error
+    with _timed(findings / CLOCK_FILE):
+        siblings = [path.parent for path in sorted(folder.glob("*/run.json")) if path.parent.name != study.run]
+        run = run_experiment(
+            study.experiment,
+            folder / study.run,
+            progress,
+            retry_quarantined=retry_quarantined,
+            siblings=siblings,
+        )
+        run = Run(run.path, study.experiment, run.info)  # whose engine and storage may differ from those of the folder
+        kept = [_analysed(run, analysis, findings, progress) for analysis in study.analyses]
+        with progress.task("report") as advance:
+            build_report(run)
+            advance(1, 1)
+    result = StudyResult(
+        study=study.name,
+        title=study.title,
+        question=list(study.question),
+        design=study.design,
+        limits=study.limits,
+        run=study.run,
+        arms={group: list(arms) for group, arms in run.experiment.groups.items()},
+        analyses=kept,
+        seconds=_seconds(run, kept) | {"clock": _clock(findings / CLOCK_FILE)},
+        machine=_machine(),
+        versions=_versions(),
+        command=f"gated-lpi study {study.name} --out {folder.name or '.'}",
+    )
+    write_file(findings / RESULT_FILE, result.model_dump(mode="json"))
+    write_atomically(findings / PAGE_FILE, page(result))
+    write_index(folder)
+    return result
+
+
+def _analysed(run: Run, analysis: AnalysisSpec, findings: Path, progress: Progress) -> KeptAnalysis:
+    """One analysis, from the file that keeps it if that was made of the same."""
+    file = findings / f"{analysis.label}.json"
+    source = made_of(run, analysis)
+    try:
+        kept = read_file(file, KeptAnalysis, "an analysis", "delete it")
+    except RunError as error:
+        progress.note(f"{analysis.label}: analysed again: {error}")
+        kept = None
+    if kept is not None and kept.made_of == source and all((findings / name).is_file() for name in kept.figures):
+        return kept
+    began = time.monotonic()
+    with progress.task(f"analyse {analysis.label}") as advance:
+        advance(0, 1)
+        found = analysis_of(analysis.name).analyse(run, analysis.options, progress)
+        advance(1, 1)
+    figures = {f"{analysis.label}.{name}.png": figure for name, figure in found.figures.items()}
+    for name, figure in figures.items():
+        write_atomically(findings / name, _png(figure))
+    kept = KeptAnalysis(
+        label=analysis.label,
+        name=analysis.name,
+        options=analysis.options.model_dump(mode="json"),
+        made_of=source,
+        seconds=round(time.monotonic() - began, 3),
+        found=found,
+        figures=list(figures),
+    )
+    write_file(file, kept.model_dump(mode="json"))
+    return kept
+
+
+def made_of(run: Run, analysis: AnalysisSpec) -> str:
+    """The digest of what an analysis of a run depends on."""
+    parts = {
+        arm: [
+            run.store(arm).digest(),
+            run.split_store(arm).digest(),
+            _file_digest(run.path / "results" / f"{arm}.json"),
+            _file_digest(run.training_folder(arm) / "arm.json"),
+        ]
+        for arm in run.arms
+    }
+    experiment = run.experiment.model_dump(mode="json", exclude={"engine", "storage"})
+    options = analysis.options.model_dump(mode="json")
+    return digest([parts, experiment, run.info, analysis.name, options, __version__])
+
+
+def _file_digest(file: Folder) -> str | None:
+    content = read_bytes(file)
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _png(figure: Figure) -> bytes:
+    """A figure as a small file that is the same whenever it is drawn."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=DOTS, bbox_inches="tight", metadata={"Software": None})
+    return stream.getvalue()
+
+
+@contextmanager
+def _timed(file: Path) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        write_file(file, {"seconds": round(_clock(file) + time.monotonic() - began, 1)})
+
+
+def _clock(file: Path) -> float:
+    try:
+        clock = read_file(file, _Clock, "a clock", "delete it")
+    except RunError:
+        return 0.0
+    return 0.0 if clock is None else clock.seconds
+
+
+def _seconds(run: Run, kept: list[KeptAnalysis]) -> dict[str, float]:
+    """What was recorded of the parts: the sum over processes, whenever they ran."""
+    training = sum(seconds_of(run.training_folder(arm.name)) for arm in run.experiment.arms if arm.train)
+    records = [record for arm in run.arms for record in run.store(arm).records()]
+    return {
+        "training": round(training, 1),
+        "attribution": round(sum(float(record.get("seconds", 0.0)) for record in records), 1),
+        "analyses": round(sum(one.seconds for one in kept), 1),
+    }
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+    except (ValueError, OSError):
+        memory = ""
+    return f"{platform.system()} {platform.machine()}, {cores} cores{memory}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"gated-lpi": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}

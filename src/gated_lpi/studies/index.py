@@ -1,0 +1,129 @@
+"""The index of findings: every claim that any study of a folder judged, what each method says to it, and a figure.
+
+It is made of the studies' findings.json alone, so that it can be written anew at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from gated_lpi._common.folders import write_atomically
+from gated_lpi.results.files import read_file
+from gated_lpi.studies.finding import StudyResult, Verdict
+from gated_lpi.studies.page import claims, effect, escaped, markdown_table, method_name
+
+INDEX_FILE = "index.md"
+FIGURE_FILE = "index.png"
+COLOURS = {"supported": "#2c7fb8", "contradicted": "#d95f0e", "undecided": "#9a9a9a"}
+FIRST = ("lpi", "grad_x_act")  # methods with a column of their own
+LONGEST = 90  # letters of a claim in the figure
+
+
+def results_in(folder: Path) -> list[StudyResult]:
+    """What the studies of a folder found, by name.
+
+    Raises:
+        RunError: a file is not what was written.
+    """
+    files = sorted(folder.glob("*.findings/findings.json"))
+    found = [read_file(file, StudyResult, "a study's findings", "run the study again") for file in files]
+    return [result for result in found if result is not None]
+
+
+def write_index(folder: Path, into: Path | None = None) -> Path:
+    """Write index.md and index.png of all findings in a folder.
+
+    Args:
+        folder: of studies.
+        into: where to; default: the same folder. Links lead to the pages from there if it is below `folder`.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: a study's findings are not what was written, or a file could not be written.
+    """
+    target = folder if into is None else into
+    results = results_in(folder)
+    write_atomically(target / FIGURE_FILE, _png(_figure(results)))
+    write_atomically(target / INDEX_FILE, index(results))
+    return target / INDEX_FILE
+
+
+def index(results: Sequence[StudyResult]) -> str:
+    """The index as Markdown: a table of claims, one of what else was asked, and the figure."""
+    head = ["study", "question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
+    rows = []
+    for result in results:
+        link = f"[{result.study}]({result.study}.findings/page.md)"
+        for (question, claim), several in claims(result.verdicts).items():
+            rows.append([link, question, claim, _overall(several), *_by_method(several), _would(several)])
+        judged = {verdict.question for verdict in result.verdicts}
+        rows += [
+            [link, question, None, "no claim judged", None, None, None, None]
+            for question in result.question
+            if question not in judged
+        ]
+    parts = ["# Findings", "Effects are with 95% intervals. A verdict is one only if all methods give it."]
+    parts += [markdown_table(head, rows), f"![every claim]({FIGURE_FILE})"] if rows else ["No study is complete yet."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overall(several: Sequence[Verdict]) -> str:
+    words = {verdict.verdict for verdict in several}
+    if len(words) == 1:
+        return next(iter(words))
+    return "depends on the method" if {"supported", "contradicted"} <= words else "undecided"
+
+
+def _by_method(several: Sequence[Verdict]) -> list[str | None]:
+    by = {verdict.method: verdict for verdict in several}
+    alike = by.get("")
+    first = [_said(by.get(method) or alike) for method in FIRST]
+    others = [f"{method_name(v.method)}: {_said(v)}" for v in several if v.method not in (*FIRST, "")]
+    return [*first, "; ".join(others) or None]
+
+
+def _said(verdict: Verdict | None) -> str | None:
+    return None if verdict is None else f"{verdict.verdict}: {effect(verdict)}"
+
+
+def _would(several: Sequence[Verdict]) -> str | None:
+    return next((verdict.would_decide for verdict in several if verdict.would_decide), None)
+
+
+def _figure(results: Sequence[StudyResult]) -> Figure:
+    """Every verdict as a mark, by claim and method: its colour is what it says."""
+    lines = [
+        (f"{result.study}: {claim}", several)
+        for result in results
+        for (_, claim), several in claims(result.verdicts).items()
+    ]
+    methods = list(dict.fromkeys(verdict.method for _, several in lines for verdict in several))
+    figure = Figure(figsize=(8, 1.2 + 0.32 * max(len(lines), 1)))
+    axes = figure.subplots()
+    for row, (_, several) in enumerate(lines):
+        for verdict in several:
+            axes.plot(methods.index(verdict.method), row, "s", color=COLOURS[verdict.verdict], markersize=11)
+    for word, colour in COLOURS.items():
+        axes.plot([], [], "s", color=colour, label=word)
+    axes.set_yticks(range(len(lines)), [_short(escaped(label)) for label, _ in lines], fontsize=8)
+    axes.set_xticks(range(len(methods)), [method_name(method) for method in methods], fontsize=8, rotation=20)
+    axes.set_xlim(-0.5, max(len(methods), 1) - 0.5)
+    axes.set_ylim(max(len(lines), 1) - 0.5, -0.5)
+    figure.legend(loc="upper center", ncols=len(COLOURS), frameon=False, fontsize=8)
+    return figure
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    return stream.getvalue()

@@ -1,0 +1,131 @@
+"""A study's page: what was asked, how, what was found by each method, what it does not show, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gated_lpi.report.by_method import CONTRAST, METHOD_NAMES
+from gated_lpi.studies.finding import Cell, KeptAnalysis, StudyResult, Table, Verdict
+
+ALIKE = "any method"
+WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
+DASH = "-"
+
+
+def page(result: StudyResult) -> str:
+    """The page of a study as Markdown; its figures lie beside it."""
+    parts = [
+        f"# {result.title}",
+        "\n".join(f"**{question}**  " for question in result.question),
+        "## Design",
+        result.design,
+        _arms(result),
+        "## What was found",
+        *_verdicts(result.verdicts),
+        *(part for kept in result.analyses for part in _analysis(kept)),
+        "## What this does not show",
+        result.limits,
+        "## How to have it again",
+        f"```bash\n{result.command}\n```",
+        _cost(result),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def claims(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], list[Verdict]]:
+    """Verdicts by question and claim, in their order: what each method says to it."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault((verdict.question, verdict.claim), []).append(verdict)
+    return found
+
+
+def effect(verdict: Verdict) -> str:
+    """An effect with its interval and unit; a dash where there is none."""
+    if verdict.effect is None:
+        return DASH
+    interval = (
+        "" if verdict.low is None or verdict.high is None else f" [{_number(verdict.low)}, {_number(verdict.high)}]"
+    )
+    return f"{_number(verdict.effect)}{interval}{f' {verdict.unit}' if verdict.unit else ''}"
+
+
+def method_name(method: str) -> str:
+    """How a page calls a method."""
+    plain = method.removesuffix(CONTRAST)
+    name = METHOD_NAMES.get(plain, plain.replace("_", " "))
+    return f"{name} against a foil" if plain != method else name or ALIKE
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A table of Markdown; numbers are aligned to the right, None is a dash."""
+    lists = [list(row) for row in rows]
+    numeric = [
+        any(isinstance(row[i], int | float) for row in lists) and not any(isinstance(row[i], str) for row in lists)
+        for i in range(len(columns))
+    ]
+    lines = [columns, ["--:" if right else "---" for right in numeric]]
+    lines += [[_cell(value) for value in row] for row in lists]
+    return "\n".join(f"| {' | '.join(escaped(str(cell)) for cell in line)} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """A text as one cell of a table holds it."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _arms(result: StudyResult) -> str:
+    return markdown_table(
+        ["group", "arms", "replicates"], [[group, ", ".join(arms), len(arms)] for group, arms in result.arms.items()]
+    )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return ["No claim is judged; what was measured is below."]
+    methods = list(dict.fromkeys(verdict.method for verdict in verdicts))
+    rows = []
+    for (question, claim), several in claims(verdicts).items():
+        by = {verdict.method: verdict for verdict in several}
+        cells = [f"{WORDS[by[m].verdict]}: {effect(by[m])}" if m in by else None for m in methods]
+        rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
+    details = [
+        f"- {escaped(verdict.claim)}{f' ({method_name(verdict.method)})' if verdict.method else ''}: {verdict.detail}"
+        for verdict in verdicts
+        if verdict.detail
+    ]
+    head = ["question", "claim", *map(method_name, methods), "what would change our mind"]
+    return [markdown_table(head, rows), "Effects are with 95% intervals.", "\n".join(details)]
+
+
+def _analysis(kept: KeptAnalysis) -> list[str]:
+    parts = [f"### {kept.label.replace('_', ' ').capitalize()}"]
+    parts += [f"![{name}]({name})" for name in kept.figures]
+    parts += [_table(table) for table in kept.found.tables]
+    notes = "\n".join(f"- {note}" for note in kept.found.notes)
+    return [*parts, notes] if notes else parts
+
+
+def _table(table: Table) -> str:
+    return f"{table.caption}\n\n{markdown_table(table.columns, table.rows)}"
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return DASH
+    return value if isinstance(value, str) else _number(value)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.3g}"
+    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _cost(result: StudyResult) -> str:
+    parts: Mapping[str, float] = {key: value for key, value in result.seconds.items() if key != "clock"}
+    spent = ", ".join(f"{key} {value / 3600:.2f}" for key, value in parts.items())
+    hours = f"Hours of one thread: {sum(parts.values()) / 3600:.2f} ({spent})" if parts else ""
+    clock = f"; {result.seconds['clock'] / 3600:.2f} on the clock" if "clock" in result.seconds else ""
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return f"{hours}{clock}. {result.machine}. {versions}."

@@ -1,0 +1,134 @@
+"""A study from its file to its page: done once, shared with what analyses the same run, made again where it differs."""
+
+import json
+import shutil
+
+import pytest
+
+from gated_lpi.results import open_run
+from gated_lpi.studies import load_study, run_study
+from gated_lpi.studies.finding import StudyResult
+from gated_lpi.studies.index import results_in
+from tiny_runs import Notes
+from tiny_studies import save_study
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    study = load_study(save_study(folder))
+    notes = Notes()
+    return folder, study, run_study(study, folder / "out", notes)
+
+
+def files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_study_trains_analyses_and_writes_its_page(done):
+    folder, study, result = done
+    findings = folder / "out" / "tiny.findings"
+    run = open_run(folder / "out" / "tiny")
+    assert run.experiment.differences(study.experiment) == []
+    assert (run.path / "report.html").is_file()
+    assert StudyResult.model_validate_json(result.model_dump_json()) == result
+    assert [kept.label for kept in result.analyses] == ["recall", "sweep", "ablation_curves"]
+    groups = ["moe-load_balancing-0.0", "moe-load_balancing-0.1"]
+    assert list(result.arms) == groups
+    assert result.seconds["training"] > 0
+    assert result.seconds["attribution"] > 0
+    assert result.seconds["analyses"] > 0
+    asked = [(verdict.claim.split(":")[0], verdict.method) for verdict in result.verdicts]
+    methods = ("lpi", "grad_x_act")
+    assert asked == [
+        ("Every arm has HIT@10 of 90% before 50% of its steps", ""),
+        *(("importance_share rises with load_balancing", method) for method in methods),
+        *((group, method) for group in groups for method in methods),
+    ]
+    page = (findings / "page.md").read_text()
+    for text in ("# Tiny", "**Is it tiny?**", "Two cells of two seeds.", "Anything at all.", "gated-lpi study tiny"):
+        assert text in page
+    assert page.count("importance_share rises with load_balancing |") == 1  # by both methods in one row
+    for name in (figure for kept in result.analyses for figure in kept.figures):
+        assert f"({name})" in page
+        assert (findings / name).read_bytes().startswith(b"\x89PNG")
+    index = (folder / "out" / "index.md").read_text()
+    assert "[tiny](tiny.findings/page.md)" in index
+    assert "| And quick? | - | no claim judged |" in index
+
+
+def test_the_sweep_has_the_values_that_summaries_have(done):
+    folder, _, result = done
+    run = open_run(folder / "out" / "tiny")
+    rows = {(row[0], row[1]): row for row in result.analyses[1].found.tables[0].rows}
+    for group, arms in run.experiment.groups.items():
+        last = [float(run.summary(arm, "lpi")["importance_share"].sel(kind="ffn")[-1]) for arm in arms]
+        assert rows["Gated-LPI", group][3] == pytest.approx(sum(last) / 2)
+        assert rows["Gated-LPI", group][2] == group.rsplit("-", 1)[1]
+
+
+def test_the_curve_of_all_units_but_the_random_ones_is_that_of_ablate(done):
+    from gated_lpi.ablation import ablate
+    from gated_lpi.loading import load_model
+
+    folder, study, result = done
+    run = open_run(folder / "out" / "tiny")
+    drops = [[], []]
+    for arm in run.experiment.groups["moe-load_balancing-0.0"]:
+        model = load_model(str(run.training_folder(arm) / "step-6"))
+        scores = run.scores(arm)["lpi_mean"].isel(checkpoint=-1)
+        found = ablate(
+            model, study.experiment.facts.load(), scores=scores, share=(0.1, 0.5), templates="first", controls=()
+        )
+        for row, drop in enumerate(drops):
+            drop.append(100 * float(found["hit_1_intact"] - found["hit_1"][row]))
+    table = result.analyses[2].found.tables[0]
+    rows = [row for row in table.rows if row[0] == "moe-load_balancing-0.0" and row[2] == "Gated-LPI"]
+    assert [row[3] for row in rows] == ["10%", "50%"]
+    assert [row[4] for row in rows] == pytest.approx([sum(drop) / 2 for drop in drops])
+
+
+def test_what_was_done_is_not_done_again(done):
+    folder, study, result = done
+    before = files(folder / "out" / "tiny.findings")
+    notes = Notes()
+    again = run_study(study, folder / "out", notes)
+    assert notes.said == []
+    assert again.analyses == result.analyses
+    after = files(folder / "out" / "tiny.findings")
+    kept = [name for name in before if name.startswith(("recall", "sweep", "ablation"))]
+    assert len(kept) == 6
+    assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
+
+
+def test_an_analysis_with_other_options_or_a_damaged_file_is_made_again(done, tmp_path):
+    folder, study, result = done
+    shutil.copytree(folder / "out", tmp_path / "out")
+    findings = tmp_path / "out" / "tiny.findings"
+    recall = findings / "recall.json"
+    recall.write_text(recall.read_text().replace("every", "never", 1).replace("Every", "Never", 1))
+    recall, sweep, curves = study.analyses
+    options = sweep.options.model_copy(update={"at": "mean"})
+    changed = study.model_copy(update={"analyses": (recall, sweep.model_copy(update={"options": options}), curves)})
+    notes = Notes()
+    before = files(findings)
+    again = run_study(changed, tmp_path / "out", notes)
+    assert [note.split(":")[0] for note in notes.said] == ["recall"]
+    assert again.analyses[0].found == result.analyses[0].found
+    assert again.analyses[1].made_of != result.analyses[1].made_of
+    assert again.analyses[2] == result.analyses[2]
+    assert files(findings)["ablation_curves.json"] == before["ablation_curves.json"]
+
+
+def test_a_study_of_the_same_run_trains_nothing(done):
+    folder, _, _ = done
+    other = load_study(folder / "again.toml")
+    trained = files(folder / "out" / "tiny" / "training")
+    result = run_study(other, folder / "out")
+    assert files(folder / "out" / "tiny" / "training") == trained
+    assert not (folder / "out" / "again").exists()
+    assert result.run == "tiny"
+    assert result.verdicts == []
+    assert {found.study for found in results_in(folder / "out")} == {"tiny", "again"}
+    kept = json.loads((folder / "out" / "again.findings" / "findings.json").read_text())
+    assert kept["analyses"][0]["options"]["at"] == "area"
