@@ -27,8 +27,7 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 from gated_lpi.claims.publication import Direction, Measure
 from gated_lpi.claims.series import ArmSeries, Clock, FloatArray, align, stretches
-from gated_lpi.metrics import hit_interval, relative_drop
-from gated_lpi.metrics.bands import difference_band, draws_band
+from gated_lpi.metrics import difference_band, draws_band, hit_interval, relative_drop
 from gated_lpi.metrics.hierarchical import Group, Resampled, differences, errors_of, parts_of
 from gated_lpi.results.records import AblationRow, AblationTable
 

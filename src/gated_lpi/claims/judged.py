@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,8 @@ class Judged:
         series: of every arm that was, by name.
         findings: one for each claim.
         missing: why arms are left out.
+        is_about_claims: whether an MoE group was compared with a dense one; if not, each group was compared with each
+            later one, in whose comparisons the first has the MoE's place, and claims mean nothing.
     """
 
     method: str
@@ -95,6 +98,12 @@ class Judged:
     series: dict[str, ArmSeries]
     findings: tuple[Finding, ...]
     missing: dict[str, str]
+    is_about_claims: bool
+
+    @property
+    def comparisons(self) -> list[Compared]:
+        """Those of all claims."""
+        return [one for finding in self.findings for one in finding.comparisons]
 
 
 def answer_of(comparisons: Sequence[Compared]) -> Answer:
@@ -123,7 +132,7 @@ def judge(
     """Judge the publication's claims on a run.
 
     Args:
-        run: with a mixture-of-experts and a dense arm, or more of both.
+        run: with two groups of arms or more.
         method: by whose scores; None: the first of the run's.
         kind: of unit; None: FFN neurons, or attention neurons where those were not scored.
         facts: over which facts scores were averaged; others than "all" only where the run kept them.
@@ -132,15 +141,16 @@ def judge(
         with_matched: whether to compare at equal numbers of units, too.
 
     Returns:
-        What was found; None if the run has not both kinds of arm with such scores.
+        What was found; None if there are not two groups with such scores.
 
     Raises:
         OptionError: scores that a metric refuses.
         DamagedError: what is there is not what was written.
     """
     groups, missing = groups_of(run)
-    moe, dense = [g for g in groups if g.is_moe], [g for g in groups if not g.is_moe]
-    if not moe or not dense:
+    about = [(one, other) for one in groups if one.is_moe for other in groups if not other.is_moe]
+    compared = about or list(combinations(groups, 2))
+    if not compared:
         return None
     scores = {arm: run.scores(arm) for group in groups for arm in group.arms}
     chosen = method or next(iter(run.methods(groups[0].arms[0])), None)
@@ -170,11 +180,10 @@ def judge(
     series = {arm: read(arm, asked) for arm in scores}
     counted = [
         found
-        for one in moe
-        for other in dense
+        for one, other in compared
         for found in _compared(run, one, other, series, kind, asked, first=kind == known[0])
     ]
-    matched = list(_matched(run, moe, dense, series, read, asked)) if with_matched else []
+    matched = list(_matched(run, compared, series, read, asked)) if with_matched else []
     return Judged(
         chosen,
         facts,
@@ -183,6 +192,7 @@ def judge(
         series,
         tuple(Finding(claim, _of(claim, counted), _of(claim, matched)) for claim in CLAIMS),
         missing,
+        bool(about),
     )
 
 
@@ -239,8 +249,7 @@ def _rows(run: Run, arm: str, method: str) -> dict[str, tuple[AblationTable, Abl
 
 def _matched(
     run: Run,
-    moe: Sequence[Group],
-    dense: Sequence[Group],
+    compared: Sequence[tuple[Group, Group]],
     series: Mapping[str, ArmSeries],
     read: Callable[[str, Asked], ArmSeries],
     asked: Asked,
@@ -248,28 +257,24 @@ def _matched(
     """Groups of different numbers of units, at the lesser number."""
     subsets = asked.subsets if asked.draws else MATCHED_SUBSETS
     at: dict[tuple[str, int], ArmSeries] = {}
-    for one in moe:
-        for other in dense:
-            sizes = {series[arm].units for arm in (*one.arms, *other.arms)}
-            if len(sizes) == 1:
-                continue
-            paired = pairs(run.experiment, one.arms, other.arms)
-            ones, others = paired or (one.arms, other.arms)
-            question = replace(asked, units=min(sizes), subsets=subsets)
-            for arm in (*ones, *others):
-                if (arm, min(sizes)) not in at:
-                    at[arm, min(sizes)] = read(arm, question)
-            for claim in (BACKBONE, CONSOLIDATION):
-                for measure in claim.measures:
-                    if measure.name in MATCHED:
-                        found = compare(
-                            measure,
-                            asked.kind,
-                            (one.name, other.name),
-                            [at[arm, min(sizes)] for arm in ones],
-                            [at[arm, min(sizes)] for arm in others],
-                            paired=paired is not None,
-                            matched=True,
-                        )
-                        if found is not None:
-                            yield claim, found
+    for one, other in compared:
+        sizes = {series[arm].units for arm in (*one.arms, *other.arms)}
+        if len(sizes) == 1:
+            continue
+        paired = pairs(run.experiment, one.arms, other.arms)
+        arms = paired or (one.arms, other.arms)
+        question = replace(asked, units=min(sizes), subsets=subsets)
+        for arm in (*arms[0], *arms[1]):
+            if (arm, min(sizes)) not in at:
+                at[arm, min(sizes)] = read(arm, question)
+        sides = [[at[arm, min(sizes)] for arm in side] for side in arms]
+        for claim in (BACKBONE, CONSOLIDATION):
+            for measure in claim.measures:
+                found = None
+                if measure.name in MATCHED:
+                    names = (one.name, other.name)
+                    found = compare(
+                        measure, asked.kind, names, *sides, paired=paired is not None, matched=True
+                    )
+                if found is not None:
+                    yield claim, found
