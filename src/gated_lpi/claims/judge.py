@@ -27,7 +27,15 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 from gated_lpi.claims.publication import Direction, Measure
 from gated_lpi.claims.series import ArmSeries, Clock, FloatArray, align, stretches
-from gated_lpi.metrics import difference_band, draws_band, hit_interval, relative_drop
+from gated_lpi.metrics import (
+    difference_band,
+    draws_band,
+    hit_interval,
+    holm,
+    relative_drop,
+    replicates_needed,
+    smallest_detectable,
+)
 from gated_lpi.metrics.hierarchical import Group, Resampled, differences, errors_of, parts_of
 from gated_lpi.results.records import AblationRow, AblationTable
 
@@ -159,7 +167,13 @@ class Compared:
         place, c = self.greatest(), self.contrast
         if place < 0 or not np.isfinite(c.error[place]):
             return float("nan")
-        return float(_factor(c.alpha / max(self.family, 1), float(c.df[place])) * c.error[place])
+        if c.over == "replicates":
+            design = self.replicates[:1] if self.paired else self.replicates
+            sd = self._spread(place)
+            return smallest_detectable(sd, design, alpha=c.alpha, comparisons=max(self.family, 1), power=POWER)
+        df = min(float(c.df[place]), 1e9)  # over relations or prompts: by the central t distribution
+        sides = stdtrit(df, 1.0 - c.alpha / max(self.family, 1) / 2.0) + stdtrit(df, POWER)
+        return float(sides * c.error[place])
 
     @property
     def needed(self) -> int | None:
@@ -167,14 +181,21 @@ class Compared:
         place, c = self.greatest(), self.contrast
         if place < 0 or c.over != "replicates" or not c.error[place] > 0 or c.estimate[place] == 0:
             return None
+        return replicates_needed(
+            float(c.estimate[place]),
+            self._spread(place),
+            paired=self.paired,
+            alpha=c.alpha,
+            comparisons=max(self.family, 1),
+            power=POWER,
+            most=_MOST,
+        )
+
+    def _spread(self, place: int) -> float:
+        """The standard deviation of replicates, or of the differences of pairs, that the error at a place stands for."""
         one, other = self.replicates
-        now = float(one) if self.paired else 2.0 / (1.0 / one + 1.0 / other)
-        for n in range(2, _MOST + 1):
-            df = n - 1.0 if self.paired else 2.0 * n - 2.0
-            error = c.error[place] * math.sqrt(now / n)
-            if _factor(c.alpha / max(self.family, 1), df) * error <= abs(c.estimate[place]):
-                return n
-        return None
+        size = 1.0 / one if self.paired else 1.0 / one + 1.0 / other
+        return float(self.contrast.error[place] / math.sqrt(size))
 
 
 def contrast(
@@ -261,7 +282,8 @@ def compare(
     """
     arms = [*moe, *dense]
     relations = min(arm.relations for arm in arms)
-    interpolated, censored = False, ()
+    interpolated = False
+    censored: tuple[str, ...] = ()
     if measure.over_time:
         if any(measure.name not in arm.series or not arm.series[measure.name].shape[1] for arm in arms):
             return None
@@ -378,20 +400,12 @@ def _over_prompts(
 
 def adjusted(compared: Sequence[Compared]) -> list[Compared]:
     """The comparisons of one family with Holm's correction over those that are counted and have a band."""
-    family = [i for i, one in enumerate(compared) if one.measure.counted and one.judged]
-    order = sorted(family, key=lambda i: compared[i].contrast.p)
-    found, so_far = list(compared), 0.0
-    for place, i in enumerate(order):
-        so_far = max(so_far, min(1.0, (len(order) - place) * compared[i].contrast.p))
-        found[i] = replace(compared[i], adjusted=so_far, family=len(order))
-    return found
-
-
-def _factor(alpha: float, df: float) -> float:
-    """How many standard errors a difference must be, to be told apart at a pointwise level with power 0.8."""
-    if math.isinf(df):
-        df = 1e9
-    return float(-stdtrit(df, min(max(alpha, 1e-300), 1.0) / 2.0) + stdtrit(df, POWER))
+    counted = [one.contrast.p if one.measure.counted and one.judged else float("nan") for one in compared]
+    family = int(np.isfinite(counted).sum())
+    return [
+        one if math.isnan(p) else replace(one, adjusted=float(p), family=family)
+        for one, p in zip(compared, holm(counted), strict=True)
+    ]
 
 
 def _average(values: FloatArray) -> FloatArray:
@@ -399,4 +413,5 @@ def _average(values: FloatArray) -> FloatArray:
     defined = np.isfinite(values)
     count = defined.sum(axis=0)
     total = np.where(defined, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.asarray(mean, dtype=np.float64)

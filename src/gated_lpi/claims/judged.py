@@ -111,9 +111,8 @@ def answer_of(comparisons: Sequence[Compared]) -> Answer:
     answers = {one.answer for one in comparisons}
     if "mixed" in answers or {"supported", "contradicted"} <= answers:
         return "mixed"
-    for found in ("supported", "contradicted"):
-        if found in answers:
-            return found  # type: ignore[return-value]
+    if answers & {"supported", "contradicted"}:
+        return "supported" if "supported" in answers else "contradicted"
     if comparisons and all(one.negligible for one in comparisons):
         return "contradicted"
     return "undecided"

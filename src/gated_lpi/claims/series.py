@@ -22,18 +22,17 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics import (
     consolidation_step,
-    entropy,
-    gain_concentration,
-    importance_share,
     mean_pairwise,
     overlap_by_gap,
     profile_correlation,
     relative_spread,
+    set_size,
     top_mask,
     trajectory_area,
 )
@@ -200,7 +199,7 @@ class Loaded:
         """The layer profile of every row, [1 + B, L]; L layers that have units of the kind."""
 
         def profile(row: NDArray[Any]) -> FloatArray:
-            return np.bincount(layer, row.astype(np.float64))
+            return np.asarray(np.bincount(layer, row.astype(np.float64)), dtype=np.float64)
 
         own = profile(self.mean)[None]
         if self.by_relation is None:
@@ -258,7 +257,8 @@ class Means:
 def _shares(weights: FloatArray) -> FloatArray:
     """Rows that sum to 1; NaN where there is nothing."""
     total = weights.sum(axis=1, keepdims=True)
-    return np.divide(weights, total, out=np.full(weights.shape, np.nan), where=total > 0)
+    shares = np.divide(weights, total, out=np.full(weights.shape, np.nan), where=total > 0)
+    return np.asarray(shares, dtype=np.float64)
 
 
 def _subsets(units: int, asked: Asked) -> list[Any]:
@@ -281,46 +281,70 @@ def _measure(
     members = []
     for start in range(0, now.rows, at_once):
         stop = min(start + at_once, now.rows)
-        scores = now.means(start, stop)
-        earlier = None if before is None else before.means(start, stop)
+        scores = now.means(start, stop).astype(np.float64)
+        earlier = None if before is None else before.means(start, stop).astype(np.float64)
         undefined = np.isnan(scores).any(axis=1)
-        if earlier is not None:
-            undefined |= np.isnan(earlier).any(axis=1)
-            earlier = np.nan_to_num(earlier)
-        scores = np.nan_to_num(scores)
-        if asked.units is None:
-            inside = top_mask(scores, asked.fraction)
-            members.append(np.nonzero(inside)[1].reshape(len(inside), -1).astype(np.int32))
+        paired = undefined if earlier is None else undefined | np.isnan(earlier).any(axis=1)
         for number, subset in enumerate(subsets):
-            one = _one(None if earlier is None else earlier[:, subset], scores[:, subset], asked.fraction)
+            a = None if earlier is None else np.nan_to_num(earlier[:, subset])
+            one, inside = _one(a, np.nan_to_num(scores[:, subset]), asked.fraction)
             for name, values in one.items():
-                found[name][number, start:stop] = np.where(undefined, np.nan, values)
+                found[name][number, start:stop] = np.where(paired if name in OVER_PAIRS else undefined, np.nan, values)
+            if asked.units is None:
+                members.append(np.nonzero(inside)[1].reshape(len(inside), -1).astype(np.int32))
     averaged = {name: _mean(values) for name, values in found.items()}
     return averaged, np.concatenate(members) if members else np.empty((0, 0), dtype=np.int32)
 
 
-def _one(earlier: NDArray[Any] | None, scores: NDArray[Any], fraction: float) -> dict[str, FloatArray]:
-    evenness = entropy(scores)
+def _one(
+    earlier: FloatArray | None, scores: FloatArray, fraction: float
+) -> tuple[dict[str, FloatArray], NDArray[np.bool_]]:
+    """The measures of rows of scores [C, N], as `metrics` defines them, each set found once; and the top sets' mask."""
+    positive = np.maximum(scores, 0.0)
+    total = positive.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = entr(positive / total[:, None]).sum(axis=-1)  # NaN where nothing is positive
+        even = surprise / np.log(scores.shape[1])
+    inside = _top(scores, fraction)
     found = {
-        "importance_share": importance_share(scores, fraction),
-        "entropy": evenness.normalised,
-        "effective_units": evenness.effective_units,
+        "importance_share": _held(positive, inside, total),
+        "entropy": np.minimum(even, 1.0),
+        "effective_units": np.minimum(np.exp(surprise), float(scores.shape[1])),
     }
     if earlier is not None:
-        gains = gain_concentration(earlier, scores, fraction)
-        a, b = top_mask(earlier, fraction), top_mask(scores, fraction)
-        shared = (a & b).sum(axis=-1) / (a | b).sum(axis=-1)
-        found |= {"stability": shared, "gain_top_set": gains.top_set, "gain_top_by_gain": gains.top_by_gain}
-    return found
+        gain = np.maximum(scores - earlier, 0.0)
+        of_gain = gain.sum(axis=-1)
+        was = _top(earlier, fraction)
+        found |= {
+            "stability": (was & inside).sum(axis=-1) / (was | inside).sum(axis=-1),
+            "gain_top_set": _held(gain, inside, of_gain),
+            "gain_top_by_gain": _held(gain, _top(gain, fraction), of_gain),
+        }
+    return found, inside
+
+
+def _top(values: FloatArray, fraction: float) -> NDArray[np.bool_]:
+    """`top_mask`, quickly where no two units tie for the last place."""
+    n = values.shape[-1]
+    k = set_size(n, fraction)
+    inside = values >= np.partition(values, n - k, axis=-1)[:, n - k, None]
+    return inside if (inside.sum(axis=-1) == k).all() else top_mask(values, fraction)
+
+
+def _held(values: FloatArray, inside: NDArray[np.bool_], total: FloatArray) -> FloatArray:
+    """The share of a total that a set holds, at most 1 in spite of rounding; NaN where there is nothing."""
+    held = np.where(inside, values, 0.0).sum(axis=-1)
+    share = np.divide(held, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.asarray(np.minimum(share, 1.0), dtype=np.float64)
 
 
 def _mean(values: FloatArray) -> FloatArray:
     """The mean over the first axis of what is defined."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=0)
-    return np.divide(
-        np.where(defined, values, 0.0).sum(axis=0), count, out=np.full(values.shape[1:], np.nan), where=count > 0
-    )
+    total = np.where(defined, values, 0.0).sum(axis=0)
+    mean = np.divide(total, count, out=np.full(values.shape[1:], np.nan), where=count > 0)
+    return np.asarray(mean, dtype=np.float64)
 
 
 def _with_last(profiles: FloatArray) -> FloatArray:
@@ -357,7 +381,7 @@ def _numbers(
     first, last = asked.window or (-np.inf, np.inf)
     window = np.flatnonzero((steps >= first) & (steps <= last))
     found = {name: np.full(rows, np.nan) for name in WHOLE}
-    censored = set()
+    censored: set[str] = set()
     if at.size < 2:
         return found, censored
     for row, profile in enumerate(profiles[:, window]):

@@ -197,7 +197,9 @@ def leading(comparisons: Sequence[Compared], answer: Answer) -> Compared:
 
 
 def finding_sentence(finding: Finding) -> str:
-    """A claim's answer in one sentence for each pair of groups, with its greatest difference and when that was."""
+    """A claim's answer against each dense group, with its greatest difference and when that was."""
+    several = len({moe for moe, _ in finding.pairs}) > 1
+    answers = {finding.against(*pair) for pair in finding.pairs}
     clauses = []
     for moe, dense in finding.pairs:
         told = finding.of(moe, dense)
@@ -205,10 +207,20 @@ def finding_sentence(finding: Finding) -> str:
             clauses.append(f"Not to be judged against {dense}: nothing has an interval.")
             continue
         answer = finding.against(moe, dense)
-        mixed = " (measures or times disagree)" if answer == "mixed" else ""
-        who = f"{moe} against {dense}" if len({m for m, _ in finding.pairs}) > 1 else f"against {dense}"
-        clauses.append(f"{answer.capitalize()} {who}{mixed}: {sentence(leading(told, answer))}")
+        said = sentence(leading(told, answer))
+        if answer == "mixed":
+            undone = next((one for one in told if one.answer == "contradicted"), None)
+            said += f" But {_lower(sentence(undone))}" if undone is not None else ""
+        if len(answers) > 1:
+            who = f"{moe} against {dense}" if several else f"against {dense}"
+            said = f"{answer.capitalize()} {who}: {said}"
+        clauses.append(said)
     return " ".join(clauses)
+
+
+def _lower(text: str) -> str:
+    """A sentence as it goes on after a word: R_t and σ_rel keep their letters."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
 
 
 def decide_sentence(finding: Finding) -> str:

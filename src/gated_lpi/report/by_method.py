@@ -197,5 +197,5 @@ def _clause(found: Finding) -> str:
 def _times(compared: Compared) -> str:
     if not compared.measure.over_time:
         return ""
-    spans = [ends for way_ in ("higher", "lower") for ends in compared.stretches(way_)]  # type: ignore[arg-type]
+    spans = [*compared.stretches("higher"), *compared.stretches("lower")]
     return listing([span(compared, *ends) for ends in sorted(spans)])

@@ -88,7 +88,7 @@ def _claim(results: Results, lead: Judged, place: int) -> Claim:
         finding.claim.reported,
         finding.answer.capitalize() if finding.judged else "Not judged",
         finding_sentence(finding) if finding.judged else _nothing(results, finding),
-        f"What would decide it: {decide_sentence(finding)}" if finding.judged else "",
+        f"What would change this: {decide_sentence(finding)}" if finding.judged else "",
         tuple(_observed(results, place)),
     )
 

@@ -62,34 +62,27 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
     axes = [one.steps if clock == "step" else one.at for one in compared]
     scale = StepScale(float(value) for axis in axes for value in axis)
     several = len({one.moe for one in compared}) > 1
-    lines = []
+    lines: list[Line] = []
     for one, axis in zip(compared, axes, strict=True):
-        if not np.isfinite(one.contrast.estimate).any():
-            continue
-        label = f"{one.moe} less {one.dense}" if several else f"less {one.dense}"
-        x = tuple(scale.position(float(value)) for value in axis)
-        hover = tuple(f"{one.moe} less {one.dense}, {when(one, k)}" for k in range(len(x)))
-        style = styles.get(one.dense, next(iter(styles.values())))
-        estimate, low, high = (tuple(float(v) for v in values) for values in one.contrast[:3])
-        common = {"group": label, "style": style}
-        lines.append(Line(label, x=x, y=estimate, hover=hover, low=low, high=high, in_legend=False, **common))
-        apart = np.flatnonzero(one.higher | one.lower)
-        if apart.size:
-            lines.append(
-                Line(
-                    f"{label}, told apart",
-                    x=tuple(x[k] for k in apart),
-                    y=tuple(estimate[k] for k in apart),
-                    hover=tuple(f"told apart: {hover[k]}" for k in apart),
-                    drawn="points",
-                    in_legend=False,
-                    **common,
-                )
-            )
+        if np.isfinite(one.contrast.estimate).any():
+            label = f"{one.moe} less {one.dense}" if several else f"less {one.dense}"
+            lines += _lines(one, label, [scale.position(float(value)) for value in axis], styles[one.dense])
     if lines:
-        ends = [min(min(line.x) for line in lines), max(max(line.x) for line in lines)]
-        nil = Line("no difference", "no difference", ArmStyle("#888888", "circle"), tuple(ends), (0.0, 0.0), ("0", "0"),
-                   drawn="dashed", in_legend=False)
+        ends = (min(min(line.x) for line in lines), max(max(line.x) for line in lines))
+        grey = ArmStyle("#888888", "circle")
+        nil = Line("no difference", "nil", grey, ends, (0.0, 0.0), ("", ""), drawn="dashed", in_legend=False)
         lines.insert(0, nil)
-    axis_label = CLOCK_LABELS.get(clock, "checkpoint")  # type: ignore[call-overload]
-    return Panel(f"{title}: MoE less dense", scale.axis(axis_label), Axis("difference", percent=percent), tuple(lines))
+    label = "checkpoint" if clock == "checkpoint" else CLOCK_LABELS[clock]
+    return Panel(f"{title}: MoE less dense", scale.axis(label), Axis("difference", percent=percent), tuple(lines))
+
+
+def _lines(one: Compared, label: str, x: list[float], style: ArmStyle) -> Iterator[Line]:
+    """The difference with its band, and large markers where it is told from 0."""
+    hover = [f"{one.moe} less {one.dense}, {when(one, k)}" for k in range(len(x))]
+    estimate, low, high = (tuple(float(v) for v in values) for values in one.contrast[:3])
+    yield Line(label, label, style, tuple(x), estimate, tuple(hover), low, high, in_legend=False)
+    apart = np.flatnonzero(one.higher | one.lower).tolist()
+    if apart:
+        at, values = tuple(x[k] for k in apart), tuple(estimate[k] for k in apart)
+        told = tuple(f"told apart: {hover[k]}" for k in apart)
+        yield Line(f"{label}, told apart", label, style, at, values, told, drawn="points", in_legend=False)
