@@ -118,6 +118,12 @@ def kinds(scores: xr.Dataset) -> list[str]:
     return [kind for kind in ("ffn", "attention") if (blocks == kind).any()]
 
 
+def facts_kept(scores: xr.Dataset, method: str) -> list[Facts]:
+    """Over which facts a method's scores were kept."""
+    known: tuple[Facts, ...] = ("known", "known_last")
+    return ["all", *(facts for facts in known if f"{method}_{facts}" in scores)]
+
+
 def units_of(scores: xr.Dataset, kind: str) -> NDArray[np.int64]:
     """The indices of the units of one kind."""
     return np.flatnonzero(scores["block"].to_numpy().astype(object).astype(str) == kind).astype(np.int64)
@@ -236,8 +242,10 @@ class Means:
     def _weights(scores: xr.Dataset, facts: Facts) -> FloatArray:
         """The number of prompts of each relation at each checkpoint, [T, R]."""
         given = scores["n_prompts" if facts == "all" else f"n_{facts}"]
+        if given.ndim == 2:
+            return np.asarray(given.transpose("checkpoint", "relation").to_numpy(), dtype=np.float64)
         values = given.to_numpy().astype(np.float64)
-        return values if values.ndim == 2 else np.broadcast_to(values, (scores.sizes["checkpoint"], values.size))
+        return np.broadcast_to(values, (scores.sizes["checkpoint"], values.size))
 
     def load(self, place: int) -> Loaded:
         """The scores of the checkpoint at `place`."""

@@ -23,6 +23,10 @@ ANALYSES = {  # name → the file that has it
     "recall": "gated_lpi.studies.recall",
     "sweep": "gated_lpi.studies.sweep",
     "ablation_curves": "gated_lpi.studies.ablation_curves",
+    "claims": "gated_lpi.studies.claims",
+    "density": "gated_lpi.studies.density",
+    "prior": "gated_lpi.studies.prior",
+    "survival": "gated_lpi.studies.survival",
 }
 
 
