@@ -252,11 +252,12 @@ def _judged(
     """A band put in its places, with the p-value of the whole."""
     ends = np.full((2, estimate.size), np.nan)
     ends[0, usable], ends[1, usable] = low, high
-    alpha = float(2.0 * stdtr(df[usable][0], -critical[0]))
-    pointwise = 2.0 * stdtr(df[usable], -np.abs(estimate[usable]) / error[usable])
+    common = 1.0 / float(np.mean(1.0 / df[usable]))  # degrees of freedom, as the band has them
+    alpha = float(2.0 * stdtr(common, -critical[0]))
+    pointwise = 2.0 * stdtr(common, -np.abs(estimate[usable]) / error[usable])
     looks = math.log1p(-(1.0 - LEVEL)) / math.log1p(-min(alpha, 1.0 - 1e-12)) if alpha > 0 else float(usable.sum())
     p = -math.expm1(looks * math.log1p(-min(float(pointwise.min()), 1.0 - 1e-12)))
-    error = np.where(usable, error, np.nan)
+    error, df = np.where(usable, error, np.nan), np.where(usable, common, np.nan)
     return Contrast(estimate, ends[0], ends[1], error, df, alpha, min(1.0, p), over)
 
 

@@ -172,7 +172,7 @@ def would_decide(comparisons: Sequence[Compared], answer: Answer) -> str:
     if lead.contrast.over != "replicates":
         return f"{seeds}; {_sees(lead)}"
     needed = lead.needed
-    name = lead.measure.words
+    name = _lower(lead.measure.words)
     if needed is None:
         return f"more replicates than can be named for {name}, whose greatest difference is small; {_sees(lead)}"
     return f"{needed} replicates of each for {name} as different as it is here (now {least}); {_sees(lead)}"
@@ -181,7 +181,7 @@ def would_decide(comparisons: Sequence[Compared], answer: Answer) -> str:
 def _sees(one: Compared) -> str:
     unit = one.measure.unit
     return (
-        f"this design sees differences of {written(one.detectable, unit)}{SHORT_UNITS[unit]} or more in {one.measure.words} "
+        f"this design sees differences of {written(one.detectable, unit)}{SHORT_UNITS[unit]} or more in {_lower(one.measure.words)} "
         "in four of five runs"
     )
 

@@ -28,7 +28,8 @@ class Claim:
     Attributes:
         question: the claim as a question about this run.
         reported: what the publication reports.
-        answer: "Supported", "Contradicted", "Mixed" or "Undecided"; "Not judged" where nothing could be.
+        answer: "Supported", "Contradicted", "Mixed" or "Undecided"; "… in these runs" where no band is over replicates, so
+            that nothing is said of other seeds; "Not judged" where nothing has a band.
         lead: the answer against every dense group, with its greatest difference and when that was.
         decides: what it would take to decide it, or to undo the decision.
         sentences: what is observed here, a measure each.
@@ -86,11 +87,19 @@ def _claim(results: Results, lead: Judged, place: int) -> Claim:
     return Claim(
         finding.claim.question,
         finding.claim.reported,
-        finding.answer.capitalize() if finding.judged else "Not judged",
+        _answer(finding),
         finding_sentence(finding) if finding.judged else _nothing(results, finding),
         f"What would change this: {decide_sentence(finding)}" if finding.judged else "",
         tuple(_observed(results, place)),
     )
+
+
+def _answer(finding: Finding) -> str:
+    if not finding.judged:
+        return "Not judged"
+    judged = [one for pair in finding.pairs for one in finding.of(*pair)]
+    single = finding.answer != "undecided" and all(one.contrast.over != "replicates" for one in judged)
+    return finding.answer.capitalize() + (" in these runs" if single else "")
 
 
 def _nothing(results: Results, finding: Finding) -> str:
