@@ -82,6 +82,49 @@ def test_what_a_package_offers_is_there_and_documented(package):
             assert inspect.getdoc(value), f"{package}.{name}"
 
 
+def test_metrics_offer_what_controlled_experiments_are_judged_by():
+    from gated_lpi import metrics
+
+    assert metrics.__all__ == sorted(metrics.__all__)
+    modules = {
+        "gaps": {"GapOverlap", "HalfLife", "half_life", "overlap_by_gap", "overlap_matrix"},
+        "density": {"AcrossDensities", "Density", "across_densities", "densities", "every", "token_grid"},
+        "survival": {"Backbone", "BackboneNull", "Churn", "Survival", "backbone", "churn", "membership_survival"},
+        "trajectory": {"Peak", "TrajectoryArea", "peak", "time_to_consolidation", "trajectory_area"},
+        "size_matched": {"SizeMatched", "at_set_size", "at_units", "size_matched"},
+        "hierarchical": {
+            "HierarchicalInterval",
+            "hierarchical_difference",
+            "hierarchical_interval",
+            "replicate_values",
+        },
+        "bands": {
+            "Band",
+            "Parting",
+            "difference_band",
+            "draws_band",
+            "hierarchical_band",
+            "hierarchical_difference_band",
+            "replicate_band",
+            "where_apart",
+        },
+        "comparisons": {
+            "GroupDifference",
+            "compare_groups",
+            "holm",
+            "power",
+            "replicates_needed",
+            "smallest_detectable",
+        },
+        "decide": {"Decision", "DecisionOverTime", "decide", "decide_groups", "decide_over_time"},
+        "_members": {"top_sets"},
+    }
+    for module, names in modules.items():
+        assert names <= set(metrics.__all__), module
+        for name in names:
+            assert getattr(metrics, name).__module__ == f"gated_lpi.metrics.{module}"
+
+
 def test_nothing_public_is_used_from_a_private_module():
     """Packages do not reach into another package's private names; inside a package they may."""
     root = Path(gated_lpi.__file__).parent

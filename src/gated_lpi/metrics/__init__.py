@@ -42,6 +42,7 @@ from gated_lpi.metrics.concentration import (
     importance_share,
 )
 from gated_lpi.metrics.consolidation import consolidation_step
+from gated_lpi.metrics.decide import Decision, DecisionOverTime, decide, decide_groups, decide_over_time
 from gated_lpi.metrics.density import AcrossDensities, Density, across_densities, densities, every, token_grid
 from gated_lpi.metrics.faithfulness import (
     AreaIntervals,
@@ -106,6 +107,8 @@ __all__ = [
     "Bounds",
     "Chance",
     "Churn",
+    "Decision",
+    "DecisionOverTime",
     "Density",
     "Entropy",
     "GainConcentration",
@@ -139,6 +142,9 @@ __all__ = [
     "curve_area",
     "dead_experts",
     "dead_experts_chance",
+    "decide",
+    "decide_groups",
+    "decide_over_time",
     "densities",
     "difference_band",
     "draws_band",

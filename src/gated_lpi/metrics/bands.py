@@ -17,7 +17,7 @@ trajectory in 95% of runs, so wherever the band of a difference leaves 0, arms d
 `draws_band` takes 2 from bootstrap draws themselves, for whoever has draws of a whole trajectory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -111,7 +111,7 @@ def difference_band(
 
 
 def hierarchical_band(
-    data: Sequence[Any],
+    data: Iterable[Any],
     weights: Any = None,
     statistic: Statistic | None = None,
     *,
@@ -136,8 +136,8 @@ def hierarchical_band(
 
 
 def hierarchical_difference_band(
-    a: Sequence[Any],
-    b: Sequence[Any],
+    a: Iterable[Any],
+    b: Iterable[Any],
     weights: Any = None,
     statistic: Statistic | None = None,
     *,

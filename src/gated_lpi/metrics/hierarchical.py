@@ -30,7 +30,7 @@ Over 5 replicates they are too narrow, by a factor of √(4/5) and by that of St
 docs/statistics.md has the measured coverage of both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -126,7 +126,7 @@ class Parts(NamedTuple):
 
 
 def replicate_values(
-    data: Sequence[Any],
+    data: Iterable[Any],
     weights: Any = None,
     statistic: Statistic | None = None,
     *,
@@ -139,7 +139,7 @@ def replicate_values(
 
 
 def hierarchical_interval(
-    data: Sequence[Any],
+    data: Iterable[Any],
     weights: Any = None,
     statistic: Statistic | None = None,
     *,
@@ -154,7 +154,7 @@ def hierarchical_interval(
 
     Args:
         data: n replicates, each [R, ...], the mean over the prompts of each relation; with `facts`, each a list of R
-            arrays [F_r, ...] of the relation's facts.
+            arrays [F_r, ...] of the relation's facts. They are read one at a time, so a generator will do.
         weights: [R], the number of prompts of each relation, the same for all replicates, or n such lists; with
             `facts`, R arrays [F_r], or n such lists. None: all alike.
         statistic: takes a mean of shape [...] and returns a number or an array; None: the mean itself. It is called
@@ -176,8 +176,8 @@ def hierarchical_interval(
 
 
 def hierarchical_difference(
-    a: Sequence[Any],
-    b: Sequence[Any],
+    a: Iterable[Any],
+    b: Iterable[Any],
     weights: Any = None,
     statistic: Statistic | None = None,
     *,
@@ -328,7 +328,7 @@ class _Leaves(NamedTuple):
 
 
 def resample(
-    arms: Sequence[Sequence[Any]],
+    arms: Sequence[Iterable[Any]],
     weights: Any,
     statistic: Statistic | None,
     relations: str,
@@ -342,26 +342,27 @@ def resample(
         raise OptionError(f"relations is {relations!r}; expected 'shared' or 'own'.")
     positive_count("draws", draws)
     names = ("data",) if len(arms) == 1 else ("a", "b")
-    leaves = [_leaves(name, arm, weights, facts) for name, arm in zip(names, arms, strict=True)]
-    every = [one for arm in leaves for one in arm]
-    shared = relations == "shared"
-    if shared and not all(_alike(one, every[0]) for one in every):
-        raise OptionError(
-            "replicates differ in their relations, facts or weights; expected the same in all, in the same order. "
-            "Align them, or pass relations='own' where each has relations of its own."
-        )
-    generator = np.random.default_rng(seed)
-    same = _drawn(every[0], draws, generator)
-    groups = []
-    for arm in leaves:
-        values = np.stack([_statistics(one, one.weights[None], statistic, vectorised)[0] for one in arm])
-        drawn = [same if shared else _drawn(one, draws, generator) for one in arm]
-        resampled = [_statistics(one, given, statistic, vectorised) for one, given in zip(arm, drawn, strict=True)]
-        groups.append(Group(values, np.stack(resampled) - values[:, None]))
-    one_relation = all(one.relation[-1] == 0 for one in every)
-    return Resampled(
-        tuple(groups), "facts" if facts and one_relation else "relations", min(_effective(one) for one in every), shared
-    )
+    shared, generator = relations == "shared", np.random.default_rng(seed)
+    first: _Leaves | None = None
+    same: FloatArray | None = None
+    groups, size, one_relation = [], np.inf, True
+    for name, arm in zip(names, arms, strict=True):
+        values, changes = [], []
+        for one in _leaves(name, arm, weights, facts):
+            if first is None:
+                first = one._replace(data=one.data[:0])
+                same = _drawn(one, draws, generator) if shared else None
+            elif shared and not _alike(one, first):
+                raise OptionError(
+                    "replicates differ in their relations, facts or weights; expected the same in all, in the same "
+                    "order. Align them, or pass relations='own' where each has relations of its own."
+                )
+            drawn = _drawn(one, draws, generator) if same is None else same
+            values.append(_statistics(one, one.weights[None], statistic, vectorised)[0])
+            changes.append(_statistics(one, drawn, statistic, vectorised) - values[-1])
+            size, one_relation = min(size, _effective(one)), one_relation and one.relation[-1] == 0
+        groups.append(Group(np.stack(values), np.stack(changes)))
+    return Resampled(tuple(groups), "facts" if facts and one_relation else "relations", float(size), shared)
 
 
 def _alike(one: _Leaves, other: _Leaves) -> bool:
@@ -369,10 +370,9 @@ def _alike(one: _Leaves, other: _Leaves) -> bool:
     return np.array_equal(one.relation, other.relation) and np.array_equal(one.weights, other.weights)
 
 
-def _leaves(name: str, data: Sequence[Any], weights: Any, facts: bool) -> list[_Leaves]:
-    if not len(data):
-        raise OptionError(f"{name} holds no replicate; expected one array of relations for each.")
-    found = []
+def _leaves(name: str, data: Iterable[Any], weights: Any, facts: bool) -> Iterator[_Leaves]:
+    """The replicates one at a time, checked; what was read of one need not be kept for the next."""
+    shape: tuple[int, ...] | None = None
     for place, replicate in enumerate(data):
         rows = [np.asarray(relation) for relation in replicate] if facts else [np.asarray(replicate)]
         if not rows or any(row.ndim == 0 or not row.shape[0] or row.shape[1:] != rows[0].shape[1:] for row in rows):
@@ -380,19 +380,19 @@ def _leaves(name: str, data: Sequence[Any], weights: Any, facts: bool) -> list[_
                 f"{name}[{place}] has parts of shapes {[row.shape for row in rows]}; expected "
                 f"{'a list of [facts, ...] for each relation' if facts else '[relations, ...]'}, none of them empty."
             )
+        if shape not in (None, rows[0].shape[1:]):
+            raise OptionError(
+                f"{name}[{place}] has shape {rows[0].shape[1:]} below relations and those before {shape}; expected one."
+            )
+        shape = rows[0].shape[1:]
         sizes = [row.shape[0] for row in rows]
-        joined = np.concatenate(rows).reshape(sum(sizes), -1)
+        joined = (np.concatenate(rows) if facts else rows[0]).reshape(sum(sizes), -1)
         joined = joined if joined.dtype == np.float32 else joined.astype(np.float64)
         require_finite(f"{name}[{place}]", joined)
         relation = np.repeat(np.arange(len(rows)), sizes) if facts else np.arange(sizes[0])
-        found.append(
-            _Leaves(joined, _weights(weights, place, sizes, facts), relation.astype(np.int64), rows[0].shape[1:])
-        )
-    if any(one.shape != found[0].shape for one in found):
-        raise OptionError(
-            f"{name} has replicates of shapes {[one.shape for one in found]} below relations; expected one."
-        )
-    return found
+        yield _Leaves(joined, _weights(weights, place, sizes, facts), relation.astype(np.int64), shape)
+    if shape is None:
+        raise OptionError(f"{name} holds no replicate; expected one array of relations for each.")
 
 
 def _weights(weights: Any, place: int, sizes: list[int], facts: bool) -> FloatArray:
