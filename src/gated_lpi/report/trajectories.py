@@ -80,9 +80,9 @@ def _lines(one: Compared, label: str, x: list[float], style: ArmStyle) -> Iterat
     """The difference with its band, and large markers where it is told from 0."""
     hover = [f"{one.moe} less {one.dense}, {when(one, k)}" for k in range(len(x))]
     estimate, low, high = (tuple(float(v) for v in values) for values in one.contrast[:3])
-    yield Line(label, label, style, tuple(x), estimate, tuple(hover), low, high, in_legend=False)
+    yield Line(label, one.dense, style, tuple(x), estimate, tuple(hover), low, high, in_legend=False)
     apart = np.flatnonzero(one.higher | one.lower).tolist()
     if apart:
         at, values = tuple(x[k] for k in apart), tuple(estimate[k] for k in apart)
         told = tuple(f"told apart: {hover[k]}" for k in apart)
-        yield Line(f"{label}, told apart", label, style, at, values, told, drawn="points", in_legend=False)
+        yield Line(f"{label}, told apart", one.dense, style, at, values, told, drawn="points", in_legend=False)
