@@ -25,7 +25,7 @@ def arm(values, draws=0, noise=0.05, seed=0, clock="tokens", at=STEPS * 1000, st
     drawn = values + noise * random.standard_normal((draws, len(values)))
     rows = np.concatenate([np.asarray(values, dtype=float)[None], drawn])
     numbers = {"half_life": rows[:, :1]}
-    return ArmSeries(f"arm {seed}", clock, np.asarray(at), np.asarray(steps), {"gain_top_set": rows}, numbers, frozenset(), relations, 100)
+    return ArmSeries(f"arm {seed}", clock, np.asarray(at), np.asarray(steps), {"gain_top_set": rows}, numbers, frozenset(), relations, 100, {})
 
 
 def group(mean, n, seed, spread=0.03):

@@ -11,7 +11,10 @@
 4. **What it would take.** The least difference that this design sees in four of five runs, and the replicates that would
    show the greatest one observed.
 
-A point at which all replicates have one value (a small top set takes few) has no error and is not judged.
+5. **Grain.** J of a small top set takes few values, and a time to settle is that of a checkpoint: replicates that agree
+   to the grain seem surer than they are. Its variance (that of rounding) is added to the error.
+
+A point at which all replicates have one value has no error of its own and is not judged.
 """
 
 from __future__ import annotations
@@ -199,7 +202,13 @@ class Compared:
 
 
 def contrast(
-    moe: Sequence[FloatArray], dense: Sequence[FloatArray], *, paired: bool, relations: float, level: float = LEVEL
+    moe: Sequence[FloatArray],
+    dense: Sequence[FloatArray],
+    *,
+    paired: bool,
+    relations: float,
+    resolution: float = 0.0,
+    level: float = LEVEL,
 ) -> Contrast:
     """The difference of two groups with its simultaneous band.
 
@@ -207,8 +216,10 @@ def contrast(
         moe, dense: for each replicate, [1 + B, K]: its own series, then those of B draws of relations.
         paired: replicate i of both groups shares seed and order of data.
         relations: the effective number of relations.
+        resolution: the standard deviation that one value has from its grain alone.
         level: of the band.
     """
+    grain = resolution * math.sqrt(1.0 / len(moe) + 1.0 / len(dense))
     a, b = np.stack([rows[0] for rows in moe]), np.stack([rows[0] for rows in dense])
     k = a.shape[1]
     nothing = np.full(k, np.nan)
@@ -221,7 +232,7 @@ def contrast(
         over: Over = "replicates"
         if usable.any():
             band = difference_band(a[:, usable], b[:, usable], paired=paired, level=level)
-            return _judged(parts.estimate, usable, band.low, band.high, error, df, band.critical, over)
+            return _judged(parts.estimate, usable, np.hypot(error, grain), df, band.critical, over)
         return Contrast(parts.estimate, nothing, nothing, nothing, nothing, float("nan"), float("nan"), "nothing")
     estimate = _average(a) - _average(b)
     if relations >= 2 and min(len(rows) for rows in (*moe, *dense)) > 2:
@@ -235,30 +246,27 @@ def contrast(
             band = draws_band(estimate[usable], drawn[:, usable], df=relations - 1.0, level=level)
             error = np.full(k, np.nan)
             error[usable] = band.error
-            return _judged(estimate, usable, band.low, band.high, error, df, band.critical, "relations")
+            return _judged(estimate, usable, np.hypot(error, grain), df, band.critical, "relations")
     return Contrast(estimate, nothing, nothing, nothing, nothing, float("nan"), float("nan"), "nothing")
 
 
 def _judged(
     estimate: FloatArray,
     usable: NDArray[np.bool_],
-    low: FloatArray,
-    high: FloatArray,
     error: FloatArray,
     df: FloatArray,
     critical: FloatArray,
     over: Over,
 ) -> Contrast:
-    """A band put in its places, with the p-value of the whole."""
-    ends = np.full((2, estimate.size), np.nan)
-    ends[0, usable], ends[1, usable] = low, high
+    """The band of a difference, with the p-value of the whole."""
     common = 1.0 / float(np.mean(1.0 / df[usable]))  # degrees of freedom, as the band has them
-    alpha = float(2.0 * stdtr(common, -critical[0]))
+    factor = float(np.nanmax(critical))
+    alpha = float(2.0 * stdtr(common, -factor))
     pointwise = 2.0 * stdtr(common, -np.abs(estimate[usable]) / error[usable])
     looks = math.log1p(-(1.0 - LEVEL)) / math.log1p(-min(alpha, 1.0 - 1e-12)) if alpha > 0 else float(usable.sum())
     p = -math.expm1(looks * math.log1p(-min(float(pointwise.min()), 1.0 - 1e-12)))
     error, df = np.where(usable, error, np.nan), np.where(usable, common, np.nan)
-    return Contrast(estimate, ends[0], ends[1], error, df, alpha, min(1.0, p), over)
+    return Contrast(estimate, estimate - factor * error, estimate + factor * error, error, df, alpha, min(1.0, p), over)
 
 
 def compare(
@@ -302,7 +310,10 @@ def compare(
         )
     least = min(len(row) for row in rows)
     rows = tuple(row[:least] for row in rows)
-    found = contrast(rows[: len(moe)], rows[len(moe) :], paired=paired, relations=relations)
+    resolution = max(arm.resolution.get(measure.name, 0.0) for arm in arms)
+    found = contrast(
+        rows[: len(moe)], rows[len(moe) :], paired=paired, relations=relations, resolution=resolution
+    )
     return Compared(
         measure=measure,
         kind=kind,

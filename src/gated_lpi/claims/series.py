@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -46,7 +47,8 @@ OVER_CHECKPOINTS = ("importance_share", "entropy", "effective_units")
 WHOLE = ("half_life", "time_stability", "time_profile", "rho_avg", "sigma_rel")
 MATCHED = ("stability", "gain_top_set", "importance_share", "entropy")
 _ELEMENTS = 1 << 23  # of drawn means that are held at a time
-_ALIKE = 0.01  # tokens that differ by less are the same point of a schedule
+_ALIKE, _SAME_STEP = 0.01, 0.25  # tokens that differ by less, relatively, are one point of a schedule
+_LAYERS = 3  # of fewer, a profile's correlation is nothing but a sign
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class ArmSeries:
         censored: the names of numbers that lie beyond the training, in the first row.
         relations: the effective number of relations, (Σw)²/Σw²; 1 where they were not kept.
         units: how many units there are of the kind.
+        resolution: by name, the standard deviation that a series or number has from its grain alone: J of small sets
+            takes few values, and a time to settle is one of a checkpoint.
     """
 
     arm: str
@@ -104,6 +108,7 @@ class ArmSeries:
     censored: frozenset[str]
     relations: float
     units: int
+    resolution: Mapping[str, float]
 
     def axis(self, name: str) -> tuple[FloatArray, FloatArray]:
         """The axis and the steps of a series; of pairs, those of their later checkpoints."""
@@ -169,9 +174,26 @@ def arm_series(
         series["profile_with_last"] = _with_last(stacked)
         numbers, censored = _numbers(series, stacked, sets, at, steps, inside.size, asked)
     found = ArmSeries(
-        arm, clock, at, steps, series, numbers, frozenset(censored), source.effective_relations, inside.size
+        arm=arm,
+        clock=clock,
+        at=at,
+        steps=steps,
+        series=series,
+        numbers=numbers,
+        censored=frozenset(censored),
+        relations=source.effective_relations,
+        units=inside.size,
+        resolution=_resolution(set_size(asked.units or inside.size, asked.fraction), at),
     )
-    return _with_areas(found)
+    return replace(found, numbers=numbers | _areas(found))
+
+
+def _resolution(top_units: int, at: FloatArray) -> dict[str, float]:
+    """What the grain of J and of times does to them: as of numbers that were rounded (width over √12)."""
+    gaps = np.diff(np.log2(at[at > 0]))
+    between = float(gaps.mean()) if gaps.size else 0.0
+    widths = {"stability": 1.0 / top_units, "time_stability": between, "time_profile": between}
+    return {name: width / math.sqrt(12.0) for name, width in widths.items()}
 
 
 @dataclass(frozen=True)
@@ -359,7 +381,7 @@ def _with_last(profiles: FloatArray) -> FloatArray:
     """Each profile's correlation with the last one's, [1 + B, T − 1], for profiles [1 + B, T, L]; NaN if constant."""
     found = np.full((len(profiles), profiles.shape[1] - 1), np.nan)
     for row, profile in zip(found, profiles, strict=True):
-        if not np.isnan(profile).any():
+        if profile.shape[1] >= _LAYERS and not np.isnan(profile).any():
             row[:] = profile_correlation(profile)[:-1, -1]
     return found
 
@@ -394,7 +416,8 @@ def _numbers(
         return found, censored
     for row, profile in enumerate(profiles[:, window]):
         if window.size > 1 and not np.isnan(profile).any():
-            found["rho_avg"][row] = mean_pairwise(profile_correlation(profile)).mean
+            if profile.shape[1] >= _LAYERS:
+                found["rho_avg"][row] = mean_pairwise(profile_correlation(profile)).mean
             spread = relative_spread(profile).mean
             found["sigma_rel"][row] = np.log2(spread) if np.isfinite(spread) and spread > 0 else np.nan
     end = np.log2(at[-1])
@@ -419,16 +442,14 @@ def _numbers(
     return found, censored
 
 
-def _with_areas(arm: ArmSeries) -> ArmSeries:
-    """The mean over log tokens and the greatest value of every series beside the other numbers."""
-    numbers = dict(arm.numbers)
+def _areas(arm: ArmSeries) -> dict[str, FloatArray]:
+    """The mean over log tokens and the greatest value of every series."""
+    numbers = {}
     for name, values in arm.series.items():
         numbers[f"{name}_area"] = trajectory_area(values, arm.axis(name)[0]).mean
         filled = np.where(np.isnan(values), -np.inf, values).max(axis=1, initial=-np.inf)
         numbers[f"{name}_peak"] = np.where(np.isfinite(filled), filled, np.nan)
-    return ArmSeries(
-        arm.arm, arm.clock, arm.at, arm.steps, arm.series, numbers, arm.censored, arm.relations, arm.units
-    )
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -453,16 +474,21 @@ class Aligned:
 def align(arms: Sequence[ArmSeries], name: str) -> Aligned | None:
     """A series of several arms on common points; None where they have none.
 
-    Arms of one schedule share their points. Else every arm is interpolated linearly in log tokens at the points of the
-    arm that has fewest of them within the range that all arms cover.
+    Arms of one schedule share their points: the same tokens, or the same steps at nearly the same tokens (texts of other
+    seeds' batches differ in length), which are then averaged. Else every arm is interpolated linearly in log tokens at
+    the points of the arm that has fewest of them within the range that all arms cover.
     """
     axes = [arm.axis(name) for arm in arms]
     clock = arms[0].clock if len({arm.clock for arm in arms}) == 1 else "checkpoint"
     at, steps = axes[0]
-    same_steps = all(np.array_equal(steps, other) for _, other in axes)
-    if all(a.size == at.size and (np.abs(a - at) <= _ALIKE * np.maximum(at, 1.0)).all() for a, _ in axes):
-        shown = steps if same_steps else np.full(at.size, np.nan)
-        return Aligned(clock, at, shown, tuple(arm.series[name] for arm in arms), interpolated=False)
+    if all(a.size == at.size for a, _ in axes):
+        same_steps = all(np.array_equal(steps, other) for _, other in axes)
+        every = np.stack([a for a, _ in axes])
+        middle = every.mean(axis=0)
+        apart = np.abs(every - middle) / np.maximum(middle, 1.0)
+        if (apart <= (_SAME_STEP if same_steps else _ALIKE)).all():
+            shown = steps if same_steps else np.full(at.size, np.nan)
+            return Aligned(clock, middle, shown, tuple(arm.series[name] for arm in arms), interpolated=False)
     if clock == "checkpoint":
         return None
     low, high = max(a[a > 0][0] for a, _ in axes if (a > 0).any()), min(a[-1] for a, _ in axes)

@@ -180,6 +180,8 @@ def would_decide(comparisons: Sequence[Compared], answer: Answer) -> str:
 
 def _sees(one: Compared) -> str:
     unit = one.measure.unit
+    if unit in ("share", "percent") and scaled(one.detectable, unit) >= 100.0:
+        return f"no difference in {_lower(one.measure.words)} is large enough for this design to see it in four of five runs"
     return (
         f"this design sees differences of {written(one.detectable, unit)}{SHORT_UNITS[unit]} or more in {_lower(one.measure.words)} "
         "in four of five runs"

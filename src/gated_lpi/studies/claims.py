@@ -184,6 +184,7 @@ def figure(judged: Sequence[Judged]) -> Figure:
     measures = [m for claim in (BACKBONE, CONSOLIDATION) for m in claim.measures if m.over_time and m.counted]
     drawn = Figure(figsize=(3.4 * len(judged) + 1.2, 2.1 * len(measures)), layout="constrained")
     cells = drawn.subplots(len(measures), len(judged), squeeze=False, sharex="col", sharey="row")
+    stepwise = True
     for column, one in enumerate(judged):
         for row, measure in enumerate(measures):
             axes = cells[row, column]
@@ -192,6 +193,7 @@ def figure(judged: Sequence[Judged]) -> Figure:
                 found = curve([one.series[arm] for arm in group.arms], measure.name)
                 if found is None:
                     continue
+                stepwise &= bool(np.isfinite(found.steps).all())
                 x = found.steps if np.isfinite(found.steps).all() else found.at
                 (line,) = axes.plot(x, found.mean, marker=".", label=group.name)
                 colours[group.name] = line.get_color()
@@ -203,7 +205,7 @@ def figure(judged: Sequence[Judged]) -> Figure:
             if column == 0:
                 axes.set_ylabel(measure.words.removeprefix("The "), fontsize=8)
     for axes in cells[-1]:
-        axes.set_xlabel("step")
+        axes.set_xlabel("step" if stepwise else "tokens")
     handles, labels = cells[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside upper left", ncols=6, fontsize=8, frameon=False)
     return drawn

@@ -139,8 +139,9 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
         flips = {"supported", "contradicted"} <= answers
         others = [f"{name} ({one.answer})" for name, one in by.items() if one.answer != on_all.answer]
         single = on_all.over != "replicates"
+        open_ = on_all.answer not in ("supported", "contradicted")
         word: Literal["supported", "contradicted", "undecided"] = (
-            "contradicted" if flips else "undecided" if others or single else "supported"
+            "contradicted" if flips else "undecided" if others or single or open_ else "supported"
         )
         said = f"{on_all.answer} on all checkpoints"
         said += f", otherwise on {', '.join(others)}" if others else f", and on each of {len(by) - 1} other choices"
@@ -157,8 +158,8 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
                 would_decide=(
                     "three replicates or more of each group"
                     if single
-                    else "more replicates, where fewer checkpoints leave a verdict undecided"
-                    if others
+                    else "more replicates, where a verdict is undecided"
+                    if others or open_
                     else "a density at which the verdict turns round"
                 ),
             )
