@@ -1,4 +1,4 @@
-"""How two groups are compared: what is there is found, when it is there, and what is not is found in few of many runs."""
+"""How two groups are compared: what is there is found, and when; what is not there is found in few of many runs."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,18 @@ def arm(values, draws=0, noise=0.05, seed=0, clock="tokens", at=STEPS * 1000, st
     drawn = values + noise * random.standard_normal((draws, len(values)))
     rows = np.concatenate([np.asarray(values, dtype=float)[None], drawn])
     numbers = {"half_life": rows[:, :1]}
-    return ArmSeries(f"arm {seed}", clock, np.asarray(at), np.asarray(steps), {"gain_top_set": rows}, numbers, frozenset(), relations, 100, {})
+    return ArmSeries(
+        f"arm {seed}",
+        clock,
+        np.asarray(at),
+        np.asarray(steps),
+        {"gain_top_set": rows},
+        numbers,
+        frozenset(),
+        relations,
+        100,
+        {},
+    )
 
 
 def group(mean, n, seed, spread=0.03):
@@ -108,7 +119,21 @@ def test_families_of_null_data_are_found_in_at_most_one_of_twenty_runs():
 def judged_of(c: Contrast, measure: Measure = R_T) -> Compared:
     k = c.estimate.size
     return Compared(
-        measure, "ffn", "moe", "dense", False, "step", STEPS[:k], STEPS[:k], c.estimate, 0 * c.estimate, c, c.p, (5, 5), False, 1.0
+        measure,
+        "ffn",
+        "moe",
+        "dense",
+        False,
+        "step",
+        STEPS[:k],
+        STEPS[:k],
+        c.estimate,
+        0 * c.estimate,
+        c,
+        c.p,
+        (5, 5),
+        False,
+        1.0,
     )
 
 
@@ -116,7 +141,11 @@ def test_holm_counts_what_is_counted_and_has_a_band():
     moe, dense = group(0.2 + BUMP, 5, 1), group(0.2 + 0 * BUMP, 5, 2)
     one = compare(R_T, "ffn", ("moe", "dense"), moe, dense, paired=False)
     aside = replace(one, measure=replace(R_T, counted=False))
-    none = judged_of(contrast([m.series["gain_top_set"] for m in moe[:1]], [dense[0].series["gain_top_set"]], paired=False, relations=1))
+    none = judged_of(
+        contrast(
+            [m.series["gain_top_set"] for m in moe[:1]], [dense[0].series["gain_top_set"]], paired=False, relations=1
+        )
+    )
     found = adjusted([one, aside, none, one])
     assert [f.family for f in found] == [2, 0, 0, 2]
     assert found[0].adjusted == pytest.approx(holm([one.contrast.p] * 2)[0])

@@ -64,7 +64,9 @@ def test_arms_that_differ_by_chance_are_not_told_apart() -> None:
 
 def test_a_bump_in_mid_training_is_found_though_the_ends_are_equal() -> None:
     finding = claims(load_results(Twins(Path("unused"), CALM, bump=(5, 20))))[0]
-    assert finding.answer == "Mixed in these runs"  # what was gained in the bump is gained back after it, by other units
+    assert (
+        finding.answer == "Mixed in these runs"
+    )  # what was gained in the bump is gained back after it, by other units
     assert "from step 10 to step 20, by at most " in finding.sentences[0]
     assert ", and lower at step 50, by " in finding.sentences[0]
     share = next(line for line in finding.sentences if line.startswith("The top set's share of importance (FFN"))

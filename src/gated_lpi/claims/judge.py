@@ -1,15 +1,15 @@
 """How a mixture-of-experts group and a dense group compare in one measure, over all of training at once.
 
-1. **What an interval is over.** With three replicates or more in both groups: over replicates (Student on the differences
-   of pairs where both were trained with the same seeds and order of data, else Welch). Else over relations, by draws
-   that both groups share; such an interval says nothing of other seeds. Else there is none.
+1. **What an interval is over.** With three replicates or more in both groups: over replicates (Student on the
+   differences of pairs where both were trained with the same seeds and order of data, else Welch). Else over
+   relations, by draws that both groups share; such an interval says nothing of other seeds. Else there is none.
 2. **When.** Series are compared by simultaneous bands (max-t): wherever the band of a difference leaves 0, the groups
    differ, and in 95% of runs without any difference it leaves 0 nowhere. The p-value of a whole series is that of its
    least pointwise one, for as many independent looks as the band's factor stands for.
-3. **How many.** Holm's correction over the *family*: all counted measures of all claims against all dense groups, by one
-   method over one kind of unit. Only what survives it counts as told apart.
-4. **What it would take.** The least difference that this design sees in four of five runs, and the replicates that would
-   show the greatest one observed.
+3. **How many.** Holm's correction over the *family*: all counted measures of all claims against all dense groups, by
+   one method over one kind of unit. Only what survives it counts as told apart.
+4. **What it would take.** The least difference that this design sees in four of five runs, and the replicates that
+   would show the greatest one observed.
 
 5. **Grain.** J of a small top set takes few values, and a time to settle is that of a checkpoint: replicates that agree
    to the grain seem surer than they are. Its variance (that of rounding) is added to the error.
@@ -195,7 +195,7 @@ class Compared:
         )
 
     def _spread(self, place: int) -> float:
-        """The standard deviation of replicates, or of the differences of pairs, that the error at a place stands for."""
+        """The standard deviation of replicates, or of differences of pairs, that the error at a place stands for."""
         one, other = self.replicates
         size = 1.0 / one if self.paired else 1.0 / one + 1.0 / other
         return float(self.contrast.error[place] / math.sqrt(size))
@@ -306,14 +306,14 @@ def compare(
         at = steps = np.empty(0)
         rows = tuple(arm.numbers[measure.name][:, None] for arm in arms)
         censored = tuple(
-            name for name, group in zip(names, (moe, dense), strict=True) if any(measure.name in a.censored for a in group)
+            name
+            for name, group in zip(names, (moe, dense), strict=True)
+            if any(measure.name in a.censored for a in group)
         )
     least = min(len(row) for row in rows)
     rows = tuple(row[:least] for row in rows)
     resolution = max(arm.resolution.get(measure.name, 0.0) for arm in arms)
-    found = contrast(
-        rows[: len(moe)], rows[len(moe) :], paired=paired, relations=relations, resolution=resolution
-    )
+    found = contrast(rows[: len(moe)], rows[len(moe) :], paired=paired, relations=relations, resolution=resolution)
     return Compared(
         measure=measure,
         kind=kind,
@@ -405,9 +405,7 @@ def _over_prompts(
     error = (high - low) / (2.0 * 1.959964)
     p = 1.0 if estimate == 0 else float(2.0 * ndtr(-smallest))
     one = np.ones(1)
-    return Contrast(
-        estimate * one, low * one, high * one, error * one, np.inf * one, 1.0 - LEVEL, p, "prompts"
-    )
+    return Contrast(estimate * one, low * one, high * one, error * one, np.inf * one, 1.0 - LEVEL, p, "prompts")
 
 
 def adjusted(compared: Sequence[Compared]) -> list[Compared]:

@@ -7,9 +7,9 @@ matter, it is *contradicted*: a difference of that size is excluded.
 
 **A claim of a run** is what it is against every dense group; where groups differ, it is undecided, and that is said.
 
-Everything is by one method, over one kind of unit and one choice of facts; call it again for others. Where a dense group
-has another number of units, measures of top sets are compared once more at equal numbers (`matched`), as a family of
-their own that decides nothing.
+Everything is by one method, over one kind of unit and one choice of facts; call it again for others. Where a dense
+group has another number of units, measures of top sets are compared once more at equal numbers (`matched`), as a
+family of their own that decides nothing.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _compared(
     *,
     first: bool,
 ) -> Iterator[tuple[Claim, Compared]]:
-    """Two groups in every measure of every claim; in ablations with the first kind of unit only, which they are not by."""
+    """Two groups in every measure of every claim; ablations, which are not by kind, go with the first kind of unit."""
     paired = pairs(run.experiment, moe.arms, dense.arms)
     ones, others = paired or (moe.arms, dense.arms)
     names = (moe.name, dense.name)
@@ -272,8 +272,6 @@ def _matched(
                 found = None
                 if measure.name in MATCHED:
                     names = (one.name, other.name)
-                    found = compare(
-                        measure, asked.kind, names, *sides, paired=paired is not None, matched=True
-                    )
+                    found = compare(measure, asked.kind, names, *sides, paired=paired is not None, matched=True)
                 if found is not None:
                     yield claim, found

@@ -1,7 +1,7 @@
 """The publication's three claims (arXiv 2601.08383) as data: what was claimed, of which measures, which way, where.
 
-A claim is judged by its *counted* measures; the others are shown beside them and decide nothing. `smallest` is the least
-difference that would matter: where a band lies within it, a difference of that size is excluded.
+A claim is judged by its *counted* measures; the others are shown beside them and decide nothing. `smallest` is the
+least difference that would matter: where a band lies within it, a difference of that size is excluded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+RHO_AVG, SIGMA_REL = "\N{GREEK SMALL LETTER RHO}_avg", "\N{GREEK SMALL LETTER SIGMA}_rel"
 Direction = Literal["higher", "lower"]
 Unit = Literal["share", "number", "doublings", "factors", "percent", "neurons"]
 UNIT_WORDS: dict[Unit, str] = {
@@ -68,8 +69,8 @@ BACKBONE = Claim(
     "Importance is more concentrated in the mixture-of-experts model: its top neurons hold more of it, its entropy is "
     "lower.",
     "Is importance more concentrated in the MoE?",
-    "Reported for OLMoE against OLMo, another scale: top-1% neurons take 45% to 52% of positive gain in the MoE, about 6% "
-    "in the dense model (section 4.1).",
+    "Reported (arXiv 2601.08383) for OLMoE against OLMo, another scale: top-1% neurons take 45% to 52% of positive gain "
+    "in the MoE, about 6% in the dense model.",
     (
         Measure("gain_top_set", "R_t", "higher", "share", 0.05),
         Measure("importance_share", "The top set's share of importance", "higher", "share", 0.05),
@@ -80,26 +81,26 @@ BACKBONE = Claim(
 )
 CONSOLIDATION = Claim(
     "consolidation",
-    "The mixture-of-experts model settles earlier: its top sets overlap more and for longer, its layer profile is steady "
-    "from earlier on.",
+    "The mixture-of-experts model settles earlier: its top sets overlap more and for longer, its layer profile is "
+    "steady from earlier on.",
     "Do top sets and layer profiles settle earlier in the MoE?",
-    "Reported for OLMoE against OLMo: a stable profile within 100K steps, ρ_avg 0.97 against 0.69, σ_rel 0.37 against 5.01 "
-    "(section 4.2).",
+    "Reported (arXiv 2601.08383) for OLMoE against OLMo: a stable profile within 100K steps, "
+    f"{RHO_AVG} 0.97 against 0.69, {SIGMA_REL} 0.37 against 5.01.",
     (
         Measure("stability", "J_stab", "higher", "number", 0.05),
         Measure("profile_with_last", "The layer profile's correlation with the last", "higher", "number", 0.05),
         Measure("half_life", "The half-life of overlap", "higher", "doublings", 0.5, over_time=False),
         Measure("time_stability", "The time at which J_stab settles", "lower", "doublings", 0.5, over_time=False),
         Measure("time_profile", "The time at which the profile settles", "lower", "doublings", 0.5, over_time=False),
-        Measure("rho_avg", "ρ_avg", "higher", "number", 0.05, over_time=False),
-        Measure("sigma_rel", "σ_rel", "lower", "factors", 0.5, over_time=False),
+        Measure("rho_avg", RHO_AVG, "higher", "number", 0.05, over_time=False),
+        Measure("sigma_rel", SIGMA_REL, "lower", "factors", 0.5, over_time=False),
     ),
 )
 ROBUSTNESS = Claim(
     "robustness",
     "The mixture-of-experts model is more robust: it loses less recall without its top heads and top neurons.",
     "Is recall more robust in the MoE?",
-    "Reported for OLMoE against OLMo: without the top-10 heads HIT@10 falls by 9.4% against 50.4% (section 4.3).",
+    "Reported (arXiv 2601.08383) for OLMoE against OLMo: without the top-10 heads HIT@10 falls by 9.4% against 50.4%.",
     (),
 )
 CLAIMS = (BACKBONE, CONSOLIDATION, ROBUSTNESS)
@@ -112,7 +113,9 @@ def ablation(row: str) -> Measure:
 
 def area(measure: Measure) -> Measure:
     """The mean of a series over log tokens, as a measure that decides nothing."""
-    words = f"The mean over training of {measure.words[:1].lower() if measure.words[1:2].islower() else measure.words[:1]}"
+    words = (
+        f"The mean over training of {measure.words[:1].lower() if measure.words[1:2].islower() else measure.words[:1]}"
+    )
     return Measure(
         f"{measure.name}_area",
         words + measure.words[1:],

@@ -8,8 +8,8 @@
    whole training (half-life, time to settle, ρ_avg, σ_rel, areas, peaks) are computed from the same rows.
 4. With `units`, measures are those of random subsets of so many units, averaged (`metrics.size_matched`): arms with
    different numbers of units at equal N.
-5. Times, half-lives and σ_rel are logarithms to base 2, so that differences are doublings. What is not reached within the
-   training is put at its end, a lower bound, and named (`censored`).
+5. Times, half-lives and σ_rel are logarithms to base 2, so that differences are doublings. What is not reached within
+   the training is put at its end, a lower bound, and named (`censored`).
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ def units_of(scores: xr.Dataset, kind: str) -> NDArray[np.int64]:
     return np.flatnonzero(scores["block"].to_numpy().astype(object).astype(str) == kind).astype(np.int64)
 
 
-def arm_series(
-    arm: str, scores: xr.Dataset, asked: Asked, checkpoints: NDArray[np.int64] | None = None
-) -> ArmSeries:
+def arm_series(arm: str, scores: xr.Dataset, asked: Asked, checkpoints: NDArray[np.int64] | None = None) -> ArmSeries:
     """Every series of an arm.
 
     Args:
@@ -474,9 +472,9 @@ class Aligned:
 def align(arms: Sequence[ArmSeries], name: str) -> Aligned | None:
     """A series of several arms on common points; None where they have none.
 
-    Arms of one schedule share their points: the same tokens, or the same steps at nearly the same tokens (texts of other
-    seeds' batches differ in length), which are then averaged. Else every arm is interpolated linearly in log tokens at
-    the points of the arm that has fewest of them within the range that all arms cover.
+    Arms of one schedule share their points: the same tokens, or the same steps at nearly the same tokens (texts of
+    other seeds' batches differ in length), which are then averaged. Else every arm is interpolated linearly in log
+    tokens at the points of the arm that has fewest of them within the range that all arms cover.
     """
     axes = [arm.axis(name) for arm in arms]
     clock = arms[0].clock if len({arm.clock for arm in arms}) == 1 else "checkpoint"

@@ -10,7 +10,7 @@ from gated_lpi.claims.judged import Finding
 from gated_lpi.claims.publication import UNIT_WORDS, Direction, Unit
 
 KIND_WORDS = {"ffn": "FFN neurons", "attention": "attention neurons"}
-MINUS = "\N{MINUS SIGN}"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 SHORT_UNITS: dict[Unit, str] = {
     "share": " points",
     "number": "",
@@ -29,7 +29,7 @@ def scaled(value: float, unit: Unit) -> float:
 def written(value: float, unit: Unit, *, signed: bool = False) -> str:
     """A value or difference as text, without its unit; – where there is none."""
     if not math.isfinite(value):
-        return "–"
+        return DASH
     decimals = {"share": 1, "percent": 1, "number": 2, "doublings": 1, "factors": 1, "neurons": 0}[unit]
     text = f"{scaled(value, unit):{'+' if signed else ''},.{decimals}f}"
     return text.replace("-", MINUS)
@@ -73,7 +73,8 @@ def sentence(one: Compared) -> str:
         return f"{what(one)} cannot be compared: it is undefined in {one.moe} or {one.dense}."
     if not one.judged:
         return (
-            f"{what(one)}: {_values(one, place)}, a difference of {interval(one, place)} without an interval, so {one.moe} "
+            f"{what(one)}: {_values(one, place)}, a difference of {interval(one, place)} without an interval, so "
+            f"{one.moe} "
             f"and {one.dense} cannot be told apart."
         )
     if not one.told:
@@ -81,7 +82,8 @@ def sentence(one: Compared) -> str:
         never = "at no time" if one.measure.over_time else "not"
         difference = "the greatest difference" if one.measure.over_time else "the difference"
         excluded = (
-            f"; differences of {written(one.measure.smallest, one.measure.unit)}{SHORT_UNITS[one.measure.unit]} or more "
+            f"; differences of {written(one.measure.smallest, one.measure.unit)}{SHORT_UNITS[one.measure.unit]} or "
+            f"more "
             "are excluded"
             if one.negligible
             else ""
@@ -110,8 +112,10 @@ def _ways(one: Compared) -> Iterator[str]:
         shown = f"{', '.join(spans[:-1])} and {spans[-1]}" if len(spans) > 1 else spans[0]
         names = f" in {one.moe} than in {one.dense}" if number == 0 else ""
         most = interval(one, place, size=True)
-        yield f"{way}{names} {shown}, by {most}" if mask.sum() == 1 else (
-            f"{way}{names} {shown}, by at most {most} at {when(one, place)}"
+        yield (
+            f"{way}{names} {shown}, by {most}"
+            if mask.sum() == 1
+            else (f"{way}{names} {shown}, by at most {most} at {when(one, place)}")
         )
 
 
@@ -119,7 +123,7 @@ def _values(one: Compared, place: int) -> str:
     unit = one.measure.unit
     if unit in ("doublings", "factors"):
         moe, dense = (
-            _short(2.0 ** float(value[place])) if math.isfinite(value[place]) else "–"
+            _short(2.0 ** float(value[place])) if math.isfinite(value[place]) else DASH
             for value in (one.moe_value, one.dense_value)
         )
         of = " tokens" if unit == "doublings" and one.clock == "tokens" else ""
@@ -179,13 +183,11 @@ def would_decide(comparisons: Sequence[Compared], answer: Answer) -> str:
 
 
 def _sees(one: Compared) -> str:
-    unit = one.measure.unit
+    unit, name = one.measure.unit, _lower(one.measure.words)
     if unit in ("share", "percent") and scaled(one.detectable, unit) >= 100.0:
-        return f"no difference in {_lower(one.measure.words)} is large enough for this design to see it in four of five runs"
-    return (
-        f"this design sees differences of {written(one.detectable, unit)}{SHORT_UNITS[unit]} or more in {_lower(one.measure.words)} "
-        "in four of five runs"
-    )
+        return f"no difference in {name} is so large that this design would see it in four of five runs"
+    least = f"{written(one.detectable, unit)}{SHORT_UNITS[unit]}"
+    return f"this design sees differences of {least} or more in {name} in four of five runs"
 
 
 def leading(comparisons: Sequence[Compared], answer: Answer) -> Compared:

@@ -2,8 +2,8 @@
 
 1. For every measure that claims count and every kind of neuron, two groups are compared under each method over all of
    training (`gated_lpi.claims`): higher at some time, lower at some time, both, or never told apart.
-2. A finding is the *same* if every method says the same, *opposite* if one method tells the groups apart in one direction
-   and another in the other, *by some* if only some tell them apart, and *none* if no method does.
+2. A finding is the *same* if every method says the same, *opposite* if one method tells the groups apart in one
+   direction and another in the other, *by some* if only some tell them apart, and *none* if no method does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gated_lpi.claims import Compared
 from gated_lpi.claims.words import span
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, capital
 from gated_lpi.report.estimates import Estimate, read
-from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Form, listing, show
+from gated_lpi.report.tables import Form, listing, show
 
 Outcome = Literal["same", "opposite", "by some", "none"]
 Way = Literal["higher", "lower", "higher and lower", "not told apart"]

@@ -28,8 +28,8 @@ class Claim:
     Attributes:
         question: the claim as a question about this run.
         reported: what the publication reports.
-        answer: "Supported", "Contradicted", "Mixed" or "Undecided"; "… in these runs" where no band is over replicates, so
-            that nothing is said of other seeds; "Not judged" where nothing has a band.
+        answer: "Supported", "Contradicted", "Mixed" or "Undecided"; "… in these runs" where no band is over
+            replicates, so that nothing is said of other seeds; "Not judged" where nothing has a band.
         lead: the answer against every dense group, with its greatest difference and when that was.
         decides: what it would take to decide it, or to undo the decision.
         sentences: what is observed here, a measure each.
@@ -76,7 +76,8 @@ def table(results: Results) -> Table:
     )
     caption = (
         "What the claims rest on. Differences are MoE less dense, with simultaneous 95% bands over all checkpoints. p: "
-        "Holm's correction over the family of counted measures by one method over one kind of neuron; measures that are "
+        "Holm's correction over the family of counted measures by one method over one kind of neuron; measures that "
+        "are "
         "not in it, and those at equal numbers of neurons, stand beside it and decide nothing."
     )
     return Table("claims", caption, columns, rows)

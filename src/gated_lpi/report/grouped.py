@@ -1,4 +1,5 @@
-"""Replicates as one: the mean of their summaries, with Student's intervals over them, for charts that draw a curve a group.
+"""Replicates as one: the mean of their summaries, with Student's intervals over them, for charts that draw a curve a
+group.
 
 Groups of one arm are that arm. Replicates that have not the same checkpoints are drawn one by one, as before.
 """
@@ -44,7 +45,7 @@ def _together(summaries: Sequence[xr.Dataset]) -> xr.Dataset:
     for name, variable in first.data_vars.items():
         text = str(name)
         shared = all(name in other and other[name].shape == variable.shape for other in summaries)
-        if text.endswith(ENDS) and "_chance" not in text or variable.dtype.kind not in "fiu" or not shared:
+        if (text.endswith(ENDS) and "_chance" not in text) or variable.dtype.kind not in "fiu" or not shared:
             continue
         values = np.stack([other[name].to_numpy().astype(np.float64) for other in summaries])
         count = np.isfinite(values).sum(axis=0)
@@ -54,9 +55,7 @@ def _together(summaries: Sequence[xr.Dataset]) -> xr.Dataset:
         if "chance" in text or "null" in text:
             continue
         squares = np.where(np.isfinite(values), (values - mean) ** 2, 0.0).sum(axis=0)
-        error = np.sqrt(
-            np.divide(squares, count * (count - 1), out=np.full(count.shape, np.nan), where=count > 1)
-        )
+        error = np.sqrt(np.divide(squares, count * (count - 1), out=np.full(count.shape, np.nan), where=count > 1))
         half = stdtrit(np.maximum(count - 1, 1), (1 + LEVEL) / 2) * error
         variables |= {f"{text}_low": (variable.dims, mean - half), f"{text}_high": (variable.dims, mean + half)}
     return xr.Dataset(variables, first.coords, attrs=first.attrs)

@@ -192,7 +192,11 @@ def _found(content: Content) -> Iterable[str]:
     results = content.results
     found = claims(results)
     short = [
-        join(tag("strong", f"{claim.question} {claim.answer}."), f" {claim.lead} ", tag("span", claim.decides, class_="soft"))
+        join(
+            tag("strong", f"{claim.question} {claim.answer}."),
+            f" {claim.lead} ",
+            tag("span", claim.decides, class_="soft"),
+        )
         for claim in found
     ]
     by_method = verdict(results)
@@ -230,7 +234,8 @@ def _what_this_is(results: Results) -> str:
     return (
         "Which neurons raise the log-probability of known facts, and when in training they came to: scores of "
         f"every FFN and attention neuron by {_by(results)} at every checkpoint of "
-        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; of differences over training, bands "
+        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; of differences over training, "
+        f"bands "
         "that hold at all checkpoints at once."
     )
 

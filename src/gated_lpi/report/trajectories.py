@@ -28,7 +28,8 @@ def trajectories(results: Results) -> Chart:
         return Chart("trajectories", "", "", ())
     panels = [panel for one in _series(judged) for panel in _panels(results, judged, one)]
     caption = (
-        f"{method_name(judged.method)}, {KIND_NAMES[judged.kind]}. Left: each group; bands are pointwise 95% intervals, "
+        f"{method_name(judged.method)}, {KIND_NAMES[judged.kind]}. Left: each group; bands are pointwise 95% "
+        f"intervals, "
         "over replicates where there are several, else bootstrapped over relations; dashed: chance. Right: the "
         "mixture of experts less each dense group; bands hold at all checkpoints at once (simultaneous 95%), and large "
         "markers stand where the difference is told from 0 after Holm's correction."

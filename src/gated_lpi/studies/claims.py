@@ -1,8 +1,8 @@
 """Claims: the publication's three, judged over all of training, against every dense group, by every method.
 
 The rules are those of `gated_lpi.claims`. A verdict is on a claim against one dense group, by one method, and shows its
-strongest measure; the table has all of them. A claim about arms is one about other seeds too: what rests on relations or
-prompts of single training runs is undecided here, and its detail says what it would be for these runs.
+strongest measure; the table has all of them. A claim about arms is one about other seeds too: what rests on relations
+or prompts of single training runs is undecided here, and its detail says what it would be for these runs.
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ def table(judged: Sequence[Judged]) -> Table:
 
 def _row(judged: Judged, claim: str, one: Compared) -> list[Cell]:
     place, c, unit = one.greatest(), one.contrast, one.measure.unit
-    numbers: list[Cell] = [
-        None if place < 0 else scaled(float(x[place]), unit) for x in (c.estimate, c.low, c.high)
-    ]
+    numbers: list[Cell] = [None if place < 0 else scaled(float(x[place]), unit) for x in (c.estimate, c.low, c.high)]
     if one.measure.over_time:
         spans = [f"higher {span(one, *ends)}" for ends in one.stretches("higher")]
         spans += [f"lower {span(one, *ends)}" for ends in one.stretches("lower")]

@@ -170,14 +170,38 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
 def _table(told: dict[tuple[str, str, str, str, str], Told], run: Run, arm: str, options: Options) -> Table:
     sizes = {choice.name: choice.checkpoints.size for choice in densities(_axis(run, arm), least=options.least)}
     rows: list[list[Cell]] = [
-        [key, moe, dense, method_name(method), density, sizes.get(density), one.answer, one.measure, one.size, *one.ends, one.at]
+        [
+            key,
+            moe,
+            dense,
+            method_name(method),
+            density,
+            sizes.get(density),
+            one.answer,
+            one.measure,
+            one.size,
+            *one.ends,
+            one.at,
+        ]
         for (method, key, moe, dense, density), one in told.items()
     ]
     return Table(
         name="densities",
         caption="The verdict on each claim on every choice of checkpoints, with its strongest difference.",
         columns=[
-            *("claim", "MoE", "dense", "method", "checkpoints", "how many", "answer", "by", "difference", "low", "high"),
+            *(
+                "claim",
+                "MoE",
+                "dense",
+                "method",
+                "checkpoints",
+                "how many",
+                "answer",
+                "by",
+                "difference",
+                "low",
+                "high",
+            ),
             "at",
         ],
         rows=rows,
@@ -224,7 +248,8 @@ def _half_lives(
     return Table(
         name="half-lives",
         caption=(
-            "The gap at which the overlap of top sets is half-way to chance: geometric mean over replicates, and twice its "
+            "The gap at which the overlap of top sets is half-way to chance: geometric mean over replicates, and "
+            "twice its "
             "standard error to both sides. It does not depend on how densely checkpoints were saved."
         ),
         columns=["method", "group", "replicates", "half-life, tokens", "low", "high", "without one", "why"],

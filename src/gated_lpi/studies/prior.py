@@ -2,8 +2,8 @@
 
 1. **Plain against contrast.** By every method that scored units against a foil as well (`attribution.contrast`), the
    claims are judged by both. If a verdict holds plainly and turns round against the foil, it was one about the prior.
-2. **Known facts.** Where the run kept scores over known facts, the claims are judged over these alone: the importance of
-   a fact that is not known is noise.
+2. **Known facts.** Where the run kept scores over known facts, the claims are judged over these alone: the importance
+   of a fact that is not known is noise.
 3. **Overlap over time** of the top sets of both (plain and contrast, all and known facts), beside what two independent
    sets share: how far they are the same neurons.
 """
@@ -103,7 +103,12 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         for done, variant in enumerate(variants):
             advance(len(methods) + done, len(methods) + len(variants))
             others[variant] = judge(
-                run, method=variant.method, kind=options.kind, facts=variant.facts, draws=options.draws, with_matched=False
+                run,
+                method=variant.method,
+                kind=options.kind,
+                facts=variant.facts,
+                draws=options.draws,
+                with_matched=False,
             )
             for arm in arms:
                 overlaps[variant, arm] = _overlap(run, arm, variant, options.kind)
@@ -158,15 +163,15 @@ def _verdicts(plain: Judged | None, other: Judged | None, variant: Variant) -> l
             )
             if word(answers[1], lead) != answers[1]:
                 said = "undecided"
+            so = "against the foil" if variant.facts == "all" else f"over {FACT_WORDS[variant.facts]}"
             found.append(
                 Verdict(
                     question=QUESTION if variant.facts == "all" else KNOWN,
-                    claim=f"{'Against the foil' if variant.facts == 'all' else 'Over ' + FACT_WORDS[variant.facts]} it is as "
-                    f"before: {one.claim.claim.rstrip('.')} ({pair[0]} against {pair[1]})",
+                    claim=f"{so[:1].upper()}{so[1:]} it is as before: {one.claim.claim.rstrip('.')} "
+                    f"({pair[0]} against {pair[1]})",
                     method=variant.plain,
                     verdict=said,
-                    detail=f"{answers[0]} plainly, {answers[1]} {'against the foil' if variant.facts == 'all' else 'so'}. "
-                    f"{sentence(lead)}",
+                    detail=f"{answers[0]} plainly, {answers[1]} {so}. {sentence(lead)}",
                     would_decide="more replicates, until both are decided; both decided otherwise would turn it",
                 )
             )
@@ -197,8 +202,8 @@ def _same(
         low=found.low if enough else None,
         high=found.high if enough else None,
         unit="J",
-        detail=f"least in {least}; by chance {_chance(run, groups[least][0], options.kind):.3f}; two thirds of each set in "
-        "both make J one half, half of each one third",
+        detail=f"least in {least}; by chance {_chance(run, groups[least][0], options.kind):.3f}; J is one third where half "
+        "of each set is in both",
         would_decide="three replicates or more of each group" if not enough else "a group whose J is on the other side",
     )
 
@@ -231,15 +236,15 @@ def _table(
 ) -> Table:
     rows: list[list[Cell]] = []
     for variant, (group, arms) in product(variants, groups.items()):
-        first, last = (
-            over_replicates([float(overlaps[variant, arm][place]) for arm in arms]) for place in (0, -1)
-        )
+        first, last = (over_replicates([float(overlaps[variant, arm][place]) for arm in arms]) for place in (0, -1))
         least = over_replicates([_least(overlaps[variant, arm]) for arm in arms])
         chance = _chance(run, arms[0], options.kind)
-        rows.append([variant.words, group, len(arms), first.value, least.value, last.value, last.low, last.high, chance])
+        rows.append(
+            [variant.words, group, len(arms), first.value, least.value, last.value, last.low, last.high, chance]
+        )
     return Table(
         name="overlap",
-        caption="The Jaccard index of the top set by plain scores over all facts and by the variant, mean over replicates.",
+        caption="Jaccard index of the top sets by plain scores over all facts and by the variant, mean over replicates.",
         columns=["variant", "group", "replicates", "first", "least", "last", "low", "high", "chance"],
         rows=rows,
     )

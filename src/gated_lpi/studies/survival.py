@@ -203,9 +203,7 @@ def _verdicts(
     return verdicts
 
 
-def _table(
-    found: dict[tuple[str, str], Stay], groups: dict[str, tuple[str, ...]], methods: Sequence[str]
-) -> Table:
+def _table(found: dict[tuple[str, str], Stay], groups: dict[str, tuple[str, ...]], methods: Sequence[str]) -> Table:
     rows: list[list[Cell]] = []
     for method in methods:
         for group, arms in groups.items():
