@@ -69,8 +69,8 @@ BACKBONE = Claim(
     "Importance is more concentrated in the mixture-of-experts model: its top neurons hold more of it, its entropy is "
     "lower.",
     "Is importance more concentrated in the MoE?",
-    "Reported (arXiv 2601.08383) for OLMoE against OLMo, another scale: top-1% neurons take 45% to 52% of positive gain "
-    "in the MoE, about 6% in the dense model.",
+    "Reported (arXiv 2601.08383) for OLMoE against OLMo, another scale: top-1% neurons take 45% to 52% of positive "
+    "gain in the MoE, about 6% in the dense one.",
     (
         Measure("gain_top_set", "R_t", "higher", "share", 0.05),
         Measure("importance_share", "The top set's share of importance", "higher", "share", 0.05),

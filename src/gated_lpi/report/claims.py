@@ -77,8 +77,7 @@ def table(results: Results) -> Table:
     caption = (
         "What the claims rest on. Differences are MoE less dense, with simultaneous 95% bands over all checkpoints. p: "
         "Holm's correction over the family of counted measures by one method over one kind of neuron; measures that "
-        "are "
-        "not in it, and those at equal numbers of neurons, stand beside it and decide nothing."
+        "are not in it, and those at equal numbers of neurons, stand beside it and decide nothing."
     )
     return Table("claims", caption, columns, rows)
 
