@@ -101,6 +101,8 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         for pair in finding.pairs
         if finding.of(*pair)
     }
+    if not told:
+        notes = [*notes, "nothing has an interval: it takes scores by relation, or three replicates of each group"]
     return Analysis(
         verdicts=_verdicts(told, judged),
         tables=[_table(told, run, arms[0], options), _half_lives(gaps, groups, methods)],
