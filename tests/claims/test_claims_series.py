@@ -87,7 +87,7 @@ def test_equal_numbers_are_those_of_size_matched(run):
 
 
 def with_known(scores, known):
-    """Scores over known facts beside the others: `known` [T, R] prompts, of whom the scores are those of the relation."""
+    """Scores over known facts beside the others: `known` [T, R] prompts, with the scores of all of the relation."""
     kept = scores["lpi"].where(known[..., None] > 0)
     return scores.assign(lpi_known=kept).assign_coords(n_known=(("checkpoint", "relation"), known))
 

@@ -54,7 +54,7 @@ class Replicated(SyntheticRun):
         return found
 
     def store(self, arm: str):
-        return SimpleNamespace(keys=lambda: ["there"])
+        return SimpleNamespace(keys=lambda: [arm])
 
 
 def replicated(n=4, **changes) -> Replicated:
@@ -90,9 +90,9 @@ def test_a_bump_in_mid_training_is_a_verdict_over_replicates(bumped):
 
 
 def test_a_rise_that_stays_is_supported_and_a_fall_contradicted():
-    later = {step: 0.8 for step in (20, 50, 100, 200)}
+    later = dict.fromkeys((20, 50, 100, 200), 0.8)
     up = ask(claims, replicated(bump=later)).verdicts[0]
-    down = ask(claims, replicated(bump={step: -0.5 for step in later})).verdicts[0]
+    down = ask(claims, replicated(bump=dict.fromkeys(later, -0.5))).verdicts[0]
     assert (up.verdict, down.verdict) == ("supported", "contradicted")
     assert up.low > 0 or up.high < 0
     assert "more replicates, another size or other data would undo it" in up.would_decide
@@ -130,7 +130,7 @@ def test_a_verdict_that_hangs_on_single_checkpoints_is_not_one_of_every_density(
 
 
 def test_a_verdict_at_every_density_is_supported():
-    analysis = ask(density, replicated(bump={step: 0.8 for step in (2, 5, 10, 20, 50, 100, 200)}))
+    analysis = ask(density, replicated(bump=dict.fromkeys((2, 5, 10, 20, 50, 100, 200), 0.8)))
     verdict = next(v for v in analysis.verdicts if "Importance is more concentrated" in v.claim)
     assert verdict.verdict == "supported"
     assert verdict.detail.startswith("supported on all checkpoints, and on each of ")

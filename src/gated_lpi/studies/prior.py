@@ -244,7 +244,7 @@ def _table(
         )
     return Table(
         name="overlap",
-        caption="Jaccard index of the top sets by plain scores over all facts and by the variant; means over replicates.",
+        caption="Jaccard index of the top sets by plain scores over all facts and by the variant: means over arms.",
         columns=["variant", "group", "replicates", "first", "least", "last", "low", "high", "chance"],
         rows=rows,
     )
