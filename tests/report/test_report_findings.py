@@ -162,6 +162,17 @@ def test_arms_with_other_checkpoints_are_compared_at_common_tokens() -> None:
     assert sentence.startswith("R_t (FFN neurons) is higher in moe than in dense from 24.6k tokens to 1.23M tokens")
 
 
+def test_single_checkpoints_are_compared_in_what_they_have() -> None:
+    found = claims(results(replace(MOE, steps=(5,), spread=1.6), ArmPlan(steps=(5,), spread=0.3)))
+    assert (
+        found[0]
+        .sentences[0]
+        .startswith("The top set's share of importance (FFN neurons) is higher in moe than in dense")
+    )
+    assert not any("R_t" in line for line in found[0].sentences)
+    assert found[1].answer == "Not judged"
+
+
 def test_a_missing_record_is_said_to_be_missing() -> None:
     finding = claims(results(dense=ArmPlan(record=False)))[2]
     assert finding.sentences == ("dense: ablations not run.",)

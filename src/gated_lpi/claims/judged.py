@@ -21,15 +21,17 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from gated_lpi import score_schema as schema
 from gated_lpi.claims.groups import Group, groups_of, pairs
 from gated_lpi.claims.judge import LEAST, Answer, Compared, adjusted, compare, compare_drops
 from gated_lpi.claims.publication import BACKBONE, CLAIMS, CONSOLIDATION, ROBUSTNESS, Claim, ablation, area, highest
-from gated_lpi.claims.series import MATCHED, ArmSeries, Asked, Facts, arm_series, clock_of, kinds
+from gated_lpi.claims.series import MATCHED, ArmSeries, Asked, Facts, arm_series, clock_of, kinds, units_of
 from gated_lpi.results import Run
 from gated_lpi.results.records import AblationRow, AblationTable
 
 Choice = Callable[[str, NDArray[np.float64]], NDArray[np.int64]]
 MATCHED_SUBSETS = 20  # of units, where nothing is drawn besides
+MOST_WORK, LEAST_DRAWS = 10**9, 50  # scores that are drawn of an arm: of a million units at 20 checkpoints 50 times
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def judge(
         kind: of unit; None: FFN neurons, or attention neurons where those were not scored.
         facts: over which facts scores were averaged; others than "all" only where the run kept them.
         choose: which checkpoints of an arm count, from their axis; None: all.
-        draws: of relations, where replicates are too few; None: as the run's metrics have it.
+        draws: of relations, where replicates are too few; None: as the run's metrics have it. Of very large arms fewer
+            are drawn, 50 at least.
         with_matched: whether to compare at equal numbers of units, too.
 
     Returns:
@@ -155,6 +158,8 @@ def judge(
     chosen = method or next(iter(run.methods(groups[0].arms[0])), None)
     if chosen is None:
         return None
+    if any(schema.mean_of(chosen) not in one for one in scores.values()):
+        return None
     known = [name for name in ("ffn", "attention") if all(name in kinds(one) for one in scores.values())]
     if kind is None:
         kind = next(iter(known), None)
@@ -162,12 +167,14 @@ def judge(
         return None
     few = min(len(group.arms) for group in groups) < LEAST
     options = run.experiment.metrics
+    wanted = options.draws if draws is None else draws
+    size = max(units_of(one, kind).size * one.sizes["checkpoint"] for one in scores.values())
     asked = Asked(
         method=chosen,
         kind=kind,
         facts=facts,
         fraction=options.fraction,
-        draws=(options.draws if draws is None else draws) if few else 0,
+        draws=min(wanted, max(LEAST_DRAWS, MOST_WORK // size)) if few else 0,
         seed=options.seed,
         window=next(iter((options.windows or {}).values()), None),
     )

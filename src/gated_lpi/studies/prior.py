@@ -202,8 +202,8 @@ def _same(
         low=found.low if enough else None,
         high=found.high if enough else None,
         unit="J",
-        detail=f"least in {least}; by chance {_chance(run, groups[least][0], options.kind):.3f}; J is one third where half "
-        "of each set is in both",
+        detail=f"least in {least}; by chance {_chance(run, groups[least][0], options.kind):.3f}; J is one third where "
+        "half of each set is in both",
         would_decide="three replicates or more of each group" if not enough else "a group whose J is on the other side",
     )
 
