@@ -176,6 +176,12 @@ def test_what_it_takes_grows_as_the_difference_shrinks():
     assert f"{small.needed} replicates of each for R_t as different as it is here (now 4)" in words
 
 
+def test_a_design_that_sees_no_possible_difference_says_so():
+    found = judged(group(0.2 + 0.5 * BUMP, 3, 1, 0.3), group(0.2 + 0 * BUMP, 3, 2, 0.3), paired=True)
+    assert found.detectable > 1
+    assert "no difference in R_t is so large that this design would see it" in would_decide([found], found.answer)
+
+
 def test_a_difference_that_would_not_matter_is_excluded():
     found = judged(group(0.2 + 0 * BUMP, 5, 1, 0.002), group(0.2 + 0 * BUMP, 5, 2, 0.002))
     assert found.answer == "undecided"

@@ -6,6 +6,7 @@ least difference that would matter: where a band lies within it, a difference of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ UNIT_WORDS: dict[Unit, str] = {
     "percent": "percentage points",
     "neurons": "neurons",
 }
+
+
+_CORRELATIONS = ("profile_with_last", "profile_with_last_area", "profile_with_last_peak", "rho_avg")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Measure:
     smallest: float
     over_time: bool = True
     counted: bool = True
+
+    @property
+    def widest(self) -> float:
+        """The greatest difference that two values can have: 2 of correlations, 1 of other shares and coefficients."""
+        if self.unit in ("doublings", "factors", "neurons"):
+            return math.inf
+        return {"percent": 100.0}.get(self.unit, 2.0 if self.name in _CORRELATIONS else 1.0)
 
 
 @dataclass(frozen=True)

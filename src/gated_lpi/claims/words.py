@@ -184,7 +184,7 @@ def would_decide(comparisons: Sequence[Compared], answer: Answer) -> str:
 
 def _sees(one: Compared) -> str:
     unit, name = one.measure.unit, _lower(one.measure.words)
-    if unit in ("share", "percent") and scaled(one.detectable, unit) >= 100.0:
+    if one.detectable >= one.measure.widest:
         return f"no difference in {name} is so large that this design would see it in four of five runs"
     least = f"{written(one.detectable, unit)}{SHORT_UNITS[unit]}"
     return f"this design sees differences of {least} or more in {name} in four of five runs"
