@@ -8,8 +8,10 @@ OLDEST := .cache/oldest
 OTHER = .cache/$(notdir $(PYTHON))
 TORCH ?=
 TESTS ?=
+STUDY ?= twins
+STUDIES ?= .cache/studies
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick findings-methods check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 bench bench-quick findings-methods study studies publish-studies check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -24,6 +26,9 @@ help:
 	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
 	@echo "make findings-methods  compare methods on SmolLM2 and the demo's arms: about an hour on one core; docs/findings/methods.md"
+	@echo "make study STUDY=twins  a controlled experiment and its page of findings, into STUDIES=$(STUDIES); docs/studies.md"
+	@echo "make studies all of them; hours on two cores, and taken up again where it was left"
+	@echo "make publish-studies  copy their pages to docs/findings/studies"
 	@echo "make check   lint, types, import contracts, documentation links"
 
 install: $(VENV)/.installed
@@ -93,6 +98,16 @@ findings-methods: smollm2
 	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) DEMO=$(abspath $(OUT)) OMP_NUM_THREADS=1 \
 		$(BIN)/python scripts/findings_methods.py measure
 	$(BIN)/python scripts/findings_methods.py write
+
+study: install
+	$(BIN)/gated-lpi study $(STUDY) --out $(STUDIES)
+
+studies: install
+	$(BIN)/gated-lpi study --all --out $(STUDIES)
+
+# What `make studies` found, as pages of the documentation.
+publish-studies: install
+	$(BIN)/gated-lpi study --publish docs/findings/studies --out $(STUDIES)
 
 check: install install-test
 	$(BIN)/ruff check .

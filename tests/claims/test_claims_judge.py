@@ -177,7 +177,7 @@ def test_what_it_takes_grows_as_the_difference_shrinks():
 
 
 def test_a_design_that_sees_no_possible_difference_says_so():
-    found = judged(group(0.2 + 0.5 * BUMP, 3, 1, 0.3), group(0.2 + 0 * BUMP, 3, 2, 0.3), paired=True)
+    found = judged(group(0.2 + 0.5 * BUMP, 3, 1, 0.9), group(0.2 + 0 * BUMP, 3, 2, 0.9), paired=True)
     assert found.detectable > 1
     assert "no difference in R_t is so large that this design would see it" in would_decide([found], found.answer)
 

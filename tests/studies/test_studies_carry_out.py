@@ -1,12 +1,13 @@
 """A study from its file to its page: done once, shared with what analyses the same run, made again where it differs."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from gated_lpi.results import open_run
-from gated_lpi.studies import load_study, run_study
+from gated_lpi.studies import carry_out, load_study, publish, run_study
 from gated_lpi.studies.finding import StudyResult
 from gated_lpi.studies.index import results_in
 from tiny_runs import Notes
@@ -18,7 +19,24 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study = load_study(save_study(folder))
     notes = Notes()
-    return folder, study, run_study(study, folder / "out", notes)
+    result = run_study(study, folder / "out", notes)
+    shared = [note for note in notes.said if "share their first token" in note]
+    assert len(shared) == len({note.split(": ", 2)[2] for note in shared})  # said of one arm for all
+    return folder, study, result
+
+
+def test_what_is_the_same_of_several_arms_is_said_once_and_counted():
+    notes = Notes()
+    once = carry_out._Once(notes, {"a", "b"})
+    for text in ("a: step-0: 3 facts skipped", "b: step-2: 3 facts skipped", "facts: 3 facts skipped", "b: other"):
+        once.note(text)
+    once.close()
+    assert notes.said == [
+        "a: step-0: 3 facts skipped",
+        "facts: 3 facts skipped",
+        "b: other",
+        "1 lines were the same of other arms, and not shown",
+    ]
 
 
 def files(folder):
@@ -31,6 +49,8 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     run = open_run(folder / "out" / "tiny")
     assert run.experiment.differences(study.experiment) == []
     assert (run.path / "report.html").is_file()
+    summaries = {path.name for path in (run.path / "results").glob("*.summary.json")}
+    assert summaries == {f"{arm}{end}.summary.json" for arm in run.arms for end in ("", ".grad_x_act")}
     assert StudyResult.model_validate_json(result.model_dump_json()) == result
     assert [kept.label for kept in result.analyses] == ["recall", "sweep", "ablation_curves"]
     groups = ["moe-load_balancing-0.0", "moe-load_balancing-0.1"]
@@ -46,7 +66,13 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
         *((group, method) for group in groups for method in methods),
     ]
     page = (findings / "page.md").read_text()
-    for text in ("# Tiny", "**Is it tiny?**", "Two cells of two seeds.", "Anything at all.", "gated-lpi study tiny"):
+    for text in (
+        "# Tiny",
+        "**Is it tiny?**",
+        "Two cells of two seeds.",
+        "Anything at all.",
+        "gated-lpi study tiny.toml --out studies",
+    ):
         assert text in page
     assert page.count("importance_share rises with load_balancing |") == 1  # by both methods in one row
     for name in (figure for kept in result.analyses for figure in kept.figures):
@@ -55,6 +81,17 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     index = (folder / "out" / "index.md").read_text()
     assert "[tiny](tiny.findings/page.md)" in index
     assert "| And quick? | - | no claim judged |" in index
+
+
+def test_pages_are_published_with_their_figures_and_an_index(done, tmp_path):
+    folder, _, result = done
+    index = publish(folder / "out", tmp_path / "docs")
+    assert index == tmp_path / "docs" / "index.md"
+    names = set(re.findall(r"\]\(([^)]+)\)", index.read_text() + (tmp_path / "docs" / "tiny.md").read_text()))
+    assert {"tiny.md", "index.png"} < names
+    assert all((tmp_path / "docs" / name).is_file() for name in names)
+    assert len(names) >= 2 + sum(len(kept.figures) for kept in result.analyses)
+    assert (tmp_path / "docs" / "tiny.json").is_file()
 
 
 def test_the_sweep_has_the_values_that_summaries_have(done):

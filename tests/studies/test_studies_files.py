@@ -31,6 +31,20 @@ def test_every_analysis_has_options_that_are_documented(name):
     assert callable(row.analyse)
 
 
+def test_the_code_of_an_analysis_is_its_file_and_what_it_uses(monkeypatch, tmp_path):
+    from gated_lpi.studies import _intervals, recall
+
+    before = analysis_of("recall").code
+    assert before != analysis_of("sweep").code
+    for module in (recall, _intervals):
+        changed = tmp_path / module.__name__
+        changed.write_text("# another\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(changed))
+            assert analysis_of("recall").code != before
+    assert analysis_of("recall").code == before
+
+
 def test_a_study_is_refused_as_an_experiment(tmp_path):
     with pytest.raises(OptionError, match=r"is a study.*gated-lpi study"):
         load_experiment(save_study(tmp_path))
@@ -49,8 +63,7 @@ def test_a_study_is_refused_as_an_experiment(tmp_path):
         ("seeds = [0, 1]", "seeds = [0, 0]", r"experiment\.seeds: 0 is listed twice"),
         ("seeds = [0, 1]", "sedes = [0, 1]", r"experiment\.sedes: there is no such key.*mean seeds\?"),
         ("[study]", "[study]\nname = 'other'", r"study\.name: there is no such key"),
-        ("[study]", "[study]\nruns = 'twins'", r"runs = 'twins' beside arms, .*leave one"),
-        ("[study]", "[studies]", r"has no table \[study\]"),
+        ("[study]", "[study]\nruns = 'twins'", r"runs = 'twins' beside ablation, arms, .*leave one"),
     ],
     ids=lambda part: part[-40:],
 )
@@ -58,6 +71,13 @@ def test_what_a_study_cannot_be_is_refused_by_name(tmp_path, old, new, message):
     file = save_study(tmp_path)
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(OptionError, match=message):
+        load_study(file)
+
+
+def test_an_experiment_is_refused_as_a_study(tmp_path):
+    file = save_study(tmp_path)
+    file.write_text(file.read_text().split("[study]")[0])
+    with pytest.raises(OptionError, match=r"has no table \[study\].*gated-lpi run FILE"):
         load_study(file)
 
 

@@ -29,9 +29,15 @@ def command(
     workers: Annotated[
         int | None, typer.Option(help="Processes at once, one thread each. Default: as the study says, or a core each.")
     ] = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try checkpoints again that could not be used before.")
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="All studies that come with the package, one by one.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Say which studies there are, and what they ask.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be trained and analysed; do nothing.")] = False,
+    publish: Annotated[
+        Path | None, typer.Option(help="Copy all pages in --out, and an index of them, to this folder; run nothing.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Carry out a controlled experiment: train its arms, score them, analyse the run, write a page of findings.
@@ -41,9 +47,15 @@ def command(
     Example: `gated-lpi study twins --out studies`
     """
     from gated_lpi.studies import load_study, studies
+    from gated_lpi.studies import publish as copy_pages
 
     if listed:
         _list([load_study(name) for name in studies()], json)
+        return
+    if publish is not None:
+        if out is None or study is not None or every:
+            raise OptionError("--publish copies all pages of --out, which it needs; leave out studies to be run.")
+        console.print(f"index: {copy_pages(out, publish)}", markup=False)
         return
     if every == (study is not None):
         raise OptionError("Expected the name of a study, a file, or --all, and not both; --list names all studies.")
@@ -56,7 +68,7 @@ def command(
         raise OptionError(
             "No folder for the study was given; expected --out with one, which several studies may share."
         )
-    results = [_carry_out(one, out, quiet=json) for one in asked]
+    results = [_carry_out(one, out, retry_quarantined, quiet=json) for one in asked]
     if json:
         content = [result.model_dump(mode="json") for result in results]
         print_json(content if every else content[0])
@@ -111,13 +123,13 @@ def _plan(studies: list[Study], json: bool) -> None:
     console.print(table)
 
 
-def _carry_out(study: Study, out: Path, *, quiet: bool) -> StudyResult:
+def _carry_out(study: Study, out: Path, retry_quarantined: bool, *, quiet: bool) -> StudyResult:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from gated_lpi.studies import run_study
 
     disable_progress_bars()
-    result = run_study(study, out, ConsoleProgress())
+    result = run_study(study, out, ConsoleProgress(), retry_quarantined=retry_quarantined)
     if not quiet:
         _show(result)
         console.print(f"page: {out / f'{study.name}.findings' / 'page.md'}", markup=False)

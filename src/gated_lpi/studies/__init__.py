@@ -6,7 +6,7 @@ has all analyses by name, one a file. `page` and `index` write what was found.
 
 from gated_lpi.studies.carry_out import run_study
 from gated_lpi.studies.finding import Analysis, StudyResult, Table, Verdict
-from gated_lpi.studies.index import write_index
+from gated_lpi.studies.index import publish, write_index
 from gated_lpi.studies.study import Study, load_study, studies
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Table",
     "Verdict",
     "load_study",
+    "publish",
     "run_study",
     "studies",
     "write_index",

@@ -165,7 +165,7 @@ def _lines(methods: tuple[str, ...]) -> list[tuple[str, str, str | None]]:
     """What is drawn and tabulated: a label, a method, a control. Random sets from anywhere are those of all methods."""
     lines: list[tuple[str, str, str | None]] = [("random", methods[0], "random")]
     for method in methods:
-        lines += [(method_name(method), method, None), (f"layers of {method_name(method)}", method, "layer")]
+        lines += [(method_name(method), method, None), (f"random, in layers of {method_name(method)}", method, "layer")]
     return lines
 
 

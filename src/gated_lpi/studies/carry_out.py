@@ -8,8 +8,9 @@
 
 1. The run is carried out, or taken up where it was left (`run_experiment`). Arms that another run in DIR trained alike
    are not trained again.
-2. Each analysis is done unless it was, of the same scores, training, records and options, by the same version.
-3. The report of the run, findings.json, the page, and the index of all findings in DIR are written.
+2. Every arm is summarised by every method, several arms at once where there are workers.
+3. Each analysis is done unless it was, of the same scores, training, records and options, by the same code.
+4. The report of the run, findings.json, the page, and the index of all findings in DIR are written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -33,17 +34,17 @@ from gated_lpi.report import build_report
 from gated_lpi.results import Run
 from gated_lpi.results.files import digest, read_file, write_file
 from gated_lpi.runs import run_experiment
-from gated_lpi.runs.progress import Progress, Silent
+from gated_lpi.runs.progress import Advance, Progress, Silent
 from gated_lpi.runs.training_jobs import seconds_of
+from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import KeptAnalysis, StudyResult
-from gated_lpi.studies.index import write_index
+from gated_lpi.studies.index import RESULT_FILE, write_index
 from gated_lpi.studies.page import page
-from gated_lpi.studies.study import AnalysisSpec, Study
+from gated_lpi.studies.study import AnalysisSpec, Study, studies
 from gated_lpi.studies.table import analysis_of
 from gated_lpi.version import __version__
 
 FINDINGS = ".findings"
-RESULT_FILE = "findings.json"
 PAGE_FILE = "page.md"
 CLOCK_FILE = "clock.json"
 DOTS = 110  # per inch of a figure
@@ -78,7 +79,7 @@ def run_study(
         RunExistsError: the folder holds another run of this name.
         GatedLPIError: as `run_experiment`; what was done before is kept.
     """
-    progress = Silent() if progress is None else progress
+    progress = _Once(Silent() if progress is None else progress, {arm.name for arm in study.experiment.arms})
     folder = Path(out)
     findings = folder / f"{study.name}{FINDINGS}"
     try:
@@ -95,6 +96,7 @@ def run_study(
             siblings=siblings,
         )
         run = Run(run.path, study.experiment, run.info)  # whose engine and storage may differ from those of the folder
+        _summarise(run, progress)
         kept = [_analysed(run, analysis, findings, progress) for analysis in study.analyses]
         with progress.task("report") as advance:
             build_report(run)
@@ -111,12 +113,64 @@ def run_study(
         seconds=_seconds(run, kept) | {"clock": _clock(findings / CLOCK_FILE)},
         machine=_machine(),
         versions=_versions(),
-        command=f"gated-lpi study {study.name} --out {folder.name or '.'}",
+        command=f"gated-lpi study {study.name if study.name in studies() else f'{study.name}.toml'} --out studies",
     )
+    progress.close()
     write_file(findings / RESULT_FILE, result.model_dump(mode="json"))
     write_atomically(findings / PAGE_FILE, page(result))
     write_index(folder)
     return result
+
+
+class _Once:
+    """A `Progress` that says of one arm only what would be said of each; dozens of arms have the same facts."""
+
+    def __init__(self, progress: Progress, arms: set[str]) -> None:
+        self._progress = progress
+        self._arms = arms
+        self._said: set[str] = set()
+        self._left_out = 0
+
+    def task(self, label: str) -> AbstractContextManager[Advance]:
+        """Show a task."""
+        return self._progress.task(label)
+
+    def note(self, text: str) -> None:
+        """Show a line, unless it was shown of another arm, at whatever checkpoint."""
+        arm, _, rest = text.partition(": ")
+        what = rest.partition(": ")[2] or rest
+        if arm in self._arms and what in self._said:
+            self._left_out += 1
+            return
+        self._said.add(what)
+        self._progress.note(text)
+
+    def close(self) -> None:
+        """Say how many lines were not shown."""
+        if self._left_out:
+            self._progress.note(f"{self._left_out} lines were the same of other arms, and not shown")
+
+
+def _summarise(run: Run, progress: Progress) -> None:
+    """Have the summaries kept that are not there, so that analyses and the report find them."""
+    missing = [
+        arm
+        for arm in run.arms
+        if run.store(arm).keys()
+        and not all(_summary_file(run, arm, place, method).is_file() for place, method in enumerate(run.methods(arm)))
+    ]
+    if missing:
+        each(run, _summarise_arm, [(run, arm) for arm in missing], "summarise", progress)
+
+
+def _summary_file(run: Run, arm: str, place: int, method: str) -> Folder:
+    return run.path / "results" / (f"{arm}.{method}.summary.json" if place else f"{arm}.summary.json")
+
+
+def _summarise_arm(run: Run, arm: str, progress: Progress) -> None:
+    del progress
+    for method in run.methods(arm):
+        run.summary(arm, method)
 
 
 def _analysed(run: Run, analysis: AnalysisSpec, findings: Path, progress: Progress) -> KeptAnalysis:
@@ -144,7 +198,7 @@ def _analysed(run: Run, analysis: AnalysisSpec, findings: Path, progress: Progre
         options=analysis.options.model_dump(mode="json"),
         made_of=source,
         seconds=round(time.monotonic() - began, 3),
-        found=found,
+        found=found.model_copy(update={"figures": {}}),
         figures=list(figures),
     )
     write_file(file, kept.model_dump(mode="json"))
@@ -164,7 +218,7 @@ def made_of(run: Run, analysis: AnalysisSpec) -> str:
     }
     experiment = run.experiment.model_dump(mode="json", exclude={"engine", "storage"})
     options = analysis.options.model_dump(mode="json")
-    return digest([parts, experiment, run.info, analysis.name, options, __version__])
+    return digest([parts, experiment, run.info, analysis.name, options, analysis_of(analysis.name).code, __version__])
 
 
 def _file_digest(file: Folder) -> str | None:

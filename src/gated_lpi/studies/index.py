@@ -1,6 +1,7 @@
 """The index of findings: every claim that any study of a folder judged, what each method says to it, and a figure.
 
-It is made of the studies' findings.json alone, so that it can be written anew at any time.
+It is made of the studies' findings.json alone, so that it can be written anew at any time. `publish` copies all pages
+and the index to a folder of documentation.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from gated_lpi._common.folders import write_atomically
+from gated_lpi._common.folders import make, unwritten, write_atomically
 from gated_lpi.results.files import read_file
 from gated_lpi.studies.finding import StudyResult, Verdict
-from gated_lpi.studies.page import claims, effect, escaped, markdown_table, method_name
+from gated_lpi.studies.page import claims, effect, escaped, markdown_table, method_name, page
 
+RESULT_FILE = "findings.json"
+PAGES = "{}.findings/page.md"
 INDEX_FILE = "index.md"
 FIGURE_FILE = "index.png"
 COLOURS = {"supported": "#2c7fb8", "contradicted": "#d95f0e", "undecided": "#9a9a9a"}
@@ -34,32 +37,59 @@ def results_in(folder: Path) -> list[StudyResult]:
     return [result for result in found if result is not None]
 
 
-def write_index(folder: Path, into: Path | None = None) -> Path:
-    """Write index.md and index.png of all findings in a folder.
-
-    Args:
-        folder: of studies.
-        into: where to; default: the same folder. Links lead to the pages from there if it is below `folder`.
-
-    Returns:
-        The page.
+def write_index(folder: Path) -> Path:
+    """Write index.md and index.png of all findings in a folder of studies, and return the page.
 
     Raises:
         RunError: a study's findings are not what was written, or a file could not be written.
     """
-    target = folder if into is None else into
+    return _write(results_in(folder), folder, PAGES)
+
+
+def publish(folder: Path, into: Path) -> Path:
+    """Write every study's page (NAME.md), figures and findings (NAME.json) to one folder, and an index of them.
+
+    Args:
+        folder: of studies.
+        into: made if it is not there.
+
+    Returns:
+        The index.
+
+    Raises:
+        RunError: a study's findings are not what was written, or a file could not be read or written.
+    """
     results = results_in(folder)
-    write_atomically(target / FIGURE_FILE, _png(_figure(results)))
-    write_atomically(target / INDEX_FILE, index(results))
-    return target / INDEX_FILE
+    try:
+        make(into)
+        for result in results:
+            findings = folder / f"{result.study}.findings"
+            for name in (name for kept in result.analyses for name in kept.figures):
+                write_atomically(into / f"{result.study}.{name}", (findings / name).read_bytes())
+            write_atomically(into / f"{result.study}.json", (findings / RESULT_FILE).read_bytes())
+            write_atomically(into / f"{result.study}.md", page(result, f"{result.study}."))
+    except OSError as error:
+        raise unwritten(into, error) from error
+    return _write(results, into, "{}.md")
 
 
-def index(results: Sequence[StudyResult]) -> str:
-    """The index as Markdown: a table of claims, one of what else was asked, and the figure."""
+def _write(results: Sequence[StudyResult], into: Path, pages: str) -> Path:
+    write_atomically(into / FIGURE_FILE, _png(_figure(results)))
+    write_atomically(into / INDEX_FILE, index(results, pages))
+    return into / INDEX_FILE
+
+
+def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
+    """The index as Markdown: a table of every claim and of questions without one, and the figure.
+
+    Args:
+        results: of studies.
+        pages: where the page of a study is, with {} for its name.
+    """
     head = ["study", "question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
     rows = []
     for result in results:
-        link = f"[{result.study}]({result.study}.findings/page.md)"
+        link = f"[{result.study}]({pages.format(result.study)})"
         for (question, claim), several in claims(result.verdicts).items():
             rows.append([link, question, claim, _overall(several), *_by_method(several), _would(several)])
         judged = {verdict.question for verdict in result.verdicts}

@@ -12,8 +12,8 @@ WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "unde
 DASH = "-"
 
 
-def page(result: StudyResult) -> str:
-    """The page of a study as Markdown; its figures lie beside it."""
+def page(result: StudyResult, prefix: str = "") -> str:
+    """The page of a study as Markdown; its figures lie beside it, their names with a prefix."""
     parts = [
         f"# {result.title}",
         "\n".join(f"**{question}**  " for question in result.question),
@@ -22,7 +22,7 @@ def page(result: StudyResult) -> str:
         _arms(result),
         "## What was found",
         *_verdicts(result.verdicts),
-        *(part for kept in result.analyses for part in _analysis(kept)),
+        *(part for kept in result.analyses for part in _analysis(kept, prefix)),
         "## What this does not show",
         result.limits,
         "## How to have it again",
@@ -98,9 +98,9 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     return [markdown_table(head, rows), "Effects are with 95% intervals.", "\n".join(details)]
 
 
-def _analysis(kept: KeptAnalysis) -> list[str]:
+def _analysis(kept: KeptAnalysis, prefix: str) -> list[str]:
     parts = [f"### {kept.label.replace('_', ' ').capitalize()}"]
-    parts += [f"![{name}]({name})" for name in kept.figures]
+    parts += [f"![{name}]({prefix}{name})" for name in kept.figures]
     parts += [_table(table) for table in kept.found.tables]
     notes = "\n".join(f"- {note}" for note in kept.found.notes)
     return [*parts, notes] if notes else parts

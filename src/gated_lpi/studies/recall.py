@@ -139,6 +139,7 @@ def _figure(curves: dict[str, dict[int, list[Estimate]]], steps: dict[str, list[
             axes.fill_between(steps[group], low, high, alpha=0.15, color=line.get_color(), linewidth=0)
         axes.axhline(100 * options.threshold, color="0.7", linewidth=0.8, linestyle="--")
         axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=0)
         axes.set_xlabel("step")
         axes.set_title(f"HIT@{k}", fontsize=10)
     panels[0].set_ylabel("facts recalled, %")

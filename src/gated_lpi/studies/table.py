@@ -7,8 +7,11 @@ The file has two names: `Options`, a `Spec` whose fields are the keys of `[[stud
 from __future__ import annotations
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gated_lpi.errors import OptionError
@@ -28,6 +31,7 @@ ANALYSES = {  # name → the file that has it
     "prior": "gated_lpi.studies.prior",
     "survival": "gated_lpi.studies.survival",
 }
+_SHOWING = ("finding", "page", "table")
 
 
 class Analyse(Protocol):
@@ -45,10 +49,12 @@ class Row:
     Attributes:
         options: the class of its options.
         analyse: what does it.
+        code: the digest of its file and of those of this folder that it uses.
     """
 
     options: type[Spec]
     analyse: Analyse
+    code: str
 
 
 def analysis_of(name: str) -> Row:
@@ -62,4 +68,16 @@ def analysis_of(name: str) -> Row:
         advice = f"did you mean {near[0]}? " if near else ""
         raise OptionError(f"analysis {name!r} was asked for; {advice}there are {', '.join(ANALYSES)}")
     module = import_module(ANALYSES[name])
-    return Row(module.Options, module.analyse)
+    code = hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(_files(module)))).hexdigest()
+    return Row(module.Options, module.analyse, code)
+
+
+def _files(module: ModuleType, known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The files of a module and of what it has from other modules of this folder, but for how findings are shown."""
+    known |= {str(module.__file__)}
+    homes = {str(getattr(value, "__module__", "")) for value in vars(module).values()}
+    for name in sorted(homes):
+        if name.startswith(f"{__package__}.") and name.rsplit(".", 1)[1] not in _SHOWING:
+            other = import_module(name)
+            known = known if str(other.__file__) in known else _files(other, known)
+    return known

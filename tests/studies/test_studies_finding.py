@@ -1,0 +1,107 @@
+"""What analyses find: plain data that JSON holds, verdicts by intervals, and how pages and the index show them."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from gated_lpi.errors import RunError
+from gated_lpi.results.files import write_file
+from gated_lpi.studies._intervals import difference, over_replicates
+from gated_lpi.studies.finding import Analysis, KeptAnalysis, StudyResult, Table, Verdict, judged
+from gated_lpi.studies.index import index, write_index
+from gated_lpi.studies.page import effect, markdown_table, page
+
+
+def verdict(word, method, value, **more):
+    numbers = {"effect": value, "low": value - 1, "high": value + 1}
+    return Verdict(question="Q?", claim="C", method=method, verdict=word, unit="nats", **numbers | more)
+
+
+def result(*verdicts, questions=("Q?",), name="s"):
+    kept = KeptAnalysis(
+        label="a", name="recall", options={}, made_of="x", seconds=3600, found=Analysis(verdicts=list(verdicts))
+    )
+    texts = {"title": "T", "design": "D", "limits": "L", "run": name}
+    return StudyResult(study=name, question=list(questions), arms={"g": ["g-1"]}, analyses=[kept], **texts)
+
+
+def test_an_analysis_is_json_without_its_figures():
+    table = Table(name="t", caption="c", columns=["a", "b"], rows=[["x", np.float32(0.5)], [np.int64(3), float("nan")]])
+    found = Analysis(verdicts=[verdict("undecided", "lpi", np.float64(2))], tables=[table], figures={"f": Figure()})
+    content = json.loads(found.model_dump_json())
+    assert "figures" not in content
+    assert content["tables"][0]["rows"] == [["x", 0.5], [3, None]]
+    assert Analysis.model_validate(content) == found.model_copy(update={"figures": {}})
+    assert json.dumps(content, allow_nan=False)
+
+
+def test_what_is_no_number_is_none_and_what_is_no_table_is_refused():
+    empty = verdict("undecided", "", 1.0, effect=float("nan"), low=float("inf"))
+    assert (empty.effect, empty.low) == (None, None)
+    with pytest.raises(ValidationError, match="row 1 of table 't' has 1 cells for 2 columns"):
+        Table(name="t", caption="c", columns=["a", "b"], rows=[[1, 2], [3]])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "claimed", "word"),
+    [
+        (1, 2, "above", "supported"),
+        (1, 2, "below", "contradicted"),
+        (-2, -1, "below", "supported"),
+        (-2, -1, "above", "contradicted"),
+        (-1, 1, "above", "undecided"),
+        (0, 1, "above", "undecided"),
+        (float("nan"), 1, "above", "undecided"),
+        (None, None, "below", "undecided"),
+    ],
+)
+def test_a_verdict_is_where_the_interval_lies(low, high, claimed, word):
+    assert judged(low, high, claimed=claimed) == word
+
+
+def test_intervals_over_replicates_are_students_and_welchs():
+    found = over_replicates([1.0, 2.0, 3.0, float("nan")])
+    half = 4.302652729911275 / 3**0.5  # t of two degrees of freedom, standard deviation 1
+    assert found.value == 2.0
+    assert (found.low, found.high, found.n) == (pytest.approx(2 - half), pytest.approx(2 + half), 3)
+    assert np.isnan(over_replicates([5.0]).low)
+    assert over_replicates([]).n == 0
+    apart = difference([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
+    assert apart.value == -10.0
+    assert apart.high - apart.value == pytest.approx(2.7764451051977987 * (2 / 3) ** 0.5)
+
+
+def test_a_page_has_methods_side_by_side():
+    text = page(result(verdict("supported", "lpi", 2.0, would_decide="W"), verdict("contradicted", "grad_x_act", -2.0)))
+    row = next(line for line in text.splitlines() if line.startswith("| Q? | C |"))
+    assert "**supported**: 2 [1, 3] nats | **contradicted**: -2 [-3, -1] nats | W |" in row
+
+
+def test_cells_cannot_break_a_table():
+    assert markdown_table(["a"], [["x|y\nz"], [None]]).splitlines() == ["| a |", "| --- |", "| x\\|y z |", "| - |"]
+    assert effect(verdict("undecided", "", 0.00012, low=None)) == "0.00012 nats"
+
+
+def test_the_index_says_where_methods_differ_and_what_is_open():
+    one = result(verdict("supported", "lpi", 2.0), verdict("contradicted", "grad_x_act", -2.0), questions=("Q?", "R?"))
+    two = result(verdict("supported", "", 2.0), verdict("supported", "rollout", 3.0), name="t")
+    text = index([one, two])
+    assert (
+        "| [s](s.findings/page.md) | Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in text
+    )
+    assert "| [s](s.findings/page.md) | R? | - | no claim judged |" in text
+    assert "| C | supported | supported: 2 [1, 3] nats | supported: 2 [1, 3] nats | rollout: supported: 3" in text
+
+
+def test_an_index_of_nothing_and_of_damage(tmp_path):
+    assert "No study is complete yet" in write_index(tmp_path).read_text()
+    file = tmp_path / "s.findings" / "findings.json"
+    file.parent.mkdir()
+    write_file(file, result(verdict("supported", "lpi", 2.0)).model_dump(mode="json"))
+    assert "[s]" in write_index(tmp_path).read_text()
+    file.write_text(file.read_text().replace('"D"', '"E"'))
+    with pytest.raises(RunError, match=r"cannot be read as a study's findings .*run the study again"):
+        write_index(tmp_path)
