@@ -106,6 +106,18 @@ def test_single_runs_decide_nothing_about_arms():
     assert "3 replicates or more of each, instead of 1" in found.would_decide
 
 
+def test_findings_are_made_again_when_the_rules_of_claims_change(monkeypatch):
+    before = {name: analysis_of(name).code for name in ("claims", "recall")}
+    read = Path.read_bytes
+
+    def changed(file):
+        return read(file) + (b"#" if file.parts[-2:] == ("claims", "judge.py") else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert analysis_of("claims").code != before["claims"]
+    assert analysis_of("recall").code == before["recall"]
+
+
 def test_replicates_pair_by_seed_if_they_have_the_same():
     run = replicated(3)
     assert pairs(run.experiment, ["moe-2", "moe-0"], ["dense-0", "dense-2"]) == (
