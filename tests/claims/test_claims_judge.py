@@ -103,6 +103,19 @@ def test_null_data_are_found_in_at_most_one_of_twenty_runs(n, paired):
     assert found / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
 
 
+def test_null_data_over_relations_are_found_in_at_most_one_of_twenty_runs():
+    runs, found, relations = 300, 0, 12
+    random = np.random.default_rng(8)
+    for _ in range(runs):
+        drawn = random.multinomial(relations, np.full(relations, 1 / relations), size=200) / relations
+        weights = np.concatenate([np.full((1, relations), 1 / relations), drawn])
+        arms = random.standard_normal((2, relations, 1)) + random.standard_normal((2, relations, STEPS.size))
+        c = contrast([weights @ arms[0]], [weights @ arms[1]], paired=False, relations=relations)
+        assert c.over == "relations"
+        found += bool(((c.low > 0) | (c.high < 0)).any())
+    assert found / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
+
+
 def test_families_of_null_data_are_found_in_at_most_one_of_twenty_runs():
     runs, found = 100, 0
     random = np.random.default_rng(5)
