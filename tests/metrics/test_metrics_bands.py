@@ -166,10 +166,10 @@ def coverage(case: str, rho: float, runs: int) -> float:
     return 100.0 * held / runs
 
 
-CASES = ["replicates5", "replicates10", "difference", "relations", "both", "both, difference"]
+CASES = ["replicates3", "replicates5", "replicates10", "difference", "relations", "both", "both, difference"]
 
 
-@pytest.mark.parametrize(("case", "rho"), list(zip(CASES, [0.9, 0.5, 0.5, 0.9, 0.5, 0.9], strict=True)))
+@pytest.mark.parametrize(("case", "rho"), list(zip(CASES, [0.9, 0.9, 0.5, 0.5, 0.9, 0.5, 0.9], strict=True)))
 def test_joint_coverage(case: str, rho: float) -> None:
     assert 90.5 <= coverage(case, rho, 150) <= 99.5
 
@@ -178,7 +178,7 @@ def test_joint_coverage(case: str, rho: float) -> None:
 @pytest.mark.parametrize("rho", [0.5, 0.9])
 @pytest.mark.parametrize("case", CASES)
 def test_joint_coverage_of_a_thousand_runs(case: str, rho: float) -> None:
-    assert 92.5 <= coverage(case, rho, 1000) <= 98.0
+    assert 93 <= coverage(case, rho, 1000) <= 97
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -9,7 +9,7 @@ trajectory in 95% of runs, so wherever the band of a difference leaves 0, arms d
    estimate's errors over checkpoints. Neighbouring checkpoints go together, so it is less than Bonferroni's.
 3. Five replicates know little of a correlation of 20 checkpoints: sample correlations are too far from 0, and the
    factor too small. They are shrunk towards 0 by λ = Σ (1 − r²)²/ν / Σ r², up to 1, over pairs of checkpoints (Schäfer
-   & Strimmer 2005, doi:10.2202/1544-6115.1175), ν the degrees of freedom.
+   & Strimmer 2005, doi:10.2202/1544-6115.1175), ν the degrees of freedom; of fewer than 4, to 0.
 4. The factor z stands for a pointwise level 2Φ(z) − 1; Student's factor of that level is what the band takes. (Exact
    for independent and for identical checkpoints; measured between.) Its degrees of freedom ν are the harmonic mean over
    checkpoints: where they are estimated, they are too many just where the error is too small, and a maximum finds that
@@ -38,6 +38,8 @@ from gated_lpi.metrics.hierarchical import (
     resample,
     student,
 )
+
+_LEAST_DF = 3.99  # that correlations are estimated from; with 3 replicates bands that did held 92% of trajectories
 
 
 class Band(NamedTuple):
@@ -282,7 +284,7 @@ def _shrunk(correlation: FloatArray, df: float) -> FloatArray:
     r = correlation[off]
     if not r.size or not (r**2).sum() > 0:
         return correlation
-    amount = min(1.0, float(((1.0 - r**2) ** 2).sum() / df / (r**2).sum()))
+    amount = min(1.0, float(((1.0 - r**2) ** 2).sum() / df / (r**2).sum())) if df >= _LEAST_DF else 1.0
     return np.where(off, (1.0 - amount) * correlation, correlation)
 
 
