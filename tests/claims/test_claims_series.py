@@ -107,6 +107,11 @@ def test_over_known_facts_relations_weigh_as_many_as_are_known(run):
     assert np.isnan(found.series["importance_share"][:, 0]).all()  # nothing is known yet
     assert np.isnan(found.series["gain_top_set"][:, 0]).all()
     assert found.series["importance_share"][0, 1:] == pytest.approx(top[1:], rel=1e-5)
+    chosen = arm_series("moe", both, Asked(fraction=0.05, draws=8, facts="known"), np.arange(1, times))
+    assert found.numbers["half_life"] == pytest.approx(chosen.numbers["half_life"])  # from when on any is known
+    assert found.numbers["rho_avg"] == pytest.approx(chosen.numbers["rho_avg"])
+    nothing = arm_series("moe", with_known(scores, 0 * known), Asked(fraction=0.05, draws=8, facts="known"))
+    assert all(np.isnan(values).all() for values in (*nothing.series.values(), nothing.numbers["half_life"]))
     with pytest.raises(OptionError, match="the scores have no lpi_known_last"):
         arm_series("moe", both, Asked(facts="known_last"))
 

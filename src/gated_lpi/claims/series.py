@@ -252,7 +252,7 @@ class Means:
         self._by_relation = scores[name] if by_relation else None
         self._prompts = self._weights(scores, asked.facts) if by_relation else np.ones((scores.sizes["checkpoint"], 1))
         total = self._prompts.max(axis=0)
-        self.effective_relations = float(total.sum() ** 2 / (total**2).sum())
+        self.effective_relations = float(total.sum() ** 2 / (total**2).sum()) if total.any() else 1.0
         self._counts = np.empty((0, total.size))
         if by_relation and asked.draws and total.size > 1:
             even = np.full(total.size, 1.0 / total.size)
@@ -379,8 +379,9 @@ def _with_last(profiles: FloatArray) -> FloatArray:
     """Each profile's correlation with the last one's, [1 + B, T − 1], for profiles [1 + B, T, L]; NaN if constant."""
     found = np.full((len(profiles), profiles.shape[1] - 1), np.nan)
     for row, profile in zip(found, profiles, strict=True):
-        if profile.shape[1] >= _LAYERS and not np.isnan(profile).any():
-            row[:] = profile_correlation(profile)[:-1, -1]
+        known = np.flatnonzero(~np.isnan(profile).any(axis=1))
+        if profile.shape[1] >= _LAYERS and known.size and known[-1] == len(profile) - 1:
+            row[known[:-1]] = profile_correlation(profile[known])[:-1, -1]
     return found
 
 
@@ -412,8 +413,9 @@ def _numbers(
     censored: set[str] = set()
     if at.size < 2:
         return found, censored
-    for row, profile in enumerate(profiles[:, window]):
-        if window.size > 1 and not np.isnan(profile).any():
+    for row, of_window in enumerate(profiles[:, window]):
+        profile = of_window[~np.isnan(of_window).any(axis=1)]  # over known facts, from when on any is known
+        if len(profile) > 1:
             if profile.shape[1] >= _LAYERS:
                 found["rho_avg"][row] = mean_pairwise(profile_correlation(profile)).mean
             spread = relative_spread(profile).mean
@@ -432,9 +434,12 @@ def _numbers(
                 censored.add(name)
     stacked = np.stack(sets, axis=1)
     for row, of_row in enumerate(stacked):
-        life = overlap_by_gap(of_row, at, units).half_life
+        defined = ~np.isnan(profiles[row]).any(axis=1)
+        if defined.sum() < 2:
+            continue
+        life = overlap_by_gap(of_row[defined], at[defined], units).half_life
         never = "never" in life.reason
-        found["half_life"][row] = np.log2(at[-1] - at[0]) if never else np.log2(life.gap)
+        found["half_life"][row] = np.log2(np.ptp(at[defined])) if never else np.log2(life.gap)
         if row == 0 and never:
             censored.add("half_life")
     return found, censored
