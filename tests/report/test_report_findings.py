@@ -162,6 +162,21 @@ def test_arms_with_other_checkpoints_are_compared_at_common_tokens() -> None:
     assert sentence.startswith("R_t (FFN neurons) is higher in moe than in dense from 24.6k tokens to 1.23M tokens")
 
 
+def test_known_facts_are_judged_beside_all_where_they_were_kept() -> None:
+    class Known(SyntheticRun):
+        def scores(self, arm: str) -> xr.Dataset:
+            found = super().scores(arm)
+            counts = np.tile(found["n_prompts"].to_numpy(), (found.sizes["checkpoint"], 1))
+            return found.assign(lpi_known=found["lpi"]).assign_coords(n_known=(("checkpoint", "relation"), counts))
+
+    found = load_results(Known(Path("unused"), {"moe": replace(MOE, spread=1.6), "dense": ArmPlan(spread=0.3)}))
+    over = "By Gated-LPI, FFN neurons, over facts known at the checkpoint: "
+    line = next(line for line in claims(found)[0].sentences if line.startswith(over))
+    assert " is higher in moe than in dense " in line or " is lower in moe than in dense " in line
+    neurons = {row[1] for row in claim_table(found).rows}
+    assert {"FFN neurons", "FFN neurons, over facts known at the checkpoint"} <= neurons
+
+
 def test_single_checkpoints_are_compared_in_what_they_have() -> None:
     found = claims(results(replace(MOE, steps=(5,), spread=1.6), ArmPlan(steps=(5,), spread=0.3)))
     assert (

@@ -8,9 +8,15 @@ from collections.abc import Iterator, Sequence
 from gated_lpi.claims.judge import LEAST, Answer, Compared
 from gated_lpi.claims.judged import Finding
 from gated_lpi.claims.publication import UNIT_WORDS, Direction, Unit
+from gated_lpi.claims.series import Facts
 
 KIND_WORDS = {"ffn": "FFN neurons", "attention": "attention neurons"}
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+FACT_WORDS: dict[Facts, str] = {
+    "all": "all facts",
+    "known": "facts known at the checkpoint",
+    "known_last": "facts known at the end",
+}
 SHORT_UNITS: dict[Unit, str] = {
     "share": " points",
     "number": "",

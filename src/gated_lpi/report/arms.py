@@ -11,6 +11,7 @@ import xarray as xr
 
 from gated_lpi.claims import Judged, judge
 from gated_lpi.claims.groups import is_moe
+from gated_lpi.claims.series import facts_kept
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import method_agreement
 from gated_lpi.results import ArmRecord, Run
@@ -84,7 +85,8 @@ class Results:
         missing: why the others have none, by arm.
         missing_quarantined: which checkpoints of these others are quarantined, by arm.
         groups: the arms of each group that have results: replicates of one thing, or an arm by itself.
-        judged: groups compared over all of training, by every method and over every kind of unit.
+        judged: groups compared over all of training, by every method and over every kind of unit; over known facts,
+            too, where such scores were kept.
     """
 
     arms: tuple[ArmResults, ...]
@@ -192,12 +194,14 @@ def load_results(run: Run) -> Results:
 
 
 def _judged(run: Run, results: Results) -> Iterator[Judged]:
-    """The groups compared by every method, over every kind of unit that they have."""
+    """The groups compared by every method, over every kind of unit and choice of facts that they have."""
     for method in results.methods:
-        for kind in results.kinds:
-            found = judge(run, method=method, kind=kind)
-            if found is not None:
-                yield found
+        kept = [facts_kept(arm.scores, method) for arm in results.arms]
+        for facts in (one for one in kept[0] if all(one in others for others in kept)):
+            for kind in results.kinds:
+                found = judge(run, method=method, kind=kind, facts=facts)
+                if found is not None:
+                    yield found
 
 
 def _arm(run: Run, name: str) -> ArmResults:

@@ -91,7 +91,7 @@ def measured(arm: ArmResults, method: str, measure: Measure, kind: str) -> Estim
 def findings(results: Results) -> list[Finding]:
     """How groups compare in every counted measure under each method, where two methods or more can say."""
     gathered: dict[tuple[str, str, str, str], dict[str, Compared]] = {}
-    for judged in results.judged:
+    for judged in (one for one in results.judged if one.facts == "all"):
         for one in judged.comparisons:
             if one.measure.counted and one.judged and one.measure.unit != "percent":
                 key = (one.measure.words, one.kind, one.moe, one.dense)

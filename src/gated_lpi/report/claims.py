@@ -13,7 +13,7 @@ from typing import Any
 
 from gated_lpi.claims import Compared, Finding, Judged
 from gated_lpi.claims.publication import Direction
-from gated_lpi.claims.words import decide_sentence, finding_sentence, over, sentence, span
+from gated_lpi.claims.words import FACT_WORDS, decide_sentence, finding_sentence, over, sentence, span
 from gated_lpi.report.arms import KIND_NAMES, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import Estimate
@@ -117,11 +117,11 @@ def _observed(results: Results, place: int) -> Iterator[str]:
     first = abouts[0].method
     for judged in abouts:
         finding = judged.findings[place]
-        if judged.method == first:
+        if judged.method == first and judged.facts == "all":
             yield from (sentence(one) for one in finding.comparisons if one.measure.counted)
             yield from (sentence(one) for one in finding.matched if one.told)
         elif finding.judged:
-            by = f"By {method_name(judged.method)}, {KIND_NAMES[judged.kind]}"
+            by = f"By {method_name(judged.method)}, {KIND_NAMES[judged.kind]}{_over(judged)}"
             yield f"{by}: {finding_sentence(finding)}"
     if abouts[0].findings[place].claim.key == "consolidation":
         yield from (settling(results, kind) for kind in results.kinds)
@@ -130,6 +130,11 @@ def _observed(results: Results, place: int) -> Iterator[str]:
     overs = dict.fromkeys(over(one) for one in abouts[0].findings[place].comparisons if one.judged)
     if overs:
         yield f"Bands are {listing(list(overs))}."
+
+
+def _over(judged: Judged) -> str:
+    """Over which facts, where it is not all."""
+    return "" if judged.facts == "all" else f", over {FACT_WORDS[judged.facts]}"
 
 
 def _row(judged: Judged, one: Compared) -> tuple[Any, ...]:
@@ -144,7 +149,7 @@ def _row(judged: Judged, one: Compared) -> tuple[Any, ...]:
         told = "higher" if one.higher.any() else "lower" if one.lower.any() else ""
     return (
         one.measure.words,
-        KIND_NAMES[one.kind] if unit != "percent" else None,
+        KIND_NAMES[one.kind] + _over(judged) if unit != "percent" else None,
         method_name(judged.method),
         one.moe,
         one.dense,

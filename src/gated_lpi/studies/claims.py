@@ -18,7 +18,17 @@ from gated_lpi.claims.curves import curve
 from gated_lpi.claims.judge import Answer, Compared
 from gated_lpi.claims.publication import BACKBONE, CONSOLIDATION
 from gated_lpi.claims.series import Facts, facts_kept
-from gated_lpi.claims.words import KIND_WORDS, leading, over, scaled, sentence, span, unit_words, would_decide
+from gated_lpi.claims.words import (
+    FACT_WORDS,
+    KIND_WORDS,
+    leading,
+    over,
+    scaled,
+    sentence,
+    span,
+    unit_words,
+    would_decide,
+)
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec
 from gated_lpi.results import Run
@@ -27,12 +37,6 @@ from gated_lpi.studies._runs import methods_of, with_scores
 from gated_lpi.studies.finding import Analysis, Cell, Table, Verdict
 from gated_lpi.studies.finding import Answer as Word
 from gated_lpi.studies.page import method_name
-
-FACT_WORDS: dict[Facts, str] = {
-    "all": "all facts",
-    "known": "facts known at the checkpoint",
-    "known_last": "facts known at the end",
-}
 
 
 class Options(Spec):

@@ -24,7 +24,7 @@ from gated_lpi.claims import Judged, judge
 from gated_lpi.claims.curves import mean_and_error
 from gated_lpi.claims.judge import LEAST
 from gated_lpi.claims.series import Asked, Facts, Means, clock_of, units_of
-from gated_lpi.claims.words import leading, sentence
+from gated_lpi.claims.words import FACT_WORDS, leading, sentence
 from gated_lpi.metrics import jaccard_chance, set_size, top_mask
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec
@@ -33,7 +33,7 @@ from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
 from gated_lpi.studies._runs import methods_of, with_scores
-from gated_lpi.studies.claims import FACT_WORDS, facts_of, word
+from gated_lpi.studies.claims import facts_of, word
 from gated_lpi.studies.finding import Analysis, Cell, Table, Verdict, judged
 from gated_lpi.studies.page import method_name
 
