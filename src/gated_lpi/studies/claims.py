@@ -183,7 +183,10 @@ def _row(judged: Judged, claim: str, one: Compared) -> list[Cell]:
 
 def figure(judged: Sequence[Judged]) -> Figure:
     """The counted series by group: a row for each measure, a column for each method and kind of unit."""
-    measures = [m for claim in (BACKBONE, CONSOLIDATION) for m in claim.measures if m.over_time and m.counted]
+    counted = [m for claim in (BACKBONE, CONSOLIDATION) for m in claim.measures if m.over_time and m.counted]
+    every = [arm.series for one in judged for arm in one.series.values()]
+    measures = [m for m in counted if any(m.name in one and np.isfinite(one[m.name]).any() for one in every)]
+    measures = measures or counted[:1]
     drawn = Figure(figsize=(3.4 * len(judged) + 1.2, 2.1 * len(measures)), layout="constrained")
     cells = drawn.subplots(len(measures), len(judged), squeeze=False, sharex="col", sharey="row")
     stepwise = True
