@@ -41,6 +41,7 @@ PUBLIC = {
     "ablation",
     "checkpoints",
     "checkup",
+    "claims",
     "cli",
     "comparison",
     "diagnosis",

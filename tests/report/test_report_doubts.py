@@ -15,7 +15,7 @@ from gated_lpi.diagnosis import Diagnosis, Finding, examine
 from gated_lpi.metrics import method_agreement, spearman_within
 from gated_lpi.report import all_charts, build_report, load_results, plotly_figure
 from gated_lpi.report.arms import Results
-from gated_lpi.report.by_method import MEASURES, agreement_sentence, findings, method_name, sentences, verdict
+from gated_lpi.report.by_method import agreement_sentence, findings, method_name, sentences, verdict
 from gated_lpi.report.claims import claims
 from gated_lpi.report.doubts import damage
 from gated_lpi.report.estimates import ablation_damage
@@ -62,32 +62,36 @@ def section(page: str, anchor: str) -> str:
 
 def test_methods_that_say_the_same_are_said_to(results: Results) -> None:
     assert results.methods == ["lpi", "grad_x_act"]
-    told = [found for measure in MEASURES for found in findings(results, measure, "ffn")]
+    told = findings(results)
+    assert {found.kind for found in told} == {"ffn", "attention"}
     assert {found.outcome for found in told} <= {"same", "none"}
     said = verdict(results)
     assert said is not None
     assert said.endswith("No finding depends on the method.")
-    assert all("by every method" in sentence for sentence in sentences(results))
+    lines = list(sentences(results))
+    assert any(line.startswith("FFN neurons, R_t: moe is ") for line in lines)
+    assert not any("not told apart from" in line for line in lines)
 
 
 def test_a_finding_that_the_method_turns_round_is_named() -> None:
     steep, even = {"spread": 1.8}, {"spread": 0.2}
     results = loaded(moe=replace(MOE, spread=0.2, other=steep), dense=replace(DENSE, spread=1.8, other=even))
-    (found,) = findings(results, MEASURES[1], "ffn")
-    assert found.verdicts == {"lpi": "lower", "grad_x_act": "higher"}
+    found = next(found for found in findings(results) if found.words == "R_t" and found.kind == "ffn")
+    assert found.ways == {"lpi": "lower", "grad_x_act": "higher"}
     assert found.outcome == "opposite"
     assert "a finding of the method, not of the model" in str(verdict(results))
     line = next(sentence for sentence in sentences(results) if sentence.startswith("FFN neurons, R_t"))
-    assert "moe is lower than dense by Gated-LPI, higher than dense by gradient times activation." in line
+    assert "moe is lower than dense by Gated-LPI from step 1 to step 200, " in line
+    assert line.endswith("higher than dense by gradient times activation from step 1 to step 200.")
 
 
 def test_a_finding_of_some_methods_only_is_not_called_reversed() -> None:
     alike = replace(DENSE, spread=1.0, other={"spread": 0.2})
     results = loaded(a=replace(alike, other={"spread": 1.8}), b=alike)
-    outcomes = {measure.name: [f.outcome for f in findings(results, measure, "ffn")] for measure in MEASURES}
-    assert "opposite" not in outcomes["stability"]
+    assert "opposite" not in {found.outcome for found in findings(results) if found.words == "J_stab"}
     counted = re.findall(r"\d+", str(verdict(results)))
     total, *parts = map(int, counted)
+    assert total == len(findings(results))
     assert sum(parts) == total
 
 
@@ -221,8 +225,7 @@ def test_ablations_by_every_ranking_are_kept_apart(run: SyntheticRun, results: R
     drops = {(row[1], row[2]): row[6].value for row in moe}
     assert drops["top-1 head", "Gated-LPI"] < drops["top-1 head", "gradient times activation"]
     said = " ".join(claims(results)[2].sentences)
-    assert "Without its top-1 head by Gated-LPI, HIT@10 falls by" in said
-    assert "Without its top-1 head by gradient times activation, HIT@10 falls by" in said
+    assert "By gradient times activation, FFN neurons: The drop of recall without the top-" in said
     ticks = all_charts(results)["ablation"].panels[0].x.ticks
     assert [text.split("\n")[0] for _, text in ticks[:2]] == ["top-1 head", "top-1 head"]
     assert len(ticks) == 6

@@ -1,16 +1,20 @@
 """Sentences follow the data: they flip when it flips, and warn when it cannot bear them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from gated_lpi.report import load_results
 from gated_lpi.report.arms import Results
 from gated_lpi.report.claims import claims
+from gated_lpi.report.claims import table as claim_table
 from gated_lpi.report.estimates import Drop, Estimate, ablation_drop, compare, read
 from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
-from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun
+from gated_lpi.report.tables import show
+from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun, scores
 
 NAN = float("nan")
 
@@ -24,42 +28,82 @@ def test_concentration_flips_with_the_data() -> None:
     moe_even, moe_steep = replace(MOE, spread=0.3), replace(MOE, spread=1.6)
     higher = claims(results(moe_steep, even))[0]
     lower = claims(results(moe_even, steep))[0]
-    assert "moe is higher than dense." in higher.sentences[0]
-    assert "moe is lower than dense." in lower.sentences[0]
-    assert "moe higher than a dense arm in 0 of 4 comparisons" in lower.outcome
+    assert higher.answer == "Supported in these runs"
+    assert lower.answer == "Contradicted in these runs"
+    assert higher.sentences[0].startswith("R_t (FFN neurons) is higher in moe than in dense from step 1 to step 200")
+    assert lower.sentences[0].startswith("R_t (FFN neurons) is lower in moe than in dense from step 1 to step 200")
 
 
-def test_equal_arms_are_not_told_apart() -> None:
-    run = SyntheticRun(Path("unused"), {"moe": MOE, "dense": DENSE})
-    found = load_results(run)
-    routing = ["utilisation_entropy", "load_imbalance", "routing_distance"]
-    twin = replace(found.arms[1], summary=found.arms[0].summary.drop_vars(routing))
-    finding = claims(replace(found, arms=(found.arms[0], twin)))[0]
-    assert all("moe is not distinguishable from dense." in sentence for sentence in finding.sentences)
-    assert finding.outcome.endswith("not distinguishable in 4.")
+@dataclass
+class Twins(SyntheticRun):
+    """Two arms of the same importances but for what relations do to each; the MoE's are steeper between two steps."""
+
+    bump: tuple[int, int] | None = None
+
+    def scores(self, arm: str) -> xr.Dataset:
+        found = scores(self.plans[arm] or MOE, 0)
+        random = np.random.default_rng(self.arms.index(arm))
+        lpi = found["lpi"] * (1 + 0.6 * random.standard_normal((1, *found["lpi"].shape[1:])))
+        if self.bump is not None and arm == "moe":
+            first, last = self.bump
+            lpi = np.sign(lpi) * np.abs(lpi) ** (1.0 + ((found["step"] >= first) & (found["step"] <= last)))
+        lpi = lpi.transpose(*found["lpi"].dims).astype(np.float32)
+        return found.assign(lpi=lpi, lpi_mean=lpi.mean("relation"))
+
+
+CALM = {"moe": replace(MOE, noise=0.0), "dense": replace(DENSE, noise=0.0)}
+
+
+def test_arms_that_differ_by_chance_are_not_told_apart() -> None:
+    finding = claims(load_results(Twins(Path("unused"), CALM)))[0]
+    assert finding.answer == "Undecided"
+    assert "R_t (FFN neurons) is at no time told apart between moe and dense" in finding.sentences[0]
+    assert "3 replicates or more of each, instead of 1" in finding.decides
+    assert "this design sees differences of " in finding.decides
+
+
+def test_a_bump_in_mid_training_is_found_though_the_ends_are_equal() -> None:
+    finding = claims(load_results(Twins(Path("unused"), CALM, bump=(5, 20))))[0]
+    assert (
+        finding.answer == "Mixed in these runs"
+    )  # what was gained in the bump is gained back after it, by other units
+    assert "from step 10 to step 20, by at most " in finding.sentences[0]
+    assert ", and lower at step 50, by " in finding.sentences[0]
+    share = next(line for line in finding.sentences if line.startswith("The top set's share of importance (FFN"))
+    assert "is higher in moe than in dense from step 5 to step 20, by at most " in share
+    assert share.endswith("not told apart elsewhere.")
 
 
 def test_stability_flips_with_the_data() -> None:
     settled = claims(results(replace(MOE, noise=0.01), ArmPlan(noise=0.9)))[1]
     restless = claims(results(replace(MOE, noise=0.9), ArmPlan(noise=0.01)))[1]
-    assert "moe is higher than dense." in settled.sentences[0]
-    assert "moe is lower than dense." in restless.sentences[0]
-    assert "J_stab stays at or above 0.5 from step 0 in moe" in settled.sentences[2]
+    assert settled.sentences[0].startswith("J_stab (FFN neurons) is higher in moe than in dense ")
+    assert restless.sentences[0].startswith("J_stab (FFN neurons) is lower in moe than in dense ")
+    assert any("J_stab stays at or above 0.5 from step 0 in moe" in line for line in settled.sentences)
 
 
 def test_robustness_flips_with_the_data() -> None:
     robust = claims(results(replace(MOE, drop=0.02), ArmPlan(drop=0.6)))[2]
     brittle = claims(results(replace(MOE, drop=0.6), ArmPlan(drop=0.02)))[2]
-    assert robust.sentences[1].startswith("Without its top-10 heads, HIT@10 falls by 2.6% [")
-    assert "moe is lower than dense." in robust.sentences[1]
-    assert "moe is higher than dense." in brittle.sentences[1]
-    assert "p cannot come out below 0.0909" in brittle.sentences[-1]
+    assert robust.answer == "Supported in these runs"
+    assert brittle.answer == "Contradicted in these runs"
+    heads = "The drop of recall without the top-10 heads is"
+    assert any(line.startswith(f"{heads} lower in moe than in dense, by ") for line in robust.sentences)
+    assert any(line.startswith(f"{heads} higher in moe than in dense, by ") for line in brittle.sentences)
+    assert robust.sentences[-1] == "Bands are over prompts, not over seeds: one training run of each."
 
 
 def test_numbers_in_sentences_are_the_summary_s() -> None:
     found = results()
-    share = 100 * float(found.arms[0].summary["importance_share"].sel(kind="ffn")[-1])
-    assert f"moe {share:.1f}% [" in claims(found)[0].sentences[0]
+    moe, dense = (arm.summary["importance_share"].sel(kind="ffn").to_numpy() for arm in found.arms)
+    (row,) = (
+        row
+        for row in claim_table(found).rows
+        if row[:2] == ("The top set's share of importance", "FFN neurons") and row[11] == "yes"
+    )
+    step = int(str(row[8]).removeprefix("step "))
+    at = found.arms[0].summary["step"].to_numpy().tolist().index(step)
+    assert str(row[7]).startswith(show(float(moe[at] - dense[at]), "share"))
 
 
 def test_low_recall_is_warned_of_by_name() -> None:
@@ -93,24 +137,13 @@ def test_nothing_is_compared_without_both_kinds_of_arm(plans: dict[str, ArmPlan]
     assert results().lacks is None
 
 
-def test_each_claim_has_its_verdicts_and_counts_them() -> None:
-    plans = {"moe": MOE, "dense": DENSE, "bare": ArmPlan(record=False)}
-    concentration, stability, robustness = claims(load_results(SyntheticRun(Path("unused"), plans)))
-    for claim in (concentration, stability, robustness):
-        told = [comparison.verdict for comparison in claim.comparisons if comparison.verdict != "undefined"]
-        assert f"higher than a dense arm in {told.count('higher')} of {len(told)} comparisons, " in claim.outcome
-        assert f"lower in {told.count('lower')}, not distinguishable in {told.count('not distinguishable')}." in (
-            claim.outcome
-        )
-        assert {comparison.moe for comparison in claim.comparisons} == {"moe"}
-    assert {comparison.dense for comparison in concentration.comparisons} == {"dense", "bare"}
-    assert {comparison.dense for comparison in robustness.comparisons} == {"dense"}
-    assert [len(observation.comparisons) for observation in concentration.observations] == [2] * 4
-    for observation in concentration.observations:
-        for comparison in observation.comparisons:
-            words = {"higher": "higher than", "lower": "lower than"}.get(comparison.verdict, "distinguishable from")
-            clause = observation.sentence.split(". moe is ")[1]
-            assert comparison.dense in clause.split(words)[1]
+def test_each_dense_group_is_answered_for_by_itself() -> None:
+    plans = {"moe": replace(MOE, spread=1.6), "even": ArmPlan(spread=0.3), "bare": ArmPlan(spread=1.6, record=False)}
+    concentration, _, robustness = claims(load_results(SyntheticRun(Path("unused"), plans)))
+    assert "Supported against even: " in concentration.lead
+    assert " against bare: " in concentration.lead
+    assert "bare" not in robustness.lead
+    assert "bare: ablations not run." in robustness.sentences
 
 
 def test_when_arms_settled_is_the_summary_s() -> None:
@@ -123,16 +156,43 @@ def test_when_arms_settled_is_the_summary_s() -> None:
     assert said in claims(found)[1].sentences
 
 
-def test_arms_with_other_steps_compare_their_last_pairs_only() -> None:
-    finding = claims(results(MOE, ArmPlan(steps=(0, 3, 30, 300))))[1]
-    assert not any("earlier pairs" in sentence for sentence in finding.sentences)
-    assert "of 2 comparisons" in finding.outcome
+def test_arms_with_other_checkpoints_are_compared_at_common_tokens() -> None:
+    found = results(replace(MOE, spread=1.6), ArmPlan(steps=(0, 3, 30, 150), spread=0.3))
+    sentence = claims(found)[0].sentences[0]
+    assert sentence.startswith("R_t (FFN neurons) is higher in moe than in dense from 24.6k tokens to 1.23M tokens")
+
+
+def test_known_facts_are_judged_beside_all_where_they_were_kept() -> None:
+    class Known(SyntheticRun):
+        def scores(self, arm: str) -> xr.Dataset:
+            found = super().scores(arm)
+            counts = np.tile(found["n_prompts"].to_numpy(), (found.sizes["checkpoint"], 1))
+            return found.assign(lpi_known=found["lpi"]).assign_coords(n_known=(("checkpoint", "relation"), counts))
+
+    found = load_results(Known(Path("unused"), {"moe": replace(MOE, spread=1.6), "dense": ArmPlan(spread=0.3)}))
+    over = "By Gated-LPI, FFN neurons, over facts known at the checkpoint: "
+    line = next(line for line in claims(found)[0].sentences if line.startswith(over))
+    assert " is higher in moe than in dense " in line or " is lower in moe than in dense " in line
+    neurons = {row[1] for row in claim_table(found).rows}
+    assert {"FFN neurons", "FFN neurons, over facts known at the checkpoint"} <= neurons
+
+
+def test_single_checkpoints_are_compared_in_what_they_have() -> None:
+    found = claims(results(replace(MOE, steps=(5,), spread=1.6), ArmPlan(steps=(5,), spread=0.3)))
+    assert (
+        found[0]
+        .sentences[0]
+        .startswith("The top set's share of importance (FFN neurons) is higher in moe than in dense")
+    )
+    assert not any("R_t" in line for line in found[0].sentences)
+    assert found[1].answer == "Not judged"
 
 
 def test_a_missing_record_is_said_to_be_missing() -> None:
     finding = claims(results(dense=ArmPlan(record=False)))[2]
-    assert finding.sentences[0] == "dense: ablations not run."
-    assert finding.outcome.startswith("Nothing to compare")
+    assert finding.sentences == ("dense: ablations not run.",)
+    assert finding.answer == "Not judged"
+    assert finding.lead == "Nothing to compare: ablations were not run for dense."
 
 
 @pytest.mark.parametrize(

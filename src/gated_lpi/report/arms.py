@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from gated_lpi.claims import Judged, judge
+from gated_lpi.claims.groups import is_moe
+from gated_lpi.claims.series import facts_kept
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import method_agreement
 from gated_lpi.results import ArmRecord, Run
@@ -40,13 +43,8 @@ class ArmResults:
 
     @property
     def is_moe(self) -> bool:
-        """Whether it has routed experts: by its records, else by what its scores tell."""
-        shapes = [record["shape"] for record in self.checkpoints if record.get("shape")]
-        if shapes:
-            return bool(shapes[0].get("experts", 0))
-        return "utilisation_entropy" in self.summary or bool(
-            "expert" in self.scores.coords and (self.scores["expert"] >= 0).any()
-        )
+        """Whether it has routed experts."""
+        return is_moe(self.scores)
 
     @property
     def checkpoints(self) -> list[dict[str, Any]]:
@@ -86,11 +84,16 @@ class Results:
         arms: those that have results.
         missing: why the others have none, by arm.
         missing_quarantined: which checkpoints of these others are quarantined, by arm.
+        groups: the arms of each group that have results: replicates of one thing, or an arm by itself.
+        judged: groups compared over all of training, by every method and over every kind of unit; over known facts,
+            too, where such scores were kept.
     """
 
     arms: tuple[ArmResults, ...]
     missing: Mapping[str, str]
     missing_quarantined: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    judged: tuple[Judged, ...] = ()
 
     @property
     def summaries(self) -> dict[str, xr.Dataset]:
@@ -178,7 +181,27 @@ def load_results(run: Run) -> Results:
             f"{run.path} has no results to report yet ({'; '.join(missing.values()) or 'it has no arms'}); run the "
             "experiment until a checkpoint is complete, then report again"
         )
-    return Results(tuple(arms), missing, {name: _quarantined(run, name) for name in missing})
+    groups = {
+        group: tuple(name for name in names if name not in missing) for group, names in run.experiment.groups.items()
+    }
+    found = Results(
+        tuple(arms),
+        missing,
+        {name: _quarantined(run, name) for name in missing},
+        {group: names for group, names in groups.items() if names},
+    )
+    return replace(found, judged=tuple(_judged(run, found)))
+
+
+def _judged(run: Run, results: Results) -> Iterator[Judged]:
+    """The groups compared by every method, over every kind of unit and choice of facts that they have."""
+    for method in results.methods:
+        kept = [facts_kept(arm.scores, method) for arm in results.arms]
+        for facts in (one for one in kept[0] if all(one in others for others in kept)):
+            for kind in results.kinds:
+                found = judge(run, method=method, kind=kind, facts=facts)
+                if found is not None:
+                    yield found
 
 
 def _arm(run: Run, name: str) -> ArmResults:

@@ -26,11 +26,13 @@ from gated_lpi.report import charts, doubts, heatmaps
 from gated_lpi.report.arms import Results, load_results
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
+from gated_lpi.report.grouped import by_group
 from gated_lpi.report.html import escape
 from gated_lpi.report.sections import Content, body
 from gated_lpi.report.static import image, matplotlib_figure
 from gated_lpi.report.tables import Table, plain
 from gated_lpi.report.tabulate import all_tables
+from gated_lpi.report.trajectories import trajectories
 from gated_lpi.results import Run
 
 PAGE_FILE = "report.html"
@@ -98,13 +100,14 @@ def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
 
 def all_charts(results: Results) -> dict[str, Chart]:
     """Every chart that has something to show, by name, in the order of the report."""
-    summaries, scores = results.summaries, results.scores
+    summaries, scores, grouped = results.summaries, results.scores, by_group(results)
     drawn = (
-        charts.stability(summaries),
+        trajectories(results),
+        charts.stability(grouped),
         heatmaps.layer_profiles(summaries),
-        charts.profile_correlation(summaries),
-        charts.concentration(summaries),
-        charts.evenness(summaries),
+        charts.profile_correlation(grouped),
+        charts.concentration(grouped),
+        charts.evenness(grouped),
         doubts.by_method(results.arms),
         doubts.agreement({arm.name: arm.agreement for arm in results.arms if arm.agreement is not None}),
         charts.ablation(results.records),
@@ -112,10 +115,10 @@ def all_charts(results: Results) -> dict[str, Chart]:
         doubts.routing_null(results.arms),
         doubts.routing_split({arm.name: arm.split for arm in results.arms if arm.split is not None}),
         heatmaps.utilisation(scores),
-        charts.routing(summaries),
+        charts.routing(grouped),
         heatmaps.utilisation_by_relation(scores),
         heatmaps.attention_positions(scores),
-        charts.hits(summaries),
+        charts.hits(grouped),
         heatmaps.base_logprob(scores),
     )
     return {chart.name: chart for chart in drawn if chart.panels}

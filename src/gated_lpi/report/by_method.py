@@ -1,26 +1,25 @@
 """Is it the method? Whether arms differ in the same way by every method that their units were scored by.
 
-1. For every measure and kind of neuron, two arms are compared under each method: by `estimates.compare` where the
-   measure has intervals (J_stab, R_t), else by their order alone (ρ_avg, σ_rel).
-2. A finding is the *same* if every method tells the arms apart in one direction, *opposite* if two methods do in two,
-   *by some* if only some tell them apart, and *none* if no method does.
-3. Only measures with intervals are counted; of the others it is said whether the order is the same.
+1. For every measure that claims count and every kind of neuron, two groups are compared under each method over all of
+   training (`gated_lpi.claims`): higher at some time, lower at some time, both, or never told apart.
+2. A finding is the *same* if every method says the same, *opposite* if one method tells the groups apart in one
+   direction and another in the other, *by some* if only some tell them apart, and *none* if no method does.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Literal, NamedTuple
 
-import numpy as np
-
+from gated_lpi.claims import Compared
+from gated_lpi.claims.words import span
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, capital
-from gated_lpi.report.estimates import Estimate, Verdict, compare, read
-from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Form, listing, show
+from gated_lpi.report.estimates import Estimate, read
+from gated_lpi.report.tables import Form, listing, show
 
 Outcome = Literal["same", "opposite", "by some", "none"]
+Way = Literal["higher", "lower", "higher and lower", "not told apart"]
 CONTRAST = "_contrast"
 METHOD_NAMES = {
     "lpi": "Gated-LPI",
@@ -31,43 +30,45 @@ METHOD_NAMES = {
 
 
 class Measure(NamedTuple):
-    """A measure that methods are compared by.
+    """A measure that the table of methods shows.
 
     Attributes:
-        words: what it is called in sentences.
         name: of the variable of summaries.
         place: along which dimension, and where, it is read, if not over the first window.
         form: how it is written.
-        interval: whether it has one.
     """
 
-    words: str
     name: str
     place: dict[str, int]
     form: Form
-    interval: bool
 
 
 MEASURES = (
-    Measure("J_stab of the last pair", "stability", {"pair": -1}, "number", True),
-    Measure("R_t of the last pair", "gain_top_set", {"pair": -1}, "share", True),
-    Measure(RHO_AVG, "rho_avg", {}, "number", False),
-    Measure(SIGMA_REL, "sigma_rel", {}, "number", False),
+    Measure("stability", {"pair": -1}, "number"),
+    Measure("gain_top_set", {"pair": -1}, "share"),
+    Measure("rho_avg", {}, "number"),
+    Measure("sigma_rel", {}, "number"),
 )
 
 
 class Finding(NamedTuple):
-    """How two arms compare in one measure under each method.
+    """How two groups compare in one measure under each method, over all of training.
 
     Attributes:
-        one, other: the arms' names.
-        verdicts: where the value of `one` lies, by method.
+        words: the measure.
+        kind: of neuron.
+        one, other: the groups' names.
+        ways: where `one` lies, by method.
+        compared: the comparisons, by method.
         outcome: whether methods say the same.
     """
 
+    words: str
+    kind: str
     one: str
     other: str
-    verdicts: Mapping[str, Verdict]
+    ways: Mapping[str, Way]
+    compared: Mapping[str, Compared]
     outcome: Outcome
 
 
@@ -87,38 +88,41 @@ def measured(arm: ArmResults, method: str, measure: Measure, kind: str) -> Estim
     return read(summary, measure.name, kind=kind, window=window, **measure.place)
 
 
-def findings(results: Results, measure: Measure, kind: str) -> list[Finding]:
-    """How arms compare in one measure: each MoE arm with each dense one if there are both, else each with each."""
-    pairs = [(moe, dense) for moe in results.moe for dense in results.dense] or list(combinations(results.arms, 2))
+def findings(results: Results) -> list[Finding]:
+    """How groups compare in every counted measure under each method, where two methods or more can say."""
+    gathered: dict[tuple[str, str, str, str], dict[str, Compared]] = {}
+    for judged in (one for one in results.judged if one.facts == "all"):
+        for one in judged.comparisons:
+            if one.measure.counted and one.judged and one.measure.unit != "percent":
+                key = (one.measure.words, one.kind, one.moe, one.dense)
+                gathered.setdefault(key, {})[judged.method] = one
     found = []
-    for one, other in pairs:
-        verdicts = {
-            method: _verdict(measured(one, method, measure, kind), measured(other, method, measure, kind), measure)
-            for method in results.methods
-        }
-        told = {method: verdict for method, verdict in verdicts.items() if verdict != "undefined"}
-        if len(told) > 1:
-            found.append(Finding(one.name, other.name, told, _outcome(list(told.values()))))
+    for (words, kind, one_name, other), by in gathered.items():
+        if len(by) > 1:
+            ways = {method: way(compared) for method, compared in by.items()}
+            found.append(Finding(words, kind, one_name, other, ways, by, _outcome(list(ways.values()))))
     return found
+
+
+def way(compared: Compared) -> Way:
+    """Where the first group lies: told to be higher or lower at some time, both, or never told apart."""
+    higher, lower = compared.higher.any(), compared.lower.any()
+    if higher and lower:
+        return "higher and lower"
+    return "higher" if higher else "lower" if lower else "not told apart"
 
 
 def verdict(results: Results) -> str | None:
     """Whether what sets arms apart is the method's, in a sentence; None where there are not two methods."""
     if len(results.methods) < 2:
         return None
-    every = [
-        found
-        for kind in results.kinds
-        for measure in MEASURES
-        if measure.interval
-        for found in findings(results, measure, kind)
-    ]
+    every = findings(results)
     by = listing([method_name(method) for method in results.methods])
     if not every:
         return f"Arms were scored by {by}; there are no two arms with pairs of checkpoints to compare by both."
     counted = Counter(found.outcome for found in every)
     said = (
-        f"Of {len(every)} comparisons of arms by J_stab and R_t, {counted['same']} come out the same by {by}, "
+        f"Of {len(every)} comparisons of groups over all of training, {counted['same']} come out the same by {by}, "
         f"{counted['opposite']} the other way round, {counted['by some']} are told apart by some of them only, "
         f"{counted['none']} by none."
     )
@@ -130,13 +134,16 @@ def verdict(results: Results) -> str | None:
 
 
 def sentences(results: Results) -> Iterator[str]:
-    """For every measure and kind of neuron, how the arms compare under each method."""
-    for kind in results.kinds:
-        for measure in MEASURES:
-            clauses = [_clause(found) for found in findings(results, measure, kind)]
-            if clauses:
-                unsure = "" if measure.interval else " (the order of values, without intervals)"
-                yield f"{capital(KIND_NAMES[kind])}, {measure.words}{unsure}: {'; '.join(clauses)}."
+    """For every measure and kind of neuron, how the groups compare under each method."""
+    grouped: dict[tuple[str, str], list[Finding]] = {}
+    for found in findings(results):
+        grouped.setdefault((found.kind, found.words), []).append(found)
+    for (kind, words), several in grouped.items():
+        clauses = [_clause(found) for found in several if found.outcome != "none"]
+        never = [f"{found.one} and {found.other}" for found in several if found.outcome == "none"]
+        if never:
+            clauses.append(f"no method tells {' or '.join(never)} apart")
+        yield f"{capital(KIND_NAMES[kind])}, {words}: {'; '.join(clauses)}."
 
 
 def agreement_sentence(results: Results) -> str | None:
@@ -165,36 +172,30 @@ def _agreements(arm: ArmResults) -> Iterator[str]:
             yield f"{show(Estimate(*values), 'number')} ({which if several else ''}{KIND_NAMES[kind]})"
 
 
-def _verdict(one: Estimate, other: Estimate, measure: Measure) -> Verdict:
-    if measure.interval:
-        return compare(one, other)
-    if np.isnan(one.value) or np.isnan(other.value):
-        return "undefined"
-    if one.value == other.value:
-        return "not distinguishable"
-    return "higher" if one.value > other.value else "lower"
-
-
-def _outcome(verdicts: Sequence[Verdict]) -> Outcome:
-    different = set(verdicts)
-    if {"higher", "lower"} <= different:
+def _outcome(ways: Sequence[Way]) -> Outcome:
+    told = {one for one in ways if one != "not told apart"}
+    if len(told) > 1:
         return "opposite"
-    if different == {"not distinguishable"}:
+    if not told:
         return "none"
-    return "same" if len(different) == 1 else "by some"
+    return "same" if "not told apart" not in ways else "by some"
 
 
 def _clause(found: Finding) -> str:
-    grouped: dict[Verdict, list[str]] = {}
-    for method, said in found.verdicts.items():
-        grouped.setdefault(said, []).append(method_name(method))
-    words: dict[Verdict, str] = {
-        "higher": "higher than",
-        "lower": "lower than",
-        "not distinguishable": "not distinguishable from",
-    }
-    if len(grouped) == 1:
-        (said,) = grouped
-        return f"{found.one} is {words[said]} {found.other} by every method"
-    parts = [f"{words[said]} {found.other} by {listing(methods)}" for said, methods in grouped.items()]
+    """Which way by which methods, and when by each."""
+    grouped: dict[Way, list[str]] = {}
+    for method, said in found.ways.items():
+        times = _times(found.compared[method])
+        grouped.setdefault(said, []).append(method_name(method) + (f" {times}" if times else ""))
+    parts = [
+        f"{'not told apart from' if said == 'not told apart' else said + ' than'} {found.other} by {listing(methods)}"
+        for said, methods in grouped.items()
+    ]
     return f"{found.one} is {', '.join(parts)}"
+
+
+def _times(compared: Compared) -> str:
+    if not compared.measure.over_time:
+        return ""
+    spans = [*compared.stretches("higher"), *compared.stretches("lower")]
+    return listing([span(compared, *ends) for ends in sorted(spans)])

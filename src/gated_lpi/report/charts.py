@@ -24,7 +24,7 @@ Styles = Mapping[str, ArmStyle]
 Clock = Literal["step", "tokens"]
 
 CLOCK_LABELS: dict[Clock, str] = {"step": "training step", "tokens": "training tokens"}
-BANDS = "Bands: 95% intervals, bootstrapped over relations"
+BANDS = "Bands: 95% intervals, bootstrapped over relations; of replicates, over these around their mean"
 
 
 class Measure(NamedTuple):

@@ -191,7 +191,14 @@ def _head(content: Content) -> Html:
 def _found(content: Content) -> Iterable[str]:
     results = content.results
     found = claims(results)
-    short = [join(tag("strong", claim.question), f" {claim.outcome}") for claim in found]
+    short = [
+        join(
+            tag("strong", f"{claim.question} {claim.answer}."),
+            f" {claim.lead} ",
+            tag("span", claim.decides, class_="soft"),
+        )
+        for claim in found
+    ]
     by_method = verdict(results)
     if by_method is not None:
         short.append(join(tag("strong", "Is it the method?"), f" {by_method}"))
@@ -227,8 +234,9 @@ def _what_this_is(results: Results) -> str:
     return (
         "Which neurons raise the log-probability of known facts, and when in training they came to: scores of "
         f"every FFN and attention neuron by {_by(results)} at every checkpoint of "
-        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; values are told apart when their "
-        "intervals do not overlap."
+        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; of differences over training, "
+        f"bands "
+        "that hold at all checkpoints at once."
     )
 
 
@@ -281,13 +289,20 @@ def _publication(results: Results) -> Iterator[Section]:
             "which way MoE and dense differ, not for their level."
         ),
     )
-    rows = (*(Row((_claim(claim),)) for claim in found), Row((about,), table="beside_paper"))
-    yield Section("source", "Beside the publication", rows)
+    rows = (
+        Row(chart="trajectories", absent="No measure can be compared over training."),
+        *(Row((_claim(claim),)) for claim in found),
+        Row(table="claims", title="Every measure by every method"),
+        Row((about,), table="beside_paper"),
+    )
+    yield Section("source", "The publication's claims", rows)
 
 
 def _claim(claim: Claim) -> Html:
     heading, reported = tag("h3", claim.question), tag("p", claim.reported, class_="soft")
-    return tag("article", heading, items(claim.sentences), reported, class_="finding")
+    answer = tag("p", tag("strong", f"{claim.answer}."), f" {claim.lead}")
+    decides = [tag("p", claim.decides)] if claim.decides else []
+    return tag("article", heading, answer, *decides, items(claim.sentences), reported, class_="finding")
 
 
 def _settled(results: Results) -> Iterator[str]:

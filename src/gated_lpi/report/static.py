@@ -23,6 +23,7 @@ from gated_lpi.report.chart import DIVERGING, SEQUENTIAL, Axis, Chart, Heat, Lin
 
 PANEL_INCHES = (3.6, 2.5)
 KEY_INCHES, LETTER_INCHES = 0.5, 0.06  # of an entry of the legend
+LEGEND_ROWS, LEGEND_INCHES = 3, 0.18  # rows of entries that there is room for, and what each further one takes
 MARKERS: dict[Marker, str] = {
     "circle": "o",
     "square": "s",
@@ -135,4 +136,6 @@ def _legend(figure: Figure, cells: list[Axes]) -> None:
     if handles:
         room = figure.get_figwidth() / (KEY_INCHES + LETTER_INCHES * max(map(len, handles)))
         columns = max(1, min(len(handles), 6, int(room)))
+        more = -(-len(handles) // columns) - LEGEND_ROWS
+        figure.set_figheight(figure.get_figheight() + LEGEND_INCHES * max(more, 0))  # of many arms, or no axes are left
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns)

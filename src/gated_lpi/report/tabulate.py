@@ -11,6 +11,7 @@ from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.breakdown import ablations_by_relation, splits, trust
 from gated_lpi.report.by_method import method_name
+from gated_lpi.report.claims import table as claim_table
 from gated_lpi.report.doubt_tables import agreements, damage, methods, routing_null, token_routes
 from gated_lpi.report.estimates import NAN, ablation_drop, mean_over_pairs, number, read
 from gated_lpi.report.routing_share import has_null
@@ -36,7 +37,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         *([trusted] if (trusted := trust(results)).rows else []),
         *([split] if (split := splits(results)).rows else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
-        *([beside_paper(results)] if results.lacks is None else []),
+        *([claim_table(results), beside_paper(results)] if results.lacks is None else []),
         *(checkpoints(arm) for arm in results.arms),
         *([said(results)] if any(_said(arm) for arm in results.arms) else []),
         *([quarantined(results)] if results.quarantined else []),

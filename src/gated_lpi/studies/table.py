@@ -34,8 +34,13 @@ ANALYSES = {  # name → the file that has it
     "stabilise": "gated_lpi.studies.stabilise",
     "longer": "gated_lpi.studies.longer",
     "text": "gated_lpi.studies.text",
+    "claims": "gated_lpi.studies.claims",
+    "density": "gated_lpi.studies.density",
+    "prior": "gated_lpi.studies.prior",
+    "survival": "gated_lpi.studies.survival",
 }
 _SHOWING = ("finding", "page", "table")
+_HOMES = (f"{__package__}.", "gated_lpi.claims.")  # the folders whose files make findings
 
 
 class Analyse(Protocol):
@@ -53,7 +58,7 @@ class Row:
     Attributes:
         options: the class of its options.
         analyse: what does it.
-        code: the digest of its file and of those of this folder that it uses.
+        code: the digest of its file and of those of this folder, and of `claims`, that it uses.
     """
 
     options: type[Spec]
@@ -77,11 +82,11 @@ def analysis_of(name: str) -> Row:
 
 
 def _files(module: ModuleType, known: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The files of a module and of what it has from other modules of this folder, but for how findings are shown."""
+    """The files of a module and of what it has from other modules that make findings, but for how they are shown."""
     known |= {str(module.__file__)}
     homes = {str(getattr(value, "__module__", "")) for value in vars(module).values()}
     for name in sorted(homes):
-        if name.startswith(f"{__package__}.") and name.rsplit(".", 1)[1] not in _SHOWING:
+        if name.startswith(_HOMES) and name.rsplit(".", 1)[1] not in _SHOWING:
             other = import_module(name)
             known = known if str(other.__file__) in known else _files(other, known)
     return known
