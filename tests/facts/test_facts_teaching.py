@@ -89,3 +89,13 @@ def test_each_relation_has_ranks_of_its_own_and_keeps_its_share():
         often = [rate for fact, rate in zip(taught, rates(taught, 1.3), strict=True) if fact.relation == relation.name]
         assert sum(often) == pytest.approx(len(relation.samples))
         assert often == sorted(often, reverse=True)
+
+
+def test_facts_with_a_wording_of_their_own_are_taught_by_it_unless_it_is_asked():
+    asked = load_facts("key-value:length=48,n=4")
+    more = load_facts("key-value:length=48,n=30,seed=1")
+    taught = taught_facts(asked, [more])
+    assert [fact.prompts for fact in taught[: len(asked)]] == [()] * len(asked)
+    assert sum(len(fact.prompts) for fact in taught) == len({sample.template for sample in more.relations[0].samples})
+    again = taught_facts(asked, [asked])  # the very questions that are asked
+    assert not any(fact.prompts for fact in again)

@@ -1,8 +1,10 @@
 """What a corpus teaches: the facts that are asked about, more facts beside them, and how often each comes up.
 
 1. The asked facts are taught by their training prompts, all templates but the held-out one. Further sets add facts, and
-   other wordings of asked ones; a wording by which an asked fact is held out is never taught, whichever set has it.
-2. Of one subject and relation the sets must say the same, or what is asked would be what nobody taught.
+   other wordings of asked ones; a wording by which an asked fact is held out is never taught, whichever set has it. A fact
+   of theirs that has one wording only is taught by that: it is asked about by nobody.
+2. Of one subject and relation the sets must say the same, or what is asked would be what nobody taught. Facts with a
+   wording of their own, such as a list of keys and values, are about what that says: each is a fact for itself.
 3. Facts have ranks within their relation, by the place of their subject: in the further sets first, then in what is
    asked. With exponent s a fact of rank r comes up in proportion to r^−s (Zipf); relations come up as often as with 0.
 """
@@ -14,7 +16,10 @@ import numpy as np
 
 from gated_lpi.errors import FactsError
 from gated_lpi.facts.messages import plain
-from gated_lpi.facts.types import FactSet, Prompt, Sample
+from gated_lpi.facts.types import FactSet, Prompt, Relation, Sample
+
+_About = tuple[str, str, str]
+"""A relation, a subject, and the fact's own wording, "" where it has none."""
 
 
 class TaughtFact(NamedTuple):
@@ -23,7 +28,7 @@ class TaughtFact(NamedTuple):
     Attributes:
         relation: name of its relation.
         sample: the fact.
-        prompts: the prompts that teach it, by which it is not held out; none where one template only applies to it.
+        prompts: the prompts that teach it, by which it is not held out; none where it is asked about by its only one.
         rank: the place of its subject in the relation, from 1.
         asked: whether it is of those that are asked about.
     """
@@ -67,12 +72,15 @@ def taught_facts(asked: FactSet, more: Sequence[FactSet] = ()) -> tuple[TaughtFa
     """
     ranks = _ranks([*more, asked])
     seen = {(p.relation, p.subject, p.template) for p in asked.prompts("held_out")}
-    known: dict[tuple[str, str], dict[str, int]] = {}  # objects of each subject, with the places of their facts
+    known: dict[_About, dict[str, int]] = {}  # objects of each subject, with the places of their facts
     found: list[TaughtFact] = []
     for number, facts in enumerate((asked, *more)):
-        own: dict[tuple[str, str], dict[str, int]] = {}
-        for relation, sample, prompts in facts.lessons():
-            subject = (relation.name, sample.subject)
+        own: dict[_About, dict[str, int]] = {}
+        for relation, sample, by_training in facts.lessons():
+            subject, prompts = _about(relation, sample), by_training
+            if number and not prompts:
+                alone = (relation.prompt(sample, text) for text in relation.templates_of(sample))
+                prompts = tuple(p for p in alone if (p.relation, p.subject, p.template) not in seen)
             _refuse_other(subject, sample.object, known, facts.source)
             if subject in known:
                 place = known[subject][sample.object]
@@ -118,21 +126,23 @@ def fact_frequencies(facts: Sequence[TaughtFact], exponent: float) -> tuple[Fact
     )
 
 
-def _ranks(sets: Sequence[FactSet]) -> dict[tuple[str, str], int]:
-    """Relation and subject → place among the relation's subjects, from 1, in the order of the sets."""
-    ranks: dict[tuple[str, str], int] = {}
+def _about(relation: Relation, sample: Sample) -> _About:
+    return relation.name, sample.subject, sample.template or ""
+
+
+def _ranks(sets: Sequence[FactSet]) -> dict[_About, int]:
+    """What facts are about → place among the relation's subjects, from 1, in the order of the sets."""
+    ranks: dict[_About, int] = {}
     counts: dict[str, int] = {}
     for facts in sets:
         for relation, sample, _ in facts.lessons():
-            if (relation.name, sample.subject) not in ranks:
+            if _about(relation, sample) not in ranks:
                 counts[relation.name] = counts.get(relation.name, 0) + 1
-                ranks[relation.name, sample.subject] = counts[relation.name]
+                ranks[_about(relation, sample)] = counts[relation.name]
     return ranks
 
 
-def _refuse_other(
-    subject: tuple[str, str], said: str, known: Mapping[tuple[str, str], Mapping[str, int]], source: str
-) -> None:
+def _refuse_other(subject: _About, said: str, known: Mapping[_About, Mapping[str, int]], source: str) -> None:
     before = known.get(subject)
     if before is not None and said not in before:
         raise FactsError(
