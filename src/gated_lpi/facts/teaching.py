@@ -1,8 +1,8 @@
 """What a corpus teaches: the facts that are asked about, more facts beside them, and how often each comes up.
 
 1. The asked facts are taught by their training prompts, all templates but the held-out one. Further sets add facts, and
-   other wordings of asked ones; a wording by which an asked fact is held out is never taught, whichever set has it. A fact
-   of theirs that has one wording only is taught by that: it is asked about by nobody.
+   other wordings of asked ones; a wording by which an asked fact is held out is never taught, whichever set has it. Of
+   theirs, facts that have one wording only are taught by that: nobody asks about them.
 2. Of one subject and relation the sets must say the same, or what is asked would be what nobody taught. Facts with a
    wording of their own, such as a list of keys and values, are about what that says: each is a fact for itself.
 3. Facts have ranks within their relation, by the place of their subject: in the further sets first, then in what is
