@@ -50,7 +50,7 @@ def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
     assert "which it needs" in run(monkeypatch, capsys, "--publish", tmp_path)[2]
     code, _, err = run(monkeypatch, capsys, "twinz", "--out", tmp_path)
     assert code == 2
-    assert "one of load-balance" in err
+    assert "one of data-shift, density" in err
     code, _, err = run(monkeypatch, capsys, "twins", "--workers", "0", "--out", tmp_path)
     assert code == 2
     assert "engine.workers" in err
