@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
+from gated_lpi.errors import FactsError, RunError
 from gated_lpi.results import open_run
 from gated_lpi.studies import carry_out, load_study, publish, run_study
 from gated_lpi.studies.finding import StudyResult
 from gated_lpi.studies.index import results_in
+from gated_lpi.studies.study import AnalysisSpec
 from tiny_runs import Notes
 from tiny_studies import save_study
 
@@ -169,3 +171,39 @@ def test_a_study_of_the_same_run_trains_nothing(done):
     assert {found.study for found in results_in(folder / "out")} == {"tiny", "again"}
     kept = json.loads((folder / "out" / "again.findings" / "findings.json").read_text())
     assert kept["analyses"][0]["options"]["at"] == "area"
+
+
+def test_an_analysis_is_made_of_the_training_and_of_files_that_its_options_name(done, tmp_path):
+    folder, study, _ = done
+    shutil.copytree(folder / "out" / "tiny", tmp_path / "tiny")
+    run = open_run(tmp_path / "tiny")
+    text = tmp_path / "held-out.txt"
+    text.write_text("One line.\n")
+    recall = study.analyses[0]
+    reads = AnalysisSpec.model_validate({"name": "text", "text": str(text)})
+    before = {one.name: carry_out.made_of(run, one) for one in (recall, reads)}
+    text.write_text("Another line.\n")
+    assert carry_out.made_of(run, recall) == before["recall"]
+    assert carry_out.made_of(run, reads) != before["text"]
+    text.write_text("One line.\n")
+    assert carry_out.made_of(run, reads) == before["text"]
+    (run.training_folder(run.arms[0]) / "stabilise.json").write_text("{}")
+    assert carry_out.made_of(run, recall) != before["recall"]
+
+
+def test_a_folder_in_place_of_a_text_is_refused(done, tmp_path):
+    folder, _, _ = done
+    reads = AnalysisSpec.model_validate({"name": "text", "text": str(tmp_path)})
+    with pytest.raises(RunError, match=r"cannot be read: .*expected a file"):
+        carry_out.made_of(open_run(folder / "out" / "tiny"), reads)
+
+
+@pytest.mark.parametrize("there", ["none", "part.txt"])
+def test_a_study_of_a_text_that_is_not_there_is_refused_before_it_trains(tmp_path, monkeypatch, there):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".cache" / "text").mkdir(parents=True)
+    (tmp_path / ".cache" / "text" / there).write_text("a line\n")
+    missing = "part.held-out.txt" if there == "part.txt" else "part.txt"
+    with pytest.raises(FactsError, match=rf"^\.cache/text/{missing} is not there, .*'text' reads; .*`make text`"):
+        run_study(load_study("text"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
