@@ -194,7 +194,9 @@ def part(texts: Iterable[tuple[list[str], list[str]]], most: int) -> tuple[list[
 
     No line is in both, should one text have what is kept out of another.
     """
-    kept, held_out = (list(dict.fromkeys(line for some in which for line in some)) for which in zip(*texts, strict=True))
+    kept, held_out = (
+        list(dict.fromkeys(line for some in which for line in some)) for which in zip(*texts, strict=True)
+    )
     share = min(most / len(kept), 1.0)
     trained = evenly(kept, round(share * len(kept)))
     known = set(kept)

@@ -80,6 +80,8 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     for name in (figure for kept in result.analyses for figure in kept.figures):
         assert f"({name})" in page
         assert (findings / name).read_bytes().startswith(b"\x89PNG")
+    for name in re.findall(r"\]\(([^)]+)\)", page):
+        assert (findings / name).is_file()
     index = (folder / "out" / "index.md").read_text()
     assert "[tiny](tiny.findings/page.md)" in index
     assert "| And quick? | - | no claim judged |" in index
@@ -90,7 +92,7 @@ def test_pages_are_published_with_their_figures_and_an_index(done, tmp_path):
     index = publish(folder / "out", tmp_path / "docs")
     assert index == tmp_path / "docs" / "index.md"
     names = set(re.findall(r"\]\(([^)]+)\)", index.read_text() + (tmp_path / "docs" / "tiny.md").read_text()))
-    assert {"tiny.md", "index.png"} < names
+    assert {"tiny.md", "index.png", "index.md", "tiny.json"} < names  # the page leads back, and to the numbers
     assert all((tmp_path / "docs" / name).is_file() for name in names)
     assert len(names) >= 2 + sum(len(kept.figures) for kept in result.analyses)
     assert (tmp_path / "docs" / "tiny.json").is_file()
