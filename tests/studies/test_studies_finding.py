@@ -81,7 +81,7 @@ def test_a_page_has_methods_side_by_side():
 
 
 def test_a_verdict_without_an_effect_is_its_word_alone():
-    alone = verdict("contradicted", "", None, low=None)
+    alone = verdict("contradicted", "", 0.0, effect=None, low=None, high=None)
     assert "| **contradicted** |" in page(result(alone))
     assert "| contradicted | contradicted | contradicted | - |" in index([result(alone)])
 
