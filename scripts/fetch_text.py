@@ -7,6 +7,8 @@
    dictionary has from WordNet is left out of it.
 3. Every 50th line is kept out of training, in a second file: wordnet.txt and wordnet.held-out.txt, gcide.txt and
    gcide.held-out.txt.
+4. A part of both together, evenly over their lines, is what a small model can read several times: part.txt and, of the
+   lines that are kept out, as great a part in part.held-out.txt.
 
 Licences, which are copied beside the texts: WordNet 3.0 is Princeton University's, free to use, copy and change with
 its notice. GCIDE derives from Webster's Revised Unabridged Dictionary of 1913; it is under the GNU GPL, version 2 or
@@ -29,6 +31,7 @@ WORDNET = "usr/share/wordnet"
 GCIDE = "usr/share/dictd/gcide.dict.dz"
 KINDS = ("noun", "verb", "adj", "adv")
 HELD_OUT = 50  # every so many lines one is kept out of training
+PART = 20_000  # lines of part.txt
 SHORTEST, LONGEST = 20, 400  # characters of a line
 QUOTATION = 8 * " "  # how the dictionary indents what others wrote
 
@@ -42,7 +45,9 @@ def main() -> None:
     """Fetch, clean and write, and say how much it is."""
     parser = argparse.ArgumentParser(description="Fetch WordNet's glosses and the GCIDE dictionary as plain text.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(".cache/text"), help="where texts are put")
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--lines", type=lines_of, default=PART, help=f"lines of part.txt; {PART:,} unless given")
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     unpacked = {package: unpack(download(package, folder), folder / package) for package in PACKAGES}
@@ -52,7 +57,8 @@ def main() -> None:
     with gzip.open(found(unpacked["dict-gcide"] / GCIDE), "rt", encoding="utf-8", errors="replace") as stream:
         definitions = list(gcide_lines(stream))
     for name, lines in (("wordnet", glosses), ("gcide", definitions)):
-        write(folder, name, lines)
+        write(folder, name, *split(lines))
+    write(folder, "part", *part([split(glosses), split(definitions)], arguments.lines))
     for package, root in unpacked.items():
         shutil.copyfile(found(root / "usr/share/doc" / package / "copyright"), folder / f"{package}.copyright")
         shutil.rmtree(root)
@@ -165,12 +171,46 @@ def fitting(line: str) -> Iterator[str]:
         yield line
 
 
-def write(folder: Path, name: str, lines: Iterable[str]) -> None:
-    """Write lines, each once, and every 50th of them to a file of their own."""
+def lines_of(text: str) -> int:
+    """How many lines a part is to have.
+
+    Raises:
+        ValueError: not a whole number from 1 on.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def split(lines: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Lines, each once: those to train on, and every 50th, which is kept out."""
     different = list(dict.fromkeys(lines))
-    held_out = different[HELD_OUT - 1 :: HELD_OUT]
-    kept = [line for place, line in enumerate(different, 1) if place % HELD_OUT]
-    for file, some in ((f"{name}.txt", kept), (f"{name}.held-out.txt", held_out)):
+    return [line for place, line in enumerate(different, 1) if place % HELD_OUT], different[HELD_OUT - 1 :: HELD_OUT]
+
+
+def part(texts: Iterable[tuple[list[str], list[str]]], most: int) -> tuple[list[str], list[str]]:
+    """So many lines of several texts that are split, evenly over them, and as great a part of what is kept out.
+
+    No line is in both, should one text have what is kept out of another.
+    """
+    kept, held_out = (
+        list(dict.fromkeys(line for some in which for line in some)) for which in zip(*texts, strict=True)
+    )
+    share = min(most / len(kept), 1.0)
+    trained = evenly(kept, round(share * len(kept)))
+    known = set(kept)
+    return trained, evenly([line for line in held_out if line not in known], round(share * len(held_out)))
+
+
+def evenly(lines: list[str], most: int) -> list[str]:
+    """At most so many of some lines, evenly over them."""
+    return [lines[place * len(lines) // most] for place in range(most)] if most < len(lines) else lines
+
+
+def write(folder: Path, name: str, trained: list[str], held_out: list[str]) -> None:
+    """Write lines to train on, and those that are kept out of it to a file of their own; say how much it is."""
+    for file, some in ((f"{name}.txt", trained), (f"{name}.held-out.txt", held_out)):
         content = "\n".join(some) + "\n"
         (folder / file).write_text(content, encoding="utf-8")
         print(f"{folder / file}: {len(some):,} lines, {len(content.split()):,} words, {len(content) / 1e6:.1f} MB")

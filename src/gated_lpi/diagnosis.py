@@ -7,8 +7,10 @@
 Late are the pairs of consecutive checkpoints in the later half. What is late is measured against chance: 0 is what
 chance gives, 1 no change at all. Routing is that of every position where the run kept it (`routing = "all"`); else that
 of the prompts' last positions by relation, which are more alike than text is: experts may seem dead that are not needed
-there, so a collapse is found only where hardly any but k are used. Each finding says which it was. `THRESHOLDS` has the
-limits, as data.
+there, so a collapse is found only where hardly any but k are used. Chance for single positions is a random choice of
+experts; for shares of a relation's prompts, which go much the same way, experts that are exchanged at random. Shares
+that are so even that this leaves most of the overlap say nothing of instability: `MOST_EVEN`. Each finding says which
+it was. `THRESHOLDS` has the limits, as data.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from gated_lpi.metrics.routing_health import (
     dead_experts_chance,
     routing_jaccard,
     routing_jaccard_chance,
+    routing_jaccard_exchanged,
 )
 
 NAMES = ("expert collapse", "routing instability", "neuron churn")
+MOST_EVEN = 0.5  # from shares that are all or nothing (0) to even ones (1), which tell nothing of instability
 LEAST_PAIRS = 2  # of late checkpoints: one pair alone shows no habit
 
 
@@ -152,7 +156,9 @@ def examine(run: HasArms) -> Diagnosis:
                 f"{scores.sizes['checkpoint']}"
             )
             late = late[:0]
-        findings += _of_routing(arm, scores, summary, late)
+        of_routing, unsure = _of_routing(arm, scores, summary, late)
+        findings += of_routing
+        unjudged += unsure
         findings += _of_units(arm, scores, summary, late)
     if without == len(run.arms):
         raise RunError(f"no arm has results to judge yet ({'; '.join(unjudged)}); run the experiment first")
@@ -185,31 +191,53 @@ def _late(checkpoints: int) -> NDArray[np.int64]:
     return pairs[len(pairs) // 2 :]
 
 
-def _of_routing(arm: str, scores: xr.Dataset, summary: xr.Dataset, late: NDArray[np.int64]) -> Iterator[Finding]:
+def _of_routing(
+    arm: str, scores: xr.Dataset, summary: xr.Dataset, late: NDArray[np.int64]
+) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the routing of an arm, and what could not be judged."""
     layers = [layer for layer in _layers(scores) if layer.k < layer.routed.shape[-1]]  # else nothing is chosen
     if not layers:
-        return
+        return [], []
     keys = _keys(scores)
-    yield from _collapse(arm, keys, layers, np.flatnonzero(scores["step"].to_numpy() > int(scores["step"][0])))
+    found = list(_collapse(arm, keys, layers, np.flatnonzero(scores["step"].to_numpy() > int(scores["step"][0]))))
+    judged = np.isfinite(summary["routing_distance"].to_numpy()).any(axis=-1)  # pairs of identical weights are not
+    late = late[judged[late]]
     if not late.size:
+        return found, []
+    overlaps = {layer.layer: _overlap(layer, late) for layer in layers}
+    sure = [layer for layer in layers if overlaps[layer.layer].even <= MOST_EVEN]
+    unjudged = [
+        f"{arm}: routing instability cannot be told in layer {layer.layer}: were its experts exchanged at random, "
+        f"{overlaps[layer.layer].chance.mean():.2f} of their loads would overlap, which are too even; routing of "
+        f'{layer.source}; run with attribution.routing = "all" for that of single positions'
+        for layer in layers
+        if layer not in sure
+    ]
+    found += _instability(arm, keys, sure, {layer.layer: overlaps[layer.layer].above for layer in sure}, late)
+    return found, unjudged
+
+
+def _instability(
+    arm: str,
+    keys: NDArray[np.str_],
+    layers: list[_Routing],
+    above: dict[int, NDArray[np.float64]],
+    late: NDArray[np.int64],
+) -> Iterator[Finding]:
+    """Experts that are other ones at every late checkpoint; `above` [late pairs] by layer, 0 at chance."""
+    limit = THRESHOLDS["routing instability"].limit
+    worst = min(layers, key=lambda layer: above[layer.layer].mean(), default=None)
+    if worst is None or (value := float(above[worst.layer].mean())) >= limit:
         return
-    overlap = np.stack([_above_chance(layer, late, summary) for layer in layers])  # [layers, late pairs]
-    judged = ~np.isnan(overlap[0])
-    if not judged.any():
-        return
-    means = overlap[:, judged].mean(axis=1)
-    limit, least = THRESHOLDS["routing instability"].limit, int(means.argmin())
-    if means[least] < limit:
-        below = late[np.nan_to_num(overlap[least], nan=1.0) < limit]
-        yield Finding(
-            "routing instability",
-            arm,
-            _ends(keys, below),
-            float(means[least]),
-            limit,
-            f"late in training {means[least]:.2f} of what chance leaves of the choice of experts of layer "
-            f"{layers[least].layer} is kept from one checkpoint to the next; routing of {layers[least].source}",
-        )
+    yield Finding(
+        "routing instability",
+        arm,
+        _ends(keys, late[above[worst.layer] < limit]),
+        value,
+        limit,
+        f"late in training {value:.2f} of what chance leaves of the choice of experts of layer {worst.layer} is kept "
+        f"from one checkpoint to the next; routing of {worst.source}",
+    )
 
 
 def _collapse(
@@ -243,20 +271,34 @@ def _idle(layer: _Routing) -> NDArray[np.float64]:
     return np.asarray(dead * (experts / (experts - layer.k)), dtype=np.float64)
 
 
-def _above_chance(layer: _Routing, late: NDArray[np.int64], summary: xr.Dataset) -> NDArray[np.float64]:
-    """The overlap of late pairs, 0 at chance and 1 unchanged; NaN for pairs of identical weights."""
-    counts, index = np.unique(layer.tokens, return_inverse=True)
-    experts = layer.routed.shape[-1]
-    chances = np.array([_jaccard_chance(int(count), experts, layer.k) for count in counts])
-    chance = float(np.average(chances[index], weights=layer.tokens))
-    overlap = routing_jaccard(layer.routed, layer.tokens)[late]
-    refused = np.isnan(summary["routing_distance"].to_numpy()).all(axis=-1)[late]
-    return np.where(refused, np.nan, (overlap - chance) / max(1.0 - chance, 1e-12))
+class _Overlap(NamedTuple):
+    """The overlap of the routing of pairs of checkpoints, [pairs] each.
+
+    Attributes:
+        above: 0 at chance, 1 unchanged.
+        chance: what chance gives.
+        even: 0 where chance gives no more than for single positions, 1 where loads are even and overlap in any case.
+    """
+
+    above: NDArray[np.float64]
+    chance: NDArray[np.float64]
+    even: float
+
+
+def _overlap(layer: _Routing, pairs: NDArray[np.int64]) -> _Overlap:
+    found = routing_jaccard(layer.routed, layer.tokens)[pairs]
+    single = _jaccard_chance(layer.routed.shape[-1], layer.k)
+    if layer.everywhere:
+        chance = np.full(found.shape, single)
+    else:
+        chance = routing_jaccard_exchanged(layer.routed, layer.tokens)[pairs]
+    above = (found - chance) / np.maximum(1.0 - chance, 1e-12)
+    return _Overlap(above, chance, float((chance.mean() - single) / max(1.0 - single, 1e-12)))
 
 
 @cache
-def _jaccard_chance(tokens: int, experts: int, k: int) -> float:
-    return routing_jaccard_chance(tokens, experts, k)
+def _jaccard_chance(experts: int, k: int) -> float:
+    return routing_jaccard_chance(1, experts, k)
 
 
 def _layers(scores: xr.Dataset) -> Iterator[_Routing]:

@@ -125,6 +125,7 @@ def test_results_fill_the_page(tmp_path):
     assert (tmp_path / "benchmarks" / "scaling.svg").is_file()
 
 
+@pytest.mark.slow
 def test_summaries_are_timed_both_ways_and_fill_their_table():
     found = {"summaries": {**summaries.measure(TINY_ARM, lambda _: None), "made": "now", "machine": timing.machine()}}
     lines = tables.summaries(json.loads(json.dumps(found)))

@@ -96,6 +96,7 @@ def command(*arguments, limit=None):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_disk_without_room_ends_any_phase_with_one_line_and_the_run_goes_on(experiment, tmp_path):
     out = tmp_path / "run"

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from gated_lpi.cli import main
-from gated_lpi.studies import studies
+from gated_lpi.studies import StudyResult, studies
+from tiny_runs import two_arms
 from tiny_studies import save_study
 
 MARK = "GATED_LPI_TEST_MARK"
@@ -43,6 +47,62 @@ def test_a_plan_counts_what_is_trained_and_does_nothing(monkeypatch, capsys, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.toml", "facts", "tiny.toml"]
 
 
+def test_a_plan_needs_no_text_and_a_study_of_it_says_how_to_fetch_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(monkeypatch, capsys, "text", "--plan", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["groups"] == {"moe": 3, "dense-active": 3, "dense-total": 3}
+    code, _, err = run(monkeypatch, capsys, "text", "--out", tmp_path / "out")
+    assert code == 1
+    assert "make text" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_studies_but_those_without_their_text_are_carried_out_and_then_it_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gated_lpi.studies.studies", lambda: ("text", str(save_study(tmp_path))))
+    done = []
+
+    def carried_out(study, *_, **__):
+        done.append(study.name)
+        return StudyResult.model_construct(study=study.name)
+
+    monkeypatch.setattr("gated_lpi.cli.study._carry_out", carried_out)
+    monkeypatch.setattr("gated_lpi.results.open_run", lambda _: SimpleNamespace(arms=()))
+    code, _, err = run(monkeypatch, capsys, "--all", "--out", tmp_path / "out")
+    assert done == ["tiny"]
+    assert code == 1
+    assert "which study 'text' reads" in err
+
+
+OF_A_FOLDER = """
+[study]
+title = "Two arms"
+question = ["Do they know?"]
+design = "One of a folder, one that is trained."
+limits = "All of them."
+[[study.analyses]]
+name = "recall"
+"""
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["in words", "as JSON"])
+def test_checkpoints_in_quarantine_are_named_and_make_the_exit_code_3(monkeypatch, capsys, tmp_path, form):
+    two_arms(tmp_path)
+    file = tmp_path / "two.toml"
+    quick = "metrics = { draws = 3 }\nablation = { random_draws = 1, top_units = 1, heads = [1], units = [0.1] }"
+    asked = f'facts = {{ source = "{tmp_path / "facts"}", templates = "first" }}'
+    arm = f'[[arms]]\nname = "folder"\nseries = "{tmp_path / "series"}"'
+    file.write_text(f'name = "two"\n{quick}\n{asked}\n{arm}\n{OF_A_FOLDER}')
+    code, out, err = run(monkeypatch, capsys, file, "--out", tmp_path / "out", "--workers", "1", *form)
+    assert code == 3, err
+    said = err if form else out
+    assert "quarantined: folder step-10 (WeightsError)" in said
+    assert "1 checkpoints are quarantined; --retry-quarantined" in said
+    if form:
+        assert json.loads(out)["study"] == "two"
+
+
 def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, capsys)[0] == 2
     assert "and not both" in run(monkeypatch, capsys, "twins", "--all")[2]
@@ -50,7 +110,7 @@ def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
     assert "which it needs" in run(monkeypatch, capsys, "--publish", tmp_path)[2]
     code, _, err = run(monkeypatch, capsys, "twinz", "--out", tmp_path)
     assert code == 2
-    assert "one of data-shift, density" in err
+    assert "one of data-shift" in err
     code, _, err = run(monkeypatch, capsys, "twins", "--workers", "0", "--out", tmp_path)
     assert code == 2
     assert "engine.workers" in err
@@ -68,6 +128,7 @@ def marked(mark):
     return found
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_leaves_no_process_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "gated_lpi", "study", str(save_study(tmp_path)), "--out", str(tmp_path / "out")]
     command += ["--workers", "2", "--json"]

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from gated_lpi.cli import main
 from gated_lpi.diagnosis import THRESHOLDS, diagnose, examine
 from gated_lpi.errors import RunError
+from gated_lpi.metrics import routing_jaccard, routing_jaccard_chance
 from gated_lpi.results import open_run
 from ill_arms import ill_run
 from synthetic_run import DENSE, ArmPlan, SyntheticRun
@@ -85,6 +87,60 @@ def test_last_positions_are_judged_more_strictly_and_it_is_said(run, by_relation
     assert finding.threshold == THRESHOLDS["expert collapse (last positions)"].limit
     said = "the last positions of 6 prompts, by relation" if by_relation else "the last positions of 6 prompts together"
     assert said in finding.evidence
+
+
+@pytest.mark.parametrize("by_relation", [True, False])
+def test_a_router_with_noise_is_unstable_by_its_last_positions_too(run, by_relation):
+    finding = found(LastPositions(run, by_relation=by_relation), "unstable")["routing instability"]
+    assert -0.2 < finding.value < 0.1
+
+
+class Shares:
+    """The arm that is well, with other shares of the prompts of two relations at its experts."""
+
+    arms = ("well",)
+
+    def __init__(self, run, shares, prompts=64):
+        self.run, self.shares, self.prompts = run, shares, prompts
+
+    def scores(self, arm):
+        scores = LastPositions(self.run).scores(arm)
+        share = scores["expert_utilisation"].transpose("checkpoint", "relation", "expert_unit").copy()
+        for layer in (0, 1):
+            mine = (scores["expert_unit_layer"] == layer).to_numpy() & (scores["expert_unit_expert"] >= 0).to_numpy()
+            for step in range(share.sizes["checkpoint"]):
+                share[step, :, mine] = self.shares(step)
+        counted = scores["n_prompts"].copy(data=[self.prompts] * scores.sizes["relation"])
+        return scores.assign(expert_utilisation=share).assign_coords(n_prompts=counted)
+
+    def summary(self, arm):
+        return self.run.summary(arm)
+
+
+def test_prompts_of_a_relation_that_mostly_keep_their_experts_are_no_instability(run):
+    def shares(step):  # of 8 experts; a fifth of the choices goes to another one at every checkpoint
+        given = np.zeros(8)
+        given[[0, 1, 2 + step % 2]] = 0.8, 0.8, 0.4
+        return given
+
+    assert "routing instability" not in {finding.name for finding in diagnose(Shares(run, shares))}
+    alike = np.stack([shares(0), shares(1)])[:, None]
+    assert routing_jaccard(alike)[0] < routing_jaccard_chance(64, 8, 2)  # the chance of prompts that have no relation
+
+
+def test_prompts_of_a_relation_that_go_elsewhere_are_an_instability(run):
+    elsewhere = Shares(run, lambda step: np.roll([1, 1, 0, 0, 0, 0, 0, 0], 2 * step))
+    finding = found(elsewhere, "well")["routing instability"]
+    assert -0.3 < finding.value < 0.0
+
+
+def test_even_shares_tell_nothing_of_instability_and_it_is_said(run):
+    result = examine(Shares(run, lambda _step: np.full(8, 0.25)))
+    assert result.findings == ()
+    assert len(result.unjudged) == 2
+    assert result.unjudged[0].startswith("well: routing instability cannot be told in layer 0: ")
+    assert "1.00 of their loads" in result.unjudged[0]
+    assert 'attribution.routing = "all"' in result.unjudged[0]
 
 
 def test_dense_arms_and_arms_without_results(tmp_path):

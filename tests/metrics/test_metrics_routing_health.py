@@ -13,6 +13,7 @@ from gated_lpi.metrics import (
     router_saturation,
     routing_jaccard,
     routing_jaccard_chance,
+    routing_jaccard_exchanged,
 )
 
 A, B, C = [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]
@@ -85,3 +86,13 @@ def test_co_activation_by_hand():
 def test_what_is_no_routing_is_refused(call, told):
     with pytest.raises(OptionError, match=told):
         call()
+
+
+def test_exchanged_experts_keep_what_their_loads_leave_to_chance():
+    concentrated = np.array([[[1.0, 0, 0, 0]], [[0, 1.0, 0, 0]], [[0, 1.0, 0, 0]]])
+    np.testing.assert_allclose(routing_jaccard_exchanged(concentrated, draws=4000), [0.25, 0.25], atol=0.02)
+    np.testing.assert_allclose(routing_jaccard_exchanged(np.full((2, 3, 4), 0.5)), [1.0])
+    mixed = np.stack([np.stack([pair[0], np.full(4, 0.25)]) for pair in concentrated])
+    np.testing.assert_allclose(routing_jaccard_exchanged(mixed, [1, 3], draws=4000), [0.8125, 0.8125], atol=0.02)
+    with pytest.raises(OptionError, match="draws"):
+        routing_jaccard_exchanged(concentrated, draws=0)

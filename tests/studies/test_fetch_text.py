@@ -63,11 +63,32 @@ def test_a_sense_is_a_line_without_etymology_sources_quotations_and_wordnet(scri
 
 def test_every_fiftieth_line_is_kept_out_and_none_comes_twice(script, tmp_path, capsys):
     lines = [f"word {i}: a definition" for i in range(120)]
-    script.write(tmp_path, "some", [*lines, *lines])
+    script.write(tmp_path, "some", *script.split([*lines, *lines]))
     trained, held_out = ((tmp_path / name).read_text().splitlines() for name in ("some.txt", "some.held-out.txt"))
     assert held_out == [lines[49], lines[99]]
     assert trained == [line for line in lines if line not in held_out]
     assert "118 lines, 472 words" in capsys.readouterr().out
+
+
+def test_a_part_is_evenly_of_both_and_holds_nothing_that_is_kept_out(script):
+    first, second = ([f"{name} {i}: a definition" for i in range(1000)] for name in ("gloss", "sense"))
+    second[10] = first[49]  # which is kept out of the first text
+    trained, held_out = script.part([script.split(first), script.split(second)], 200)
+    assert len(trained) == len(set(trained)) == 200
+    assert 0.9 < sum(line.startswith("gloss") for line in trained) / 100 < 1.1
+    assert not set(trained) & set(held_out)
+    assert first[49] not in held_out
+    assert len(held_out) == 4
+    whole, kept_out = script.part([script.split(first)], 5000)
+    assert (whole, kept_out) == script.split(first)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", "1.5"])
+def test_a_part_of_no_lines_is_refused(script, given, monkeypatch, capsys):
+    monkeypatch.setattr(script.sys, "argv", ["fetch_text.py", "--lines", given])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--lines" in capsys.readouterr().err
 
 
 def test_a_package_that_is_there_is_not_downloaded_again(script, tmp_path, monkeypatch):

@@ -6,10 +6,12 @@ import shutil
 
 import pytest
 
+from gated_lpi.errors import FactsError, RunError
 from gated_lpi.results import open_run
 from gated_lpi.studies import carry_out, load_study, publish, run_study
 from gated_lpi.studies.finding import StudyResult
 from gated_lpi.studies.index import results_in
+from gated_lpi.studies.study import AnalysisSpec
 from tiny_runs import Notes
 from tiny_studies import save_study
 
@@ -78,6 +80,8 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     for name in (figure for kept in result.analyses for figure in kept.figures):
         assert f"({name})" in page
         assert (findings / name).read_bytes().startswith(b"\x89PNG")
+    for name in re.findall(r"\]\(([^)]+)\)", page):
+        assert (findings / name).is_file()
     index = (folder / "out" / "index.md").read_text()
     assert "[tiny](tiny.findings/page.md)" in index
     assert "| And quick? | - | no claim judged |" in index
@@ -88,7 +92,7 @@ def test_pages_are_published_with_their_figures_and_an_index(done, tmp_path):
     index = publish(folder / "out", tmp_path / "docs")
     assert index == tmp_path / "docs" / "index.md"
     names = set(re.findall(r"\]\(([^)]+)\)", index.read_text() + (tmp_path / "docs" / "tiny.md").read_text()))
-    assert {"tiny.md", "index.png"} < names
+    assert {"tiny.md", "index.png", "index.md", "tiny.json"} < names  # the page leads back, and to the numbers
     assert all((tmp_path / "docs" / name).is_file() for name in names)
     assert len(names) >= 2 + sum(len(kept.figures) for kept in result.analyses)
     assert (tmp_path / "docs" / "tiny.json").is_file()
@@ -138,6 +142,7 @@ def test_what_was_done_is_not_done_again(done):
     assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
 
 
+@pytest.mark.slow
 def test_an_analysis_with_other_options_or_a_damaged_file_is_made_again(done, tmp_path):
     folder, study, result = done
     shutil.copytree(folder / "out", tmp_path / "out")
@@ -157,6 +162,7 @@ def test_an_analysis_with_other_options_or_a_damaged_file_is_made_again(done, tm
     assert files(findings)["ablation_curves.json"] == before["ablation_curves.json"]
 
 
+@pytest.mark.slow
 def test_a_study_of_the_same_run_trains_nothing(done):
     folder, _, _ = done
     other = load_study(folder / "again.toml")
@@ -169,3 +175,39 @@ def test_a_study_of_the_same_run_trains_nothing(done):
     assert {found.study for found in results_in(folder / "out")} == {"tiny", "again"}
     kept = json.loads((folder / "out" / "again.findings" / "findings.json").read_text())
     assert kept["analyses"][0]["options"]["at"] == "area"
+
+
+def test_an_analysis_is_made_of_the_training_and_of_files_that_its_options_name(done, tmp_path):
+    folder, study, _ = done
+    shutil.copytree(folder / "out" / "tiny", tmp_path / "tiny")
+    run = open_run(tmp_path / "tiny")
+    text = tmp_path / "held-out.txt"
+    text.write_text("One line.\n")
+    recall = study.analyses[0]
+    reads = AnalysisSpec.model_validate({"name": "text", "text": str(text)})
+    before = {one.name: carry_out.made_of(run, one) for one in (recall, reads)}
+    text.write_text("Another line.\n")
+    assert carry_out.made_of(run, recall) == before["recall"]
+    assert carry_out.made_of(run, reads) != before["text"]
+    text.write_text("One line.\n")
+    assert carry_out.made_of(run, reads) == before["text"]
+    (run.training_folder(run.arms[0]) / "stabilise.json").write_text("{}")
+    assert carry_out.made_of(run, recall) != before["recall"]
+
+
+def test_a_folder_in_place_of_a_text_is_refused(done, tmp_path):
+    folder, _, _ = done
+    reads = AnalysisSpec.model_validate({"name": "text", "text": str(tmp_path)})
+    with pytest.raises(RunError, match=r"cannot be read: .*expected a file"):
+        carry_out.made_of(open_run(folder / "out" / "tiny"), reads)
+
+
+@pytest.mark.parametrize("there", ["none", "part.txt"])
+def test_a_study_of_a_text_that_is_not_there_is_refused_before_it_trains(tmp_path, monkeypatch, there):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".cache" / "text").mkdir(parents=True)
+    (tmp_path / ".cache" / "text" / there).write_text("a line\n")
+    missing = "part.held-out.txt" if there == "part.txt" else "part.txt"
+    with pytest.raises(FactsError, match=rf"^\.cache/text/{missing} is not there, .*'text' reads; .*`make text`"):
+        run_study(load_study("text"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

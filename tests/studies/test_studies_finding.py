@@ -80,6 +80,12 @@ def test_a_page_has_methods_side_by_side():
     assert "**supported**: 2 [1, 3] nats | **contradicted**: -2 [-3, -1] nats | W |" in row
 
 
+def test_a_verdict_without_an_effect_is_its_word_alone():
+    alone = verdict("contradicted", "", 0.0, effect=None, low=None, high=None)
+    assert "| **contradicted** |" in page(result(alone))
+    assert "| contradicted | contradicted | contradicted | - |" in index([result(alone)])
+
+
 def test_cells_cannot_break_a_table():
     assert markdown_table(["a"], [["x|y\nz"], [None]]).splitlines() == ["| a |", "| --- |", "| x\\|y z |", "| - |"]
     assert effect(verdict("undecided", "", 0.00012, low=None)) == "0.00012 nats"
@@ -89,10 +95,12 @@ def test_the_index_says_where_methods_differ_and_what_is_open():
     one = result(verdict("supported", "lpi", 2.0), verdict("contradicted", "grad_x_act", -2.0), questions=("Q?", "R?"))
     two = result(verdict("supported", "", 2.0), verdict("supported", "rollout", 3.0), name="t")
     text = index([one, two])
-    assert (
-        "| [s](s.findings/page.md) | Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in text
-    )
-    assert "| [s](s.findings/page.md) | R? | - | no claim judged |" in text
+    assert [line for line in text.splitlines() if line.startswith("[")] == [
+        "[s](s.findings/page.md)",
+        "[t](t.findings/page.md)",
+    ]
+    assert "| Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in text
+    assert "| R? | - | no claim judged |" in text
     assert "| C | supported | supported: 2 [1, 3] nats | supported: 2 [1, 3] nats | rollout: supported: 3" in text
 
 

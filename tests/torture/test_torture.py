@@ -29,6 +29,7 @@ def idle(_ground):
     """Nothing is tried."""
 
 
+@pytest.mark.slow
 def test_two_cheap_attacks_come_out_right():
     command = [sys.executable, "-m", "torture", "fuzz-facts", "hostile", "--count", "3"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}

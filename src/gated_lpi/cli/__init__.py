@@ -1,7 +1,7 @@
 """The command line: one file per verb, thin over the library.
 
 Exit codes: 0 done; 1 the input cannot be used (a model, facts, a checkpoint, a run); 2 the command itself is wrong;
-3 `diagnose` found something wrong, or a run ended with checkpoints in quarantine; 4 `verify` found damage;
+3 `diagnose` found something wrong, or a run or study ended with checkpoints in quarantine; 4 `verify` found damage;
 130 or 143 interrupted by SIGINT or SIGTERM (`gated_lpi._common.signals`).
 """
 

@@ -12,7 +12,10 @@ from gated_lpi.cli.console import out as console
 from gated_lpi.errors import OptionError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gated_lpi.experiments import Experiment
+    from gated_lpi.results import Run
 
 NAME = "run"
 INTERRUPTED = "interrupted; what was complete is kept, and the same command goes on from there"
@@ -76,14 +79,7 @@ def finish(experiment: Experiment, out: str | Path, *, retry_quarantined: bool =
     disable_progress_bars()  # downloads go on while other bars are shown
     progress = ConsoleProgress()
     run = run_experiment(experiment, out, progress, retry_quarantined=retry_quarantined)
-    quarantined = {arm: run.quarantined(arm) for arm in run.arms}
-    for arm, records in quarantined.items():
-        for record in records:
-            why = f"({record['error']}): {record['quarantined']}"
-            console.print(f"quarantined: {arm} {record['key']} {why}", markup=False)
-    count = sum(map(len, quarantined.values()))
-    if count:
-        console.print(f"{count} checkpoints are quarantined; --retry-quarantined tries them again", markup=False)
+    count = say_quarantined(run, console)
     for arm in run.arms:
         for same in run.duplicates(arm):
             console.print(
@@ -103,6 +99,17 @@ def finish(experiment: Experiment, out: str | Path, *, retry_quarantined: bool =
             )
     console.print(f"report: {files.html}", markup=False)
     return count
+
+
+def say_quarantined(run: Run, to: Console) -> int:
+    """Name the checkpoints of a run that are quarantined, with the reason, and count them."""
+    quarantined = [(arm, record) for arm in run.arms for record in run.quarantined(arm)]
+    for arm, record in quarantined:
+        why = f"({record['error']}): {record['quarantined']}"
+        to.print(f"quarantined: {arm} {record['key']} {why}", markup=False)
+    if quarantined:
+        to.print(f"{len(quarantined)} checkpoints are quarantined; --retry-quarantined tries them again", markup=False)
+    return len(quarantined)
 
 
 def _plan(experiment: Experiment, price: float | None, flops: str | None, json: bool) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from gated_lpi.cli.console import ConsoleProgress, print_json
+from gated_lpi.cli.console import ConsoleProgress, err, print_json
 from gated_lpi.cli.console import out as console
+from gated_lpi.cli.run import QUARANTINED, say_quarantined
 from gated_lpi.errors import OptionError
 
 if TYPE_CHECKING:
@@ -44,10 +45,14 @@ def command(
 
     A study is a file: an experiment with `seeds` and a `grid`, and what is asked of it (docs/studies.md).
 
+    Exit code 3: done, but checkpoints that cannot be used were put in quarantine.
+
     Example: `gated-lpi study twins --out studies`
     """
+    from gated_lpi.results import open_run
     from gated_lpi.studies import load_study, studies
     from gated_lpi.studies import publish as copy_pages
+    from gated_lpi.studies.carry_out import missing_text, refuse_missing_text
 
     if listed:
         _list([load_study(name) for name in studies()], json)
@@ -68,10 +73,17 @@ def command(
         raise OptionError(
             "No folder for the study was given; expected --out with one, which several studies may share."
         )
-    results = [_carry_out(one, out, retry_quarantined, quiet=json) for one in asked]
+    done = [one for one in asked if not every or missing_text(one) is None]  # of all, one is not to keep up the others
+    results = [_carry_out(one, out, retry_quarantined, quiet=json) for one in done]
     if json:
         content = [result.model_dump(mode="json") for result in results]
         print_json(content if every else content[0])
+    runs = dict.fromkeys(one.run for one in done)  # several studies may share one
+    quarantined = sum(say_quarantined(open_run(out / name), err if json else console) for name in runs)
+    for one in asked:
+        refuse_missing_text(one)
+    if quarantined:
+        raise typer.Exit(QUARANTINED)
 
 
 def _on(study: Study, engine: str | None, workers: int | None) -> Study:

@@ -58,7 +58,7 @@ class LiveMonitor:
         fraction: share of the units in a top set.
         attribution: further options, with the keys of an experiment file's `[attribution]`: `units`, `estimator`,
             `batch_size` … `routing` is "all" unless "last" is given, which needs less room: alarms over routing then
-            rest on the prompts' last positions alone, which mislead early in training.
+            rest on the prompts' last positions alone, and do not judge instability where these are spread evenly.
         training: what tells this training from others with the same model and facts, such as its seed, in words.
         device: where a copy of the model is scored; None: where the model is, without a copy if it is in float32.
 

@@ -79,6 +79,7 @@ from gated_lpi.metrics.routing_health import (
     router_saturation,
     routing_jaccard,
     routing_jaccard_chance,
+    routing_jaccard_exchanged,
 )
 from gated_lpi.metrics.routing_null import (
     RoutingNull,
@@ -191,6 +192,7 @@ __all__ = [
     "router_saturation",
     "routing_jaccard",
     "routing_jaccard_chance",
+    "routing_jaccard_exchanged",
     "routing_null",
     "routing_share",
     "routing_stability",

@@ -83,6 +83,31 @@ def routing_jaccard_chance(tokens: int, experts: int, k: int, *, draws: int = 20
     return float(routing_jaccard(loads.reshape(2, draws, experts))[0])
 
 
+def routing_jaccard_exchanged(routed: ArrayLike, weights: ArrayLike | None = None, *, draws: int = 200) -> FloatArray:
+    """The mean of `routing_jaccard` where the experts of each later checkpoint are permuted at random, shape [T−1].
+
+    Chance for means over tokens that are routed alike, such as prompts of one relation: loads stay as even or uneven
+    as they are, and only which expert has which is lost. (Tokens that go each its own way have loads that are nearly
+    even, so that `routing_jaccard_chance` of many tokens is far above what unlike loads overlap.)
+
+    Args:
+        routed: [T, N, E], the routing.
+        weights: [N], tokens of each row; None: one each.
+        draws: permutations; each is the same for all rows.
+
+    Raises:
+        OptionError: as `routing_jaccard`, or no draws.
+    """
+    values = _routed("routed", routed, ndim=3)
+    generator = np.random.default_rng(0)
+    total = np.zeros(max(len(values) - 1, 0))
+    for _ in range(positive_count("draws", draws)):
+        exchanged = values[1:, :, generator.permutation(values.shape[-1])]
+        pairs = np.stack([values[:-1], exchanged], axis=1)
+        total += [float(routing_jaccard(pair, weights)[0]) for pair in pairs]
+    return total / draws
+
+
 def gate_entropy(gates: ArrayLike) -> FloatArray:
     """How evenly a token's gates weigh the experts it is sent to, of `gates` [..., E], shape [...].
 

@@ -23,6 +23,14 @@ Positive = Annotated[int, Field(ge=1, le=GREATEST)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+class _Read:
+    """Marks a text as the name of a file."""
+
+
+FileName = Annotated[Text, _Read()]
+"""The name of a file that is read where the options are used, and is no part of them."""
+
+
 class Spec(BaseModel):
     """Options as plain data that cannot change, without any key that means nothing.
 
@@ -40,6 +48,12 @@ class Spec(BaseModel):
             if field is not None and not _holds(field.annotation, Spec):  # which looks at its own values
                 _refuse_odd(key, value, booleans=_holds(field.annotation, bool))
         return given
+
+
+def files_of(options: Spec) -> tuple[str, ...]:
+    """The files that options name by fields of the type `FileName`."""
+    fields = type(options).model_fields.items()
+    return tuple(getattr(options, name) for name, field in fields if any(isinstance(m, _Read) for m in field.metadata))
 
 
 class Overrides(Spec):

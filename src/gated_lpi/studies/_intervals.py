@@ -1,7 +1,8 @@
 """Intervals over replicates: the one place where studies make them.
 
-For now the mean with Student's interval, and Welch's for a difference. A hierarchical bootstrap (replicates, then
-relations, then facts) takes the place of both functions' bodies once `metrics` has one; their callers stay.
+A mean has Student's interval, a difference of two means Welch's, both by `metrics.hierarchical` over replicates alone:
+a study has one number of each replicate, in which what varies below replicates is already. `metrics.compare_groups`
+has Welch's interval too, but none where replicates do not vary at all, and a permutation test with each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+
+from gated_lpi.metrics import HierarchicalInterval, hierarchical_difference, hierarchical_interval
 
 LEVEL = 0.95
 
@@ -34,27 +36,22 @@ class Estimate(NamedTuple):
 def over_replicates(values: Sequence[float]) -> Estimate:
     """The mean of one value a replicate; those that are NaN are left out."""
     given = _finite(values)
-    if given.size < 2:
-        return Estimate(float(given.mean()) if given.size else math.nan, math.nan, math.nan, given.size)
-    return _interval(float(given.mean()), float(given.var(ddof=1) / given.size), given.size - 1, given.size)
+    if not given.size:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return _estimate(hierarchical_interval(given[:, None], relations="own", draws=1, level=LEVEL))
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """The mean of `a` less that of `b`, values of different replicates; those that are NaN are left out."""
     first, second = _finite(a), _finite(b)
-    n = min(first.size, second.size)
-    value = float(first.mean() - second.mean()) if n else math.nan
-    if n < 2:
-        return Estimate(value, math.nan, math.nan, n)
-    parts = [float(one.var(ddof=1) / one.size) for one in (first, second)]
-    total = sum(parts)
-    below = sum(part**2 / (one.size - 1) for part, one in zip(parts, (first, second), strict=True))
-    return _interval(value, total, total**2 / below if below else first.size + second.size - 2, n)
+    if not first.size or not second.size:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return _estimate(hierarchical_difference(first[:, None], second[:, None], relations="own", draws=1, level=LEVEL))
 
 
-def _interval(value: float, variance: float, freedom: float, n: int) -> Estimate:
-    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
-    return Estimate(value, value - half, value + half, n)
+def _estimate(found: HierarchicalInterval) -> Estimate:
+    """What was found; `draws` is 1 above, since one value a replicate leaves nothing to draw but for percentiles."""
+    return Estimate(float(found.estimate), float(found.low), float(found.high), min(found.replicates))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -29,25 +29,29 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel
 
 from gated_lpi._common.folders import Folder, make, read_bytes, unwritten, write_atomically
-from gated_lpi.errors import RunError
+from gated_lpi.errors import FactsError, RunError
+from gated_lpi.options.spec import files_of
 from gated_lpi.report import build_report
 from gated_lpi.results import Run
 from gated_lpi.results.files import digest, read_file, write_file
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Advance, Progress, Silent
-from gated_lpi.runs.training_jobs import seconds_of
+from gated_lpi.runs.training_jobs import SECONDS, seconds_of
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import KeptAnalysis, StudyResult
 from gated_lpi.studies.index import RESULT_FILE, write_index
 from gated_lpi.studies.page import page
 from gated_lpi.studies.study import AnalysisSpec, Study, studies
 from gated_lpi.studies.table import analysis_of
+from gated_lpi.training.folder import RECORD as ARM_RECORD
+from gated_lpi.training.stabilise import RECORD as STABILISE_RECORD
 from gated_lpi.version import __version__
 
 FINDINGS = ".findings"
 PAGE_FILE = "page.md"
 CLOCK_FILE = "clock.json"
 DOTS = 110  # per inch of a figure
+OF_TRAINING = (ARM_RECORD, STABILISE_RECORD, SECONDS)  # files of an arm's training that analyses read
 PACKAGES = ("torch", "transformers", "numpy", "scipy")
 
 
@@ -77,8 +81,10 @@ def run_study(
 
     Raises:
         RunExistsError: the folder holds another run of this name.
+        FactsError: a text is not there that the arms are trained on, or an analysis reads; nothing is trained.
         GatedLPIError: as `run_experiment`; what was done before is kept.
     """
+    refuse_missing_text(study)
     progress = _Once(Silent() if progress is None else progress, {arm.name for arm in study.experiment.arms})
     folder = Path(out)
     findings = folder / f"{study.name}{FINDINGS}"
@@ -120,6 +126,26 @@ def run_study(
     write_atomically(findings / PAGE_FILE, page(result))
     write_index(folder)
     return result
+
+
+def missing_text(study: Study) -> str | None:
+    """The first text that a study's arms are trained on, or an analysis reads, and that is not there."""
+    read = (name for analysis in study.analyses for name in files_of(analysis.options))
+    return next((name for name in (*study.experiment.corpus.texts, *read) if not Path(name).is_file()), None)
+
+
+def refuse_missing_text(study: Study) -> None:
+    """Refuse a study of a text that is not there, before hours are spent on its arms.
+
+    Raises:
+        FactsError: there is one.
+    """
+    name = missing_text(study)
+    if name is not None:
+        raise FactsError(
+            f"{name} is not there, which study {study.name!r} reads; what studies of the package read is fetched by "
+            "`make text` in a checkout, into its .cache/text: run the study there, or name a text that is there"
+        )
 
 
 class _Once:
@@ -206,23 +232,32 @@ def _analysed(run: Run, analysis: AnalysisSpec, findings: Path, progress: Progre
 
 
 def made_of(run: Run, analysis: AnalysisSpec) -> str:
-    """The digest of what an analysis of a run depends on."""
+    """The digest of what an analysis of a run depends on, files that its options name among it.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
     parts = {
         arm: [
             run.store(arm).digest(),
             run.split_store(arm).digest(),
             _file_digest(run.path / "results" / f"{arm}.json"),
-            _file_digest(run.training_folder(arm) / "arm.json"),
+            *(_file_digest(run.training_folder(arm) / name) for name in OF_TRAINING),
         ]
         for arm in run.arms
     }
     experiment = run.experiment.model_dump(mode="json", exclude={"engine", "storage"})
     options = analysis.options.model_dump(mode="json")
-    return digest([parts, experiment, run.info, analysis.name, options, analysis_of(analysis.name).code, __version__])
+    files = [_file_digest(Path(name)) for name in files_of(analysis.options)]
+    code = analysis_of(analysis.name).code
+    return digest([parts, experiment, run.info, analysis.name, options, files, code, __version__])
 
 
 def _file_digest(file: Folder) -> str | None:
-    content = read_bytes(file)
+    try:
+        content = read_bytes(file)
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error}; expected a file that may be read") from error
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 

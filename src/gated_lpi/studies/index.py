@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from gated_lpi._common.folders import make, unwritten, write_atomically
 from gated_lpi.results.files import read_file
-from gated_lpi.studies.finding import StudyResult, Verdict
-from gated_lpi.studies.page import claims, effect, escaped, markdown_table, method_name, page
+from gated_lpi.studies.finding import Cell, StudyResult, Verdict
+from gated_lpi.studies.page import claims, escaped, markdown_table, method_name, page, said
 
 RESULT_FILE = "findings.json"
 PAGES = "{}.findings/page.md"
@@ -67,10 +67,14 @@ def publish(folder: Path, into: Path) -> Path:
             for name in (name for kept in result.analyses for name in kept.figures):
                 write_atomically(into / f"{result.study}.{name}", (findings / name).read_bytes())
             write_atomically(into / f"{result.study}.json", (findings / RESULT_FILE).read_bytes())
-            write_atomically(into / f"{result.study}.md", page(result, f"{result.study}."))
+            write_atomically(into / f"{result.study}.md", _published(result))
     except OSError as error:
         raise unwritten(into, error) from error
     return _write(results, into, "{}.md")
+
+
+def _published(result: StudyResult) -> str:
+    return page(result, f"{result.study}.", index=INDEX_FILE, numbers=f"{result.study}.json")
 
 
 def _write(results: Sequence[StudyResult], into: Path, pages: str) -> Path:
@@ -80,27 +84,31 @@ def _write(results: Sequence[StudyResult], into: Path, pages: str) -> Path:
 
 
 def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
-    """The index as Markdown: a table of every claim and of questions without one, and the figure.
+    """The index as Markdown: the figure, and for each study a table of its claims and of questions without one.
 
     Args:
         results: of studies.
         pages: where the page of a study is, with {} for its name.
     """
-    head = ["study", "question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
-    rows = []
-    for result in results:
-        link = f"[{result.study}]({pages.format(result.study)})"
-        for (question, claim), several in claims(result.verdicts).items():
-            rows.append([link, question, claim, _overall(several), *_by_method(several), _would(several)])
-        judged = {verdict.question for verdict in result.verdicts}
-        rows += [
-            [link, question, None, "no claim judged", None, None, None, None]
-            for question in result.question
-            if question not in judged
-        ]
+    if not results:
+        return "# Findings\n\nNo study is complete yet.\n"
     parts = ["# Findings", "Effects are with 95% intervals. A verdict is one only if all methods give it."]
-    parts += [markdown_table(head, rows), f"![every claim]({FIGURE_FILE})"] if rows else ["No study is complete yet."]
+    parts += [f"![every claim]({FIGURE_FILE})"]
+    for result in results:
+        parts += [f"## {result.title}", f"[{result.study}]({pages.format(result.study)})", _claims(result)]
     return "\n\n".join(parts) + "\n"
+
+
+def _claims(result: StudyResult) -> str:
+    head = ["question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
+    rows: list[list[Cell]] = [
+        [question, claim, _overall(several), *_by_method(several), _would(several)]
+        for (question, claim), several in claims(result.verdicts).items()
+    ]
+    judged = {verdict.question for verdict in result.verdicts}
+    unjudged = [question for question in result.question if question not in judged]
+    rows += [[question, None, "no claim judged", None, None, None, None] for question in unjudged]
+    return markdown_table(head, rows)
 
 
 def _overall(several: Sequence[Verdict]) -> str:
@@ -119,7 +127,7 @@ def _by_method(several: Sequence[Verdict]) -> list[str | None]:
 
 
 def _said(verdict: Verdict | None) -> str | None:
-    return None if verdict is None else f"{verdict.verdict}: {effect(verdict)}"
+    return None if verdict is None else said(verdict)
 
 
 def _would(several: Sequence[Verdict]) -> str | None:

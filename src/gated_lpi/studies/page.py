@@ -12,10 +12,17 @@ WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "unde
 DASH = "-"
 
 
-def page(result: StudyResult, prefix: str = "") -> str:
-    """The page of a study as Markdown; its figures lie beside it, their names with a prefix."""
+def page(result: StudyResult, prefix: str = "", *, index: str = "../index.md", numbers: str = "findings.json") -> str:
+    """The page of a study as Markdown; its figures lie beside it, their names with a prefix.
+
+    Args:
+        result: what was found.
+        prefix: of figures' names.
+        index, numbers: where, from the page, the index of all findings and the study's findings as JSON are.
+    """
     parts = [
         f"# {result.title}",
+        f"[All findings]({index}) · [these as JSON]({numbers})",
         "\n".join(f"**{question}**  " for question in result.question),
         "## Design",
         result.design,
@@ -48,6 +55,12 @@ def effect(verdict: Verdict) -> str:
         "" if verdict.low is None or verdict.high is None else f" [{_number(verdict.low)}, {_number(verdict.high)}]"
     )
     return f"{_number(verdict.effect)}{interval}{f' {verdict.unit}' if verdict.unit else ''}"
+
+
+def said(verdict: Verdict, word: str | None = None) -> str:
+    """A verdict, in another word for it if one is given, and its effect, where it has one."""
+    shown = effect(verdict)
+    return (word or verdict.verdict) + (f": {shown}" if shown != DASH else "")
 
 
 def method_name(method: str) -> str:
@@ -87,7 +100,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     rows = []
     for (question, claim), several in claims(verdicts).items():
         by = {verdict.method: verdict for verdict in several}
-        cells = [f"{WORDS[by[m].verdict]}: {effect(by[m])}" if m in by else None for m in methods]
+        cells = [said(by[m], WORDS[by[m].verdict]) if m in by else None for m in methods]
         rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
     details = [
         f"- {escaped(verdict.claim)}{f' ({method_name(verdict.method)})' if verdict.method else ''}: {verdict.detail}"

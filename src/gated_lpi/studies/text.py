@@ -20,7 +20,7 @@ from gated_lpi.checkpoints import Checkpoint
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.experiments import Experiment
 from gated_lpi.models import Model
-from gated_lpi.options.spec import Positive, Spec, Text
+from gated_lpi.options.spec import FileName, Positive, Spec
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
@@ -42,7 +42,7 @@ class Options(Spec):
         replicates: of a group, at most.
     """
 
-    text: Text
+    text: FileName
     lines: Positive = 400
     checkpoints: Positive = 8
     replicates: Positive = 5

@@ -1,0 +1,47 @@
+"""Intervals over replicates are Student's and Welch's, as scipy has them."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp, ttest_ind
+
+from gated_lpi.studies._intervals import difference, over_replicates
+
+
+@pytest.fixture(params=[1e-6, 1.0, 1e6])
+def groups(request):
+    generator = np.random.default_rng(0)
+    return request.param * generator.normal(3, 1, 5), request.param * generator.normal(2, 4, 3)
+
+
+def test_a_mean_has_students_interval_whatever_is_undefined(groups):
+    values, _ = groups
+    found = over_replicates([*values, math.nan, math.inf])
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert found == pytest.approx((values.mean(), expected.low, expected.high, 5), rel=1e-12)
+
+
+def test_a_difference_has_welchs_interval(groups):
+    first, second = groups
+    found = difference([math.nan, *first], second)
+    expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert found == pytest.approx((first.mean() - second.mean(), expected.low, expected.high, 3), rel=1e-12)
+
+
+def test_replicates_that_do_not_differ_have_an_interval_without_width():
+    assert over_replicates([2.0, 2.0]) == (2.0, 2.0, 2.0, 2)
+    assert difference([2.0, 2.0], [0.5, 0.5, 0.5]) == (1.5, 1.5, 1.5, 2)
+
+
+@pytest.mark.parametrize("found", [over_replicates([3.0]), difference([4.0], [1.0, 1.0])])
+def test_one_replicate_has_no_interval(found):
+    assert (found.value, found.n) == (3.0, 1)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize("found", [over_replicates([math.nan]), difference([], [1.0])])
+def test_no_replicate_has_nothing(found):
+    assert found.n == 0
+    assert math.isnan(found.value)
