@@ -109,6 +109,7 @@ def test_gradients_are_those_of_the_target():
     assert float(found[model.block_units(-1)][unit]) == pytest.approx(float(after - before) / small, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_results_fill_the_page(tmp_path):
     plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0, 256, TINY_ARM)
     said = []

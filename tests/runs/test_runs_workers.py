@@ -44,6 +44,7 @@ def test_calls_come_back_with_what_they_say_and_use_one_thread():
     assert sorted(told) == [(0, 1, 2), (1, 1, 2), (2, 1, 2)]
 
 
+@pytest.mark.slow
 def test_errors_of_calls_are_raised_here_and_a_death_is_one():
     with pytest.raises(OptionError, match="7 was given"):
         list(in_workers([Call(refuse, (7,), "a")], 1, Silent()))
@@ -67,6 +68,7 @@ def wait(file, progress):
     time.sleep(300)
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_the_process_that_asked_even_if_that_is_killed(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
     held = subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path / "pid")], env=environment)
@@ -151,6 +153,7 @@ def test_an_arm_that_another_run_trained_alike_is_taken_from_it(facts, serial, t
     )
 
 
+@pytest.mark.slow
 def test_an_arm_whose_files_are_not_what_was_written_is_trained_again(facts, serial, tmp_path):
     spec = tiny_experiment(facts, {"name": "a", "train": "moe"}, training=TRAINING)
     run = run_experiment(spec, tmp_path / "first")

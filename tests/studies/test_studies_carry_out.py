@@ -45,6 +45,7 @@ def files(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_study_trains_analyses_and_writes_its_page(done):
     folder, study, result = done
     findings = folder / "out" / "tiny.findings"
@@ -87,6 +88,7 @@ def test_a_study_trains_analyses_and_writes_its_page(done):
     assert "| And quick? | - | no claim judged |" in index
 
 
+@pytest.mark.slow
 def test_pages_are_published_with_their_figures_and_an_index(done, tmp_path):
     folder, _, result = done
     index = publish(folder / "out", tmp_path / "docs")
@@ -98,6 +100,7 @@ def test_pages_are_published_with_their_figures_and_an_index(done, tmp_path):
     assert (tmp_path / "docs" / "tiny.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_sweep_has_the_values_that_summaries_have(done):
     folder, _, result = done
     run = open_run(folder / "out" / "tiny")
@@ -108,6 +111,7 @@ def test_the_sweep_has_the_values_that_summaries_have(done):
         assert rows["Gated-LPI", group][2] == group.rsplit("-", 1)[1]
 
 
+@pytest.mark.slow
 def test_the_curve_of_all_units_but_the_random_ones_is_that_of_ablate(done):
     from gated_lpi.ablation import ablate
     from gated_lpi.loading import load_model
@@ -129,6 +133,7 @@ def test_the_curve_of_all_units_but_the_random_ones_is_that_of_ablate(done):
     assert [row[4] for row in rows] == pytest.approx([sum(drop) / 2 for drop in drops])
 
 
+@pytest.mark.slow
 def test_what_was_done_is_not_done_again(done):
     folder, study, result = done
     before = files(folder / "out" / "tiny.findings")
@@ -177,6 +182,7 @@ def test_a_study_of_the_same_run_trains_nothing(done):
     assert kept["analyses"][0]["options"]["at"] == "area"
 
 
+@pytest.mark.slow
 def test_an_analysis_is_made_of_the_training_and_of_files_that_its_options_name(done, tmp_path):
     folder, study, _ = done
     shutil.copytree(folder / "out" / "tiny", tmp_path / "tiny")
@@ -195,6 +201,7 @@ def test_an_analysis_is_made_of_the_training_and_of_files_that_its_options_name(
     assert carry_out.made_of(run, recall) != before["recall"]
 
 
+@pytest.mark.slow
 def test_a_folder_in_place_of_a_text_is_refused(done, tmp_path):
     folder, _, _ = done
     reads = AnalysisSpec.model_validate({"name": "text", "text": str(tmp_path)})

@@ -41,6 +41,7 @@ def test_two_cheap_attacks_come_out_right():
     assert {row[4] for name, row in cells.items() if name != "attack"} == {"0"}
 
 
+@pytest.mark.slow
 def test_a_planted_wrong_is_counted_and_so_is_an_attack_that_dies(tmp_path):
     said = []
     attack = Attack("planted", "", 4, 1, 1, planted, "torture/test_torture.py")
