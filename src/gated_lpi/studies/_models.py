@@ -28,11 +28,11 @@ def scored_checkpoints(run: Run) -> dict[str, list[Checkpoint]]:
     Raises:
         CheckpointError: a series that is not there any more.
     """
-    found = checkpoints_of(run)
-    return {
-        arm: [checkpoint for key, checkpoint in by_key.items() if key in set(run.store(arm).keys())]
-        for arm, by_key in found.items()
-    }
+    found = {}
+    for arm, by_key in checkpoints_of(run).items():
+        scored = set(run.store(arm).keys())
+        found[arm] = [checkpoint for key, checkpoint in by_key.items() if key in scored]
+    return found
 
 
 def facts_of(run: Run) -> FactSet:
