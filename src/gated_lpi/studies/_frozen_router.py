@@ -254,13 +254,10 @@ def _verdicts(group: str, found: Sequence[Sequence[Asked]], enough: float) -> It
         "and recall that is lost if experts are exchanged.",
     )
     gained = over_replicates(_gained(arm) for arm in found if arm)
-    yield Verdict(
+    yield gained.verdict(
         question=QUESTION,
         claim=f"Earlier weights of {group} recall less with the final routing than with their own.",
-        verdict=judged(gained.low, gained.high, claimed="below"),
-        effect=gained.value,
-        low=gained.low,
-        high=gained.high,
+        claimed="below",
         unit="percentage points",
         detail=f"HIT@{K} with the last routing replayed less with their own, mean over the checkpoints between the "
         f"first and the last; {gained.basis}.",

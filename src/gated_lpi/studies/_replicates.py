@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -22,8 +22,10 @@ from scipy.stats import rankdata
 from gated_lpi.results import Run
 from gated_lpi.studies import _intervals
 from gated_lpi.studies._runs import with_scores
+from gated_lpi.studies.finding import Verdict, judged
 
 NAN = float("nan")
+SIGNIFICANT = 0.05  # below it, p is of a correlation that permutations seldom give
 REPLICATES, RELATIONS, NOTHING = "replicates", "relations", ""
 
 
@@ -55,6 +57,32 @@ class Estimate(NamedTuple):
         if self.over:
             return f"one replicate, interval over {self.over}"
         return f"{self.n} replicate{'s' * (self.n != 1)}, no interval"
+
+    def verdict(
+        self,
+        *,
+        question: str,
+        claim: str,
+        claimed: Literal["above", "below"],
+        unit: str,
+        detail: str,
+        would_decide: str,
+        method: str = "",
+        against: float = 0.0,
+    ) -> Verdict:
+        """The verdict on a claim that this lies above or below a value; the rest as `Verdict` has it."""
+        return Verdict(
+            question=question,
+            claim=claim,
+            method=method,
+            verdict=judged(self.low, self.high, against=against, claimed=claimed),
+            effect=self.value,
+            low=self.low,
+            high=self.high,
+            unit=unit,
+            detail=detail,
+            would_decide=would_decide,
+        )
 
 
 UNKNOWN = Estimate(NAN, NAN, NAN, 0, NOTHING)
@@ -101,6 +129,30 @@ class Correlation(NamedTuple):
     high: float
     p: float
     n: int
+
+    def verdict(
+        self,
+        *,
+        question: str,
+        claim: str,
+        claimed: Literal["above", "below"],
+        method: str,
+        detail: str,
+        would_decide: str,
+    ) -> Verdict:
+        """The verdict on a claim that this lies above or below 0; undecided unless p says so, too."""
+        return Verdict(
+            question=question,
+            claim=claim,
+            method=method,
+            verdict=judged(self.low, self.high, claimed=claimed) if self.p < SIGNIFICANT else "undecided",
+            effect=self.rho,
+            low=self.low,
+            high=self.high,
+            unit="ρ",  # noqa: RUF001
+            detail=detail,
+            would_decide=would_decide,
+        )
 
 
 def rank_correlation(x: Iterable[float], y: Iterable[float], *, draws: int = 2000, seed: int = 0) -> Correlation:

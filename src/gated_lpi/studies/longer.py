@@ -47,7 +47,7 @@ from gated_lpi.studies._replicates import (
     rank_correlation,
 )
 from gated_lpi.studies._runs import each, methods_of
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "What does longer training do?"
 END, EQUAL = "end", "equal tokens"
@@ -290,15 +290,11 @@ def _trends(
             trend = rank_correlation(steps_of, values, draws=options.permutations, seed=options.seed)
             if not trend.n:
                 continue
-            yield Verdict(
+            yield trend.verdict(
                 question=QUESTION,
                 claim=claim.format(family),
                 method=method,
-                verdict=judged(trend.low, trend.high, claimed=claimed) if trend.p < 0.05 else "undecided",
-                effect=trend.rho,
-                low=trend.low,
-                high=trend.high,
-                unit="ρ",  # noqa: RUF001
+                claimed=claimed,
                 detail=f"{name} and steps, at {'the ' * (where == END)}{where}, {trend.n} replicates of "
                 f"{', '.join(groups)}; permutation p = {trend.p:.3g}.",
                 would_decide="More replicates or lengths, until the interval leaves 0 out; a trend "

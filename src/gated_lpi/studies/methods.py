@@ -197,14 +197,11 @@ def _conclusions(run: Run, members: Members, methods: Sequence[str], kind: Kind)
 
 
 def _verdict(measure: Measure, moe: str, dense: str, method: str, estimate: Estimate) -> Verdict:
-    return Verdict(
+    return estimate.verdict(
         question="MoE or dense?",
         claim=f"{measure.claim.format(moe=moe, dense=dense)}.",
         method=method,
-        verdict=judged(estimate.low, estimate.high, claimed="above" if measure.sign > 0 else "below"),
-        effect=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
+        claimed="above" if measure.sign > 0 else "below",
         unit=measure.unit,
         detail=f"{measure.name} of {moe} less that of {dense}, paired by seed; {estimate.basis}.",
         would_decide="More replicates, until the interval leaves 0 out.",
@@ -240,14 +237,12 @@ def _agreement(run: Run, members: Members, methods: Sequence[str], options: Opti
                 )
             last = over_replicates(at[-1], (ends[0], ends[1]))
             verdicts.append(
-                Verdict(
+                last.verdict(
                     question=QUESTION,
                     claim=f"{one} and {other} rank the {options.kind} units of {group} alike at the end.",
                     method=f"{one}, {other}",
-                    verdict=judged(last.low, last.high, against=options.alike, claimed="above"),
-                    effect=last.value,
-                    low=last.low,
-                    high=last.high,
+                    claimed="above",
+                    against=options.alike,
                     unit="Spearman within layers",
                     detail=f"Against {options.alike:g}; chance is 0; {last.basis}.",
                     would_decide="More replicates, until the interval lies on one side of the threshold; true effects "
@@ -367,14 +362,11 @@ def _chance(found: Sequence[xr.Dataset], part: str) -> float:
 def _truth_verdict(group: str, method: str, found: Sequence[xr.Dataset], options: Options) -> Verdict:
     overall, *thirds = (_truth_of(found, part) for part in PARTS)
     each_third = ", ".join(f"{part} {one.value:.2f}" for part, one in zip(PARTS[1:], thirds, strict=True) if one.n)
-    return Verdict(
+    return overall.verdict(
         question="Does a method rank units as silencing them does?",
         claim=f"{method} ranks the {options.kind} units of {group} better than chance, within layers.",
         method=method,
-        verdict=judged(overall.low, overall.high, claimed="above"),
-        effect=overall.value,
-        low=overall.low,
-        high=overall.high,
+        claimed="above",
         unit="Spearman within layers",
         detail=f"{options.sample} units of each block at the end; {overall.basis}. By layers: {each_third}.",
         would_decide="A greater sample of units, or more replicates, until the interval leaves 0 out.",

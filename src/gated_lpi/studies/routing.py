@@ -34,7 +34,7 @@ from gated_lpi.studies._frozen_router import frozen_router
 from gated_lpi.studies._models import facts_of, loaded, scored_checkpoints, spread
 from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table
 
 QUESTION = "Neurons or routing?"
 HALF = 50.0
@@ -145,14 +145,12 @@ def _nulls(run: Run, members: Members, methods: Sequence[str], kind: str) -> Ana
         rows.append([method, measure, group, "experts" if arms[0].routed else "layers", *means, *cells(share)])
         if arms[0].routed:
             verdicts.append(
-                Verdict(
+                share.verdict(
                     question=QUESTION,
                     claim=f"Routing alone explains more than half of {measure} in {group}.",
                     method=method,
-                    verdict=judged(share.low, share.high, against=HALF, claimed="above"),
-                    effect=share.value,
-                    low=share.low,
-                    high=share.high,
+                    claimed="above",
+                    against=HALF,
                     unit="% of what is above chance",
                     detail=f"{kind} units permuted within their experts, all pairs of checkpoints; {share.basis}.",
                     would_decide="More replicates, until the interval of the share lies on one side of 50%.",
@@ -231,14 +229,12 @@ def _splits(
             rows += [[method, group, str(step), *cells(one)] for step, one in zip(steps, over, strict=True)]
             rows.append([method, group, "all", *cells(share)])
             verdicts.append(
-                Verdict(
+                share.verdict(
                     question=QUESTION,
                     claim=f"Routing explains more than half of the change of importance in {group}.",
                     method=method,
-                    verdict=judged(share.low, share.high, against=HALF, claimed="above"),
-                    effect=share.value,
-                    low=share.low,
-                    high=share.high,
+                    claimed="above",
+                    against=HALF,
                     unit="% of the change",
                     detail=f"Shapley split of {len(steps)} changes between checkpoints, all units; {share.basis}.",
                     would_decide="More replicates, until the interval of the share lies on one side of 50%; 0% is all "

@@ -40,7 +40,7 @@ from gated_lpi.studies._replicates import (
     rank_correlation,
 )
 from gated_lpi.studies._runs import methods_of
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "What happens when half of the facts are replaced?"
 KEPT, BEFORE, AFTER = (f"({part})" for part in (shifting.KEPT, shifting.BEFORE, shifting.AFTER))
@@ -259,13 +259,11 @@ def _compared(members: Members, found: Mapping[str, ShiftedArm]) -> list[Verdict
 
 
 def _verdict(claim: str, estimate: Estimate, unit: str, claimed: Any, detail: str, against: float = 0.0) -> Verdict:
-    return Verdict(
+    return estimate.verdict(
         question=QUESTION,
         claim=claim,
-        verdict=judged(estimate.low, estimate.high, against=against, claimed=claimed),
-        effect=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
+        claimed=claimed,
+        against=against,
         unit=unit,
         detail=detail,
         would_decide=f"More replicates, until the interval leaves {against:g} out.",
@@ -290,15 +288,11 @@ def _consolidation(
                 (stability[method][arm] for arm in arms), waits, draws=options.draws, seed=options.seed
             )
             verdicts.append(
-                Verdict(
+                rho.verdict(
                     question="Is early consolidation maladaptive?",
                     claim=f"Replicates of {group} that were more consolidated before the shift re-learn more slowly.",
                     method=method,
-                    verdict=judged(rho.low, rho.high, claimed="above") if rho.p < 0.05 else "undecided",
-                    effect=rho.rho,
-                    low=rho.low,
-                    high=rho.high,
-                    unit="ρ",  # noqa: RUF001
+                    claimed="above",
                     detail=f"Spearman of J_stab (FFN) of the last pair before the shift and tokens to re-learn, "
                     f"{rho.n} replicates, permutation p = {rho.p:.3g}.",
                     would_decide="More replicates (ten tell a correlation of 0.65 from chance), or a training that is "

@@ -30,7 +30,7 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._replicates import CELLS, NAN, Member, Members, cells, difference, members_of, over_replicates
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
 from gated_lpi.training.stabilise import RECORD, Decision
 
@@ -210,13 +210,10 @@ def _compared(
         estimate = difference(members.by_seed(one, values), members.by_seed(other, values))
         if not estimate.n:
             continue
-        yield Verdict(
+        yield estimate.verdict(
             question=QUESTION,
             claim=f"{what.claim.format(one=one, other=other)}.",
-            verdict=judged(estimate.low, estimate.high, claimed=what.better),
-            effect=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
+            claimed=what.better,
             unit=what.unit,
             detail=f"{what.name}: {one} ({named[one]}) less {other} ({named[other]}), by seed; {estimate.basis}.",
             would_decide="More replicates, until the interval leaves 0 out; for a threshold the same against stopping "

@@ -26,12 +26,12 @@ from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
+from gated_lpi.studies._replicates import SIGNIFICANT
 from gated_lpi.studies._runs import methods_of, with_scores
 from gated_lpi.studies.finding import Analysis, Answer, Table, Verdict
 from gated_lpi.studies.page import method_name
 from gated_lpi.training.spec import ArmKind
 
-SIGNIFICANT = 0.05
 Floats = NDArray[np.float64]
 
 

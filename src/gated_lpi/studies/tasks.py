@@ -36,7 +36,7 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpoints
 from gated_lpi.studies._replicates import NAN, Estimate, Members, difference, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "Is a task robust to losing the units that carry it?"
 FACTS, ALL = "facts", "all"
@@ -255,14 +255,11 @@ def _compared(members: Members, found: Found, places: Sequence[Place], options: 
             continue
         values = _values(found, place, "hit_k")
         estimate = difference(members.by_seed(moe, values), members.by_seed(dense, values))
-        yield Verdict(
+        yield estimate.verdict(
             question=QUESTION,
             claim=f"{moe} loses less of {task} than {dense} without its top {silence.share:.3g} of FFN units.",
             method=silence.method,
-            verdict=judged(estimate.low, estimate.high, claimed="below"),
-            effect=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
+            claimed="below",
             unit="percentage points",
             detail=f"Drop of HIT@{options.k} of {moe} less that of {dense}, paired by seed, ranked over all; "
             f"{estimate.basis}. Intact: {_intact(members, found, moe, task):.1f}% and "
@@ -276,14 +273,11 @@ def _specific(members: Members, found: Found, places: Sequence[Place], options: 
     for group, arms in members.groups.items():
         for silence in dict.fromkeys(one for one, task in _first(places, options) if one.ranked == task):
             excess = over_replicates(_excess(found[one.arm], silence) for one in arms if one.arm in found)
-            yield Verdict(
+            yield excess.verdict(
                 question="Does a task have units of its own?",
                 claim=f"In {group} the top FFN units of {silence.ranked} carry it more than they carry other tasks.",
                 method=silence.method,
-                verdict=judged(excess.low, excess.high, claimed="above"),
-                effect=excess.value,
-                low=excess.low,
-                high=excess.high,
+                claimed="above",
                 unit="nats",
                 detail=f"Drop of log p beyond that by random units of the same layers: of {silence.ranked} less the "
                 f"mean of the other tasks, {silence.share:.3g} of the FFN units; {excess.basis}.",

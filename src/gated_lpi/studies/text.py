@@ -27,7 +27,7 @@ from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._models import loaded, scored_checkpoints, spread
 from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, difference, members_of, over_replicates
 from gated_lpi.studies._runs import each
-from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "Do the models learn the text that they are trained on?"
 
@@ -138,13 +138,10 @@ def _learnt(members: Members, found: Found) -> list[Verdict]:
         if not own:
             continue
         verdicts.append(
-            Verdict(
+            gained.verdict(
                 question=QUESTION,
                 claim=f"{group} predicts held-out text better than its tokens' frequencies do.",
-                verdict=judged(gained.low, gained.high, claimed="above"),
-                effect=gained.value,
-                low=gained.low,
-                high=gained.high,
+                claimed="above",
                 unit="nats per token",
                 detail=f"Entropy of {own[0].tokens:,} held-out tokens less the loss on them; {gained.basis}.",
                 would_decide="More replicates, until the interval leaves 0 out; longer training, where it is below 0.",
@@ -159,13 +156,10 @@ def _compared(members: Members, found: Found) -> list[Verdict]:
     for moe, dense in members.contrasts:
         estimate = difference(members.by_seed(moe, values), members.by_seed(dense, values))
         verdicts.append(
-            Verdict(
+            estimate.verdict(
                 question=QUESTION,
                 claim=f"{moe} has a lower loss on held-out text than {dense}.",
-                verdict=judged(estimate.low, estimate.high, claimed="below"),
-                effect=estimate.value,
-                low=estimate.low,
-                high=estimate.high,
+                claimed="below",
                 unit="nats per token",
                 detail=f"Loss of {moe} less that of {dense} at the end, paired by seed; {estimate.basis}.",
                 would_decide="More replicates, until the interval leaves 0 out.",
