@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import test_cli
 from huggingface_hub import constants
 
-from gated_lpi.cli import main
 from hub_server import LISTINGS, HubServer, recorded
 
 ONE = "model.safetensors"
@@ -31,14 +31,7 @@ def run(monkeypatch, capsys, tmp_path):
         if server is not None:
             monkeypatch.setenv("HF_ENDPOINT", server.url)
             arguments = (*arguments, "--cache-dir", tmp_path / "cache")
-        monkeypatch.setattr(sys, "argv", ["gated-lpi", "checkpoints", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return test_cli.run(monkeypatch, capsys, "checkpoints", *arguments)
 
     return call
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_cli import run
 
-from gated_lpi.cli import main
 from gated_lpi.studies import StudyResult, studies
 from tiny_runs import two_arms
 from tiny_studies import save_study
@@ -19,27 +19,20 @@ from tiny_studies import save_study
 MARK = "GATED_LPI_TEST_MARK"
 
 
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["gated-lpi", "study", *map(str, arguments)])
-    try:
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+def study(monkeypatch, capsys, *arguments):
+    return run(monkeypatch, capsys, "study", *arguments)
 
 
 def test_studies_are_listed_with_what_they_ask(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, "--list", "--json")
+    code, out, _ = study(monkeypatch, capsys, "--list", "--json")
     assert code == 0
     assert [one["study"] for one in json.loads(out)] == list(studies())
-    code, out, _ = run(monkeypatch, capsys, "--list")
+    code, out, _ = study(monkeypatch, capsys, "--list")
     assert all(name in out for name in studies())
 
 
 def test_a_plan_counts_what_is_trained_and_does_nothing(monkeypatch, capsys, tmp_path):
-    code, out, _ = run(monkeypatch, capsys, save_study(tmp_path), "--plan", "--json")
+    code, out, _ = study(monkeypatch, capsys, save_study(tmp_path), "--plan", "--json")
     assert code == 0
     (plan,) = json.loads(out)
     assert (plan["arms"], plan["steps"], plan["checkpoints"]) == (4, 24, 12)
@@ -49,10 +42,10 @@ def test_a_plan_counts_what_is_trained_and_does_nothing(monkeypatch, capsys, tmp
 
 def test_a_plan_needs_no_text_and_a_study_of_it_says_how_to_fetch_it(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run(monkeypatch, capsys, "text", "--plan", "--json")
+    code, out, _ = study(monkeypatch, capsys, "text", "--plan", "--json")
     assert code == 0
     assert json.loads(out)[0]["groups"] == {"moe": 3, "dense-active": 3, "dense-total": 3}
-    code, _, err = run(monkeypatch, capsys, "text", "--out", tmp_path / "out")
+    code, _, err = study(monkeypatch, capsys, "text", "--out", tmp_path / "out")
     assert code == 1
     assert "make text" in err
     assert not (tmp_path / "out").exists()
@@ -69,7 +62,7 @@ def test_all_studies_but_those_without_their_text_are_carried_out_and_then_it_is
 
     monkeypatch.setattr("gated_lpi.cli.study._carry_out", carried_out)
     monkeypatch.setattr("gated_lpi.results.open_run", lambda _: SimpleNamespace(arms=()))
-    code, _, err = run(monkeypatch, capsys, "--all", "--out", tmp_path / "out")
+    code, _, err = study(monkeypatch, capsys, "--all", "--out", tmp_path / "out")
     assert done == ["tiny"]
     assert code == 1
     assert "which study 'text' reads" in err
@@ -94,7 +87,7 @@ def test_checkpoints_in_quarantine_are_named_and_make_the_exit_code_3(monkeypatc
     asked = f'facts = {{ source = "{tmp_path / "facts"}", templates = "first" }}'
     arm = f'[[arms]]\nname = "folder"\nseries = "{tmp_path / "series"}"'
     file.write_text(f'name = "two"\n{quick}\n{asked}\n{arm}\n{OF_A_FOLDER}')
-    code, out, err = run(monkeypatch, capsys, file, "--out", tmp_path / "out", "--workers", "1", *form)
+    code, out, err = study(monkeypatch, capsys, file, "--out", tmp_path / "out", "--workers", "1", *form)
     assert code == 3, err
     said = err if form else out
     assert "quarantined: folder step-10 (WeightsError)" in said
@@ -104,14 +97,14 @@ def test_checkpoints_in_quarantine_are_named_and_make_the_exit_code_3(monkeypatc
 
 
 def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
-    assert run(monkeypatch, capsys)[0] == 2
-    assert "and not both" in run(monkeypatch, capsys, "twins", "--all")[2]
-    assert "expected --out" in run(monkeypatch, capsys, "twins")[2]
-    assert "which it needs" in run(monkeypatch, capsys, "--publish", tmp_path)[2]
-    code, _, err = run(monkeypatch, capsys, "twinz", "--out", tmp_path)
+    assert study(monkeypatch, capsys)[0] == 2
+    assert "and not both" in study(monkeypatch, capsys, "twins", "--all")[2]
+    assert "expected --out" in study(monkeypatch, capsys, "twins")[2]
+    assert "which it needs" in study(monkeypatch, capsys, "--publish", tmp_path)[2]
+    code, _, err = study(monkeypatch, capsys, "twinz", "--out", tmp_path)
     assert code == 2
     assert "one of data-shift" in err
-    code, _, err = run(monkeypatch, capsys, "twins", "--workers", "0", "--out", tmp_path)
+    code, _, err = study(monkeypatch, capsys, "twins", "--workers", "0", "--out", tmp_path)
     assert code == 2
     assert "engine.workers" in err
 
