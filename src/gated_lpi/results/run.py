@@ -56,7 +56,7 @@ from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
 from gated_lpi.results.store import ResultStore
-from gated_lpi.results.summaries import keep_summary, kept_summary, made_of
+from gated_lpi.results.summaries import keep_summary, kept_summary, made_of, summary_file
 from gated_lpi.results.writer import is_ours
 from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
@@ -220,16 +220,14 @@ class Run:
                 f"method {method!r} was asked for; arm {arm!r} has scores by {', '.join(known) or 'none'}: name it in "
                 "the experiment's attribution.methods and run into a new folder"
             )
-        first = next(iter(known), schema.LPI)
-        chosen = method or first
+        chosen = method or next(iter(known), schema.LPI)
         if facts != "all" and schema.over_facts(chosen, facts) not in scores:
             raise OptionError(
                 f"facts={facts!r} was asked for; arm {arm!r} has no {schema.over_facts(chosen, facts)}: "
                 + self._why_unknown(arm, facts)
             )
         digest = self.store(arm).digest()
-        parts = [arm, *([] if chosen == first else [chosen]), *([] if facts == "all" else [facts])]
-        file = self.path / "results" / f"{'.'.join(parts)}.summary.json"
+        file = summary_file(self.path, arm, chosen, known, facts)
         asked = ({} if chosen == schema.LPI else {"method": chosen}) | ({} if facts == "all" else {"facts": facts})
         source = made_of(digest or "", options | asked)
         summary = None if digest is None else kept_summary(file, source)

@@ -12,6 +12,7 @@ Numbers are kept as bytes, so that what is read back is what was computed.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import Folder, is_remote
 from gated_lpi.errors import RunError
 from gated_lpi.metrics.summary import SUMMARY_VERSION
@@ -52,6 +54,13 @@ class _Content(BaseModel):
     attributes: dict[str, Any]
     variables: dict[str, _Array]
     coordinates: list[str]
+
+
+def summary_file(run: Folder, arm: str, method: str, methods: Sequence[str], facts: str = "all") -> Folder:
+    """Where a summary is kept: named after its arm, any method but the first, and any facts but all."""
+    first = method == next(iter(methods), schema.LPI)
+    parts = [arm, *([] if first else [method]), *([] if facts == "all" else [facts])]
+    return run / "results" / f"{'.'.join(parts)}.summary.json"
 
 
 def made_of(scores: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from gated_lpi.options.spec import files_of
 from gated_lpi.report import build_report
 from gated_lpi.results import Run
 from gated_lpi.results.files import digest, read_file, write_file
+from gated_lpi.results.summaries import summary_file
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Advance, Progress, Silent
 from gated_lpi.runs.training_jobs import SECONDS, seconds_of
@@ -179,18 +180,13 @@ class _Once:
 
 def _summarise(run: Run, progress: Progress) -> None:
     """Have the summaries kept that are not there, so that analyses and the report find them."""
-    missing = [
-        arm
-        for arm in run.arms
-        if run.store(arm).keys()
-        and not all(_summary_file(run, arm, place, method).is_file() for place, method in enumerate(run.methods(arm)))
-    ]
+    missing = []
+    for arm in run.arms:
+        methods = run.methods(arm) if run.store(arm).keys() else ()
+        if not all(summary_file(run.path, arm, method, methods).is_file() for method in methods):
+            missing.append(arm)
     if missing:
         each(run, _summarise_arm, [(run, arm) for arm in missing], "summarise", progress)
-
-
-def _summary_file(run: Run, arm: str, place: int, method: str) -> Folder:
-    return run.path / "results" / (f"{arm}.{method}.summary.json" if place else f"{arm}.summary.json")
 
 
 def _summarise_arm(run: Run, arm: str, progress: Progress) -> None:
