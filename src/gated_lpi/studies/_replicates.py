@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from gated_lpi.claims.groups import is_moe
 from gated_lpi.results import Run
 from gated_lpi.studies import _intervals
 from gated_lpi.studies._runs import with_scores
@@ -240,9 +241,7 @@ def members_of(run: Run) -> Members:
         for name in names:
             place = run.experiment.groups[group].index(name)
             seed = run.experiment.training_of(arms[name]).seed if arms[name].train else place
-            scores = run.scores(name)
-            routed = "expert" in scores.coords and bool((scores["expert"].to_numpy() >= 0).any())
-            found.append(Member(name, group, seed, routed))
+            found.append(Member(name, group, seed, is_moe(run.scores(name))))
     return Members(tuple(found), tuple(notes))
 
 
