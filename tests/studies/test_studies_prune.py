@@ -89,8 +89,9 @@ def test_a_cell_is_what_pruning_by_hand_gives(run):
     cell = Cell("moe", "moe-1", 0, 1.0, 6, "lpi", 0.5)
     found = prune_cells.kept(cell, replicate, bench.corpus)
     model = load_model(str(run.training_folder("moe-1") / "step-6"))
-    pruned = prune_experts(model, prune_cells._ranking(cell, model, replicate, bench), share=0.5).model
-    expected = bench.measure(pruned, replicate)
+    texts = bench.texts(model, replicate)
+    pruned = prune_experts(model, prune_cells._ranking(cell, model, replicate, bench, texts), share=0.5).model
+    expected = bench.measure(pruned, OPTIONS.conditions.k, texts)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["parameters"] == cost_of(pruned).parameters
     assert found["trained_corpus_loss"] != found["corpus_loss"]
@@ -107,8 +108,9 @@ def test_rankings_are_those_of_the_model_and_its_past(run, calibration):
     replicate = Replicate(run, "moe-1", Conditions(calibration=calibration, corpus_examples=4, pairs=1))
     bench = Bench(run)
     model = load_model(str(run.training_folder("moe-1") / "step-6"))
+    texts = bench.texts(model, replicate)
     scores = {
-        by: prune_cells._ranking(Cell("moe", "moe-1", 0, 1.0, 6, by, 0.5), model, replicate, bench).scores
+        by: prune_cells._ranking(Cell("moe", "moe-1", 0, 1.0, 6, by, 0.5), model, replicate, bench, texts).scores
         for by in RANKINGS
     }
     facts = run.experiment.facts.load()

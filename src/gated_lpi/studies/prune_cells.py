@@ -28,6 +28,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import make, read_text, write_atomically
 from gated_lpi.ablation import target_scores
 from gated_lpi.checkpoints import Checkpoint, list_local
+from gated_lpi.claims.groups import is_moe
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.loading import load_model, wrap_model
@@ -129,7 +130,7 @@ class Replicate:
     @property
     def routed(self) -> bool:
         """Whether it has routed experts."""
-        return bool((self.scores["expert"].to_numpy() >= 0).any())
+        return is_moe(self.scores)
 
     def nearest_step(self, share: float) -> int:
         """The step nearest to a share of training, of checkpoints that are scored and have others before them.
@@ -232,12 +233,12 @@ class Bench:
         number = min(replicate.conditions.corpus_examples, len(examples))
         return [examples[i] for i in np.linspace(0, len(examples) - 1, number).astype(int)]
 
-    def measure(self, model: Model, replicate: Replicate) -> dict[str, float]:
-        """Recall, and loss over the corpus."""
+    def measure(self, model: Model, k: int, texts: Sequence[dict[str, list[int]]]) -> dict[str, float]:
+        """Recall, with HIT@k, and loss over some training texts."""
         answer = self._run.experiment.attribution.answer
-        means = target_scores(model, self.asked(model), answer).means(replicate.conditions.k)
+        means = target_scores(model, self.asked(model), answer).means(k)
         wanted = {name: means[name] for name in ("hit_1", "hit_k", "logprob")}
-        return {**wanted, "corpus_loss": corpus_loss(model, self.texts(model, replicate))}
+        return {**wanted, "corpus_loss": corpus_loss(model, texts)}
 
 
 def corpus_loss(model: Model, examples: Sequence[dict[str, list[int]]]) -> float:
@@ -259,9 +260,10 @@ def _found(cell: Cell, replicate: Replicate, bench: Bench) -> dict[str, float]:
     assert folder is not None  # the run trained it
     _refuse_other_corpus(folder, bench.corpus)
     model = load_model(str(folder), device="cpu")
+    texts = bench.texts(model, replicate)
     if cell.by != NONE:
-        model = prune_experts(model, _ranking(cell, model, replicate, bench), share=cell.share).model
-    found: dict[str, float] = {**bench.measure(model, replicate), **cost_of(model)._asdict()}
+        model = prune_experts(model, _ranking(cell, model, replicate, bench, texts), share=cell.share).model
+    found: dict[str, float] = {**bench.measure(model, conditions.k, texts), **cost_of(model)._asdict()}
     if conditions.further_steps:
         started = time.monotonic()
         continue_training(
@@ -274,7 +276,7 @@ def _found(cell: Cell, replicate: Replicate, bench: Bench) -> dict[str, float]:
             rate=conditions.rate,
         )
         found["train_seconds"] = time.monotonic() - started
-        after = bench.measure(wrap_model(model.module, model.tokenizer), replicate)
+        after = bench.measure(wrap_model(model.module, model.tokenizer), conditions.k, texts)
         found |= {f"trained_{name}": value for name, value in after.items()}
     return found
 
@@ -288,7 +290,9 @@ def _refuse_other_corpus(folder: Path, corpus: Corpus) -> None:
         )
 
 
-def _ranking(cell: Cell, model: Model, replicate: Replicate, bench: Bench) -> ExpertRanking:
+def _ranking(
+    cell: Cell, model: Model, replicate: Replicate, bench: Bench, texts: Sequence[dict[str, list[int]]]
+) -> ExpertRanking:
     by, conditions = cell.by, replicate.conditions
     if by in ("lpi", "lpi_stable", "grad_x_act"):
         row = replicate.row(cell.step)
@@ -302,7 +306,7 @@ def _ranking(cell: Cell, model: Model, replicate: Replicate, bench: Bench) -> Ex
         generator = np.random.default_rng([conditions.seed, cell.seed])
         return ExpertRanking(by, layers, generator.random((len(layers), experts)))
     if conditions.calibration == "corpus":
-        read: list[Sequence[int]] = [example["input_ids"] for example in bench.texts(model, replicate)]
+        read: list[Sequence[int]] = [example["input_ids"] for example in texts]
     else:
         read = [item.ids for item in bench.asked(model)]
     seen = watch_experts(model, read)
