@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import findings_candidates  # noqa: E402
 import findings_tables  # noqa: E402
 
-from benchmarks import passes, timing  # noqa: E402  # which is no installed package
+from benchmarks import lens_units, passes, timing  # noqa: E402  # which is no installed package
 from gated_lpi import FactSet, compare, load_facts, load_model  # noqa: E402
 from gated_lpi.ablation import target_ranks  # noqa: E402
 from gated_lpi.metrics import bootstrap, summary_to_json  # noqa: E402
@@ -157,6 +157,12 @@ def costs() -> dict[str, Any]:
     return {"models": {name: passes.measure(one, passes.random_prompts(one)) for name, one in models.items()}}
 
 
+def in_lens_units() -> dict[str, Any]:
+    model = load_model(str(smollm2_folder()), device="cpu")
+    prompts = encode_facts(model, load_facts("builtin"), Prompting("first", None, "skip")).prompts
+    return lens_units.measure(model, prompts[:: len(prompts) // 16][:16])
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "smollm2-truth": smollm2_truth,
     "smollm2-curves": smollm2_curves,
@@ -172,6 +178,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
         for when in STEPS
     },
     "costs": costs,
+    "lens-units": in_lens_units,
 }
 
 

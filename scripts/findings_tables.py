@@ -241,6 +241,19 @@ def costs(parts: dict[str, Part]) -> Iterator[str]:
     yield from table([*head, "of a pass with all logits"], rows)
 
 
+def lens_units(parts: dict[str, Part]) -> Iterator[str]:
+    found = parts["lens-units"]
+    seconds = {name: 1000 * one["least"] / found["prompts"] for name, one in found["seconds"].items()}
+    rows = [["the lens itself", f"{seconds['lens']:.0f}", "1"]]
+    rows += [[_coded(name), f"{seconds[name]:.0f}", f"{units:.2f}"] for name, units in found["lens_units"].items()]
+    yield from table(["method", "ms a prompt", "lens units"], rows)
+
+
+def _coded(name: str) -> str:
+    method, comma, rest = name.partition(",")
+    return f"`{method}`{comma}{rest}"
+
+
 def measured(parts: dict[str, Part]) -> Iterator[str]:
     rows = []
     for name, part in parts.items():
@@ -261,6 +274,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Part]], Iterator[str]]]] = {
     "areas": ("", areas),
     "contrast": ("", contrast),
     "costs": ("costs", costs),
+    "lens-units": ("lens-units", lens_units),
     "measured": ("", measured),
 }
 """By the name of their marks in the page: the part that each needs, and what writes it."""
