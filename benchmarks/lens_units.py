@@ -57,6 +57,6 @@ def measure(model: Model, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         found = timing.in_turn(calls)
     return {
         "prompts": len(prompts),
-        "seconds": {name: one.json() for name, one in found.items()},
+        "timings": {name: one.json() for name, one in found.items()},
         "lens_units": {name: round(found[name].least / found["lens"].least, 2) for name in METHODS},
     }

@@ -160,7 +160,7 @@ def costs() -> dict[str, Any]:
 def in_lens_units() -> dict[str, Any]:
     model = load_model(str(smollm2_folder()), device="cpu")
     prompts = encode_facts(model, load_facts("builtin"), Prompting("first", None, "skip")).prompts
-    return lens_units.measure(model, prompts[:: len(prompts) // 16][:16])
+    return lens_units.measure(model, prompts[:: len(prompts) // 8][:8])
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -243,7 +243,7 @@ def costs(parts: dict[str, Part]) -> Iterator[str]:
 
 def lens_units(parts: dict[str, Part]) -> Iterator[str]:
     found = parts["lens-units"]
-    seconds = {name: 1000 * one["least"] / found["prompts"] for name, one in found["seconds"].items()}
+    seconds = {name: 1000 * one["least"] / found["prompts"] for name, one in found["timings"].items()}
     rows = [["the lens itself", f"{seconds['lens']:.0f}", "1"]]
     rows += [[_coded(name), f"{seconds[name]:.0f}", f"{units:.2f}"] for name, units in found["lens_units"].items()]
     yield from table(["method", "ms a prompt", "lens units"], rows)
