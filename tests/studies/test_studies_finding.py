@@ -95,11 +95,12 @@ def test_the_index_says_where_methods_differ_and_what_is_open():
     one = result(verdict("supported", "lpi", 2.0), verdict("contradicted", "grad_x_act", -2.0), questions=("Q?", "R?"))
     two = result(verdict("supported", "", 2.0), verdict("supported", "rollout", 3.0), name="t")
     text = index([one, two])
-    assert [line for line in text.splitlines() if line.startswith("[")] == [
-        "[s](s.findings/page.md)",
-        "[t](t.findings/page.md)",
+    assert [line.split("](")[1] for line in text.splitlines() if line.startswith("- [")] == [
+        "s.findings/page.md)",
+        "t.findings/page.md)",
     ]
-    assert "| Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in text
+    assert sum(line.startswith("| ---") for line in text.splitlines()) == 1  # one table
+    assert "| [s](s.findings/page.md) | Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in text
     assert "| R? | - | no claim judged |" in text
     assert "| C | supported | supported: 2 [1, 3] nats | supported: 2 [1, 3] nats | rollout: supported: 3" in text
 

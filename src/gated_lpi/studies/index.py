@@ -84,7 +84,7 @@ def _write(results: Sequence[StudyResult], into: Path, pages: str) -> Path:
 
 
 def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
-    """The index as Markdown: the figure, and for each study a table of its claims and of questions without one.
+    """The index as Markdown: the figure, and one table of all claims and of questions without one.
 
     Args:
         results: of studies.
@@ -92,23 +92,22 @@ def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
     """
     if not results:
         return "# Findings\n\nNo study is complete yet.\n"
+    head = ["study", "question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
+    rows = [row for result in results for row in _rows(result, f"[{result.study}]({pages.format(result.study)})")]
     parts = ["# Findings", "Effects are with 95% intervals. A verdict is one only if all methods give it."]
-    parts += [f"![every claim]({FIGURE_FILE})"]
-    for result in results:
-        parts += [f"## {result.title}", f"[{result.study}]({pages.format(result.study)})", _claims(result)]
+    studies = "\n".join(f"- [{result.title}]({pages.format(result.study)})" for result in results)
+    parts += [f"![every claim]({FIGURE_FILE})", studies, markdown_table(head, rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _claims(result: StudyResult) -> str:
-    head = ["question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
+def _rows(result: StudyResult, study: str) -> list[list[Cell]]:
     rows: list[list[Cell]] = [
-        [question, claim, _overall(several), *_by_method(several), _would(several)]
+        [study, question, claim, _overall(several), *_by_method(several), _would(several)]
         for (question, claim), several in claims(result.verdicts).items()
     ]
     judged = {verdict.question for verdict in result.verdicts}
     unjudged = [question for question in result.question if question not in judged]
-    rows += [[question, None, "no claim judged", None, None, None, None] for question in unjudged]
-    return markdown_table(head, rows)
+    return [*rows, *([study, question, None, "no claim judged", *[None] * 4] for question in unjudged)]
 
 
 def _overall(several: Sequence[Verdict]) -> str:
