@@ -107,7 +107,7 @@ def _rows(result: StudyResult, study: str) -> list[list[Cell]]:
     ]
     judged = {verdict.question for verdict in result.verdicts}
     unjudged = [question for question in result.question if question not in judged]
-    return [*rows, *([study, question, None, "no claim judged", *[None] * 4] for question in unjudged)]
+    return rows + [[study, question, None, "no claim judged", None, None, None, None] for question in unjudged]
 
 
 def _overall(several: Sequence[Verdict]) -> str:
