@@ -8,7 +8,9 @@ from scipy.stats import spearmanr
 
 from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
 from gated_lpi.ablation import recall
+from gated_lpi.diagnosis import examine
 from gated_lpi.errors import OptionError, RunExistsError
+from gated_lpi.experiments import load_experiment
 from gated_lpi.facts import Relation, Sample
 from gated_lpi.options import LPI, TrueEffect
 from gated_lpi.prompting import Prompting, encode_facts
@@ -18,7 +20,7 @@ from gated_lpi.results import open_run
 from gated_lpi.results.files import write_file
 from gated_lpi.results.verify import verify_run
 from gated_lpi.runs import run_experiment
-from tiny_runs import Notes, tiny_experiment
+from tiny_runs import Notes, as_toml, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
 
 METHODS = ("lpi", "lpi_contrast", "grad_x_act", "grad_x_act_contrast")
@@ -206,6 +208,43 @@ def test_lpi_has_its_groups_and_routing_wherever_it_stands_among_the_methods(sou
     assert set(first.data_vars) == set(second.data_vars)
     for name in first.data_vars:
         np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_gradients_alone_are_a_run_with_a_report_that_says_what_was_not_kept(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+    run = run_experiment(experiment(source, methods=["grad_x_act"]), tmp_path / "run")
+    assert run.methods("moe") == ("grad_x_act",)
+    assert "expert_utilisation" not in run.scores("moe")
+    page = build_report(run).html.read_text()
+    assert "The base log-probability was not recorded." in page
+    unjudged = [line for line in examine(run).unjudged if "what the routers did, which was not kept" in line]
+    assert [line.split(":")[0] for line in unjudged] == ["moe"]
+    assert unjudged[0] in page
+
+
+def test_routing_is_kept_by_the_one_method_that_sees_it_wherever_it_stands(source, tmp_path):
+    asked = experiment(source, methods=["grad_x_act", "direct_effect"], routing="all", positions="resolved")
+    scores = run_experiment(asked, tmp_path / "run").scores("moe")
+    assert {"expert_utilisation", "position_gate", "router_logits"} <= set(scores)
+
+
+UNHEEDED = {"gate": "open", "norm": "recomputed", "routing": "all", "positions": "resolved", "tolerance": 1e-2}
+
+
+def test_what_no_method_has_a_use_for_is_refused_in_a_file_and_said_elsewhere(source, tmp_path):
+    asked = experiment(source, methods=["grad_x_act"], **UNHEEDED)
+    file = tmp_path / "experiment.toml"
+    file.write_text(as_toml(asked))
+    with pytest.raises(OptionError, match="not an experiment: attribution: .*; leave it out, or add such a method") as no:
+        load_experiment(file)
+    for key in UNHEEDED:
+        assert f"{key} = {UNHEEDED[key]!r} is for lpi" in str(no.value)
+    notes = Notes()
+    run_experiment(asked, tmp_path / "run", notes)
+    assert any("left out: gate = 'open' is for lpi and direct_effect" in line for line in notes.said)
+    for methods in (["grad_x_act", "lpi"], ["lpi"]):
+        file.write_text(as_toml(experiment(source, methods=methods, **UNHEEDED)))
+        assert load_experiment(file).attribution.gate == "open"
 
 
 def test_whole_answers_are_asked_for_throughout(source, tmp_path):
