@@ -65,6 +65,13 @@ def test_named_units_and_heads_as_a_table(monkeypatch, capsys, checkpoint, facts
     assert "no facts of other relations" in shown
 
 
+def test_a_table_of_whole_answers_says_so(monkeypatch, capsys, checkpoint, facts):
+    options = ["--heads", "0", "--controls", "none"]
+    for answer, said in (("all", True), ("first", False)):
+        _, out, _ = run(monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, *options, "--answer", answer)
+        assert ("whole answers: HIT@1 is exact match by greedy decoding" in flat(out)) is said
+
+
 def test_others_and_no_controls(monkeypatch, capsys, checkpoint, facts):
     options = ["--heads", "0", "--others", facts, "--controls", "none"]
     code, out, err = run(monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, *options)

@@ -109,7 +109,7 @@ def test_one_checkpoint_by_two_methods_is_reported(tmp_path: Path) -> None:
     files = build_report(SyntheticRun(tmp_path, {"only": only}))
     text = Page(files.html.read_text(encoding="utf-8")).text
     assert "only: there is one checkpoint, and no pair, so what routing alone explains cannot be said." in text
-    assert "there are no two arms with pairs of checkpoints to compare by both" in text
+    assert "no measure of two groups has an interval by two of them" in text
 
 
 def test_numbers_by_method_are_those_of_its_summary(run: SyntheticRun, results: Results) -> None:

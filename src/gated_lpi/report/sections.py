@@ -18,7 +18,7 @@ from gated_lpi.report.arms import KIND_NAMES, Results, capital
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.claims import Claim, claims
-from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
+from gated_lpi.report.findings import explained_sentence, recall_sentence, recall_warning, settling, small_sets_note
 from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import Table, listing, show
@@ -173,6 +173,7 @@ def _head(content: Content) -> Html:
         tag("h1", f"Gated-LPI report: {content.run.experiment.name}"),
         tag("p", _when(content), class_="soft"),
         tag("p", _what_this_is(results)),
+        tag("p", explained_sentence(content.run.experiment.attribution)),
         *(
             tag("div", tag("p", tag("strong", "No results. "), text), class_="warning", role="note")
             for text in _missing(results)
