@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
+from gated_lpi import GradientTimesActivation, ablate, attribute, load_model, split_change, summarise
 from gated_lpi.ablation import recall
 from gated_lpi.diagnosis import examine
 from gated_lpi.errors import OptionError, RunExistsError
@@ -20,7 +20,8 @@ from gated_lpi.results import open_run
 from gated_lpi.results.files import write_file
 from gated_lpi.results.verify import verify_run
 from gated_lpi.runs import run_experiment
-from tiny_runs import Notes, as_toml, tiny_experiment
+from gated_lpi.runs.selectivity import LAYER_DRAWS
+from tiny_runs import QUICK, Notes, as_toml, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
 
 METHODS = ("lpi", "lpi_contrast", "grad_x_act", "grad_x_act_contrast")
@@ -103,6 +104,36 @@ def test_the_last_checkpoint_is_ablated_by_every_ranking(run):
         )
         (row,) = [row for row in rows if row.method == "grad_x_act" and row.name == "top-1 head"]
         assert row.chosen == (f"layer {best[0]} head {best[1]}",)
+
+
+def test_every_ranking_is_held_against_relations_that_did_not_choose(run, source):
+    spec = run.experiment.ablation
+    for arm in run.arms:
+        found = run.record(arm).selectivity
+        assert (found.ranked, found.others) == (("capital",), ("colour",))
+        assert [(row.method, row.share) for row in found.rows] == [(method, 0.1) for method in METHODS]
+        model = load_model(source / arm / "step-20")
+        scores = run.scores(arm).isel(checkpoint=-1)["grad_x_act"].sel(relation=["capital"])
+        facts = run.experiment.facts.load()
+        alone = ablate(model, facts, scores=scores, share=(0.1,), controls=("layer",), draws=LAYER_DRAWS, k=spec.k)
+        assert alone.attrs["n_other"] == 2
+        (row,) = [row for row in found.rows if row.method == "grad_x_act"]
+        assert row.count == int(alone["n_units"][0])
+        for name, value in row.silenced.items():
+            assert value == pytest.approx(float(alone[name][0]), abs=1e-5), name
+            assert found.intact[name] == pytest.approx(float(alone[f"{name}_intact"]), abs=1e-5), name
+            drawn = alone[f"{name}_control"].sel(control="layer").isel(row=0)
+            np.testing.assert_allclose(row.same_layers[name], drawn, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{"ablation": {**QUICK["ablation"], "text": ""}}, {"one relation": True}], ids=str)
+def test_without_a_text_or_other_relations_there_is_no_selectivity(source, tmp_path, asked):
+    facts = save_facts(tmp_path / "facts", [CAPITALS] if asked.pop("one relation", False) else [CAPITALS, COLOURS])
+    arm = {"name": "moe", "checkpoints": str(source / "moe")}
+    run = run_experiment(
+        tiny_experiment(facts, arm, attribution={"methods": ["grad_x_act"]}, **asked), tmp_path / "run"
+    )
+    assert run.record("moe").selectivity is None
 
 
 def test_changes_are_split_where_there_are_routers(run, source):
@@ -235,7 +266,9 @@ def test_what_no_method_has_a_use_for_is_refused_in_a_file_and_said_elsewhere(so
     asked = experiment(source, methods=["grad_x_act"], **UNHEEDED)
     file = tmp_path / "experiment.toml"
     file.write_text(as_toml(asked))
-    with pytest.raises(OptionError, match="not an experiment: attribution: .*; leave it out, or add such a method") as no:
+    with pytest.raises(
+        OptionError, match=r"not an experiment: attribution: .*; leave it out, or add such a method"
+    ) as no:
         load_experiment(file)
     for key in UNHEEDED:
         assert f"{key} = {UNHEEDED[key]!r} is for lpi" in str(no.value)

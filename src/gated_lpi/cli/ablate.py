@@ -188,10 +188,10 @@ def _show(found: xr.Dataset) -> None:
     measures = {
         name: title.format(k=attrs["k"]) for name, title in MEASURES.items() if attrs["n_other"] or "other" not in name
     }
-    whole = ", whole answers: HIT@1 is exact match by greedy decoding" if attrs["answer"] == "all" else ""
-    console.print(
-        f"{attrs['how']} at {attrs['at']} positions, {attrs['routing']} routing; {found.sizes['prompt']:,} prompts{whole}"
-    )
+    asked = f"{found.sizes['prompt']:,} prompts"
+    if attrs["answer"] == "all":
+        asked += ", whole answers: HIT@1 is exact match by greedy decoding"
+    console.print(f"{attrs['how']} at {attrs['at']} positions, {attrs['routing']} routing; {asked}")
     for row in range(found.sizes["row"]):
         one = found.isel(row=row)
         controls = one["control"].values.tolist() if "control" in one.dims else []

@@ -36,6 +36,7 @@ from gated_lpi.options import (
     Answer,
     Explained,
     Foil,
+    Gate,
     MethodName,
     MethodOptions,
     Scoring,
@@ -144,6 +145,8 @@ class _Attribution(Spec):
     if TYPE_CHECKING:  # some of the options that are put in below
         target: Target = "object"
         answer: Answer = "first"
+        foil: Foil | None = None
+        gate: Gate = "gated"
 
     def asked(self) -> dict[str, MethodOptions]:
         """The options of every method by the name of its variable in results; `…_contrast` is against the foil."""

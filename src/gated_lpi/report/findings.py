@@ -32,8 +32,8 @@ def explained_sentence(asked: AttributionSpec) -> str:
     said = ["Scores and recall are of the first token of each answer."]
     if asked.answer == "all":
         said = [
-            "Scores and recall are of whole answers, each token after those before it: scores are summed over the tokens, a "
-            "rank is the worst of theirs, so that HIT@1 is exact match by greedy decoding."
+            "Scores and recall are of whole answers, each token after those before it: scores are summed over the "
+            "tokens, a rank is the worst of theirs, so that HIT@1 is exact match by greedy decoding."
         ]
     elif asked.target == "top1":
         said = ["Scores are of the models' own predictions."]

@@ -123,6 +123,7 @@ def sections(content: Content) -> tuple[Section, ...]:
             (
                 Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
                 *([Row(chart="damage", table="damage")] if "damage" in content.tables else []),
+                *([Row(table="selectivity")] if "selectivity" in content.tables else []),
                 *([Row(table="ablations_by_relation")] if "ablations_by_relation" in content.tables else []),
                 Row(tuple(_unablated(results))),
             ),

@@ -74,6 +74,39 @@ class AblationTable(_Record):
     by_relation: dict[str, Share] = {}
 
 
+class SelectivityRow(_Record):
+    """The top FFN units by one method's ranking on some relations, silenced.
+
+    Attributes:
+        method: by whose scores they were ranked.
+        share, count: of the FFN units.
+        silenced: "hit_k" and "logprob" of the relations that ranked them, "other_hit_k" and "other_logprob" of others,
+            "text_loss" on unrelated text; what could not be measured is not there.
+        same_layers: the same with as many random units of the same layers, one value a draw.
+    """
+
+    method: str
+    share: Share
+    count: Number
+    silenced: dict[str, float]
+    same_layers: dict[str, tuple[float, ...]]
+
+
+class Selectivity(_Record):
+    """What silencing units costs relations that did not choose them.
+
+    Attributes:
+        ranked, others: the relations that units were ranked on, and those that look on.
+        intact: of the intact model, as `SelectivityRow.silenced`.
+        rows: by method and share.
+    """
+
+    ranked: tuple[str, ...]
+    others: tuple[str, ...]
+    intact: dict[str, float]
+    rows: tuple[SelectivityRow, ...]
+
+
 class TopUnit(_Record):
     """A unit of great mean importance and the tokens that its value vector moves.
 
@@ -108,6 +141,7 @@ class ArmRecord(_Record):
         parameters_active: number of those that one token passes through.
         ablation: what silencing heads and units costs.
         top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
+        selectivity: what silencing units costs other relations; None where it was not measured.
     """
 
     arm: str
@@ -116,3 +150,4 @@ class ArmRecord(_Record):
     ablation: AblationTable
     top_ffn: tuple[TopUnit, ...]
     top_attention: tuple[TopUnit, ...]
+    selectivity: Selectivity | None = None

@@ -27,6 +27,7 @@ from gated_lpi.results.run import Run
 from gated_lpi.runs.access import load_checkpoint
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.selectivity import selectivity_of
 from gated_lpi.runs.top_units import KINDS, describe_top_units
 
 Indices = NDArray[np.int64]
@@ -110,6 +111,11 @@ def study_last_checkpoint(
             text_loss=text_loss(model, text) if text else None,
             by_relation=hit_by_relation(ranks, encoded, spec.k),
         )
+    selective = None
+    if text:
+        with progress.task(f"selectivity {arm}") as advance:
+            ranking = run.methods(arm)
+            selective = selectivity_of(model, facts, scores, ranking, run.experiment, advance) if ranking else None
     top = describe_top_units(model, encoded, importance, spec.top_units)
     run.write_record(
         ArmRecord(
@@ -119,6 +125,7 @@ def study_last_checkpoint(
             ablation=table,
             top_ffn=top["ffn"],
             top_attention=top["attention"],
+            selectivity=selective,
         )
     )
 
