@@ -161,12 +161,19 @@ def test_it_is_resumed_verified_and_reported(run):
     assert rows[0][3][0] == pytest.approx(float(split["routing_share"][0]))
     assert rows[0][5] == pytest.approx(float(split["routing_share_by_layer"][0].max()))
     trusted = [row for row in tables["trust"]["rows"] if row[:2] == ["moe", "FFN neurons"]]
-    assert [row[2:4] for row in trusted] == [[method_name(name), 4] for name in METHODS]
+    effects = [(name, effect) for name in METHODS for effect in ("log p", "margin")[: 1 if "contrast" in name else 2]]
+    assert [row[2:5] for row in trusted] == [[method_name(name), 4, effect] for name, effect in effects]
     last = run.scores("moe").isel(checkpoint=-1)
-    effect = np.average(last["true_effect"], axis=0, weights=last["n_prompts"])
-    there = np.isfinite(effect) & (last["block"].values == "ffn")
-    by_hand = spearmanr(last["grad_x_act_mean"].values[there], effect[there]).statistic
-    assert trusted[2][4] == pytest.approx(by_hand)
+    for on, variable in (("log p", "true_effect"), ("margin", "true_effect_margin")):
+        effect = np.average(last[variable], axis=0, weights=last["n_prompts"])
+        there = np.isfinite(effect) & (last["block"].values == "ffn")
+        by_hand = spearmanr(last["grad_x_act_mean"].values[there], effect[there]).statistic
+        (row,) = [row for row in trusted if row[2:5] == [method_name("grad_x_act"), 4, on]]
+        value, low, high = row[5]
+        assert value == pytest.approx(by_hand)
+        assert -1 <= low <= high <= 1
+    by_layer = [row for row in tables["trust_by_layer"]["rows"] if row[:2] == ["moe", "FFN neurons"]]
+    assert [row[2:6] for row in by_layer] == [[method_name(m), on, layer, 2] for m, on in effects for layer in (0, 1)]
     record = run.record("dense").ablation
     (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-1 head"]
     assert sum(heads.by_relation.values()) / 2 == pytest.approx(heads.hit, abs=0.35)

@@ -348,20 +348,22 @@ def _methods(content: Content) -> Iterator[Row]:
     said = verdict(results)
     if said is None:
         yield Row((f"Neurons were scored by {_by(results)} alone, so there is no other method to hold against it.",))
-        yield _trust(content)
+        yield from _trust(content)
         return
     agreement = agreement_sentence(results)
     yield Row((said, items(list(sentences(results))), *([agreement] if agreement else [])))
     yield Row(chart="methods", table="methods")
     yield Row(chart="method_agreement", absent="No two methods rank the neurons.", table="method_agreement")
-    yield _trust(content)
+    yield from _trust(content)
 
 
-def _trust(content: Content) -> Row:
+def _trust(content: Content) -> Iterator[Row]:
     """How far the methods agree with true effects, or how to have that measured."""
     if "trust" in content.tables:
-        return Row(table="trust")
-    return Row(
+        yield Row(table="trust")
+        yield Row(table="trust_by_layer", title="By layer")
+        return
+    yield Row(
         (
             "No true effects were measured in this run, so it does not say which method to trust: "
             "name true_effect in attribution.methods, or run gated-lpi compare on a checkpoint.",

@@ -9,7 +9,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
-from gated_lpi.report.breakdown import ablations_by_relation, splits, trust
+from gated_lpi.report.breakdown import ablations_by_relation, splits, trust, trust_by_layer
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.claims import table as claim_table
 from gated_lpi.report.doubt_tables import agreements, damage, methods, routing_null, selectivity, token_routes
@@ -35,7 +35,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         *([harm] if (harm := damage(results)).rows else []),
         *([spared] if (spared := selectivity(results)).rows else []),
         *([by_relation] if (by_relation := ablations_by_relation(results)).rows else []),
-        *([trusted] if (trusted := trust(results)).rows else []),
+        *([trusted, trust_by_layer(results)] if (trusted := trust(results)).rows else []),
         *([split] if (split := splits(results)).rows else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         *([claim_table(results), beside_paper(results)] if results.lacks is None else []),
