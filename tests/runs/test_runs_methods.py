@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from gated_lpi import GradientTimesActivation, ablate, attribute, load_model, split_change, summarise
-from gated_lpi.ablation import recall
+from gated_lpi.ablation import recall, redundancy
 from gated_lpi.diagnosis import examine
 from gated_lpi.errors import OptionError, RunExistsError
 from gated_lpi.experiments import load_experiment
@@ -134,6 +134,29 @@ def test_without_a_text_or_other_relations_there_is_no_selectivity(source, tmp_p
         tiny_experiment(facts, arm, attribution={"methods": ["grad_x_act"]}, **asked), tmp_path / "run"
     )
     assert run.record("moe").selectivity is None
+
+
+def test_routing_s_answer_to_silenced_experts_is_kept_and_reported_on_request(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
+    asked = tiny_experiment(
+        source / "facts", *arms, attribution={"methods": ["grad_x_act"]}, routing={"redundancy": True}
+    )
+    run = run_experiment(asked, tmp_path / "run")
+    assert run.record("dense").redundancy == ()
+    rows = run.record("moe").redundancy
+    assert [len(row.experts) for row in rows] == [1, 4]
+    model, last = load_model(source / "moe" / "step-20"), run.scores("moe").isel(checkpoint=-1)
+    alone = redundancy(model, asked.facts.load(), scores=last["grad_x_act_mean"], top=(1, 4), draws=1)
+    for row, name in zip(rows, alone["row"].values, strict=True):
+        one = alone.sel(row=name)
+        assert ", ".join(row.experts) == name
+        assert row.logprob_free - row.logprob_frozen == pytest.approx(float(one["recovered"].mean()), abs=1e-6)
+        assert row.random_recovered == pytest.approx(one["recovered_control"].values.tolist(), abs=1e-6)
+        assert row.jaccard == pytest.approx(float(one["routing_jaccard"].mean()))
+    table = json.loads(build_report(run).summary.read_text())["tables"]["redundancy"]["rows"]
+    assert [cells[:2] for cells in table] == [["moe", ", ".join(row.experts)] for row in rows]
+    assert table[1][5] == pytest.approx(rows[1].logprob_free - rows[1].logprob_frozen)
 
 
 def test_changes_are_split_where_there_are_routers(run, source):

@@ -275,9 +275,12 @@ class RoutingSpec(Spec):
     Attributes:
         split: whether every change between two checkpoints is split into a part of routing and one of neurons, which
             costs four scorings a pair (see `gated_lpi.split_change`).
+        redundancy: whether the top experts of the last checkpoint are silenced with free and with frozen routing (see
+            `gated_lpi.ablation.redundancy`).
     """
 
     split: bool = False
+    redundancy: bool = False
 
 
 class Arm(Spec):

@@ -222,6 +222,42 @@ def _at_equal_damage(found: Selectivity, method: str) -> str | None:
     return f"{show(float(drop_at_damage(damage, drop, at)), 'number')} at +{show(at, 'number')}"
 
 
+def redundancy(results: Results) -> Table:
+    """How routing answers when top experts fall silent, beside random experts of the same layers."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("chosen by"),
+        Column("log p lost, routing frozen", "number"),
+        Column("routing free", "number"),
+        Column("recovered", "number"),
+        Column("recovered for random experts, mean", "number"),
+        Column("least to most"),
+        Column("HIT@k, routing frozen", "share"),
+        Column("routing free", "share"),
+        Column("experts kept", "number"),
+        Column("for random experts", "number"),
+    )
+    rows = []
+    for arm in results.arms:
+        for row in () if arm.record is None else arm.record.redundancy:
+            frozen, free = (row.logprob_intact - one for one in (row.logprob_frozen, row.logprob_free))
+            random = row.random_recovered
+            name = ", ".join(row.experts)
+            drawn = float(np.mean(random)), f"{show(min(random), 'number')} to {show(max(random), 'number')}"
+            kept = row.jaccard, float(np.mean(row.random_jaccard))
+            what = arm.name, name, method_name(row.method)
+            rows.append((*what, frozen, free, frozen - free, *drawn, row.hit_frozen, row.hit_free, *kept))
+    caption = (
+        "Does routing adapt when top experts are silenced? Frozen: every token keeps the experts that the intact model "
+        "gives it; free: routers answer. Recovered is what their answer saves, nats a prompt, of the first token of "
+        "answers; below 0 it costs. Beside it as many random experts of the same layers, since taking anything away "
+        "moves routers. Experts kept: overlap (Jaccard) of a token's experts with those of the intact model; 1: no "
+        "answer."
+    )
+    return Table("redundancy", caption, columns, tuple(rows))
+
+
 def token_routes(arm: ArmResults) -> list[Table]:
     """Which experts took each token of a few prompts at the last checkpoint, and with which gates; a table a prompt.
 

@@ -377,6 +377,8 @@ def _neurons_or_routing(content: Content) -> Iterator[Row]:
         yield Row(chart="routing_null", table="routing_null")
     if "routing_split" in content.charts:
         yield Row(chart="routing_split", table="splits")
+    if "redundancy" in content.tables:
+        yield Row(table="redundancy")
 
 
 def _routing(content: Content) -> Iterator[Row]:

@@ -107,6 +107,32 @@ class Selectivity(_Record):
     rows: tuple[SelectivityRow, ...]
 
 
+class RedundancyRow(_Record):
+    """The top experts by one method, silenced with free and with frozen routing.
+
+    Attributes:
+        method: by whose scores of units, summed over experts.
+        experts: their names.
+        hit_free, hit_frozen: HIT@k where routers may answer, and where every token keeps its experts.
+        logprob_intact, logprob_free, logprob_frozen: log p(target), mean over prompts, nats.
+        random_recovered: log p with free less that with frozen routing of as many random experts of the same layers,
+            one value a draw.
+        jaccard: overlap of a token's experts with those of the intact model, mean over tokens and layers.
+        random_jaccard: the same with the random ones.
+    """
+
+    method: str
+    experts: tuple[str, ...]
+    hit_free: Share
+    hit_frozen: Share
+    logprob_intact: float
+    logprob_free: float
+    logprob_frozen: float
+    random_recovered: tuple[float, ...]
+    jaccard: Share
+    random_jaccard: tuple[Share, ...]
+
+
 class TopUnit(_Record):
     """A unit of great mean importance and the tokens that its value vector moves.
 
@@ -142,6 +168,7 @@ class ArmRecord(_Record):
         ablation: what silencing heads and units costs.
         top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
         selectivity: what silencing units costs other relations; None where it was not measured.
+        redundancy: how routing answers when top experts are silenced; none where that was not asked for.
     """
 
     arm: str
@@ -151,3 +178,4 @@ class ArmRecord(_Record):
     top_ffn: tuple[TopUnit, ...]
     top_attention: tuple[TopUnit, ...]
     selectivity: Selectivity | None = None
+    redundancy: tuple[RedundancyRow, ...] = ()
