@@ -142,9 +142,10 @@ def trust(results: Results) -> Table:
     )
     caption = (
         "Where a method can be trusted: Spearman correlation of mean scores with the true effect of silencing a unit, "
-        "at the last checkpoint, over the units whose effect was measured, with 95% intervals over relations. On the "
-        "margin of the target's logit over the best other, too, which does not saturate as log p does where the model "
-        "is sure. With n units chance alone gives up to about ±2/√n. gated-lpi compare has intervals over units, too."
+        "at the last checkpoint, over the units whose effect was measured, with 95% intervals over relations. Also of "
+        "the effect on the margin of the target's logit over the best other, which does not saturate as log p does "
+        "where the model is sure (scores stay those of log p). With n units chance alone gives up to about ±2/√n. "
+        "gated-lpi compare has intervals over units, too."
     )
     rows = []
     for one in _trusted(results):
