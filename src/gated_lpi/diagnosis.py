@@ -33,6 +33,7 @@ from gated_lpi.metrics.routing_health import (
     routing_jaccard_chance,
     routing_jaccard_exchanged,
 )
+from gated_lpi.results.experts import is_moe
 
 NAMES = ("expert collapse", "routing instability", "neuron churn")
 MOST_EVEN = 0.5  # from shares that are all or nothing (0) to even ones (1), which tell nothing of instability
@@ -195,6 +196,11 @@ def _of_routing(
     arm: str, scores: xr.Dataset, summary: xr.Dataset, late: NDArray[np.int64]
 ) -> tuple[list[Finding], list[str]]:
     """What is wrong with the routing of an arm, and what could not be judged."""
+    if is_moe(scores) and schema.EXPERT_UTILISATION not in scores and schema.POSITION_GATE not in scores:
+        return [], [
+            f"{arm}: expert collapse and routing instability need what the routers did, which was not kept; run with "
+            "lpi or direct_effect among attribution.methods, and experts among attribution.units"
+        ]
     layers = [layer for layer in _layers(scores) if layer.k < layer.routed.shape[-1]]  # else nothing is chosen
     if not layers:
         return [], []

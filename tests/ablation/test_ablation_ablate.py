@@ -296,7 +296,8 @@ def test_what_cannot_be_ablated_is_refused(moe, options, message):
         (lambda s: s.isel(unit=s["block"].values == "attention"), {}, "kind='ffn' was given, and the scores are of no"),
         (lambda s: s.expand_dims(checkpoint=2)[["lpi"]], {}, r"select one checkpoint of a run with \.isel"),
         (lambda s: s.isel(head_unit=slice(3)), {"variable": "head_lpi"}, "scores of 3 heads were given"),
-        (lambda s: s * float("nan"), {}, "NaN or infinite"),
+        (lambda s: s.where(s["neuron"] % 2 == 0, float("inf")), {}, "NaN or infinite"),
+        (lambda s: s.where(s["neuron"] % 2 == 0), {}, r"no value for [\d,]+ of [\d,]+ units.*of a sample unless"),
         (lambda s: s["block_lpi"], {}, "expected `unit` or `head_unit`"),
     ],
 )

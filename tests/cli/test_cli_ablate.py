@@ -8,6 +8,7 @@ import xarray as xr
 from test_cli import flat, run
 
 from gated_lpi import ablate, attribute, load_facts, load_model
+from gated_lpi.ablation import redundancy
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
@@ -65,6 +66,13 @@ def test_named_units_and_heads_as_a_table(monkeypatch, capsys, checkpoint, facts
     assert "no facts of other relations" in shown
 
 
+def test_a_table_of_whole_answers_says_so(monkeypatch, capsys, checkpoint, facts):
+    options = ["--heads", "0", "--controls", "none"]
+    for answer, said in (("all", True), ("first", False)):
+        _, out, _ = run(monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, *options, "--answer", answer)
+        assert ("whole answers: HIT@1 is exact match by greedy decoding" in flat(out)) is said
+
+
 def test_others_and_no_controls(monkeypatch, capsys, checkpoint, facts):
     options = ["--heads", "0", "--others", facts, "--controls", "none"]
     code, out, err = run(monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, *options)
@@ -110,3 +118,53 @@ def test_dense_models_have_no_routing_to_freeze(monkeypatch, capsys, tmp_path, f
     code, _, err = run(monkeypatch, capsys, "ablate", dense, "--facts", facts, "--units", 1, "--routing", "frozen")
     assert code == 2
     assert "no routed experts" in flat(err)
+
+
+def test_experts_are_silenced_with_free_and_with_frozen_routing(
+    monkeypatch, capsys, checkpoint, facts, scores, tmp_path
+):
+    options = ["--scores", scores, "--variable", "lpi", "--top-experts", "1,3", "--draws", 2]
+    code, out, err = run(
+        monkeypatch,
+        capsys,
+        "ablate",
+        checkpoint,
+        "--facts",
+        facts,
+        *options,
+        "--json",
+        "--out",
+        tmp_path / "found.zarr",
+    )
+    assert code == 0, err
+    printed = xr.Dataset.from_dict(json.loads(out))
+    ranking = xr.open_zarr(scores, consolidated=False)
+    expected = redundancy(
+        load_model(checkpoint), load_facts(facts), scores=ranking, variable="lpi", top=(1, 3), draws=2
+    )
+    assert printed["row"].values.tolist() == expected["row"].values.tolist()
+    for name in ("logprob", "recovered", "recovered_control", "routing_jaccard"):
+        np.testing.assert_allclose(printed[name].astype(float), expected[name], atol=1e-6, err_msg=name)
+    assert xr.open_zarr(tmp_path / "found.zarr", consolidated=False)["recovered"].shape == (2, 6)
+    code, out, err = run(
+        monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, "--experts", "L1 E3", "--draws", 2
+    )
+    assert code == 0, err
+    assert "log p that the routers' answer saves" in flat(out)
+    assert "L1 E3" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-experts", "1"], "--top-experts N takes --scores that rank"),
+        (["--experts", "L1 E3", "--units", "1"], "--units was given with --experts or --top-experts"),
+        (["--experts", "L1 E3", "--answer", "all"], "--answer was given with --experts or --top-experts"),
+        (["--experts", "L1 E99"], "E99"),
+        (["--experts", "L1 E3", "--top-experts", "many"], "give one of the two"),
+    ],
+)
+def test_what_cannot_be_asked_of_experts_is_refused(monkeypatch, capsys, checkpoint, facts, options, message):
+    code, _, err = run(monkeypatch, capsys, "ablate", checkpoint, "--facts", facts, *options)
+    assert code == 2
+    assert message in flat(err)

@@ -34,6 +34,12 @@ def test_every_method_has_its_rows(shown):
         assert row[4] == f"{float(TWICE.summary('moe', method)['gain_top_set'].sel(kind='ffn')[-1]):.3f}"
 
 
+def test_methods_are_told_apart_on_a_narrow_screen(shown, monkeypatch):
+    monkeypatch.setattr("gated_lpi.cli.console.out._width", 66)
+    methods = "".join(line.split("│")[2].strip() for line in shown().splitlines() if line.startswith("│"))
+    assert methods == "lpi" * 2 + "grad_x_act" * 2 + "lpi" * 2
+
+
 def test_json_has_the_first_method_s_summary_and_the_others_under_it(shown):
     content = json.loads(shown("--json"))
     assert content["moe"]["attrs"]["method"] == "lpi"

@@ -17,12 +17,14 @@ from gated_lpi.report import all_charts, build_report, load_results, plotly_figu
 from gated_lpi.report.arms import Results
 from gated_lpi.report.by_method import agreement_sentence, findings, method_name, sentences, verdict
 from gated_lpi.report.claims import claims
+from gated_lpi.report.doubt_tables import selectivity
 from gated_lpi.report.doubts import damage
 from gated_lpi.report.estimates import ablation_damage
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import all_tables
 from gated_lpi.report.token_routes import routes
+from gated_lpi.results import Selectivity, SelectivityRow
 from synthetic_run import DENSE, INTACT_LOSS, MOE, ArmPlan, SyntheticRun, record
 
 SPLIT_ENDS = {"": 0.0, "_low": -0.05, "_high": 0.1}
@@ -109,7 +111,7 @@ def test_one_checkpoint_by_two_methods_is_reported(tmp_path: Path) -> None:
     files = build_report(SyntheticRun(tmp_path, {"only": only}))
     text = Page(files.html.read_text(encoding="utf-8")).text
     assert "only: there is one checkpoint, and no pair, so what routing alone explains cannot be said." in text
-    assert "there are no two arms with pairs of checkpoints to compare by both" in text
+    assert "no measure of two groups has an interval by two of them" in text
 
 
 def test_numbers_by_method_are_those_of_its_summary(run: SyntheticRun, results: Results) -> None:
@@ -327,3 +329,31 @@ def test_nothing_wrong_and_nothing_judged_are_said(tmp_path: Path, monkeypatch: 
         in text
     )
     assert "Not judged: dense: too &lt;few&gt;." in text
+
+
+def test_rankings_are_compared_where_all_do_the_same_damage(results: Results) -> None:
+    def row(method: str, share: float, logprob: float, text_loss: float) -> SelectivityRow:
+        silenced = {"hit_k": 0.5, "logprob": logprob, "text_loss": text_loss, "other_logprob": -3.5}
+        return SelectivityRow(method=method, share=share, count=4, silenced=silenced, same_layers={"text_loss": (3.1,)})
+
+    found = Selectivity(
+        ranked=("a",),
+        others=("b",),
+        intact={"hit_k": 1.0, "logprob": -2.0, "text_loss": 3.0, "other_logprob": -3.0},
+        rows=(
+            row("lpi", 0.1, -3.0, 3.2),
+            row("lpi", 0.2, -6.0, 3.6),
+            row("grad_x_act", 0.1, -5.0, 3.4),
+            row("grad_x_act", 0.2, -6.0, 3.3),
+        ),
+    )
+    arm = replace(results.arms[0], record=record("moe", MOE).model_copy(update={"selectivity": found}))
+    table = selectivity(replace(results, arms=(arm,)))
+    shown = [dict(zip(range(len(table.columns)), cells, strict=True)) for cells in table.rows]
+    assert [cells[13] for cells in shown] == ["2.50 at +0.400"] * 2 + ["3.00 at +0.400"] * 2  # 1 + (4 - 1) / 2
+    assert (shown[0][3], shown[0][4], shown[0][9], shown[0][10]) == (1.0, 0.5, 1.0, 0.5)
+    assert (shown[0][11], shown[0][12]) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert np.isnan(shown[0][6])
+    harmless = found.model_copy(update={"rows": (*found.rows, row("direct_effect", 0.1, -3.0, 2.9))})
+    arm = replace(arm, record=arm.record.model_copy(update={"selectivity": harmless}))
+    assert {cells[13] for cells in selectivity(replace(results, arms=(arm,))).rows} == {None}

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from gated_lpi.experiments.experiment import AttributionSpec
 from gated_lpi.report import load_results
 from gated_lpi.report.arms import Results
 from gated_lpi.report.claims import claims
 from gated_lpi.report.claims import table as claim_table
 from gated_lpi.report.estimates import Drop, Estimate, ablation_drop, compare, read
-from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
+from gated_lpi.report.findings import explained_sentence, recall_sentence, recall_warning, settling, small_sets_note
 from gated_lpi.report.tables import show
 from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun, scores
 
@@ -21,6 +22,19 @@ NAN = float("nan")
 
 def results(moe: ArmPlan = MOE, dense: ArmPlan = DENSE) -> Results:
     return load_results(SyntheticRun(Path("unused"), {"moe": moe, "dense": dense}))
+
+
+def test_what_is_explained_is_said() -> None:
+    asked = {
+        ("answer", "first"): "the first token of each answer.",
+        ("answer", "all"): "HIT@1 is exact match by greedy decoding",
+        ("target", "top1"): "the models' own predictions",
+        ("foil", "best"): "against the likeliest other token",
+        ("contrast", "relation"): "“against the foil” are of the target against the mean over its relation's other",
+        ("gate", "open"): "with the gate “open”",
+    }
+    for (key, value), words in asked.items():
+        assert words in explained_sentence(AttributionSpec.model_validate({key: value}))
 
 
 def test_concentration_flips_with_the_data() -> None:

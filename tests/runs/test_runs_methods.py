@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from gated_lpi import GradientTimesActivation, attribute, load_model, split_change, summarise
-from gated_lpi.ablation import recall
+from gated_lpi import GradientTimesActivation, ablate, attribute, load_model, split_change, summarise
+from gated_lpi.ablation import recall, redundancy
+from gated_lpi.diagnosis import examine
 from gated_lpi.errors import OptionError, RunExistsError
+from gated_lpi.experiments import load_experiment
 from gated_lpi.facts import Relation, Sample
 from gated_lpi.options import LPI, TrueEffect
 from gated_lpi.prompting import Prompting, encode_facts
@@ -18,7 +20,8 @@ from gated_lpi.results import open_run
 from gated_lpi.results.files import write_file
 from gated_lpi.results.verify import verify_run
 from gated_lpi.runs import run_experiment
-from tiny_runs import Notes, tiny_experiment
+from gated_lpi.runs.selectivity import LAYER_DRAWS
+from tiny_runs import QUICK, Notes, as_toml, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
 
 METHODS = ("lpi", "lpi_contrast", "grad_x_act", "grad_x_act_contrast")
@@ -103,6 +106,59 @@ def test_the_last_checkpoint_is_ablated_by_every_ranking(run):
         assert row.chosen == (f"layer {best[0]} head {best[1]}",)
 
 
+def test_every_ranking_is_held_against_relations_that_did_not_choose(run, source):
+    spec = run.experiment.ablation
+    for arm in run.arms:
+        found = run.record(arm).selectivity
+        assert (found.ranked, found.others) == (("capital",), ("colour",))
+        assert [(row.method, row.share) for row in found.rows] == [(method, 0.1) for method in METHODS]
+        model = load_model(source / arm / "step-20")
+        scores = run.scores(arm).isel(checkpoint=-1)["grad_x_act"].sel(relation=["capital"])
+        facts = run.experiment.facts.load()
+        alone = ablate(model, facts, scores=scores, share=(0.1,), controls=("layer",), draws=LAYER_DRAWS, k=spec.k)
+        assert alone.attrs["n_other"] == 2
+        (row,) = [row for row in found.rows if row.method == "grad_x_act"]
+        assert row.count == int(alone["n_units"][0])
+        for name, value in row.silenced.items():
+            assert value == pytest.approx(float(alone[name][0]), abs=1e-5), name
+            assert found.intact[name] == pytest.approx(float(alone[f"{name}_intact"]), abs=1e-5), name
+            drawn = alone[f"{name}_control"].sel(control="layer").isel(row=0)
+            np.testing.assert_allclose(row.same_layers[name], drawn, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{"ablation": {**QUICK["ablation"], "text": ""}}, {"one relation": True}], ids=str)
+def test_without_a_text_or_other_relations_there_is_no_selectivity(source, tmp_path, asked):
+    facts = save_facts(tmp_path / "facts", [CAPITALS] if asked.pop("one relation", False) else [CAPITALS, COLOURS])
+    arm = {"name": "moe", "checkpoints": str(source / "moe")}
+    run = run_experiment(
+        tiny_experiment(facts, arm, attribution={"methods": ["grad_x_act"]}, **asked), tmp_path / "run"
+    )
+    assert run.record("moe").selectivity is None
+
+
+def test_routing_s_answer_to_silenced_experts_is_kept_and_reported_on_request(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
+    asked = tiny_experiment(
+        source / "facts", *arms, attribution={"methods": ["grad_x_act"]}, routing={"redundancy": True}
+    )
+    run = run_experiment(asked, tmp_path / "run")
+    assert run.record("dense").redundancy == ()
+    rows = run.record("moe").redundancy
+    assert [len(row.experts) for row in rows] == [1, 4]
+    model, last = load_model(source / "moe" / "step-20"), run.scores("moe").isel(checkpoint=-1)
+    alone = redundancy(model, asked.facts.load(), scores=last["grad_x_act_mean"], top=(1, 4), draws=1)
+    for row, name in zip(rows, alone["row"].values, strict=True):
+        one = alone.sel(row=name)
+        assert ", ".join(row.experts) == name
+        assert row.logprob_free - row.logprob_frozen == pytest.approx(float(one["recovered"].mean()), abs=1e-6)
+        assert row.random_recovered == pytest.approx(one["recovered_control"].values.tolist(), abs=1e-6)
+        assert row.jaccard == pytest.approx(float(one["routing_jaccard"].mean()))
+    table = json.loads(build_report(run).summary.read_text())["tables"]["redundancy"]["rows"]
+    assert [cells[:2] for cells in table] == [["moe", ", ".join(row.experts)] for row in rows]
+    assert table[1][5] == pytest.approx(rows[1].logprob_free - rows[1].logprob_frozen)
+
+
 def test_changes_are_split_where_there_are_routers(run, source):
     assert run.split("dense") is None
     split = run.split("moe")
@@ -128,12 +184,19 @@ def test_it_is_resumed_verified_and_reported(run):
     assert rows[0][3][0] == pytest.approx(float(split["routing_share"][0]))
     assert rows[0][5] == pytest.approx(float(split["routing_share_by_layer"][0].max()))
     trusted = [row for row in tables["trust"]["rows"] if row[:2] == ["moe", "FFN neurons"]]
-    assert [row[2:4] for row in trusted] == [[method_name(name), 4] for name in METHODS]
+    effects = [(name, effect) for name in METHODS for effect in ("log p", "margin")[: 1 if "contrast" in name else 2]]
+    assert [row[2:5] for row in trusted] == [[method_name(name), 4, effect] for name, effect in effects]
     last = run.scores("moe").isel(checkpoint=-1)
-    effect = np.average(last["true_effect"], axis=0, weights=last["n_prompts"])
-    there = np.isfinite(effect) & (last["block"].values == "ffn")
-    by_hand = spearmanr(last["grad_x_act_mean"].values[there], effect[there]).statistic
-    assert trusted[2][4] == pytest.approx(by_hand)
+    for on, variable in (("log p", "true_effect"), ("margin", "true_effect_margin")):
+        effect = np.average(last[variable], axis=0, weights=last["n_prompts"])
+        there = np.isfinite(effect) & (last["block"].values == "ffn")
+        by_hand = spearmanr(last["grad_x_act_mean"].values[there], effect[there]).statistic
+        (row,) = [row for row in trusted if row[2:5] == [method_name("grad_x_act"), 4, on]]
+        value, low, high = row[5]
+        assert value == pytest.approx(by_hand)
+        assert -1 <= low <= high <= 1
+    by_layer = [row for row in tables["trust_by_layer"]["rows"] if row[:2] == ["moe", "FFN neurons"]]
+    assert [row[2:6] for row in by_layer] == [[method_name(m), on, layer, 2] for m, on in effects for layer in (0, 1)]
     record = run.record("dense").ablation
     (heads,) = [row for row in record.rows if row.method == "grad_x_act" and row.name == "top-1 head"]
     assert sum(heads.by_relation.values()) / 2 == pytest.approx(heads.hit, abs=0.35)
@@ -206,6 +269,45 @@ def test_lpi_has_its_groups_and_routing_wherever_it_stands_among_the_methods(sou
     assert set(first.data_vars) == set(second.data_vars)
     for name in first.data_vars:
         np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_gradients_alone_are_a_run_with_a_report_that_says_what_was_not_kept(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+    run = run_experiment(experiment(source, methods=["grad_x_act"]), tmp_path / "run")
+    assert run.methods("moe") == ("grad_x_act",)
+    assert "expert_utilisation" not in run.scores("moe")
+    page = build_report(run).html.read_text()
+    assert "The base log-probability was not recorded." in page
+    unjudged = [line for line in examine(run).unjudged if "what the routers did, which was not kept" in line]
+    assert [line.split(":")[0] for line in unjudged] == ["moe"]
+    assert unjudged[0] in page
+
+
+def test_routing_is_kept_by_the_one_method_that_sees_it_wherever_it_stands(source, tmp_path):
+    asked = experiment(source, methods=["grad_x_act", "direct_effect"], routing="all", positions="resolved")
+    scores = run_experiment(asked, tmp_path / "run").scores("moe")
+    assert {"expert_utilisation", "position_gate", "router_logits"} <= set(scores)
+
+
+UNHEEDED = {"gate": "open", "norm": "recomputed", "routing": "all", "positions": "resolved", "tolerance": 1e-2}
+
+
+def test_what_no_method_has_a_use_for_is_refused_in_a_file_and_said_elsewhere(source, tmp_path):
+    asked = experiment(source, methods=["grad_x_act"], **UNHEEDED)
+    file = tmp_path / "experiment.toml"
+    file.write_text(as_toml(asked))
+    with pytest.raises(
+        OptionError, match=r"not an experiment: attribution: .*; leave it out, or add such a method"
+    ) as no:
+        load_experiment(file)
+    for key in UNHEEDED:
+        assert f"{key} = {UNHEEDED[key]!r} is for lpi" in str(no.value)
+    notes = Notes()
+    run_experiment(asked, tmp_path / "run", notes)
+    assert any("left out: gate = 'open' is for lpi and direct_effect" in line for line in notes.said)
+    for methods in (["grad_x_act", "lpi"], ["lpi"]):
+        file.write_text(as_toml(experiment(source, methods=methods, **UNHEEDED)))
+        assert load_experiment(file).attribution.gate == "open"
 
 
 def test_whole_answers_are_asked_for_throughout(source, tmp_path):

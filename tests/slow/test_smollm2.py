@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.stats import spearmanr
 
 from flat import certified
-from gated_lpi import attribute, load_facts, load_model
+from gated_lpi import GradientTimesActivation, TrueEffect, ablate, attribute, load_facts, load_model
 from gated_lpi.ablation import recall
 from gated_lpi.cli import main
 from gated_lpi.facts import Prompt, encode
@@ -159,3 +160,24 @@ def test_needles_are_found_and_contexts_are_as_long_as_asked(model):
     several = [load_facts(f"{task}:length=64/1024,n=3") for task in ("key-value", "needle", "variables")]
     for prompt in (prompt for facts in several for prompt in facts.prompts()):
         assert len(model.tokenizer(prompt.text)["input_ids"]) == pytest.approx(rough_tokens(prompt.text), rel=0.15)
+
+
+@pytest.mark.parametrize(("foil", "effect"), [(None, "true_effect"), ("best", "true_effect_margin")])
+def test_gradients_say_what_silencing_units_of_all_layers_costs(model, foil, effect):
+    facts = [(prompt, target.strip()) for prompt, target in KNOWN]
+    scores = attribute(model, facts, method=GradientTimesActivation(foil=foil), units=["ffn"])["grad_x_act"].mean(
+        "prompt"
+    )
+    truth = attribute(model, facts, method=TrueEffect(sample=2), units=["ffn"])[effect].mean("prompt")
+    measured = np.flatnonzero(np.isfinite(truth))
+    assert measured.size == 60
+    assert spearmanr(scores[measured], truth[measured]).statistic > 0.9
+
+
+def test_silencing_what_gradients_rank_first_costs_the_facts_more_than_random_units(model):
+    facts = load_facts([(prompt, target.strip()) for prompt, target in KNOWN])
+    scores = attribute(model, facts, method=GradientTimesActivation(), units=["ffn"])
+    found = ablate(model, facts, scores=scores, share=(0.001,), controls=("layer",), draws=2)
+    assert float(found["logprob_intact"] - found["logprob"][0]) > 1.0
+    assert float(found["logprob_intact"] - found["logprob_control"].min()) < 0.5
+    assert float(found["text_loss"][0] - found["text_loss_intact"]) > 0.1

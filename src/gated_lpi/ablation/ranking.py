@@ -125,6 +125,12 @@ def _of_units(
         raise OptionError(
             f"kind={kind!r} was given, and the scores are of no such units; score them, or choose another"
         )
+    missing = int(np.isnan(values[inside]).sum())
+    if missing:
+        raise OptionError(
+            f"{name} has no value for {missing:,} of {int(inside.sum()):,} units, which cannot be ranked then; true "
+            "effects are of a sample unless sample=None: give scores of every unit"
+        )
     what = "units" if kind == "all" else f"{kind} units"
     return Ranking(what, places[inside], values[inside], relations, name)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import xarray as xr
-
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import Run
+from gated_lpi.results.experts import is_moe as is_moe
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,6 @@ class Group:
     name: str
     arms: tuple[str, ...]
     is_moe: bool
-
-
-def is_moe(scores: xr.Dataset) -> bool:
-    """Whether an arm has routed experts: by the records of its checkpoints, else by what its scores tell."""
-    shapes = [record["shape"] for record in scores.attrs.get("checkpoints", []) if record.get("shape")]
-    if shapes:
-        return bool(shapes[0].get("experts", 0))
-    return "expert_utilisation" in scores or bool("expert" in scores.coords and (scores["expert"] >= 0).any())
 
 
 def groups_of(run: Run) -> tuple[list[Group], dict[str, str]]:

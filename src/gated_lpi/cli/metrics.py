@@ -42,7 +42,9 @@ def command(
         if not summary.sizes["kind"]:
             console.print(f"{arm}: no unit scores, so no metrics over them: attribution.units leaves them out")
     columns = ("arm", "method", "units", "J_stab", "R_t", "top share", "rho_avg", "sigma_rel")
-    table = Table(*columns, title="at the last checkpoint")
+    table = Table(title="at the last checkpoint")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "units")  # methods that are cut off look alike
     for arm, by_method in summaries.items():
         for method, summary in by_method.items():
             for kind in summary["kind"].values.tolist():

@@ -36,6 +36,7 @@ from gated_lpi.options import (
     Answer,
     Explained,
     Foil,
+    Gate,
     MethodName,
     MethodOptions,
     Scoring,
@@ -59,6 +60,7 @@ from gated_lpi.training.spec import (
 SETTINGS = ("engine", "storage")
 MOST_REPLICATES = 1000
 SUMMARISED = (*OF_UNITS, *map(contrast_of, OF_UNITS))
+BLOCK_BY_BLOCK = ("lpi", "direct_effect")  # the methods that see source positions, and what routers did
 ENDINGS = (
     ".zarr",
     ".json",
@@ -143,6 +145,8 @@ class _Attribution(Spec):
     if TYPE_CHECKING:  # some of the options that are put in below
         target: Target = "object"
         answer: Answer = "first"
+        foil: Foil | None = None
+        gate: Gate = "gated"
 
     def asked(self) -> dict[str, MethodOptions]:
         """The options of every method by the name of its variable in results; `…_contrast` is against the foil."""
@@ -184,6 +188,21 @@ class _Attribution(Spec):
     def scoring(self) -> Scoring:
         """What is scored and kept."""
         return from_flat(Scoring, {**dict(self), "keep": "relations"})
+
+    @property
+    def unheeded(self) -> tuple[str, ...]:
+        """What is asked that no method of `methods` has a use for, a line each."""
+        having: dict[str, list[str]] = {}
+        for name, options in METHODS_BY_NAME.items():
+            for key in flat_fields(options):
+                having.setdefault(key, []).append(name)
+        having |= {key: list(BLOCK_BY_BLOCK) for key in ("positions", "routing")}
+        fields, given = type(self).model_fields, dict(self)
+        return tuple(
+            f"{key} = {given[key]!r} is for {' and '.join(names)}, and methods = {list(self.methods)}"
+            for key, names in having.items()
+            if given[key] != fields[key].default and not set(names).intersection(self.methods)
+        )
 
 
 if TYPE_CHECKING:
@@ -256,9 +275,12 @@ class RoutingSpec(Spec):
     Attributes:
         split: whether every change between two checkpoints is split into a part of routing and one of neurons, which
             costs four scorings a pair (see `gated_lpi.split_change`).
+        redundancy: whether the top experts of the last checkpoint are silenced with free and with frozen routing (see
+            `gated_lpi.ablation.redundancy`).
     """
 
     split: bool = False
+    redundancy: bool = False
 
 
 class Arm(Spec):
@@ -603,7 +625,13 @@ def load_experiment(path: str | Path) -> Experiment:
     content = read_toml(Path(path))
     if "study" in content:
         raise OptionError(f"{str(path)!r} is a study, not an experiment alone: gated-lpi study {path} --out DIR")
-    return _validated(content, str(path))
+    experiment = _validated(content, str(path))
+    if experiment.attribution.unheeded:
+        raise OptionError(
+            f"{path} is not an experiment: attribution: {'; '.join(experiment.attribution.unheeded)}; leave it out, or "
+            "add such a method"
+        )
+    return experiment
 
 
 def read_toml(file: Path) -> dict[str, Any]:

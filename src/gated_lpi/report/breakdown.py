@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
-from gated_lpi.metrics import spearman_within
+from gated_lpi.metrics import bootstrap, spearman_within
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import NAN, Estimate
@@ -93,6 +93,40 @@ def _splits(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
 
 
 PARTS = ("lower third", "middle third", "upper third")
+DRAWS = 200  # of relations, for intervals
+
+
+class _Trust(NamedTuple):
+    """A method's scores of the units whose true effect was measured, and these effects, at the last checkpoint.
+
+    Attributes:
+        arm, kind, method: of what, and by which method.
+        effect: on what the effect is: "log p" or "margin".
+        pairs: [R, 2, n], scores and effects by relation.
+        prompts: [R], of each relation.
+        layer: [n], of the units.
+        layers: how many the arm has.
+    """
+
+    arm: str
+    kind: str
+    method: str
+    effect: str
+    pairs: NDArray[np.float64]
+    prompts: NDArray[np.int64]
+    layer: NDArray[np.int64]
+    layers: int
+
+    def correlation(self, there: NDArray[np.bool_] | None = None) -> float:
+        """Spearman's of the means over prompts, over some of the units."""
+        one, other = np.average(self.pairs, axis=0, weights=self.prompts)
+        return _rank_correlation(one, other) if there is None else _rank_correlation(one[there], other[there])
+
+    def interval(self) -> Estimate:
+        """That over all units, with the basic interval over relations: noise makes correlations of means too low."""
+        found = bootstrap(lambda mean: _rank_correlation(*mean), self.pairs, self.prompts, draws=DRAWS)
+        low, high = np.clip([2 * found.estimate - found.high, 2 * found.estimate - found.low], -1, 1)
+        return Estimate(float(found.estimate), float(low), float(high))
 
 
 def trust(results: Results) -> Table:
@@ -102,33 +136,71 @@ def trust(results: Results) -> Table:
         Column("neurons"),
         Column("method"),
         Column("units measured", "count"),
+        Column("effect on"),
         Column("all layers", "number"),
         *(Column(part, "number") for part in PARTS),
     )
     caption = (
         "Where a method can be trusted: Spearman correlation of mean scores with the true effect of silencing a unit, "
-        "at the last checkpoint, over the units whose effect was measured. With n units chance alone gives up to about "
-        "±2/√n. gated-lpi compare has intervals, single layers and the margin."
+        "at the last checkpoint, over the units whose effect was measured, with 95% intervals over relations. Also of "
+        "the effect on the margin of the target's logit over the best other, which does not saturate as log p does "
+        "where the model is sure (scores stay those of log p). With n units chance alone gives up to about ±2/√n. "
+        "gated-lpi compare has intervals over units, too."
     )
-    return Table("trust", caption, columns, tuple(row for arm in results.arms for row in _trust(arm)))
+    rows = []
+    for one in _trusted(results):
+        third = np.minimum(3 * one.layer // one.layers, 2)
+        parts = [one.correlation(third == part) for part in range(3)]
+        rows.append((*_who(one), one.layer.size, one.effect, one.interval(), *parts))
+    return Table("trust", caption, columns, tuple(rows))
 
 
-def _trust(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
-    for method in arm.by_method:
-        truth = schema.contrast_of(schema.TRUE_EFFECT) if method.endswith("_contrast") else schema.TRUE_EFFECT
-        if truth not in arm.scores:
-            continue
-        last = arm.scores.isel(checkpoint=-1)
-        effect = np.average(last[truth].transpose("relation", "unit").to_numpy(), axis=0, weights=last["n_prompts"])
-        scores = last[schema.mean_of(method)].to_numpy()
-        layer, kinds = last["layer"].to_numpy(), last["block"].to_numpy().astype(object).astype(str)
-        third = np.minimum(3 * layer // (int(layer.max()) + 1), 2)
-        for kind, name in KIND_NAMES.items():
-            there = np.isfinite(effect) & (kinds == kind)
-            parts = [there, *(there & (third == part) for part in range(3))]
-            if there.any():
-                figures = (_rank_correlation(scores[part], effect[part]) for part in parts)
-                yield arm.name, name, method_name(method), int(there.sum()), *figures
+def trust_by_layer(results: Results) -> Table:
+    """The same by single layers."""
+    columns = (
+        Column("arm"),
+        Column("neurons"),
+        Column("method"),
+        Column("effect on"),
+        Column("layer", "count"),
+        Column("units measured", "count"),
+        Column("Spearman", "number"),
+    )
+    rows = tuple(
+        (*_who(one), one.effect, int(layer), int(there.sum()), one.correlation(there))
+        for one in _trusted(results)
+        for layer in np.unique(one.layer)
+        for there in [one.layer == layer]
+    )
+    caption = "Agreement with true effects by layer, as above. Layers have few measured units: read many together."
+    return Table("trust_by_layer", caption, columns, rows)
+
+
+def _who(one: _Trust) -> tuple[str, str, str]:
+    return one.arm, KIND_NAMES[one.kind], method_name(one.method)
+
+
+def _trusted(results: Results) -> Iterator[_Trust]:
+    """What methods and true effects say of the units of each arm that were measured."""
+    for arm in results.arms:
+        for method in arm.by_method:
+            contrast = method.endswith("_contrast")
+            truths = {"log p": schema.contrast_of(schema.TRUE_EFFECT) if contrast else schema.TRUE_EFFECT}
+            truths |= {} if contrast else {"margin": schema.TRUE_EFFECT_MARGIN}
+            for effect, name in truths.items():
+                if name in arm.scores:
+                    yield from _of_effect(arm, method, effect, name)
+
+
+def _of_effect(arm: ArmResults, method: str, effect: str, truth: str) -> Iterator[_Trust]:
+    last = arm.scores.isel(checkpoint=-1)
+    pairs = np.stack([last[name].transpose("relation", "unit").to_numpy().astype(float) for name in (method, truth)], 1)
+    layer, kinds = last["layer"].to_numpy(), last["block"].to_numpy().astype(object).astype(str)
+    for kind in KIND_NAMES:
+        there = np.isfinite(pairs).all(axis=(0, 1)) & (kinds == kind)
+        if there.any():
+            counts, layers = last["n_prompts"].to_numpy(), int(layer.max()) + 1
+            yield _Trust(arm.name, kind, method, effect, pairs[..., there], counts, layer[there], layers)
 
 
 def _rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:

@@ -119,7 +119,10 @@ def verdict(results: Results) -> str | None:
     every = findings(results)
     by = listing([method_name(method) for method in results.methods])
     if not every:
-        return f"Arms were scored by {by}; there are no two arms with pairs of checkpoints to compare by both."
+        return (
+            f"Arms were scored by {by}; no measure of two groups has an interval by two of them, so there is nothing "
+            "to compare."
+        )
     counted = Counter(found.outcome for found in every)
     said = (
         f"Of {len(every)} comparisons of groups over all of training, {counted['same']} come out the same by {by}, "

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from gated_lpi._common.entries import printable
+from gated_lpi.metrics import drop_at_damage
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import MEASURES, measured, method_name
 from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, mean_over_pairs, number, read
 from gated_lpi.report.routing_share import has_null
-from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Table
+from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Table, show
 from gated_lpi.report.token_routes import Route, routes
-from gated_lpi.results.records import AblationRow, AblationTable
+from gated_lpi.results.records import AblationRow, AblationTable, Selectivity
 
 LAST = -1
 MOST_EXPERTS = 4  # of a token in a layer, by name
@@ -162,6 +163,99 @@ def damage(results: Results) -> Table:
         "facts, nats per token, and how far that rises above the intact model's; of random sets of as many, too."
     )
     return Table("damage", caption, columns, tuple(rows))
+
+
+def selectivity(results: Results) -> Table:
+    """What silencing the top FFN units costs the relations that chose them, others, and unrelated text."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("chosen by"),
+        Column("ranking relations: HIT@k intact", "share"),
+        Column("silenced", "share"),
+        Column("same layers", "share"),
+        Column("other relations: HIT@k intact", "share"),
+        Column("silenced", "share"),
+        Column("same layers", "share"),
+        Column("log p lost, ranking", "number"),
+        Column("log p lost, other", "number"),
+        Column("loss on text, rise", "number"),
+        Column("same layers", "number"),
+        Column("log p lost at equal damage"),
+    )
+    rows = tuple(row for arm in results.arms for row in _selectivity(arm))
+    caption = (
+        "Knowledge, or the language model? Units are ranked on every second relation; the others did not choose them. "
+        "Same layers: as many random units of the same layers, mean of the draws. Log p in nats a prompt, loss in nats "
+        "a token. At equal damage: what the ranking relations lose where the loss on text has risen as far as every "
+        "ranking of the arm raises it, straight between the shares that were silenced."
+    )
+    return Table("selectivity", caption, columns, rows)
+
+
+def _selectivity(arm: ArmResults) -> Iterator[tuple[Any, ...]]:
+    found = None if arm.record is None else arm.record.selectivity
+    if found is None:
+        return
+    intact = found.intact
+    for row in found.rows:
+        silenced, layers = row.silenced, {name: float(np.mean(values)) for name, values in row.same_layers.items()}
+        hits = [values.get(name, NAN) for name in ("hit_k", "other_hit_k") for values in (intact, silenced, layers)]
+        lost = [intact.get(name, NAN) - silenced.get(name, NAN) for name in ("logprob", "other_logprob")]
+        rises = [values.get("text_loss", NAN) - intact.get("text_loss", NAN) for values in (silenced, layers)]
+        name = f"top {show(row.share, 'share')} of FFN units ({row.count:,})"
+        yield (arm.name, name, method_name(row.method), *hits, *lost, *rises, _at_equal_damage(found, row.method))
+
+
+def _at_equal_damage(found: Selectivity, method: str) -> str | None:
+    """What a ranking costs where it has done as much damage to the text as every other one does; None if none does."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in found.rows:
+        harm = row.silenced.get("text_loss", NAN) - found.intact.get("text_loss", NAN)
+        curves.setdefault(row.method, []).append(
+            (harm, found.intact.get("logprob", NAN) - row.silenced.get("logprob", NAN))
+        )
+    at = min(max(harm for harm, _ in curve) for curve in curves.values())
+    if not at > 0 or not np.isfinite(curves[method]).all():
+        return None
+    damage, drop = zip(*curves[method], strict=True)
+    return f"{show(float(drop_at_damage(damage, drop, at)), 'number')} at +{show(at, 'number')}"
+
+
+def redundancy(results: Results) -> Table:
+    """How routing answers when top experts fall silent, beside random experts of the same layers."""
+    columns = (
+        Column("arm"),
+        Column("silenced"),
+        Column("chosen by"),
+        Column("log p lost, routing frozen", "number"),
+        Column("routing free", "number"),
+        Column("recovered", "number"),
+        Column("recovered for random experts, mean", "number"),
+        Column("least to most"),
+        Column("HIT@k, routing frozen", "share"),
+        Column("routing free", "share"),
+        Column("experts kept", "number"),
+        Column("for random experts", "number"),
+    )
+    rows = []
+    for arm in results.arms:
+        for row in () if arm.record is None else arm.record.redundancy:
+            frozen, free = (row.logprob_intact - one for one in (row.logprob_frozen, row.logprob_free))
+            random = row.random_recovered
+            name = ", ".join(row.experts)
+            drawn = float(np.mean(random)), f"{show(min(random), 'number')} to {show(max(random), 'number')}"
+            kept = row.jaccard, float(np.mean(row.random_jaccard))
+            what = arm.name, name, method_name(row.method)
+            rows.append((*what, frozen, free, frozen - free, *drawn, row.hit_frozen, row.hit_free, *kept))
+    caption = (
+        "Does routing adapt when top experts are silenced? Frozen: every token keeps the experts that the intact model "
+        "gives it; free: routers answer. Recovered is what their answer saves, nats a prompt, of the first token of "
+        "answers; below 0 it costs. Beside it as many random experts of the same layers, since taking anything away "
+        "moves routers. Experts kept: overlap (Jaccard) of a token's experts with those of the intact model; 1: no "
+        "answer."
+    )
+    return Table("redundancy", caption, columns, tuple(rows))
 
 
 def token_routes(arm: ArmResults) -> list[Table]:

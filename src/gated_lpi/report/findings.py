@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from gated_lpi.experiments.experiment import AttributionSpec
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, capital
 from gated_lpi.report.estimates import Estimate, number, read
 from gated_lpi.report.tables import RHO_AVG, listing, show
 
 LAST = -1
 RELIABLE_RECALL = 0.9
+FOIL_NAMES = {
+    "relation": "the mean over its relation's other objects",
+    "fact": "the foil that its fact names",
+    "best": "the likeliest other token",
+}
 SMALL_SET = 10
 
 
@@ -19,6 +25,25 @@ def recall_sentence(results: Results) -> str:
     own = any(arm.scores.attrs.get("target") == "top1" for arm in results.arms)
     caution = " Targets are the models' own predictions, so this is 100% by construction." if own else ""
     return f"HIT@10 at the last checkpoint, with Wilson's 95% interval: {listing(recall)}.{caution}"
+
+
+def explained_sentence(asked: AttributionSpec) -> str:
+    """What of an answer is scored and recalled, against what, and with what gates of routed experts."""
+    said = ["Scores and recall are of the first token of each answer."]
+    if asked.answer == "all":
+        said = [
+            "Scores and recall are of whole answers, each token after those before it: scores are summed over the "
+            "tokens, a rank is the worst of theirs, so that HIT@1 is exact match by greedy decoding."
+        ]
+    elif asked.target == "top1":
+        said = ["Scores are of the models' own predictions."]
+    if asked.foil is not None:
+        said.append(f"Scores are of the target against {FOIL_NAMES[asked.foil]}.")
+    if asked.contrast is not None:
+        said.append(f"Scores “against the foil” are of the target against {FOIL_NAMES[asked.contrast]}.")
+    if asked.gate != "gated":
+        said.append(f"Neurons of routed experts count with the gate “{asked.gate}”, not as the router weighs them.")
+    return " ".join(said)
 
 
 def small_sets_note(results: Results) -> str | None:

@@ -55,8 +55,11 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
 def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
     """Mean log p(target | base) by block: of all arms at their last checkpoint, and of each arm over training."""
     styles = arm_styles(scores)
-    means = {name: arm[schema.BASE_LOGPROB].mean("prompt").to_numpy() for name, arm in scores.items()}
-    blocks = {name: _block_names(arm) for name, arm in scores.items()}
+    recorded = {name: arm for name, arm in scores.items() if schema.BASE_LOGPROB in arm}
+    if not recorded:
+        return Chart("base_logprob", "", "", ())
+    means = {name: arm[schema.BASE_LOGPROB].mean("prompt").to_numpy() for name, arm in recorded.items()}
+    blocks = {name: _block_names(arm) for name, arm in recorded.items()}
     limits = _limits(list(means.values()))
     lines = tuple(
         Line(
@@ -69,7 +72,7 @@ def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
         )
         for name, mean in means.items()
     )
-    deepest = max(scores.values(), key=lambda arm: arm.sizes["block_index"])
+    deepest = max(recorded.values(), key=lambda arm: arm.sizes["block_index"])
     panels = [Panel("Last checkpoint", _depth_axis(deepest), Axis("log p(target | base), nats"), lines)]
     panels += [
         Panel(

@@ -18,7 +18,7 @@ from gated_lpi.report.arms import KIND_NAMES, Results, capital
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.claims import Claim, claims
-from gated_lpi.report.findings import recall_sentence, recall_warning, settling, small_sets_note
+from gated_lpi.report.findings import explained_sentence, recall_sentence, recall_warning, settling, small_sets_note
 from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import Table, listing, show
@@ -123,6 +123,7 @@ def sections(content: Content) -> tuple[Section, ...]:
             (
                 Row(chart="ablation", absent="No head and no neuron was ablated.", table="ablations"),
                 *([Row(chart="damage", table="damage")] if "damage" in content.tables else []),
+                *([Row(table="selectivity")] if "selectivity" in content.tables else []),
                 *([Row(table="ablations_by_relation")] if "ablations_by_relation" in content.tables else []),
                 Row(tuple(_unablated(results))),
             ),
@@ -173,6 +174,7 @@ def _head(content: Content) -> Html:
         tag("h1", f"Gated-LPI report: {content.run.experiment.name}"),
         tag("p", _when(content), class_="soft"),
         tag("p", _what_this_is(results)),
+        tag("p", explained_sentence(content.run.experiment.attribution)),
         *(
             tag("div", tag("p", tag("strong", "No results. "), text), class_="warning", role="note")
             for text in _missing(results)
@@ -346,20 +348,22 @@ def _methods(content: Content) -> Iterator[Row]:
     said = verdict(results)
     if said is None:
         yield Row((f"Neurons were scored by {_by(results)} alone, so there is no other method to hold against it.",))
-        yield _trust(content)
+        yield from _trust(content)
         return
     agreement = agreement_sentence(results)
     yield Row((said, items(list(sentences(results))), *([agreement] if agreement else [])))
     yield Row(chart="methods", table="methods")
     yield Row(chart="method_agreement", absent="No two methods rank the neurons.", table="method_agreement")
-    yield _trust(content)
+    yield from _trust(content)
 
 
-def _trust(content: Content) -> Row:
+def _trust(content: Content) -> Iterator[Row]:
     """How far the methods agree with true effects, or how to have that measured."""
     if "trust" in content.tables:
-        return Row(table="trust")
-    return Row(
+        yield Row(table="trust")
+        yield Row(table="trust_by_layer", title="By layer")
+        return
+    yield Row(
         (
             "No true effects were measured in this run, so it does not say which method to trust: "
             "name true_effect in attribution.methods, or run gated-lpi compare on a checkpoint.",
@@ -373,6 +377,8 @@ def _neurons_or_routing(content: Content) -> Iterator[Row]:
         yield Row(chart="routing_null", table="routing_null")
     if "routing_split" in content.charts:
         yield Row(chart="routing_split", table="splits")
+    if "redundancy" in content.tables:
+        yield Row(table="redundancy")
 
 
 def _routing(content: Content) -> Iterator[Row]:

@@ -9,10 +9,18 @@ from gated_lpi import score_schema as schema
 from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
-from gated_lpi.report.breakdown import ablations_by_relation, splits, trust
+from gated_lpi.report.breakdown import ablations_by_relation, splits, trust, trust_by_layer
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.claims import table as claim_table
-from gated_lpi.report.doubt_tables import agreements, damage, methods, routing_null, token_routes
+from gated_lpi.report.doubt_tables import (
+    agreements,
+    damage,
+    methods,
+    redundancy,
+    routing_null,
+    selectivity,
+    token_routes,
+)
 from gated_lpi.report.estimates import NAN, ablation_drop, mean_over_pairs, number, read
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
@@ -33,9 +41,11 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
         *(table for arm in results.moe for table in token_routes(arm)),
         ablations(results),
         *([harm] if (harm := damage(results)).rows else []),
+        *([spared] if (spared := selectivity(results)).rows else []),
         *([by_relation] if (by_relation := ablations_by_relation(results)).rows else []),
-        *([trusted] if (trusted := trust(results)).rows else []),
+        *([trusted, trust_by_layer(results)] if (trusted := trust(results)).rows else []),
         *([split] if (split := splits(results)).rows else []),
+        *([adapting] if (adapting := redundancy(results)).rows else []),
         *(top_units(arm, kind) for arm in results.arms if arm.record is not None for kind in KIND_NAMES),
         *([claim_table(results), beside_paper(results)] if results.lacks is None else []),
         *(checkpoints(arm) for arm in results.arms),

@@ -6,7 +6,15 @@ who may write. `schema` names all variables.
 """
 
 from gated_lpi import score_schema as schema
-from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, TopUnit
+from gated_lpi.results.records import (
+    AblationRow,
+    AblationTable,
+    ArmRecord,
+    RedundancyRow,
+    Selectivity,
+    SelectivityRow,
+    TopUnit,
+)
 from gated_lpi.results.run import Run, create_run, open_run
 from gated_lpi.results.store import ResultStore
 from gated_lpi.results.verify import Finding, verify_run
@@ -18,8 +26,11 @@ __all__ = [
     "ArmRecord",
     "Finding",
     "Owner",
+    "RedundancyRow",
     "ResultStore",
     "Run",
+    "Selectivity",
+    "SelectivityRow",
     "TopUnit",
     "create_run",
     "open_run",

@@ -74,6 +74,65 @@ class AblationTable(_Record):
     by_relation: dict[str, Share] = {}
 
 
+class SelectivityRow(_Record):
+    """The top FFN units by one method's ranking on some relations, silenced.
+
+    Attributes:
+        method: by whose scores they were ranked.
+        share, count: of the FFN units.
+        silenced: "hit_k" and "logprob" of the relations that ranked them, "other_hit_k" and "other_logprob" of others,
+            "text_loss" on unrelated text; what could not be measured is not there.
+        same_layers: the same with as many random units of the same layers, one value a draw.
+    """
+
+    method: str
+    share: Share
+    count: Number
+    silenced: dict[str, float]
+    same_layers: dict[str, tuple[float, ...]]
+
+
+class Selectivity(_Record):
+    """What silencing units costs relations that did not choose them.
+
+    Attributes:
+        ranked, others: the relations that units were ranked on, and those that look on.
+        intact: of the intact model, as `SelectivityRow.silenced`.
+        rows: by method and share.
+    """
+
+    ranked: tuple[str, ...]
+    others: tuple[str, ...]
+    intact: dict[str, float]
+    rows: tuple[SelectivityRow, ...]
+
+
+class RedundancyRow(_Record):
+    """The top experts by one method, silenced with free and with frozen routing.
+
+    Attributes:
+        method: by whose scores of units, summed over experts.
+        experts: their names.
+        hit_free, hit_frozen: HIT@k where routers may answer, and where every token keeps its experts.
+        logprob_intact, logprob_free, logprob_frozen: log p(target), mean over prompts, nats.
+        random_recovered: log p with free less that with frozen routing of as many random experts of the same layers,
+            one value a draw.
+        jaccard: overlap of a token's experts with those of the intact model, mean over tokens and layers.
+        random_jaccard: the same with the random ones.
+    """
+
+    method: str
+    experts: tuple[str, ...]
+    hit_free: Share
+    hit_frozen: Share
+    logprob_intact: float
+    logprob_free: float
+    logprob_frozen: float
+    random_recovered: tuple[float, ...]
+    jaccard: Share
+    random_jaccard: tuple[Share, ...]
+
+
 class TopUnit(_Record):
     """A unit of great mean importance and the tokens that its value vector moves.
 
@@ -108,6 +167,8 @@ class ArmRecord(_Record):
         parameters_active: number of those that one token passes through.
         ablation: what silencing heads and units costs.
         top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
+        selectivity: what silencing units costs other relations; None where it was not measured.
+        redundancy: how routing answers when top experts are silenced; none where that was not asked for.
     """
 
     arm: str
@@ -116,3 +177,5 @@ class ArmRecord(_Record):
     ablation: AblationTable
     top_ffn: tuple[TopUnit, ...]
     top_attention: tuple[TopUnit, ...]
+    selectivity: Selectivity | None = None
+    redundancy: tuple[RedundancyRow, ...] = ()

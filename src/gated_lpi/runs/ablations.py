@@ -22,11 +22,13 @@ from gated_lpi.metrics import hit_at_k, set_size, top_set
 from gated_lpi.models import Model
 from gated_lpi.options import Answer
 from gated_lpi.prompting import encode_facts
-from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord
+from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, RedundancyRow
 from gated_lpi.results.run import Run
 from gated_lpi.runs.access import load_checkpoint
+from gated_lpi.runs.adapting import redundancy_of
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.selectivity import selectivity_of
 from gated_lpi.runs.top_units import KINDS, describe_top_units
 
 Indices = NDArray[np.int64]
@@ -110,6 +112,16 @@ def study_last_checkpoint(
             text_loss=text_loss(model, text) if text else None,
             by_relation=hit_by_relation(ranks, encoded, spec.k),
         )
+    selective = None
+    if text:
+        with progress.task(f"selectivity {arm}") as advance:
+            ranking = run.methods(arm)
+            selective = selectivity_of(model, facts, scores, ranking, run.experiment, advance) if ranking else None
+    adapting: tuple[RedundancyRow, ...] = ()
+    if run.experiment.routing.redundancy and any(model.routed()):
+        with progress.task(f"redundancy {arm}") as advance:
+            by_method = {name: unit_importance(model, scores, name) for name in run.methods(arm)}
+            adapting = redundancy_of(model, facts, by_method, run.experiment, advance)
     top = describe_top_units(model, encoded, importance, spec.top_units)
     run.write_record(
         ArmRecord(
@@ -119,6 +131,8 @@ def study_last_checkpoint(
             ablation=table,
             top_ffn=top["ffn"],
             top_attention=top["attention"],
+            selectivity=selective,
+            redundancy=adapting,
         )
     )
 

@@ -13,7 +13,7 @@ import xarray as xr
 from gated_lpi._common.weight_files import refuse_changed
 from gated_lpi.checkpoints import Checkpoint, Fetched, check_weights, evict, fetch
 from gated_lpi.errors import FactsError
-from gated_lpi.experiments.experiment import SUMMARISED, AttributionSpec, Experiment
+from gated_lpi.experiments.experiment import BLOCK_BY_BLOCK, SUMMARISED, AttributionSpec, Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import Encoded, FactSet
 from gated_lpi.methods import attribute_asked
@@ -27,7 +27,6 @@ from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
 from gated_lpi.score_schema import KNOWN_K, TARGET_RANK, WhichFacts, contrast_of, mean_of, over_facts
-from gated_lpi.score_schema import LPI as LPI_NAME
 
 SHOWN = 8  # skipped facts that a record names
 
@@ -175,11 +174,12 @@ def _scored(
     Which facts are known is by the ranks that the first one gives, for all of them.
     """
     found: xr.Dataset | None = None
-    notes: list[str] = []
+    notes = [f"left out: {line}" for line in spec.unheeded]
+    recording = next((name for name in BLOCK_BY_BLOCK if name in spec.methods), None)
     for name, options in spec.asked().items():
         method, scoring, said = _suited(model, options, spec.scoring)
         notes += [note for note in said if note not in notes]
-        if scoring is not None and found is not None and name != LPI_NAME:  # which has groups and routing beside units
+        if scoring is not None and found is not None and name != recording:  # which has routing, and lpi groups, too
             scoring = _of_units(scoring, method)
         if scoring is None:
             continue
