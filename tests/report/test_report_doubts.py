@@ -19,7 +19,7 @@ from gated_lpi.report.by_method import agreement_sentence, findings, method_name
 from gated_lpi.report.claims import claims
 from gated_lpi.report.doubt_tables import selectivity
 from gated_lpi.report.doubts import damage
-from gated_lpi.report.estimates import ablation_damage
+from gated_lpi.report.estimates import Estimate, ablation_damage
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import show
 from gated_lpi.report.tabulate import all_tables
@@ -170,7 +170,10 @@ def test_the_part_of_the_routing_is_the_summary_s(results: Results) -> None:
     summary = results.arms[0].summary.sel(kind="ffn")
     alone, observed = summary["stability_routing_null"], summary["stability"]
     moe, dense = routing_sentences(results)
-    assert f"routing alone explains {show(float(alone.sum() / observed.sum()), 'share')} of J_stab" in moe
+    ends = [summary[f"stability_routing_null_{end}"] for end in ("low", "high")]
+    share = Estimate(*(float(part.sum() / observed.sum()) for part in (alone, *ends)))
+    assert share.low < share.value < share.high
+    assert f"routing alone explains {show(share, 'share')} of J_stab" in moe
     assert f"have a J_stab of {show(float(alone[-1]), 'number')} [" in moe
     assert f"where {show(float(observed[-1]), 'number')} [" in moe
     assert "lies above what routing alone gives" in moe

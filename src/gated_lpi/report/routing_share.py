@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gated_lpi.report.arms import ArmResults, Results
-from gated_lpi.report.estimates import NAN, Verdict, compare, number, read
+from gated_lpi.report.estimates import NAN, Estimate, Verdict, compare, number, read
 from gated_lpi.report.tables import listing, show
 
 LAST = -1
@@ -77,9 +77,17 @@ def _why_not(arm: ArmResults) -> str:
 
 
 def _part(arm: ArmResults, name: str) -> str:
-    """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on."""
-    observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, f"{name}_routing_null"))
+    """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on.
+
+    Its interval, where permutations were kept as one, is from all of their low ends to all of their high ones.
+    """
+    null = f"{name}_routing_null"
+    observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, null))
     known = ~(np.isnan(observed) | np.isnan(alone))
     whole = float(observed[known].sum())
-    share = float(alone[known].sum()) / whole if whole > 0 else NAN
-    return "all" if share >= 1 else show(share, "share")
+    if whole <= 0:
+        return show(NAN, "share")
+    ends = (f"{null}_low", f"{null}_high")
+    interval = [float(arm.summary[end].sel(kind="ffn").to_numpy()[known].sum()) for end in ends if end in arm.summary]
+    share, *around = (value / whole for value in (float(alone[known].sum()), *interval))
+    return "all" if share >= 1 else show(Estimate(share, *around), "share")
