@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-run
+ARMS ?= findings-run
 SMOLLM2 ?= .cache/smollm2
 TEXT ?= .cache/text
 OLDEST := .cache/oldest
@@ -28,7 +29,7 @@ help:
 	@echo "make constraints-oldest  find the oldest versions anew, after a change of bounds in pyproject.toml"
 	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
-	@echo "make findings-methods  compare methods on SmolLM2 and the demo's arms: about an hour on one core; docs/findings/methods.md"
+	@echo "make findings-methods  compare methods on SmolLM2 and three trained arms: about an hour on one core; docs/findings/methods.md"
 	@echo "make study STUDY=twins  a controlled experiment and its page of findings, into STUDIES=$(STUDIES); docs/studies.md"
 	@echo "make studies all of them; hours on two cores, and taken up again where it was left"
 	@echo "make publish-studies  copy their pages to docs/findings/studies"
@@ -99,10 +100,10 @@ bench: smollm2
 bench-quick: install install-test
 	$(BIN)/python -m benchmarks.run --quick
 
-# Parts that are in docs/findings/data are not measured again; OUT is the demo's run, made if it is not there.
+# Parts that are in docs/findings/data are not measured again; ARMS is the run of the arms, made if it is not there.
 findings-methods: smollm2
-	OMP_NUM_THREADS=1 $(BIN)/gated-lpi demo --out $(OUT)
-	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) DEMO=$(abspath $(OUT)) OMP_NUM_THREADS=1 \
+	OMP_NUM_THREADS=1 $(BIN)/gated-lpi run scripts/findings_arms.toml --out $(ARMS)
+	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) ARMS=$(abspath $(ARMS)) OMP_NUM_THREADS=1 \
 		$(BIN)/python scripts/findings_methods.py measure
 	$(BIN)/python scripts/findings_methods.py write
 
@@ -129,4 +130,4 @@ format: install install-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-run build dist
+	rm -rf $(VENV) demo-run findings-run build dist

@@ -4,7 +4,7 @@
     python scripts/findings_methods.py write                          # the tables of docs/findings/methods.md
 
 Every part is a file in docs/findings/data. SmolLM2-135M is looked for where `make smollm2` puts it, or where
-GATED_LPI_SMOLLM2 says; the demo's arms in the folder that DEMO names, a run of `gated-lpi demo --out FOLDER`.
+GATED_LPI_SMOLLM2 says; the arms in the folder that ARMS names, a run of scripts/findings_arms.toml.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def smollm2_folder() -> Path:
     return Path(os.environ.get("GATED_LPI_SMOLLM2") or ROOT / ".cache" / "smollm2") / "model"
 
 
-def demo_folder() -> Path:
-    return Path(os.environ.get("DEMO") or ROOT / "demo-run")
+def arms_folder() -> Path:
+    return Path(os.environ.get("ARMS") or ROOT / "findings-run")
 
 
 def known_facts(model: Model, templates: str, most: int = FACTS, each: int = 8) -> FactSet:
@@ -126,7 +126,7 @@ def smollm2_curves() -> dict[str, Any]:
 
 def demo_checkpoint(arm: str, when: str) -> Path:
     """The last checkpoint of an arm, or the one whose step is nearest to a third of it."""
-    steps = {int(path.name.split("-")[1]): path for path in (demo_folder() / "training" / arm).glob("step-*")}
+    steps = {int(path.name.split("-")[1]): path for path in (arms_folder() / "training" / arm).glob("step-*")}
     last = max(steps)
     return steps[last if when == "last" else min(steps, key=lambda step: abs(step - last / 3))]
 
