@@ -11,7 +11,7 @@ from tiny_runs import QUICK
 from tiny_text import save_checkpoint, save_facts
 
 
-@pytest.mark.parametrize("case", ["OLMoE", "GPT-2"])
+@pytest.mark.parametrize("case", [pytest.param("OLMoE", marks=pytest.mark.slow), "GPT-2"])
 def test_a_run_on_another_device_gives_what_the_cpu_gives(tmp_path, case):
     facts = str(save_facts(tmp_path / "facts"))
     for seed, step in enumerate((0, 10, 20)):

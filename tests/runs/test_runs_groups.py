@@ -50,6 +50,7 @@ def test_an_arm_is_aligned_with_the_steps_of_the_others_own_training(tmp_path):
     assert not any("tokens" in note for note in made.arms[1].notes)  # not one token apart
 
 
+@pytest.mark.slow
 def test_arms_with_a_shared_expert_and_with_finer_experts_are_scored_beside_the_others(tmp_path):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
     size = TRAINING["size"] | {"experts": 4, "experts_per_token": 2, "normalise_gates": False, "expert_width": 16}

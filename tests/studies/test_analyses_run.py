@@ -139,6 +139,7 @@ def test_tasks_are_ablated_by_rankings_over_all_and_over_each(run):
     assert len(asked) == len(found.verdicts) == 2 * 2 + 2 * 2 * 2  # tasks by methods; groups by tasks by methods
 
 
+@pytest.mark.slow
 def test_longer_training_is_compared_at_the_end_and_at_equal_tokens(lengths):
     found = analysed(lengths, "longer", share=0.1, experts=1, draws=1)
     rows = {(one["group"], one["at"], one["measure"]): one for one in rows_of(found, "longer")}
@@ -195,6 +196,7 @@ def write(file, content):
     return file
 
 
+@pytest.mark.slow
 def test_a_shift_is_found_in_the_scores_of_a_run_that_has_one(experiment, tmp_path):
     training = TRAINING | {"size": experiment.training.size.model_dump(), "spacing": "linear", "context": 128}
     shift = {"shift": {"at": 0.5, "share": 0.5}}

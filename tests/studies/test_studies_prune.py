@@ -72,6 +72,7 @@ def test_a_side_is_taken_where_the_adjusted_p_is_small(gap, word):
     assert ("by Holm over 1 comparisons" in verdict.detail, verdict.would_decide == "") == (True, word != "undecided")
 
 
+@pytest.mark.slow
 def test_every_ranking_is_judged_at_both_moments(analysis):
     assert [verdict.claim.rpartition(" ")[2] for verdict in analysis.verdicts] == ["lpi", "random"] * 2
     assert all("2 replicates" in verdict.detail for verdict in analysis.verdicts)
@@ -83,6 +84,7 @@ def test_every_ranking_is_judged_at_both_moments(analysis):
     assert any(note.startswith("checkpoints: step 6 for 100%") for note in analysis.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("analysis")
 def test_a_cell_is_what_pruning_by_hand_gives(run):
     replicate, bench = Replicate(run, "moe-1", OPTIONS.conditions), Bench(run)
@@ -125,6 +127,7 @@ def test_rankings_are_those_of_the_model_and_its_past(run, calibration):
         np.testing.assert_allclose(scores[by], rank_experts(model, by, windows=read).scores)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was(run, analysis, monkeypatch):
     def never(*_):
         raise AssertionError("a cell was found anew")
