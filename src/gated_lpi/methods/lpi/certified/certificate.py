@@ -121,7 +121,7 @@ class Region(NamedTuple):
         error: [P, 1], bound on the error of log p of the tokens outside of the head.
         head_error: [P, 1], bound on that of the tokens in the head.
         storage: [P, 1], how far Σ p may be from 1.
-        unit_rounding: γ of a product over the width, which u on S is computed by.
+        unit_rounding: γ of a product over the width, which u on S is computed by; a number, or [P, 1].
         sum_rounding: γ of the sums over tokens.
         storing: unit roundoff of the dtype that scores are stored in.
     """
@@ -140,7 +140,7 @@ class Region(NamedTuple):
     error: Tensor
     head_error: Tensor
     storage: Tensor
-    unit_rounding: float
+    unit_rounding: float | Tensor
     sum_rounding: float
     storing: float
 

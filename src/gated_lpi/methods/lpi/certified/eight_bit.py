@@ -153,7 +153,7 @@ class EightBit:
             if len(codes) < tokens:
                 products, rough = (room.flatten()[: len(least) * len(codes)].view(-1, len(codes)) for room in rooms)
             torch._int_mm(units.codes, codes.T, out=products)
-            torch.mul(products, scale[some], out=rough)
+            rough.copy_(products).mul_(scale[some])
             least = torch.minimum(least, rough.amin(dim=1))
             largest = torch.maximum(largest, rough.amax(dim=1))
             take(rough, p.log_p[:, some].exp().float())

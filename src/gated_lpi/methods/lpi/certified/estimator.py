@@ -10,14 +10,17 @@ from gated_lpi.methods.contract import BlockScores, Estimator, Room
 from gated_lpi.methods.lpi import exact
 from gated_lpi.methods.lpi.certified.blocks import Ahead, Known, step_to, target_log_p
 from gated_lpi.methods.lpi.certified.cascade import Cascade
-from gated_lpi.methods.lpi.certified.contributions import score_vectors
+from gated_lpi.methods.lpi.certified.contributions import Units, score_vectors
 from gated_lpi.methods.lpi.certified.distribution import distribution
+from gated_lpi.methods.lpi.certified.parts import Part, fold
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.certified.stops import choose
 from gated_lpi.methods.lpi.groups import Found, GroupScores, Summed, as_scores, has_experts, n_groups, summed
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
-from gated_lpi.methods.rounding import full_precision, unit_roundoff
+from gated_lpi.methods.rounding import full_precision, lengths, unit_roundoff
 from gated_lpi.models import Readout
+
+LOG_P_SHARE, STEP_SHARE = 0.4, 0.19  # of the tolerance, of which a block's score takes the first twice
 
 
 class CertifiedEstimator(Estimator[Prepared]):
@@ -69,7 +72,7 @@ class CertifiedEstimator(Estimator[Prepared]):
         with full_precision():
             laid = _laid_out(prepared, problem)
             after = _log_p(prepared, problem, laid)
-            step = score_vectors(prepared, problem, laid.p, laid.envelope, ahead.step, laid.tolerance / 2)
+            step = score_vectors(prepared, problem, laid.p, laid.envelope, ahead.step, STEP_SHARE * laid.tolerance)
         scores = after.log_p + step.scores - ahead.before.log_p
         bound = after.error + step.bound + ahead.before.error
         return Found(scores, bound + unit_roundoff(problem.base.dtype) * scores.abs())
@@ -87,8 +90,8 @@ def _laid_out(prepared: Prepared, problem: BlockProblem) -> LaidOut:
 
 
 def _log_p(prepared: Prepared, problem: BlockProblem, laid: LaidOut) -> Known:
-    """log p(target | base), to a fifth of the tolerance: a block's score has two of them."""
-    return target_log_p(problem, laid.p, laid.tolerance / 5, prepared.room.numbers)
+    """log p(target | base); a block's score has two of them, and that of a step."""
+    return target_log_p(problem, laid.p, LOG_P_SHARE * laid.tolerance, prepared.room.numbers)
 
 
 class _Groups:
@@ -105,11 +108,12 @@ class _Groups:
         everyone = torch.arange(len(like), device=like.device)
         whole = Summed(like.new_zeros(like.shape, dtype=torch.float64), self._bound.clone(), everyone, everyone)
         inner = inner and (problem.block.kind == "attention" or has_experts(problem))
+        units = self._units() if inner and problem.block.kind == "attention" else None
         for part in summed(problem, self._prepared.room.numbers):
             whole.vectors.index_add_(0, part.prompts, part.vectors)
             whole.slip.index_add_(0, part.prompts, part.slip)
             if inner:
-                found = self._certify(part)
+                found = self._certify(part, units)
                 self._inner[part.prompts, part.groups] = found.to(like.dtype)
         following = problem.following
         step = None if following is None or not block else step_to(problem, following, whole)
@@ -119,8 +123,17 @@ class _Groups:
             scores = self._certify(whole).to(like.dtype)
         return as_scores(problem, self._inner, scores, self._bound), ahead
 
-    def _certify(self, part: Summed) -> torch.Tensor:
+    def _units(self) -> Units:
+        """The attention's units, as heads are summed from them."""
+        problem = self._problem
+        (writer,), (slab,) = problem.block.writers, problem.slabs
+        (folded,) = fold(problem.readout, [Part.of(slab, slice(None))])
+        by_head = slab.coefficients.unflatten(1, (writer.n_heads, -1)).transpose(0, 1)
+        length = lengths(folded).view(writer.n_heads, -1, 1)
+        return Units(folded, by_head.to(folded.dtype), (by_head.abs() @ length).squeeze(-1))
+
+    def _certify(self, part: Summed, units: Units | None = None) -> torch.Tensor:
         laid = self._laid
-        found = score_vectors(self._prepared, self._problem, laid.p, laid.envelope, part, laid.tolerance)
+        found = score_vectors(self._prepared, self._problem, laid.p, laid.envelope, part, laid.tolerance, units)
         self._bound.scatter_reduce_(0, part.prompts, found.bound, "amax")
         return found.scores
