@@ -1,8 +1,8 @@
 """Methods that look at one block at a time: a forward pass over a batch of prompts, then block after block.
 
 1. Prompts of similar lengths are run together and recorded where their targets are predicted (`trace`).
-2. Each block becomes a problem (`problem`) that the method scores (`contract`); its heads or experts and the whole
-   block are scored with their summed contributions (`lpi.groups`).
+2. Each block becomes a problem (`problem`) that the method scores (`contract`); so are its heads or experts and the whole
+   block, with their summed contributions (`lpi.groups`), a block perhaps when the next one is there.
 3. Scores of the items of a prompt, which are the tokens of its answer, are added up.
 """
 

@@ -127,7 +127,7 @@ class Method(Named, Estimator[State]):
     Attributes:
         norm, gate: of the problems that it is given: see `gated_lpi.LPI`.
         readout_eps: epsilon of the readout's norm in place of the model's own.
-        certified: whether `error_bound` is proven, rounding included.
+        certified: whether `error_bound` is proven, rounding included, of units and groups alike.
         groups: whether heads, experts and blocks are scored beside the units, by LPI's formula.
     """
 
