@@ -96,7 +96,7 @@ def whole_run(blocks: Blocks, rounds: int = ROUNDS) -> Whole:
 
 
 def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict[str, float]]]:
-    """Seconds of the published formula on every pair of `blocks` and its groups, scaled from `units` units of a prompt."""
+    """Seconds of the published formula on all pairs and groups of `blocks`, scaled from `units` units of one prompt."""
     total, timings = 0.0, {}
     for kind, problem in blocks.items():
         done = published_scores(problem, 0, limit=units)[1]

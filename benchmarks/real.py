@@ -118,7 +118,7 @@ def beside_units(model: Model, prompts: Sequence[EncodedPrompt], say: Say) -> di
 
 
 def one_prompt(model: Model, prompts: Sequence[EncodedPrompt], say: Say) -> dict[str, float]:
-    """The default call on one prompt alone, and the lens of its blocks, in turn; the checkpoint has been prepared never."""
+    """The default call on one prompt alone, its preparation counted, and the lens of its blocks, in turn."""
     say("SmolLM2: one prompt alone")
     one = prompts[len(prompts) // 2 :][:1]
     named = {problem.key: problem for problem in blocks_of(model, one)}

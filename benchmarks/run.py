@@ -72,7 +72,9 @@ FULL = Plan(
 )
 QUICK = Plan(
     "quick",
-    tuple((layer, depth, 200) for layer in (synthetic.SMALL_DENSE, synthetic.SMALL_MOE) for depth in ("middle", "last")),
+    tuple(
+        (layer, depth, 200) for layer in (synthetic.SMALL_DENSE, synthetic.SMALL_MOE) for depth in ("middle", "last")
+    ),
     synthetic.Layer("scaling, small", d=256, ffn=512, attention=256, vocabulary=4096, heads=4),
     64,
     0,

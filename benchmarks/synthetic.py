@@ -6,8 +6,8 @@
 3. Bases: a part that all prompts share and one of their own, so that two prompts' logits correlate as measured; their
    length is such that the median entropy of p is the measured one, and of a few draws of the shared part the one is
    taken whose log p by rank is nearest to what was measured.
-4. A mixture of experts routes each prompt to `top` experts drawn evenly: all experts are then in use, the most work. Or
-   some experts are liked more than others, the k-th in proportion to 1/k (Zipf's law), as loads of real routers are uneven.
+4. A mixture of experts routes each prompt to `top` experts drawn evenly: all experts are then in use, the most work.
+   Or the k-th expert is liked in proportion to 1/k (Zipf's law), as loads of real routers are uneven.
 5. The base of what follows a block is what it starts from and what it writes.
 
 These are not models: nothing here says which unit scores high. They cost what a layer of that size and these scales
@@ -143,7 +143,7 @@ def _block(
 
 
 def _routed(routing: str, n_prompts: int, experts: int, top: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which experts each prompt is routed to, [P, top]: drawn without replacement, in proportion to their popularity."""
+    """Which experts each prompt is routed to, [P, top]: drawn without replacement, by their popularity."""
     popularity = np.ones(experts) if routing == "even" else 1 / (1 + rng.permutation(experts))
     return np.argsort(rng.exponential(size=(n_prompts, experts)) / popularity, axis=1)[:, :top]
 

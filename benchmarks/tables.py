@@ -161,8 +161,8 @@ def groups(found: Results) -> list[str]:
         over = times(alone["over_lens"], 1)
         lines += [
             "",
-            f"One prompt alone, default call, checkpoint unprepared: {duration(alone['default'])}, **{over}** the lens of "
-            f"that prompt ({duration(alone['lens'])}); at most {times(ALONE_GOAL.must)}, aim {times(ALONE_GOAL.aim)}: "
+            f"One prompt alone, default call, preparation counted: {duration(alone['default'])}, **{over}** the lens "
+            f"of that prompt ({duration(alone['lens'])}); at most {times(ALONE_GOAL.must)}, aim {times(ALONE_GOAL.aim)}: "
             f"{verdict(alone['over_lens'], ALONE_GOAL, at_least=False)}.",
         ]
     return lines

@@ -52,7 +52,7 @@ def definition(model, prompts, **options):
             written = dict(_contributions(problem, row))
             for kind in GROUPS:
                 for column in groups_of(model, block, kind):
-                    inside = members(model, block, kind, column, start, written)
+                    inside = members(model, kind, column, start, written)
                     if inside:
                         total = torch.stack([written[unit] for unit in inside]).sum(dim=0)
                         target = int(problem.targets[row])
@@ -61,7 +61,7 @@ def definition(model, prompts, **options):
     return {name: scores for name, scores in found.items() if scores.size}
 
 
-def members(model, block, kind, column, start, written):
+def members(model, kind, column, start, written):
     if kind == "blocks":
         return list(written)
     of = model.units.head if kind == "heads" else model.units.expert
@@ -218,7 +218,7 @@ WAYS = {"8 bits": (True, 1e9), "u of the units": (False, 0.5), "a product for ea
 @pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-2"])
 def test_bounds_hold_whichever_way_is_thought_cheapest(case, way, monkeypatch):
     rough, fewest = WAYS[way]
-    monkeypatch.setattr(_Steps, "_rough_pays", lambda steps, left: rough and len(left) > 0)
+    monkeypatch.setattr(_Steps, "_rough_pays", lambda _, left: rough and len(left) > 0)
     monkeypatch.setattr(_Steps, "_fewest_factored", fewest)
     model, prompts = tiny_model(case, **LARGE), encoded(random_prompts(6))
     assert_within(model, prompts, 1e-3)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
-
 from benchmarks.scorer import Scorer
+from torch import Tensor
 
 from flat import certified
 from gated_lpi.methods import BlockProblem, Room

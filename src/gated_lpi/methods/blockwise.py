@@ -1,8 +1,8 @@
 """Methods that look at one block at a time: a forward pass over a batch of prompts, then block after block.
 
 1. Prompts of similar lengths are run together and recorded where their targets are predicted (`trace`).
-2. Each block becomes a problem (`problem`) that the method scores (`contract`); so are its heads or experts and the whole
-   block, with their summed contributions (`lpi.groups`), a block perhaps when the next one is there.
+2. Each block becomes a problem (`problem`) that the method scores (`contract`); so are its heads or experts and the
+   whole block, with their summed contributions (`lpi.groups`), a block perhaps when the next one is there.
 3. Scores of the items of a prompt, which are the tokens of its answer, are added up.
 """
 
@@ -212,9 +212,7 @@ class _Piece(NamedTuple):
 class _Groups:
     """Scores of the heads, experts and blocks that are asked for, block after block of one batch."""
 
-    def __init__(
-        self, method: Method[Any], state: Any, scoring: Scoring, objective: Objective, room: Room
-    ) -> None:
+    def __init__(self, method: Method[Any], state: Any, scoring: Scoring, objective: Objective, room: Room) -> None:
         self._method, self._state, self._objective, self._room = method, state, objective, room
         self._wanted = set(scoring.units) if method.groups else set()
         self._later: Callable[[BlockProblem], Found] | None = None

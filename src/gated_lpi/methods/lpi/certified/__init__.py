@@ -8,7 +8,7 @@ Under the frozen norm I = c·(u_target − a) − log E_p[exp(c·(u − a))] (`c
    4,096: u over these tokens and its first two moments under p, two matrix products for all prompts (tier
    *moments*, `moments`), and the other tokens bounded by an envelope of p (`envelope`), or found roughly by products of
    8-bit integers (`eight_bit`). A unit stops as soon as the bounds of all its pairs are met; a sample of units tells
-   which numbers of tokens are worth stopping at, and whether to fit the envelope to the block's prompts (`stops`, `parts`);
+   which numbers of tokens are worth stopping at, and whether to fit the envelope to the prompts (`stops`, `parts`);
 4. units that are left have their moments summed over the whole vocabulary, many of them together;
 5. pairs that no moments can settle, those that move the logits far, are summed exactly (`exact_pairs`).
 
@@ -23,8 +23,9 @@ A softcap, or a norm that is recomputed, has no such form: there the exact estim
 Read in this order: `certificate` (the proof as code), `unembedding` and `prepared` (what is known of a checkpoint),
 `distribution` (of a block's prompts), `envelope` and `moments` (what is summed), `parts` (units on their way),
 `stops` (where they stop to be certified), `cascade` (the whole way of a block); then `eight_bit` and `exact_pairs`,
-which step 3 and step 5 fall back to; and `contributions` and `blocks`. A *level* is one of the nested sets of likeliest tokens, a *stop* a level at which
-units are certified, a *tier* what a score was found from in the end. The proof in words is docs/certificate.md.
+which step 3 and step 5 fall back to; and `contributions` and `blocks`. A *level* is one of the nested sets of likeliest
+tokens, a *stop* a level at which units are certified, a *tier* what a score was found from in the end. The proof in
+words is docs/certificate.md.
 """
 
 from gated_lpi.methods.lpi.certified.estimator import CertifiedEstimator

@@ -6,8 +6,8 @@ Where the residual stream is sequential, base' = base + (what the block's units 
     I(block) = log p(t | base + contribution) − log p(t | base) = log p(t | base') + I'(step) − log p(t | base),
 
 I' being the score of the step at base'. The next block computes log p(t | base') anyway, and where there is no bias its
-own envelope bounds I'(step) without a token being looked at. Nothing is assumed of the family: the step is what it is, and
-whether this way is gone depends on how long it is (`Ahead.worth`).
+own envelope bounds I'(step) without a token being looked at. Nothing is assumed of the family: the step is what it is,
+and whether this way is gone depends on how long it is (`step_to`).
 """
 
 from __future__ import annotations

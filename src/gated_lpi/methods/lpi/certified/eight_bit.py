@@ -45,7 +45,7 @@ LARGEST = 127
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
 Take = Callable[[Tensor, Tensor], None]
-"""Takes û over the units' scales, [n, tokens], which may be overwritten, and p of these tokens, [P, tokens]; float32."""
+"""Takes û over the units' scales, [n, tokens], which may be overwritten, and p there, [P, tokens]; both float32."""
 
 
 class Tail(NamedTuple):

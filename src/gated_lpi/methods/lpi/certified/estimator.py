@@ -91,7 +91,9 @@ def _laid_out(prepared: Prepared, problem: BlockProblem) -> LaidOut:
 
 def _log_p(prepared: Prepared, problem: BlockProblem, laid: LaidOut) -> Known:
     """log p(target | base); a block's score has two of them, and that of a step."""
-    return target_log_p(problem, laid.p, LOG_P_SHARE * laid.tolerance, prepared.room.numbers)
+    if laid.log_p is None:
+        laid.log_p = target_log_p(problem, laid.p, LOG_P_SHARE * laid.tolerance, prepared.room.numbers)
+    return laid.log_p
 
 
 class _Groups:

@@ -39,7 +39,7 @@ class MomentSums:
         p: of the block.
         envelope: what bounds the other tokens.
         parts: which units.
-        outside: of each part, what is roughly known of u over the tokens outside of the level that comes next, if it is.
+        outside: of each part, what is roughly known of u over the tokens outside of the level that comes next.
         seen: of each part, its moments over the tokens of a level, where they are known.
         level: that level.
         orders: how many moments, 2 or 4; four need all tokens in one step.

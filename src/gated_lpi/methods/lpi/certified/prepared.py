@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from gated_lpi.methods.contract import Room
+from gated_lpi.methods.lpi.certified.blocks import Known
 from gated_lpi.methods.lpi.certified.distribution import Distribution
 from gated_lpi.methods.lpi.certified.eight_bit import EightBit
 from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
-
 
 FINE = 1e-4  # nats: a smaller tolerance is not left to certificates in float32
 
@@ -27,7 +28,8 @@ def arithmetic(problem: BlockProblem, tolerance: float) -> torch.dtype:
     return torch.float64 if fine else torch.float32
 
 
-class LaidOut(NamedTuple):
+@dataclass
+class LaidOut:
     """What units and groups of one block are certified with.
 
     Attributes:
@@ -35,12 +37,14 @@ class LaidOut(NamedTuple):
         levels: where units stop to be certified before the last level.
         envelope: what bounds the tokens that are not looked at.
         tolerance: largest error of a score, nats.
+        log_p: of the targets at the base, once it was asked for.
     """
 
     p: Distribution
     levels: tuple[int, ...]
     envelope: Envelope
     tolerance: float
+    log_p: Known | None = None
 
 
 class Stops(NamedTuple):
