@@ -162,7 +162,7 @@ def groups(found: Results) -> list[str]:
         lines += [
             "",
             f"One prompt alone, default call, preparation counted: {duration(alone['default'])}, **{over}** the lens "
-            f"of that prompt ({duration(alone['lens'])}); at most {times(ALONE_GOAL.must)}, aim {times(ALONE_GOAL.aim)}: "
+            f"of it ({duration(alone['lens'])}); at most {times(ALONE_GOAL.must)}, aim {times(ALONE_GOAL.aim)}: "
             f"{verdict(alone['over_lens'], ALONE_GOAL, at_least=False)}.",
         ]
     return lines

@@ -90,8 +90,29 @@ def summed(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
         problem: the block.
         numbers: numbers in a matrix of contributions, at most.
     """
+    pieces: list[Summed] = []
+    for piece in _pieces(problem, numbers):
+        pieces.append(piece)
+        if sum(len(one.prompts) for one in pieces) * problem.base.shape[1] >= numbers:
+            yield _joined(pieces)
+            pieces = []
+    if pieces:
+        yield _joined(pieces)
+
+
+def _joined(pieces: list[Summed]) -> Summed:
+    return Summed(*(torch.cat(columns) for columns in zip(*pieces, strict=True)))
+
+
+def _pieces(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
+    """Group after group, with so many prompts at a time."""
     if problem.block.kind == "attention":
-        yield from _heads(problem, numbers)
+        (writer,), (slab,) = problem.block.writers, problem.slabs
+        width = len(slab.values) // writer.n_heads
+        for head in range(writer.n_heads):
+            units = slice(head * width, (head + 1) * width)
+            own = slab._replace(values=slab.values[units], coefficients=slab.coefficients[:, units])
+            yield from _sums(problem, own, head, numbers)
         return
     column_of: dict[int, int] = {}
     for writer, start in problem.block.offsets():
@@ -99,20 +120,6 @@ def summed(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
             column_of[start + expert * writer.width] = len(column_of)
     for slab in problem.slabs:
         yield from _sums(problem, slab, column_of[slab.start], numbers)
-
-
-def _heads(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
-    (writer,), (slab,) = problem.block.writers, problem.slabs
-    width = len(slab.values) // writer.n_heads
-    at_once = max(1, numbers // problem.base.numel())  # heads whose vectors are worked on together
-    parts: list[Summed] = []
-    for head in range(writer.n_heads):
-        units = slice(head * width, (head + 1) * width)
-        own = slab._replace(values=slab.values[units], coefficients=slab.coefficients[:, units])
-        parts += _sums(problem, own, head, numbers)
-        if len(parts) >= at_once or head + 1 == writer.n_heads:
-            yield Summed(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-            parts = []
 
 
 def _sums(problem: TracedProblem, slab: Slab, group: int, numbers: int) -> Iterator[Summed]:
