@@ -134,7 +134,7 @@ def _sums(problem: TracedProblem, slab: Slab, group: int, numbers: int) -> Itera
             wide, some = slab.values[units].double(), coefficients[:, units]
             vectors += some @ wide
             size += some.abs() @ torch.linalg.vector_norm(wide, dim=-1)
-        slip = size * (2 * gamma(len(slab.values) + 8, torch.float64))
+        slip = size * (2 * gamma(problem.units_of_block + 16, torch.float64))
         yield Summed(vectors, slip, prompts[rows], torch.full_like(rows, group))
 
 

@@ -56,8 +56,8 @@ def step_to(problem: BlockProblem, following: Tensor, whole: Summed) -> Summed |
     step = problem.base.double() + whole.vectors - following.double()
     if not float(step.square().sum()) <= SHORT**2 * float(whole.vectors.square().sum()):
         return None
-    rounding = 4 * gamma(1, torch.float64) * torch.linalg.vector_norm(following.double(), dim=-1)
-    return whole._replace(vectors=step, slip=whole.slip + rounding)
+    size = torch.linalg.vector_norm(following.double(), dim=-1) + torch.linalg.vector_norm(step, dim=-1)
+    return whole._replace(vectors=step, slip=whole.slip + 4 * gamma(1, torch.float64) * size)
 
 
 def target_log_p(problem: BlockProblem, p: Distribution, tolerance: float, numbers: int) -> Known:
