@@ -1,4 +1,4 @@
-"""`attribute` on SmolLM2 in a process of its own: how long it takes and how much memory.
+"""`attribute` with its default units on SmolLM2 in a process of its own: how long it takes and how much memory.
 
 python -m benchmarks.attribution MODEL PROMPTS [MEMORY]     # prints one line of JSON
 """
@@ -38,7 +38,7 @@ def main(folder: str, n_prompts: int, memory: str | None) -> None:
     facts = smollm.built_in(n_prompts)
     loaded, loading = resident(), peak()
     start = time.perf_counter()
-    scores = attribute(model, facts, units=("ffn", "attention"), keep="relations", memory=memory)
+    scores = attribute(model, facts, keep="relations", memory=memory)
     seconds = time.perf_counter() - start
     tiers = scores["tier_pairs"]
     kinds = scores["block_kind"].values.tolist()

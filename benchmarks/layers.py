@@ -10,19 +10,20 @@ import torch
 
 from benchmarks import synthetic
 from benchmarks.calibrate import concentration
-from benchmarks.published import published_scores
+from benchmarks.published import group_count, published_scores
 from benchmarks.scorer import Scorer
-from benchmarks.timing import Flops, Timing, in_turn, timed
+from benchmarks.timing import ROUNDS, Flops, Timing, in_turn, timed
 from gated_lpi.methods import BlockProblem, Tier
+from gated_lpi.methods.problem import TracedProblem
 
 TOLERANCE = 1e-3
 PUBLISHED_UNITS = 640  # of one prompt and block that the yardstick is timed on
 
-Blocks = Mapping[str, BlockProblem]
+Blocks = Mapping[str, TracedProblem]
 Say = Callable[[str], None]
 
 
-def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, BlockProblem]:
+def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, TracedProblem]:
     """The same problems with nothing kept of what an earlier run found; `readout`: nor of the checkpoint."""
     if not readout:
         return {kind: replace(problem) for kind, problem in blocks.items()}
@@ -31,9 +32,14 @@ def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, BlockProblem]:
 
 
 @torch.no_grad()
-def score(estimator: Scorer, blocks: Blocks) -> dict[str, list[int]]:
-    """Score all blocks; pairs by tier and kind of block."""
-    return {kind: estimator(problem).tiers.sum(dim=0).tolist() for kind, problem in blocks.items()}
+def score(estimator: Scorer, blocks: Blocks, *, groups: bool = True) -> dict[str, list[int]]:
+    """Score all blocks, with their heads, experts and the blocks themselves; pairs by tier and kind of block."""
+    found = {}
+    for kind, problem in blocks.items():
+        found[kind] = estimator(problem).tiers.sum(dim=0).tolist()
+        if groups:
+            estimator.groups(problem)
+    return found
 
 
 @torch.no_grad()
@@ -50,17 +56,18 @@ def pairs(problem: BlockProblem) -> int:
 
 
 class Whole(NamedTuple):
-    """The lens; scoring with everything to prepare, and again; pairs by kind and tier, operations of products."""
+    """The lens; scoring with everything to prepare, again, and of units alone; pairs by kind and tier, operations."""
 
     lens: Timing
     timing: Timing
     again: Timing
+    units: Timing
     tiers: dict[str, list[int]]
     flops: int
     flops_again: int
 
 
-def whole_run(blocks: Blocks) -> Whole:
+def whole_run(blocks: Blocks, rounds: int = ROUNDS) -> Whole:
     """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it."""
     tiers: dict[str, list[int]] = {}
     counted: dict[str, int] = {}
@@ -80,18 +87,22 @@ def whole_run(blocks: Blocks) -> Whole:
             score(estimator, fresh(prepared))
         counted["again"] = work.count
 
-    found = in_turn({"lens": lambda: lens(blocks), "first": first, "again": again})
-    return Whole(found["lens"], found["first"], found["again"], tiers, counted["first"], counted["again"])
+    def units() -> None:
+        score(kept[0][0], fresh(kept[0][1]), groups=False)
+
+    found = in_turn({"lens": lambda: lens(blocks), "first": first, "again": again, "units": units}, rounds=rounds)
+    timings = (found[name] for name in ("lens", "first", "again", "units"))
+    return Whole(*timings, tiers, counted["first"], counted["again"])
 
 
 def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict[str, float]]]:
-    """Seconds of the published formula on every pair of `blocks`, scaled from `units` units of one prompt each."""
+    """Seconds of the published formula on all pairs and groups of `blocks`, scaled from `units` units of one prompt."""
     total, timings = 0.0, {}
     for kind, problem in blocks.items():
         done = published_scores(problem, 0, limit=units)[1]
         found = timed(lambda problem=problem: published_scores(problem, 0, limit=units))
         timings[kind] = {"units": done, **found.json()}
-        total += found.seconds / done * pairs(problem)
+        total += found.seconds / done * (pairs(problem) + len(problem.targets) * group_count(problem))
     return total, timings
 
 
@@ -102,7 +113,7 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dic
     say(f"{layer.name}, {depth}: published formula")
     published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
     say(f"{layer.name}, {depth}: logit lens and certified, in turn")
-    fast = whole_run(blocks)
+    fast = whole_run(blocks, 1 if depth == "last" else ROUNDS)  # which takes minutes
     floor = fast.lens
     seconds, prepared = fast.timing.seconds, fast.again.seconds
     return {
@@ -114,6 +125,8 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dic
         "lens": floor.json(),
         "fast": fast.timing.json(),
         "prepared": fast.again.json(),
+        "units": fast.units.json(),
+        "groups_beside_units": prepared / fast.units.seconds - 1,
         "ratio": published / seconds,
         "ratio_prepared": published / prepared,
         "over_lens": seconds / floor.seconds,

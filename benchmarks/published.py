@@ -5,7 +5,9 @@ then log-softmax; what is left after log p(target | base) is taken away is the s
 Written here anew, in float32 with batched matrix products, units in chunks as large as `memory` allows: with 512 MB the
 products run at the machine's full speed, so that the yardstick is not slow for want of care.
 
-Its cost is the same for every unit and every prompt: 2·d·V operations and a log-softmax over V numbers. So it is timed
+Heads, experts and blocks are scored in the same way with their summed contributions.
+
+Its cost is the same for every unit, group and prompt: 2·d·V operations and a log-softmax over V numbers. So it is timed
 on a few and scaled; `curves.linearity` shows how well that holds.
 """
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gated_lpi.methods import BlockProblem
+from gated_lpi.methods.problem import TracedProblem
 
 MEMORY = 512 * 2**20  # bytes of logits and their log-softmax at a time
 
@@ -50,6 +53,33 @@ def published_scores(
             scores[slab.start + units.start : slab.start + units.stop] = after - before
         done += n_units
     return scores, done
+
+
+@torch.no_grad()
+def published_groups(problem: TracedProblem, prompt: int) -> Tensor:
+    """Scores of one prompt's heads, or of the experts that it is routed to, and last of the block: [G + 1]."""
+    (writer, *_), base = problem.block.writers, problem.base[prompt]
+    assert problem.inverse_scale is not None
+    parts = []
+    for slab in problem.slabs:
+        row = prompt if slab.prompts is None else _row(slab.prompts, prompt)
+        if row is not None:
+            heads = max(1, writer.n_heads)
+            own = (slab.coefficients[row].to(base.dtype).unsqueeze(-1) * slab.values).view(heads, -1, len(base))
+            parts.append(own.sum(dim=1))
+    whole = torch.cat(parts).sum(dim=0, keepdim=True)
+    inner = [part for part in parts if group_count(problem) > 1]
+    scale, target = problem.inverse_scale[prompt], problem.targets[prompt]
+    before = _log_p(problem, base.unsqueeze(0), scale, target)
+    return _log_p(problem, base + torch.cat([*inner, whole]), scale, target) - before
+
+
+def group_count(problem: TracedProblem) -> int:
+    """Groups of one prompt with the block itself: heads, or experts that it is routed to, on average."""
+    heads = max(writer.n_heads for writer in problem.block.writers)
+    used = sum(len(problem.prompts(slab)) for slab in problem.slabs) // len(problem.targets)
+    experts = used if any(writer.kind == "routed" for writer in problem.block.writers) else 0
+    return heads + experts + 1
 
 
 def _row(prompts: Tensor, prompt: int) -> int | None:

@@ -1,4 +1,4 @@
-"""SmolLM2-135M: all units of all layers, end to end, against the published formula, the lens and gradients."""
+"""SmolLM2-135M: the default call, end to end, against the published formula, the lens and gradients."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import torch
 from benchmarks import attribution, layers, smollm
 from benchmarks.gradients import score_all
 from benchmarks.layers import Say
-from benchmarks.published import published_scores
-from benchmarks.timing import timed
+from benchmarks.published import published_groups, published_scores
+from benchmarks.timing import in_turn, timed
 from gated_lpi import load_model
 from gated_lpi.facts import EncodedPrompt
-from gated_lpi.methods import BlockProblem, attribute_encoded
+from gated_lpi.methods import attribute_encoded
+from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
-from gated_lpi.options import LPI, Scoring
+from gated_lpi.options import ALL_UNITS, LPI, Scoring
 
 KINDS = ("attention", "ffn")
 CAP = "300MB"
 BATCH = 256  # prompts whose blocks are held for the lens
+GROUP_PROMPTS = 192  # one full batch, on which units are timed with and without groups
 GRADIENT_PROMPTS = 32
 
 
@@ -39,6 +41,8 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
     sample = prompts[:: max(1, n_prompts // GRADIENT_PROMPTS)][:GRADIENT_PROMPTS]
     score_all(model, sample[:2])
     gradient = timed(lambda: score_all(model, sample)).seconds / len(sample)
+    groups = beside_units(model, prompts, say)
+    alone = one_prompt(model, prompts, say)
     curve = break_even(model, prompts, few, say)
     curve += [{"x": run["prompts"], "per_prompt": run["seconds"] / run["prompts"], "runs": 1} for run in memory[:2]]
     fast = whole["seconds"]
@@ -50,6 +54,8 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
         "fast": fast,
         "ratio": published * n_prompts / fast,
         "over_lens": fast / floor,
+        "groups": groups,
+        "alone": alone,
         "tiers": whole["tiers"],
         "error_bound": whole["error_bound"],
         "memory": memory,
@@ -68,7 +74,7 @@ def memory_runs(folder: Path, few: int, whole: dict[str, Any], say: Say) -> list
     return [memory_run(folder, few, None, say), whole, memory_run(folder, few, CAP, say)]
 
 
-def blocks_of(model: Model, prompts: Sequence[EncodedPrompt]) -> list[BlockProblem]:
+def blocks_of(model: Model, prompts: Sequence[EncodedPrompt]) -> list[TracedProblem]:
     """All blocks on these prompts."""
     return list(smollm.problems(model, prompts, KINDS))
 
@@ -85,7 +91,7 @@ def lens_seconds(model: Model, prompts: Sequence[EncodedPrompt]) -> float:
 
 
 def published_seconds(model: Model, prompts: Sequence[EncodedPrompt]) -> float:
-    """Seconds of the published formula for one prompt: every block, every unit; the forward pass is not counted."""
+    """Seconds of the published formula for one prompt: every block, unit, head, expert; without the forward pass."""
     blocks = blocks_of(model, prompts)
     published_scores(blocks[0], 0)
 
@@ -93,8 +99,36 @@ def published_seconds(model: Model, prompts: Sequence[EncodedPrompt]) -> float:
         for prompt in range(len(prompts)):
             for problem in blocks:
                 published_scores(problem, prompt)
+                published_groups(problem, prompt)
 
     return timed(run).seconds / len(prompts)
+
+
+def beside_units(model: Model, prompts: Sequence[EncodedPrompt], say: Say) -> dict[str, Any]:
+    """In turn: all units, and the default call, which has heads, experts and blocks as well."""
+    some = prompts[:: max(1, len(prompts) // GROUP_PROMPTS)][:GROUP_PROMPTS]
+    say(f"SmolLM2: units, and the default call, {len(some)} prompts, in turn")
+
+    def call(units: tuple[Any, ...]) -> None:
+        attribute_encoded(model, some, LPI(), Scoring(units=units, keep="mean"))
+
+    found = in_turn({"units": lambda: call(KINDS), "default": lambda: call(ALL_UNITS)}, rounds=2)
+    units, default = found["units"].seconds, found["default"].seconds
+    return {"prompts": len(some), "units": units, "default": default, "beside": default / units - 1}
+
+
+def one_prompt(model: Model, prompts: Sequence[EncodedPrompt], say: Say) -> dict[str, float]:
+    """The default call on one prompt alone, its preparation counted, and the lens of its blocks, in turn."""
+    say("SmolLM2: one prompt alone")
+    one = prompts[len(prompts) // 2 :][:1]
+    named = {problem.key: problem for problem in blocks_of(model, one)}
+
+    def call() -> None:
+        attribute_encoded(model, one, LPI(), Scoring(units=ALL_UNITS))
+
+    found = in_turn({"lens": lambda: layers.lens(named), "default": call})
+    lens, default = found["lens"].seconds, found["default"].seconds
+    return {"lens": lens, "default": default, "over_lens": default / lens}
 
 
 def break_even(model: Model, prompts: Sequence[EncodedPrompt], few: int, say: Say) -> list[dict[str, float]]:
@@ -103,7 +137,7 @@ def break_even(model: Model, prompts: Sequence[EncodedPrompt], few: int, say: Sa
     for count in (n for n in (8, 32) if n < few):
         say(f"SmolLM2: certified, {count} prompts")
         chosen = prompts[:: max(1, len(prompts) // count)][:count]
-        scoring = Scoring(units=KINDS, keep="mean")
+        scoring = Scoring(units=ALL_UNITS, keep="mean")
         run = timed(lambda chosen=chosen, scoring=scoring: attribute_encoded(model, chosen, LPI(), scoring))
         found.append({"x": count, "per_prompt": run.seconds / count, "runs": run.runs})
     return found

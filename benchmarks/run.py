@@ -31,8 +31,7 @@ class Plan:
 
     Attributes:
         name: of the results file.
-        layers: synthetic layers, each at every depth of `depths`.
-        prompts: of these.
+        layers: synthetic layers, each with the layer that its scales are from, and on how many prompts.
         curve_layer, curve_prompts: where sizes are varied from.
         real_prompts: on SmolLM2, in all; `real_few` for the runs that need fewer; 0 leaves SmolLM2 out.
         published_prompts: of them that the published formula is timed on.
@@ -41,9 +40,7 @@ class Plan:
     """
 
     name: str
-    layers: tuple[synthetic.Layer, ...]
-    depths: tuple[str, ...]
-    prompts: int
+    layers: tuple[tuple[synthetic.Layer, str, int], ...]
     curve_layer: synthetic.Layer
     curve_prompts: int
     real_prompts: int
@@ -53,12 +50,18 @@ class Plan:
     summary: summaries.Work
 
 
-CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288)
+CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288, heads=12)
+FEW = 192  # prompts of layers that would take too long on more: a vocabulary of 262,144, scales of a last layer
 FULL = Plan(
     "full",
-    (synthetic.OLMOE, synthetic.OLMO),
-    ("middle",),
-    906,
+    (
+        (synthetic.OLMOE, "middle", 906),
+        (synthetic.UNEVEN_OLMOE, "middle", 906),
+        (synthetic.OLMO, "middle", 906),
+        (synthetic.GEMMA, "middle", FEW),
+        (synthetic.OLMOE, "last", FEW),
+        (synthetic.OLMO, "last", FEW),
+    ),
     CURVE,
     256,
     906,
@@ -69,10 +72,10 @@ FULL = Plan(
 )
 QUICK = Plan(
     "quick",
-    (synthetic.SMALL_DENSE, synthetic.SMALL_MOE),
-    ("middle", "last"),
-    200,
-    synthetic.Layer("scaling, small", d=256, ffn=512, attention=256, vocabulary=4096),
+    tuple(
+        (layer, depth, 200) for layer in (synthetic.SMALL_DENSE, synthetic.SMALL_MOE) for depth in ("middle", "last")
+    ),
+    synthetic.Layer("scaling, small", d=256, ffn=512, attention=256, vocabulary=4096, heads=4),
     64,
     0,
     0,
@@ -94,7 +97,7 @@ def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
         "machine": timing.machine(),
         "peak_flops": timing.peak(plan.peak_size),
         "peak_size": plan.peak_size,
-        "layers": [layers.measure(layer, depth, plan.prompts, say) for layer in plan.layers for depth in plan.depths],
+        "layers": [layers.measure(layer, depth, n_prompts, say) for layer, depth, n_prompts in plan.layers],
         "curves": curves.all_curves(plan.curve_layer, plan.curve_prompts, say),
         "curve_layer": {**plan.curve_layer.__dict__, "prompts": plan.curve_prompts, "depth": curves.DEPTH},
         "linearity": curves.linearity(plan.curve_layer),

@@ -11,7 +11,8 @@ import torch
 
 from gated_lpi import load_facts
 from gated_lpi.facts import EncodedPrompt, FactSet, encode
-from gated_lpi.methods import BlockProblem, problem_of
+from gated_lpi.methods import problem_of
+from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
 from gated_lpi.trace import trace
 
@@ -42,7 +43,7 @@ def encoded(model: Model, n_prompts: int) -> list[EncodedPrompt]:
 
 
 @torch.no_grad()
-def problems(model: Model, prompts: Sequence[EncodedPrompt], kinds: Sequence[str]) -> Iterator[BlockProblem]:
+def problems(model: Model, prompts: Sequence[EncodedPrompt], kinds: Sequence[str]) -> Iterator[TracedProblem]:
     """The model's blocks of some kinds on these prompts, from one forward pass."""
     traced = trace(model, [item.ids for item in prompts])
     targets = torch.tensor([item.target_id for item in prompts])

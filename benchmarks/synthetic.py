@@ -7,6 +7,8 @@
    length is such that the median entropy of p is the measured one, and of a few draws of the shared part the one is
    taken whose log p by rank is nearest to what was measured.
 4. A mixture of experts routes each prompt to `top` experts drawn evenly: all experts are then in use, the most work.
+   Or the k-th expert is liked in proportion to 1/k (Zipf's law), as loads of real routers are uneven.
+5. The base of what follows a block is what it starts from and what it writes.
 
 These are not models: nothing here says which unit scores high. They cost what a layer of that size and these scales
 costs.
@@ -16,18 +18,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.calibrate import FILE, concentration
-from gated_lpi.methods import BlockProblem
-from gated_lpi.models import Readout
-from gated_lpi.trace import Slab
+from gated_lpi.methods.problem import TracedProblem
+from gated_lpi.models import Block, Readout, Writer
+from gated_lpi.trace import BlockTrace, Slab
 
 Floats = NDArray[np.float64]
 DRAWS = 8  # of the part that all prompts share
@@ -44,8 +46,10 @@ class Layer:
         ffn: units of the FFN, or of one expert.
         attention: units of the attention.
         vocabulary: V.
+        heads: how many heads the attention has.
         experts: how many experts the FFN has; 1 for a dense one.
         top: experts that a prompt is routed to.
+        routing: "even", or "Zipf": how often experts are chosen.
     """
 
     name: str
@@ -53,18 +57,24 @@ class Layer:
     ffn: int
     attention: int
     vocabulary: int
+    heads: int = 1
     experts: int = 1
     top: int = 1
+    routing: str = "even"
 
     def units(self, kind: str) -> int:
         """Units of the layer's attention or FFN."""
         return self.attention if kind == "attention" else self.ffn * self.experts
 
 
-OLMO = Layer("OLMo-7B", d=4096, ffn=11008, attention=4096, vocabulary=50304)
-OLMOE = Layer("OLMoE-1B-7B", d=2048, ffn=1024, attention=2048, vocabulary=50304, experts=64, top=8)
-SMALL_DENSE = Layer("a small dense model", d=512, ffn=1376, attention=512, vocabulary=6288)
-SMALL_MOE = Layer("a small mixture", d=512, ffn=256, attention=512, vocabulary=12576, experts=16, top=2)
+OLMO = Layer("OLMo-7B", d=4096, ffn=11008, attention=4096, vocabulary=50304, heads=32)
+OLMOE = Layer("OLMoE-1B-7B", d=2048, ffn=1024, attention=2048, vocabulary=50304, heads=16, experts=64, top=8)
+UNEVEN_OLMOE = replace(OLMOE, routing="Zipf")
+GEMMA = Layer("Gemma-3-270M", d=640, ffn=2048, attention=1024, vocabulary=262144, heads=4)
+SMALL_DENSE = Layer("a small dense model", d=512, ffn=1376, attention=512, vocabulary=6288, heads=8)
+SMALL_MOE = Layer(
+    "a small mixture", d=512, ffn=256, attention=512, vocabulary=12576, heads=8, experts=16, top=2, routing="Zipf"
+)
 
 
 def calibration() -> dict[str, Any]:
@@ -73,7 +83,7 @@ def calibration() -> dict[str, Any]:
     return found
 
 
-def problems(layer: Layer, depth: str, n_prompts: int, seed: int = 0) -> dict[str, BlockProblem]:
+def problems(layer: Layer, depth: str, n_prompts: int, seed: int = 0) -> dict[str, TracedProblem]:
     """The layer's attention and FFN on so many prompts; `depth` is a layer of the calibration.
 
     Both blocks read the same unembedding. Weights are float32.
@@ -100,21 +110,25 @@ def _block(
     measured: dict[str, Any],
     n_prompts: int,
     rng: np.random.Generator,
-) -> BlockProblem:
+) -> TracedProblem:
     scales = measured["blocks"][depth][kind]
     base = _bases(readout, scales, n_prompts, rng)
     experts, top = (layer.experts, layer.top) if kind == "ffn" else (1, 1)
     width = layer.units(kind) // experts
-    routed = np.argsort(rng.random((n_prompts, experts)), axis=1)[:, :top]
-    slabs = []
+    routed = _routed(layer.routing, n_prompts, experts, top, rng)
+    slabs, written = [], torch.zeros_like(base)
     for expert in range(experts):
         prompts = np.flatnonzero((routed == expert).any(axis=1))
         values = torch.nn.functional.normalize(_normal(rng, width, layer.d), dim=-1)
         coefficients = torch.from_numpy(_coefficients(layer, scales, measured, len(prompts), width, rng))
         slabs.append(Slab(expert * width, values, coefficients, None if experts == 1 else torch.from_numpy(prompts)))
+        written[prompts] += coefficients.float() @ values
     likely = readout.logits(base, torch.ones(n_prompts)).topk(100, dim=-1).indices
     targets = likely[torch.arange(n_prompts), torch.from_numpy(rng.integers(100, size=n_prompts))]
-    return BlockProblem(
+    place = nn.Identity()
+    role = "attention" if kind == "attention" else "dense" if experts == 1 else "routed"
+    writer = Writer(role, place, experts, width, layer.heads if kind == "attention" else 0)
+    return TracedProblem(
         readout=readout,
         base=base,
         inverse_scale=torch.ones(n_prompts),
@@ -122,7 +136,16 @@ def _block(
         slabs=tuple(slabs),
         n_units=layer.units(kind),
         key=f"{layer.name} {kind}",
+        block=Block(0, "attention" if kind == "attention" else "ffn", place, (writer,)),
+        traced=BlockTrace(base, written, None, ()),
+        following=base + written,
     )
+
+
+def _routed(routing: str, n_prompts: int, experts: int, top: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Which experts each prompt is routed to, [P, top]: drawn without replacement, by their popularity."""
+    popularity = np.ones(experts) if routing == "even" else 1 / (1 + rng.permutation(experts))
+    return np.argsort(rng.exponential(size=(n_prompts, experts)) / popularity, axis=1)[:, :top]
 
 
 def _coefficients(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.synthetic import OLMO, OLMOE, calibration
+from benchmarks.synthetic import GEMMA, OLMO, OLMOE, calibration
 
 Results = dict[str, Any]
 Section = Callable[[Results], list[str]]
@@ -19,9 +19,12 @@ class Goal(NamedTuple):
     aim: float
 
 
-SMOLLM2_GOAL = Goal(150, 300)
-LAYER_GOALS = {OLMO.name: Goal(500, 1000), OLMOE.name: Goal(100, 500)}
-LENS_GOAL = Goal(10, 4)  # at most
+SMOLLM2_GOAL = Goal(200, 400)
+LAYER_GOALS = {OLMO.name: Goal(600, 1200), OLMOE.name: Goal(300, 700), GEMMA.name: Goal(200, 500)}
+LAST_GOAL = Goal(100, 400)  # with the scales of a last layer
+LENS_GOAL = Goal(5, 3.5)  # at most, and so the others:
+GROUPS_GOAL = Goal(0.20, 0.10)
+ALONE_GOAL = Goal(15, 8)
 MEMORY_GOAL = 1.10
 
 
@@ -48,7 +51,7 @@ def works(found: Results) -> list[Work]:
     if real:
         rows.append(
             Work(
-                f"SmolLM2-135M, {real['prompts']} prompts, all {real['units']:,} units, forward passes included",
+                f"SmolLM2-135M, {real['prompts']} prompts, default call, forward passes included",
                 real["published"]["seconds"],
                 real["fast"],
                 None,
@@ -61,17 +64,24 @@ def works(found: Results) -> list[Work]:
     for row in found["layers"]:
         rows.append(
             Work(
-                f"one layer of {row['layer']['name']}'s size, {row['depth']}-layer scales, {row['prompts']} prompts",
+                _named(row),
                 row["published"]["seconds"],
                 row["fast"]["seconds"],
                 row["prepared"]["seconds"],
                 row["lens"]["seconds"],
                 row["fast"]["least"] / row["lens"]["least"],
-                LAYER_GOALS.get(row["layer"]["name"]),
+                LAST_GOAL if row["depth"] == "last" else LAYER_GOALS.get(row["layer"]["name"]),
                 row["tiers"],
             )
         )
     return rows
+
+
+def _named(row: Results) -> str:
+    """How a layer is called."""
+    layer = row["layer"]
+    routing = f", {layer['routing']} routing" if layer["experts"] > 1 else ""
+    return f"one layer of {layer['name']}'s size, {row['depth']}-layer scales{routing}, {row['prompts']} prompts"
 
 
 def peak(found: Results) -> float:
@@ -130,6 +140,38 @@ def lens(found: Results) -> list[str]:
     ]
     head = ["work", "lens", "certified / lens", "fastest runs of both", "prepared / lens", "must", "aim", ""]
     return table(head, rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def groups(found: Results) -> list[str]:
+    """Heads, experts and blocks beside the units, and one prompt alone."""
+    rows = [
+        [_named(row), duration(row["units"]["seconds"]), duration(row["prepared"]["seconds"]), *_beside(row)]
+        for row in found["layers"]
+    ]
+    real = found["smollm2"] or {}
+    if "groups" in real:
+        both = real["groups"]
+        name = f"SmolLM2-135M, {both['prompts']} prompts, forward passes included"
+        beside = _beside({"groups_beside_units": both["beside"]})
+        rows.insert(0, [name, duration(both["units"]), duration(both["default"]), *beside])
+    head = ["work", "units", "with heads, experts and blocks", "more", "must", "aim", ""]
+    lines = table(head, rows, right=(1, 2, 3, 4, 5))
+    if "alone" in real:
+        alone = real["alone"]
+        over = times(alone["over_lens"], 1)
+        lines += [
+            "",
+            f"One prompt alone, default call, preparation counted: {duration(alone['default'])}, **{over}** the lens "
+            f"of it ({duration(alone['lens'])}); at most {times(ALONE_GOAL.must)}, aim {times(ALONE_GOAL.aim)}: "
+            f"{verdict(alone['over_lens'], ALONE_GOAL, at_least=False)}.",
+        ]
+    return lines
+
+
+def _beside(row: Results) -> list[str]:
+    more = row["groups_beside_units"]
+    goals = [f"≤ +{goal:.0%}" for goal in GROUPS_GOAL]
+    return [f"**{more:+.0%}**", *goals, verdict(more, GROUPS_GOAL, at_least=False)]
 
 
 def tiers(found: Results) -> list[str]:
@@ -240,7 +282,7 @@ def concentrations(found: Results) -> list[str]:
     for depth in sorted({row["depth"] for row in found["layers"]}, key=list(measured).index):
         rows.append(_concentration(f"SmolLM2-135M, {depth} layer, FFN", measured[depth]["ffn"]))
         for row in found["layers"]:
-            if row["depth"] == depth:
+            if row["depth"] == depth and row["layer"].get("routing") != "Zipf":
                 rows.append(_concentration(f"{row['layer']['name']}, synthetic", row["concentration"]["ffn"]))
     return table(["", "entropy", "top 10", "top 100", "top 1000", "likeness"], rows, right=(1, 2, 3, 4, 5))
 
@@ -254,6 +296,7 @@ SECTIONS: dict[str, Section] = {
     "machine": machine,
     "ratios": ratios,
     "lens": lens,
+    "groups": groups,
     "tiers": tiers,
     "memory": memory,
     "summaries": summaries,

@@ -112,7 +112,9 @@ SCHEMA = {
     TARGET_RANK: Variable(("prompt",), "", "rank of the target, 0 the likeliest", method=""),
     TARGET_LOGPROB: Variable(("prompt",), "nats", "log p(target) of the model itself", method=""),
     BASE_LOGPROB: Variable(("prompt", "block_index"), "nats", "log p(target | base) of every block", method=""),
-    ERROR_BOUND: Variable(("prompt", "block_index"), "nats", "no unit's score of the block is off by more"),
+    ERROR_BOUND: Variable(
+        ("prompt", "block_index"), "nats", "no score of the block or of anything in it is off by more"
+    ),
     TIER_PAIRS: Variable(("block_index", "tier"), "", "pairs of prompt and unit by what their score was found from"),
     GRAD_X_ACT: Variable(
         ("prompt", "unit"), "nats", "gradient times activation of every unit", reduced=True, method=GRAD_X_ACT

@@ -15,12 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import calibrate, gradients, layers, plots, published, run, summaries, synthetic, tables, timing
 from flat import asked, certified
-from gated_lpi.methods import attribute_encoded, problem_of
+from gated_lpi.methods import attribute_encoded, block_problems, problem_of
 from gated_lpi.trace import trace
 from tiny_models import encoded, random_prompts, tiny_model
 
-TINY_DENSE = synthetic.Layer("tiny", d=32, ffn=96, attention=32, vocabulary=700)
-TINY_MOE = synthetic.Layer("tiny experts", d=32, ffn=24, attention=32, vocabulary=700, experts=6, top=2)
+TINY_DENSE = synthetic.Layer("tiny", d=32, ffn=96, attention=32, vocabulary=700, heads=4)
+TINY_MOE = synthetic.Layer(
+    "tiny experts", d=32, ffn=24, attention=32, vocabulary=700, heads=4, experts=6, top=2, routing="Zipf"
+)
 TINY_ARM = summaries.Work(summaries.TINY, summaries.TINY, (2, 3))
 
 
@@ -45,6 +47,30 @@ def test_the_yardstick_gives_the_exact_scores(case):
         rows.append(torch.cat(scores).numpy())
     assert np.abs(np.stack(rows) - exact).max() < 1e-4
     assert np.abs(exact).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-NeoX (Pythia)"])
+def test_the_yardstick_scores_groups_too(case):
+    model, prompts = tiny_model(case), random_prompts(3)
+    found = attribute_encoded(model, encoded(prompts), *asked(estimator="exact"))[0]
+    exact = {name: found.result(name) for name in ("head_lpi", "block_lpi")}
+    for index, (rows, problem) in zip(range(2), block_problems(model, encoded(prompts)), strict=False):
+        for row, prompt in enumerate(rows):
+            scores = published.published_groups(problem, row).numpy()
+            assert scores[-1] == pytest.approx(exact["block_lpi"][prompt, index], abs=1e-4)
+            if problem.block.kind == "attention":
+                assert np.abs(scores[:-1] - exact["head_lpi"][prompt, :4]).max() < 1e-4
+                assert len(scores) == published.group_count(problem) == 5
+
+
+def test_uneven_routing_is_uneven():
+    loads = {}
+    for layer in (replace(TINY_MOE, routing="even"), TINY_MOE):
+        slabs = synthetic.problems(layer, "middle", 400)["ffn"].slabs
+        loads[layer.routing] = np.array([len(slab.prompts) for slab in slabs]) / 400
+        assert loads[layer.routing].sum() == pytest.approx(2)
+    assert loads["even"].max() < 0.5
+    assert loads["Zipf"].max() > 0.6 > 0.3 > loads["Zipf"].min()
 
 
 def test_the_yardstick_is_timed_on_as_many_units_as_it_says():
@@ -111,7 +137,8 @@ def test_gradients_are_those_of_the_target():
 
 @pytest.mark.slow
 def test_results_fill_the_page(tmp_path):
-    plan = run.Plan("tiny", (TINY_DENSE, TINY_MOE), ("middle",), 8, TINY_DENSE, 8, 0, 0, 0, 256, TINY_ARM)
+    works = tuple((layer, "middle", 8) for layer in (TINY_DENSE, TINY_MOE))
+    plan = run.Plan("tiny", works, TINY_DENSE, 8, 0, 0, 0, 256, TINY_ARM)
     said = []
     found = json.loads(json.dumps(run.measure(plan, None, said.append)))
     assert len(said) > 10
@@ -123,6 +150,7 @@ def test_results_fill_the_page(tmp_path):
     strip = re.compile(r"(<!-- begin: \w+ -->).*?(<!-- end)", re.DOTALL)
     assert strip.sub(r"\1\2", text) == strip.sub(r"\1\2", page)
     assert "one layer of tiny's size, middle-layer scales, 8 prompts" in text
+    assert "one layer of tiny experts's size, middle-layer scales, Zipf routing, 8 prompts" in text
     assert (tmp_path / "benchmarks" / "scaling.svg").is_file()
 
 

@@ -5,8 +5,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gated_lpi.methods.lens import base_logits
 from gated_lpi.methods.lpi.certified.distribution import distribution
-from gated_lpi.methods.lpi.certified.envelope import fitted, uniform, with_excess
-from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything
+from gated_lpi.methods.lpi.certified.eight_bit import EightBit
+from gated_lpi.methods.lpi.certified.envelope import fitted, uniform
+from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything, outside_by_eight_bit
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.models import Readout
 from other_device import READS
@@ -30,14 +31,15 @@ def work(vocabulary):
     generator = torch.Generator().manual_seed(0)
     weight, base, values = (torch.randn(n, 16, generator=generator) for n in (vocabulary, 5, 7))
     readout = Readout(weight, None, torch.ones(16), None, centred=False, eps=1e-6)
+    eight_bit = EightBit(Unembedding(readout))
     with Operations() as found:
         table = Unembedding(readout)
         logits = base_logits(readout, base, torch.ones(5), torch.zeros(5, dtype=torch.long))
         p = distribution(readout, table, base, logits)
         for envelope in (uniform(table, p), fitted(table, p)):
-            with_excess(envelope, p)
             MomentSums(table, p, envelope, [FoldedUnits(values, None)]).extend(len(p.levels) - 2)
         everything(table, p, [FoldedUnits(values, None)], 4)
+        outside_by_eight_bit(eight_bit, p, [FoldedUnits(values, None)], 1)
     return found.count, found.reads
 
 

@@ -174,9 +174,11 @@ def test_every_score_is_the_published_one(compared, norm, estimator, positions):
         if positions == "resolved":  # a unit's score is then the sum of those of its positions
             wanted = wanted._replace(attention=wanted.positions.sum(axis=1))
         limits = dict.fromkeys(published.Scores._fields, limit)
-        for kind, block in (("positions", "attention"), ("attention", "attention"), ("ffn", "ffn")):
-            there = data["block_kind"].values == block
-            limits[kind] += data["error_bound"].values[prompt, there].max()
+        bounds = data["error_bound"].values[prompt]
+        for block, kinds in (("attention", ("positions", "attention", "heads")), ("ffn", ("ffn", "experts"))):
+            for kind in kinds:
+                limits[kind] += bounds[data["block_kind"].values == block].max()
+        limits["blocks"] += bounds.max()
         assert_equal(laid_out(data, prompt, wanted), wanted, limits)
 
 

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from benchmarks.scorer import Scorer
 from torch import Tensor
 
 from flat import certified
-from gated_lpi.methods import BlockProblem
+from gated_lpi.methods import BlockProblem, Room
+from gated_lpi.methods.lpi.certified import blocks, contributions, estimator
+from gated_lpi.methods.lpi.groups import Summed
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -161,3 +164,67 @@ def test_no_score_of_a_random_problem_is_beyond_its_bound(first):
         terms = sum(problem.readout.weight.shape) + 16
         digits = 4 * 2.3e-16 * terms * size + torch.finfo(problem.base.dtype).eps * true.abs()
         assert (found.error_bound <= tolerance * (1 + 1e-9) + digits.amax(dim=1)).all(), seed
+
+
+def heads_of(odds: Odds, problem: BlockProblem) -> tuple[Summed, contributions.Units | None]:
+    """Groups of units on the prompts that use them; head after head, with the units, where all prompts use all."""
+    parts, heads = [], int(odds.some(1, 2, 3, 7))
+    for number, slab in enumerate(problem.slabs):
+        for group, (values, m) in enumerate(
+            zip(slab.values.chunk(heads), slab.coefficients.chunk(heads, dim=1), strict=True)
+        ):
+            size = m.abs() @ values.double().norm(dim=-1)
+            prompts = problem.prompts(slab)
+            slip = 1e-13 * size
+            parts.append(Summed(m @ values.double(), slip, prompts, torch.full_like(prompts, group + 10 * number)))
+    given = Summed(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    (slab,) = problem.slabs if len(problem.slabs) == 1 else (None,)
+    if slab is None or len(slab.values) % heads:
+        return given, None
+    folded = problem.readout.fold(slab.values.double())
+    by_head = slab.coefficients.unflatten(1, (heads, -1)).transpose(0, 1)
+    size = (by_head.abs() @ folded.norm(dim=-1).view(heads, -1, 1)).squeeze(-1) * (1 + 1e-6)
+    return given, contributions.Units(folded.to(slab.values.dtype), by_head.to(slab.values.dtype), size)
+
+
+def scores_of(problem: BlockProblem, prompts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of vectors [m, d] from the equation, and how large the terms of the logits are; [m]."""
+    readout, scale = problem.readout.to(dtype=torch.float64), problem.inverse_scale.double()[prompts]
+    target, base = problem.targets[prompts], problem.base.double()[prompts]
+    before = readout.logits(base, scale)
+    after = before + scale.unsqueeze(-1) * readout.directions(vectors)
+    change = after.log_softmax(dim=-1) - before.log_softmax(dim=-1)
+    size = before.abs().amax(dim=-1) + scale * readout.fold(vectors).norm(dim=-1) * readout.longest_row
+    if readout.beta is not None:
+        size = size + readout.beta.norm() * readout.longest_row
+    found = change.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return found, size + found.abs() + 10
+
+
+@pytest.mark.parametrize("way", ["as it comes", "8 bits", "u of the units"])
+@pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, GROUP))
+def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatch):
+    if way != "as it comes":
+        monkeypatch.setattr(contributions._Steps, "_rough_pays", lambda _, left: way == "8 bits" and len(left) > 0)
+        monkeypatch.setattr(contributions._Steps, "_fewest_factored", 0.5 if way == "u of the units" else 1e9)
+    for seed in range(first, min(first + GROUP, FIRST + COUNT)):
+        problem, tolerance, pieces = fuzzed(seed)
+        given, units = heads_of(Odds(seed + 10**6), problem)
+        prepared = Scorer(problem.readout, tolerance, Room(**pieces)).prepared
+        laid = estimator._laid_out(prepared, problem)
+        found = contributions.score_vectors(prepared, problem, laid.p, laid.envelope, given, tolerance, units)
+        true, size = scores_of(problem, given.prompts, given.vectors)
+        assert ((found.scores - true).abs() <= found.bound + 4e-14 * size).all(), seed
+        slip = contributions._moved_by_slip(prepared, problem, given)
+        terms = sum(problem.readout.weight.shape) + 16
+        dtype = torch.finfo(problem.base.dtype).eps
+        digits = 4 * 2.3e-16 * terms * size + dtype * (true.abs() + 4 * size) + slip
+        assert (found.bound <= tolerance * (1 + 1e-9) + digits).all(), seed
+        known = blocks.target_log_p(problem, laid.p, tolerance, prepared.room.numbers)
+        readout = problem.readout.to(dtype=torch.float64)
+        logits = readout.logits(problem.base.double(), problem.inverse_scale.double())
+        log_p = logits.log_softmax(dim=-1).gather(-1, problem.targets.unsqueeze(-1)).squeeze(-1)
+        rounding = 4e-14 * (logits.abs().amax(dim=-1) + log_p.abs() + 10)
+        if readout.beta is not None:
+            rounding = rounding + 4e-14 * readout.beta.norm() * readout.longest_row
+        assert ((known.log_p - log_p).abs() <= known.error + rounding).all(), seed

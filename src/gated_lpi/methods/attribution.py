@@ -114,7 +114,8 @@ def attribute(
         `head_lpi (prompt, head_unit)`, `expert_lpi`, `expert_utilisation`, `expert_gate (prompt, expert_unit)` and
         `block_lpi (prompt, block_index)`, whose `prompt` dimension is `relation` or absent as `keep` says, and always
         by prompt: `base_logprob`, `error_bound (prompt, block_index)`, `target_logprob`, `target_rank (prompt)` (0 =
-        likeliest). All in nats but ranks, gates and utilisation. The coordinate `text (prompt)` is what was tokenised,
+        likeliest). All in nats but ranks, gates and utilisation. `error_bound` is that of every score of the block, its
+        units', heads', experts' and its own. The coordinate `text (prompt)` is what was tokenised,
         prompt and answer joined. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score was
         found from means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in `attrs`,
         with `bos_added`, the facts that were `skipped`, `collisions` of targets within a relation, and `notes` on the

@@ -1,15 +1,15 @@
 """Methods that look at one block at a time: a forward pass over a batch of prompts, then block after block.
 
 1. Prompts of similar lengths are run together and recorded where their targets are predicted (`trace`).
-2. Each block becomes a problem (`problem`) that the method scores (`contract`); its heads or experts and the whole
-   block are scored with their summed contributions (`lpi.groups`).
+2. Each block becomes a problem (`problem`) that the method scores (`contract`); so are its heads or experts and the
+   whole block, with their summed contributions (`lpi.groups`), a block perhaps when the next one is there.
 3. Scores of the items of a prompt, which are the tokens of its answer, are added up.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +20,12 @@ from torch import Tensor
 from gated_lpi import score_schema as schema
 from gated_lpi._common.heap import give_back
 from gated_lpi.methods.collect import Collector, Floats, finite_array
-from gated_lpi.methods.contract import Method
+from gated_lpi.methods.contract import Method, Room
 from gated_lpi.methods.dataset import PromptResults
-from gated_lpi.methods.lpi.groups import routing, score_groups
+from gated_lpi.methods.lpi.groups import Found, has_experts, routing
 from gated_lpi.methods.memory import Sizes
 from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
-from gated_lpi.methods.problem import TracedProblem, problem_of
+from gated_lpi.methods.problem import BlockProblem, TracedProblem, problem_of
 from gated_lpi.methods.rounding import full_precision, unit_roundoff
 from gated_lpi.models import Model
 from gated_lpi.options import Gate, Norm, Scoring
@@ -74,7 +74,18 @@ class BlockBatch:
         del traced
         asked = self.objective
         for block in model.blocks:
-            yield problem_of(model.readout, block, blocks.pop(0), asked.targets, frozen, gate, asked.foils, self._terms)
+            seen = blocks.pop(0)
+            yield problem_of(
+                model.readout,
+                block,
+                seen,
+                asked.targets,
+                frozen,
+                gate,
+                asked.foils,
+                self._terms,
+                blocks[0].base if blocks else None,
+            )
 
 
 def block_batches(
@@ -125,21 +136,28 @@ def score_batch(
         bounds, bases = results.by_block(schema.ERROR_BOUND), results.by_block(schema.BASE_LOGPROB)
         positions: list[Floats] = []
         summed = batch.objective.by_prompt
+        groups = _Groups(method, state, scoring, batch.objective, sizes.room)
+
+        def take(found: Iterator[_Piece]) -> None:
+            for piece in found:
+                collector.add(piece.name, piece.block, batch.prompts, finite_array(piece.name, piece.scores))
+                if piece.error_bound is not None:
+                    bound = bounds[batch.prompts, piece.block]
+                    bounds[batch.prompts, piece.block] = np.maximum(bound, piece.error_bound.cpu().numpy())
+
         for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
             base = summed(problem.base_logits.target_log_p.double())
             bases[batch.prompts, index] = base.cpu().numpy()
             units = _score_units(problem, method, state, scoring, batch.objective)
-            found = _score_groups(problem, scoring, batch.objective, sizes.room.numbers, groups=method.groups)
             if units is not None:
-                bounds[batch.prompts, index] = units.error_bound.cpu().numpy()
                 results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
-                found[method.name] = units.scores
+                take(iter([_Piece(method.name, index, units.scores, units.error_bound)]))
             if units is not None and units.by_position is not None:
                 positions.append(units.by_position.cpu().numpy())
-            for name, scores in found.items():
-                collector.add(name, index, batch.prompts, finite_array(name, scores))
+            take(groups.of_block(problem, index))
+            take(_routing(problem, scoring, batch.objective, index))
             if sizes.forward.frugal:
-                del problem, units, found
+                del problem, units
                 give_back()
         if positions:
             results.add_positions(batch.prompts, positions, batch.lengths, units=scoring.keep == "prompts")
@@ -182,28 +200,57 @@ def _score_units(
     return _UnitScores(summed.to(dtype), bound, found.tiers, by_position)
 
 
-def _score_groups(
-    problem: TracedProblem, scoring: Scoring, objective: Objective, numbers: int, *, groups: bool
-) -> dict[str, Tensor]:
-    """Scores of heads, experts and block, and the routing, [P, n] by name, where they are asked for."""
-    found: dict[str, Tensor | None] = {}
-    if groups and not {"heads", "experts", "blocks"}.isdisjoint(scoring.units):
-        scored = score_groups(problem, numbers)
-        named = {
-            "heads": (schema.HEAD_LPI, scored.heads),
-            "experts": (schema.EXPERT_LPI, scored.experts),
-            "blocks": (schema.BLOCK_LPI, scored.block.unsqueeze(-1)),
-        }
-        found = {
-            name: None if values is None else objective.by_prompt(values)
-            for unit, (name, values) in named.items()
-            if unit in scoring.units
-        }
+class _Piece(NamedTuple):
+    """Scores of one block [P, n] under a name, of the model; and the bound on their errors [P], or None."""
+
+    name: str
+    block: int
+    scores: Tensor
+    error_bound: Tensor | None = None
+
+
+class _Groups:
+    """Scores of the heads, experts and blocks that are asked for, block after block of one batch."""
+
+    def __init__(self, method: Method[Any], state: Any, scoring: Scoring, objective: Objective, room: Room) -> None:
+        self._method, self._state, self._objective, self._room = method, state, objective, room
+        self._wanted = set(scoring.units) if method.groups else set()
+        self._later: Callable[[BlockProblem], Found] | None = None
+
+    def of_block(self, problem: TracedProblem, index: int) -> Iterator[_Piece]:
+        """What is known now: groups of this block, and perhaps the block before as a whole."""
+        if self._later is not None:
+            scores, bound = self._later(problem)
+            self._later = None
+            yield self._piece(schema.BLOCK_LPI, index - 1, scores.to(problem.base.dtype).unsqueeze(-1), bound)
+        attention, block = problem.block.kind == "attention", "blocks" in self._wanted
+        inner = "heads" in self._wanted if attention else "experts" in self._wanted and has_experts(problem)
+        if not (inner or block):
+            return
+        found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)
+        self._later = found.later
+        if inner and found.heads is not None:
+            yield self._piece(schema.HEAD_LPI, index, found.heads, found.error_bound)
+        if inner and found.experts is not None:
+            yield self._piece(schema.EXPERT_LPI, index, found.experts, found.error_bound)
+        if block and found.block is not None:
+            yield self._piece(schema.BLOCK_LPI, index, found.block.unsqueeze(-1), found.error_bound)
+
+    def _piece(self, name: str, index: int, scores: Tensor, bound: Tensor) -> _Piece:
+        summed = self._objective.by_prompt
+        bound = summed(bound)
+        if len(bound) == len(scores):
+            return _Piece(name, index, scores, bound)
+        total = summed(scores.double())
+        if self._method.certified:
+            bound = bound + unit_roundoff(scores.dtype) * total.abs().amax(dim=-1)  # of storing the sum
+        return _Piece(name, index, total.to(scores.dtype), bound)
+
+
+def _routing(problem: TracedProblem, scoring: Scoring, objective: Objective, index: int) -> Iterator[_Piece]:
+    """Which experts the prompts were routed to and with what weight, where experts are asked for."""
     routed = routing(problem) if "experts" in scoring.units else None
     if routed is not None:
         share = objective.by_prompt(torch.ones_like(objective.targets)).unsqueeze(-1)  # of several items, the mean
-        found |= {
-            schema.EXPERT_UTILISATION: objective.by_prompt(routed.routed) / share,
-            schema.EXPERT_GATE: objective.by_prompt(routed.gates) / share,
-        }
-    return {name: values for name, values in found.items() if values is not None}
+        yield _Piece(schema.EXPERT_UTILISATION, index, objective.by_prompt(routed.routed) / share)
+        yield _Piece(schema.EXPERT_GATE, index, objective.by_prompt(routed.gates) / share)

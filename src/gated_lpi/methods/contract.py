@@ -24,6 +24,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from gated_lpi.methods.lpi.groups import GroupScores, score_groups
 from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
 from gated_lpi.models import Model, Readout
@@ -126,7 +127,7 @@ class Method(Named, Estimator[State]):
     Attributes:
         norm, gate: of the problems that it is given: see `gated_lpi.LPI`.
         readout_eps: epsilon of the readout's norm in place of the model's own.
-        certified: whether `error_bound` is proven, rounding included.
+        certified: whether `error_bound` is proven, rounding included, of units and groups alike.
         groups: whether heads, experts and blocks are scored beside the units, by LPI's formula.
     """
 
@@ -135,6 +136,21 @@ class Method(Named, Estimator[State]):
     readout_eps: float | None = None
     certified: bool = False
     groups: bool = False
+
+    def score_groups(
+        self, state: State, problem: TracedProblem, room: Room, *, inner: bool, block: bool
+    ) -> GroupScores:
+        """Score the groups of a block on every prompt, by LPI's formula; asked for where `groups` is true.
+
+        Args:
+            state: what `prepare` returned.
+            problem: the block on P prompts.
+            room: what may be held at a time.
+            inner: whether its heads or experts are asked for.
+            block: whether the block itself is.
+        """
+        del state, inner, block
+        return score_groups(problem, room.numbers)
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,13 @@ class TracedProblem(BlockProblem):
     Attributes:
         block, traced: the block, and what was recorded of it, which the float64 reference and scores of groups read.
         gate: with what weight the slabs' routed experts count: see `gated_lpi.LPI`.
+        following: [P, d], the base of the block that comes next; None for the last one, or where nobody said.
     """
 
     block: Block
     traced: BlockTrace
     gate: Gate = "gated"
+    following: Tensor | None = None
 
     def resolved(self) -> TracedProblem:
         """This attention block with its units counted once for every source position."""
@@ -128,6 +130,7 @@ def problem_of(
     gate: Gate = "gated",
     foils: Tensor | None = None,
     terms: int = 1,
+    following: Tensor | None = None,
 ) -> TracedProblem:
     """The problem of one block on the prompts of a forward pass.
 
@@ -139,6 +142,7 @@ def problem_of(
         inverse_scale: [P], 1/σ of the final residual (frozen norm); None recomputes the norm.
         gate: with what weight units of routed experts count; "open" needs a trace of all experts.
         foils, terms: see `BlockProblem`.
+        following: see `TracedProblem`.
 
     Raises:
         OptionError: `gate` is "open", and the trace has only the experts that were routed to.
@@ -156,4 +160,5 @@ def problem_of(
         block=block,
         traced=traced,
         gate=gate,
+        following=following,
     )

@@ -16,6 +16,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.methods.contract import BlockScores, Estimator, Method, Room
 from gated_lpi.methods.lpi import contrast, exact, reference
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
+from gated_lpi.methods.lpi.groups import GroupScores
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
 from gated_lpi.options import LPI, Certified, Exact, MethodOptions, Reference
@@ -75,3 +76,13 @@ class GatedLPI(Method[Any]):
         if problem.foils is not None and not isinstance(self.estimator, ReferenceEstimator):
             return contrast.score_block(problem, room.numbers)
         return self.estimator.score(prepared, problem)
+
+    def score_groups(self, state: Any, problem: TracedProblem, room: Room, *, inner: bool, block: bool) -> GroupScores:
+        """Score the groups of a block on every prompt, in nats."""
+        if isinstance(self.estimator, ReferenceEstimator) or not problem.frozen:
+            return super().score_groups(state, problem, room, inner=inner, block=block)
+        if problem.foils is not None:
+            return contrast.score_groups(problem, room.numbers)
+        if isinstance(self.estimator, CertifiedEstimator):
+            return self.estimator.score_groups(state[0], problem, inner=inner, block=block)
+        return super().score_groups(state, problem, room, inner=inner, block=block)

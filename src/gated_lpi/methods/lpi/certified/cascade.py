@@ -16,20 +16,19 @@ from gated_lpi.methods.contract import BlockScores, Tier
 from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified.certificate import certify
 from gated_lpi.methods.lpi.certified.distribution import Distribution
-from gated_lpi.methods.lpi.certified.eight_bit import Extremes
-from gated_lpi.methods.lpi.certified.envelope import Envelope, with_excess
+from gated_lpi.methods.lpi.certified.eight_bit import Tail
+from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
-from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything, region
+from gated_lpi.methods.lpi.certified.moments import FoldedUnits, MomentSums, everything, outside_by_eight_bit, region
 from gated_lpi.methods.lpi.certified.parts import Best, Part, climb, fold, pairs_of
-from gated_lpi.methods.lpi.certified.prepared import Prepared
-from gated_lpi.methods.lpi.certified.stops import Costs, choose
+from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
+from gated_lpi.methods.lpi.certified.stops import Costs
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.methods.rounding import unit_roundoff
 from gated_lpi.trace import Slab
 
 EIGHT_BIT_SAMPLE = 128  # units that show whether bounds on u are worth having
 FEW = 64
-FINE = 1e-4  # nats: a smaller tolerance is not left to certificates in float32
 EIGHT_BIT_WORTH = 0.65  # share of units that may be left after it
 
 
@@ -47,19 +46,17 @@ class Cascade:
     Args:
         prepared: of the checkpoint.
         problem: the block.
-        p: its distributions (step 1).
+        laid: what step 1 made of it.
     """
 
-    def __init__(self, prepared: Prepared, problem: BlockProblem, p: Distribution) -> None:
+    def __init__(self, prepared: Prepared, problem: BlockProblem, laid: LaidOut) -> None:
         n_prompts, device = len(problem.targets), problem.base.device
-        self._prepared, self._problem, self._p, self._table = prepared, problem, p, prepared.table
-        tolerance = prepared.tolerance * problem.share
-        fine = problem.base.dtype == torch.float64 or tolerance < FINE
-        self._dtype = torch.float64 if fine else torch.float32  # of the certificates
-        self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
-        self._levels, self._envelope = choose(prepared, problem, p, self._dtype)
+        self._prepared, self._problem, self._p, self._table = prepared, problem, laid.p, prepared.table
+        self._dtype = arithmetic(problem, laid.tolerance)  # of the certificates
+        self._tolerance = laid.tolerance * (1 - 4 * unit_roundoff(self._dtype))  # as it is compared in that dtype
+        self._levels, self._envelope = laid.levels, laid.envelope
         self._eight_bit_pays = eight_bit.supported(device.type)
-        self._cut: Envelope | None = None  # the envelope, once it is known what of p lies above it scaled down
+        self._rough_level = max(self._levels[-1] if self._levels else 0, min(1, len(laid.p.levels) - 2))
         self._waiting: dict[_Queue, list[Part]] = {queue: [] for queue in _Queue}
         self._left = _LeftOver()
         self._found = BlockScores(
@@ -95,7 +92,7 @@ class Cascade:
         folded: Sequence[Tensor],
         levels: Sequence[int],
         envelope: Envelope,
-        outside: Sequence[Extremes] | None = None,
+        outside: Sequence[Tail] | None = None,
     ) -> list[Part]:
         """Certify units level by level; returns those that are left."""
         pairs = [part.pairs for part in parts if part.pairs is not None]
@@ -103,7 +100,8 @@ class Cascade:
         units = [FoldedUnits(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
         seen = [part.moments for part in parts if part.moments is not None]
         before = self._levels[-1] if seen else 0
-        sums = MomentSums(self._table, self._p, envelope, units, outside, seen or None, before)
+        orders = 2 if outside is None else 4
+        sums = MomentSums(self._table, self._p, envelope, units, outside, seen or None, before, orders)
         left, sums, _ = climb(pairs, sums, best, levels)
         for part, found, kept in zip(parts, best, left, strict=True):
             done = torch.ones(len(part.units), dtype=torch.bool, device=kept.device).index_fill_(0, kept, value=False)
@@ -137,11 +135,11 @@ class Cascade:
             self._wait(_Queue.TWO_MOMENTS, left)
 
     def _certify_by_eight_bit(self, parts: Sequence[Part]) -> list[Part]:
-        """At the largest level below the last; returns the units that are left."""
-        folded = fold(self._problem.readout, parts)
-        bounds = self._prepared.eight_bit(folded, self._p.order[: self._p.levels[-2]])
-        self._cut = self._cut or with_excess(self._envelope, self._p)
-        return self._climb(parts, folded, [len(self._p.levels) - 2], self._cut, bounds)
+        """At the last level that was stopped at, or the first with tokens; returns the units that are left."""
+        folded, level = fold(self._problem.readout, parts), self._rough_level
+        units = [FoldedUnits(values, part.prompts) for part, values in zip(parts, folded, strict=True)]
+        outside = outside_by_eight_bit(self._prepared.eight_bit, self._p, units, level)
+        return self._climb([part._replace(moments=None) for part in parts], folded, [level], self._envelope, outside)
 
     def _orders(self, parts: Sequence[Part]) -> int:
         """How many moments to take of these units; of few, four cost little more than two."""

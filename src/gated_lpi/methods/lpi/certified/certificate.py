@@ -10,7 +10,8 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
    Σ_S p·y², which the first and second moments give. Where the third and fourth are there too, it also is
    ½Σp·y² + ⅙Σp·y³ plus between ψ(min y) and ψ(max y) times Σp·y⁴, ψ(y) = (e^y − 1 − y − y²/2 − y³/6)/y⁴ increasing.
 2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² for any weights q of the tokens
-   and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|, or what bounds on u say (`eight_bit`).
+   and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|. Where u was found roughly on T
+   (`eight_bit`), Σ_T p·u² and the ends of y there are known from both sides, and with them Σ_T p·g(y).
 3. What rounding may do to a, to u on S, to the moments and to p itself widens the interval.
 
 4. The score is a guess of what the sums really are, kept so near the interval's middle that its bound, half the
@@ -37,6 +38,7 @@ TILE_BYTES = 2**18  # bytes of a matrix of pairs at a time, for each thread: the
 SAFETY = {torch.float64: 1e-9, torch.float32: 2e-5}  # relative: of the arithmetic on sums of terms of one sign
 ABSOLUTE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of that on scores, over the size of their terms
 UNDERFLOW = 1e-30
+ROUGH = 2e-4  # relative: of sums over runs of tokens in float32, whatever the dtype of the weights
 
 
 class Pairs(NamedTuple):
@@ -75,6 +77,8 @@ class Moments(NamedTuple):
         least, largest: [n], least and largest u.
         third, fourth: [P, n], Σp·u³ and Σp·u⁴, or None.
         outside_least, outside_largest: [n], bounds on u over the tokens of T, or None.
+        outside_second: [P, n], Σ_T p·û² of a rough û, or None.
+        outside_wrong: [n], Σ_T p·(u − û)² is at most the largest p in T times the square of this; or None.
     """
 
     first: Tensor
@@ -86,6 +90,8 @@ class Moments(NamedTuple):
     fourth: Tensor | None = None
     outside_least: Tensor | None = None
     outside_largest: Tensor | None = None
+    outside_second: Tensor | None = None
+    outside_wrong: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
         """The moments of some of the units; `chosen` [m] are their indices, or a slice."""
@@ -105,8 +111,7 @@ class Region(NamedTuple):
     Attributes:
         inside, outside: [P, 1], mass of S; mass of T, at most.
         tail_scale: [P, 1], r with p ≤ r·q in T, q the weights of the envelope.
-        cuts: [C, P, 1], other scales s; or none.
-        excess: [C, P, 1], upper bounds on Σ max(p − s·q, 0) over T; or none.
+        tail_max: [P, 1], largest p in T.
         tail_norm: largest ‖w_j − w̄‖ in T (0 where T is empty).
         inside_norm: largest ‖w_j − w̄‖ in S.
         inside_tokens, tail_tokens: how many tokens are in S and in T.
@@ -116,7 +121,7 @@ class Region(NamedTuple):
         error: [P, 1], bound on the error of log p of the tokens outside of the head.
         head_error: [P, 1], bound on that of the tokens in the head.
         storage: [P, 1], how far Σ p may be from 1.
-        unit_rounding: γ of a product over the width, which u on S is computed by.
+        unit_rounding: γ of a product over the width, which u on S is computed by; a number, or [P, 1].
         sum_rounding: γ of the sums over tokens.
         storing: unit roundoff of the dtype that scores are stored in.
     """
@@ -124,6 +129,7 @@ class Region(NamedTuple):
     inside: Tensor
     outside: Tensor
     tail_scale: Tensor
+    tail_max: Tensor
     tail_norm: Tensor
     tail_weight: Tensor
     inside_norm: float
@@ -134,11 +140,9 @@ class Region(NamedTuple):
     error: Tensor
     head_error: Tensor
     storage: Tensor
-    unit_rounding: float
+    unit_rounding: float | Tensor
     sum_rounding: float
     storing: float
-    cuts: Tensor | None = None
-    excess: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Region:
         """This region in another dtype."""
@@ -157,14 +161,14 @@ class Certificate(NamedTuple):
     bound: Tensor
 
 
-def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
+def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float | Tensor) -> Certificate:
     """Score each pair, with a bound on its error; the score leaves the interval's middle within the tolerance only.
 
     Args:
         pairs: [P, n] of them.
         moments: over the tokens of S.
         region: what is known of S and T.
-        tolerance: nats.
+        tolerance: nats; a number, or [P, 1].
     """
     n_prompts, n_units = pairs.c.shape
     region = region.to(pairs.c.dtype)
@@ -216,7 +220,7 @@ class _Sums(NamedTuple):
         return _Sums(low, high, guess, variance, torch.maximum(self.reach, other.reach))
 
 
-def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float) -> Certificate:
+def _certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float | Tensor) -> Certificate:
     dtype, gain = pairs.c.dtype, pairs.gain.abs()
     given = _given(pairs, region)
     parts = [_tail(pairs, moments, region, given)] if region.tail_tokens else []
@@ -327,34 +331,53 @@ def _tail(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sum
         rest = centre - c * seen.first
         first_error = first_error + region.sum_rounding * second * region.inside.sqrt() + given.wrong * region.inside
     cross = centre.square() * region.outside - 2 * centre * rest
-    square = c.square()
-    largest = square * _tail_squares(moments, region, weighted) + cross + 2 * centre.abs() * first_error
-    variance = largest.clamp_min(0.0) * (1 + SAFETY[c.dtype])
+    doubt = 2 * centre.abs() * first_error
+    square, safety = c.square(), SAFETY[c.dtype]
+    most = region.tail_scale * (weighted * (1 + 1e-6))
     guess = region.outside / region.tail_weight * (square * weighted) + cross
-    reach = _tail_reach(pairs, moments, given.size * region.tail_norm + centre.abs())
-    nothing = torch.zeros_like(variance)
-    return _Sums(nothing, phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2, variance, reach)
+    reach = given.size * region.tail_norm + centre.abs()
+    rough = _rough(pairs, moments, region)
+    if rough is None:
+        variance = (square * most + cross + doubt).clamp_min(0.0) * (1 + safety)
+        low = torch.zeros_like(variance)
+    else:
+        variance = (square * torch.minimum(most, rough.most) + cross + doubt).clamp_min(0.0) * (1 + safety)
+        doubt = doubt + (2 * region.storage + safety) * centre.square() + safety * cross.abs()
+        least = (square * rough.least * (1 - safety) + cross - doubt).clamp_min(0.0)
+        low = phi(torch.maximum(rough.bottom, -reach)) * least * (1 - safety)
+        reach = torch.minimum(reach, rough.top)
+        guess = square * rough.middle + cross
+    return _Sums(low, phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2, variance, reach)
 
 
-def _tail_squares(moments: Moments, region: Region, weighted: Tensor) -> Tensor:
-    """Upper bound on Σ_T p·u², from Σ_T q·u² [n] and, where u is bounded, what of p lies above s·q; [P, n]."""
-    rounded = weighted * (1 + 1e-6)
-    found = region.tail_scale * rounded
+class _Rough(NamedTuple):
+    """What a rough û tells of the tokens of T, [P, n].
+
+    Attributes:
+        least, middle, most: Σ_T p·u² is at least, about, at most this.
+        bottom, top: bounds on y over T.
+    """
+
+    least: Tensor
+    middle: Tensor
+    most: Tensor
+    bottom: Tensor
+    top: Tensor
+
+
+def _rough(pairs: Pairs, moments: Moments, region: Region) -> _Rough | None:
+    """By the triangle inequality of √(Σ_T p·x²); None where no û is known."""
+    found, wrong = moments.outside_second, moments.outside_wrong
     least, largest = moments.outside_least, moments.outside_largest
-    if region.cuts is not None and region.excess is not None and least is not None and largest is not None:
-        most = torch.maximum(least.abs(), largest.abs()).to(weighted.dtype).square() * (1 + 1e-6)
-        for cut, excess in zip(region.cuts, region.excess, strict=True):
-            found = torch.minimum(found, cut * rounded + excess * most)
-    return found
-
-
-def _tail_reach(pairs: Pairs, moments: Moments, by_norms: Tensor) -> Tensor:
-    """Upper bound on y over T."""
-    if moments.outside_least is None or moments.outside_largest is None:
-        return by_norms
-    ends = (moments.outside_least.to(by_norms.dtype), moments.outside_largest.to(by_norms.dtype))
-    one, other = (pairs.c * (end - pairs.shift) for end in ends)
-    return torch.minimum(by_norms, torch.maximum(one, other))
+    if found is None or wrong is None or least is None or largest is None:
+        return None
+    dtype = pairs.c.dtype
+    found = found.to(dtype)
+    off = region.tail_max.sqrt() * wrong.to(dtype)
+    most = ((found * (1 + ROUGH)).sqrt() + off).square()
+    fewest = ((found * (1 - ROUGH)).sqrt() - off).clamp_min(0.0).square()
+    one, other = (pairs.c * (end.to(dtype) - pairs.shift) for end in (least, largest))
+    return _Rough(fewest, found, most, torch.minimum(one, other), torch.maximum(one, other))
 
 
 def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tensor:

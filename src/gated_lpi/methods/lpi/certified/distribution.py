@@ -33,6 +33,7 @@ class Distribution:
 
     Attributes:
         log_p: [P, V], columns in the order of the vocabulary.
+        log_z: [P], float64, the logits less `log_p`.
         p: [P, K], of the tokens of the largest level below the last, columns by rank.
         order: [V], the tokens by rank.
         levels: sizes of the nested token sets, from 0 to V.
@@ -51,6 +52,7 @@ class Distribution:
     """
 
     log_p: Tensor
+    log_z: Tensor
     p: Tensor
     order: Tensor
     levels: tuple[int, ...]
@@ -91,7 +93,7 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
     levels = (*(n for n in LEVELS if n < vocabulary), vocabulary)
     order = logits.log_p.amax(dim=0).argsort(descending=True)
     head = order[: min(HEAD, vocabulary // HEAD_SHARE)]
-    log_p = _refine_head(readout, base, logits, head)
+    log_p, log_z = _refine_head(readout, base, logits, head)
     likeliest = order[: levels[-2]]
     p = log_p.index_select(1, likeliest).exp_()
     outside_norms = table.raw_norms.index_fill(0, head, 0.0)
@@ -102,6 +104,7 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
     offset = storage * torch.linalg.vector_norm(table.mean.double())
     return Distribution(
         log_p=log_p,
+        log_z=log_z,
         p=p,
         order=order,
         levels=levels,
@@ -120,8 +123,8 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
     )
 
 
-def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Tensor) -> Tensor:
-    """log p with the logits of some tokens in float64, [P, V]; `logits.log_p` itself is refined."""
+def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """log p with the logits of some tokens in float64, [P, V], and log Σ exp(logit), [P]; refines `logits.log_p`."""
     offset = readout.offset()
     head = readout.fold(base.double()) @ readout.weight[tokens].double().T * logits.inverse_scale.unsqueeze(-1)
     if offset is not None:
@@ -131,7 +134,7 @@ def _refine_head(readout: Readout, base: Tensor, logits: BaseLogits, tokens: Ten
     shift = torch.log1p(refined.exp().sum(dim=-1) - before).unsqueeze(-1)
     log_p = logits.log_p.sub_(shift.to(logits.log_p.dtype))
     log_p[:, tokens] = (refined - shift).to(log_p.dtype)
-    return log_p
+    return log_p, logits.log_z + shift.squeeze(-1)
 
 
 class _OverVocabulary(NamedTuple):

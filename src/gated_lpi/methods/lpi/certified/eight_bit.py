@@ -1,46 +1,80 @@
-"""How far a unit moves any token at all: bounds on u from products of 8-bit integers.
+"""What units do to the tokens that are not looked at, roughly but with proof: from products of 8-bit integers.
 
-With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the product ŵ·v̂ of integers is exact, and
+With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the product û = ŵ·v̂ of integers is exact, and
 
-    |w·v − ŵ·v̂| ≤ ‖e‖·‖v‖ + ‖ŵ‖·‖f‖.
+    u − û = e·v + ŵ·f = e·v + w·f − e·f.
 
-That is too coarse for a moment of u, but as a bound on the largest u it is far better than ‖w‖·‖v‖, and where a
-processor has instructions for it (VNNI) such a product is three to four times as fast as one of float32.
+1. For one token that is at most ‖e‖·‖v‖ + ‖ŵ‖·‖f‖, which bounds the largest u of a unit.
+2. Over many tokens it is far less, since the e of different tokens point everywhere: with Σ_j (e_j·x)² = xᵀEx and
+   Σ_j (w_j·x)² = xᵀCx, both matrices known for the checkpoint, and p ≤ p_max on these tokens,
+
+       √Σ_T p·(u − û)² ≤ √p_max·(√(vᵀEv) + √(fᵀCf) + √(fᵀEf)),
+
+   a few percent of √Σ_T p·u². So Σ_T p·û², one product for all prompts, tells Σ_T p·u² from both sides.
+
+Where a processor has instructions for it (VNNI) such a product is four times as fast as one of float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.lpi.certified.envelope import squares
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
-from gated_lpi.methods.rounding import gamma, lengths, unit_roundoff
+from gated_lpi.methods.rounding import (
+    GRAM_ROWS,
+    frobenius,
+    gamma,
+    gram,
+    gram_gamma,
+    lengths,
+    quadratic_gamma,
+    unit_roundoff,
+)
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
 ENCODED = 2**19  # numbers that are rounded at a time
-TILE_NUMBERS = 2**21  # numbers that stay in a processor's cache
+TILE_NUMBERS = 2**20  # numbers that stay in a processor's cache
 LARGEST = 127
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
+Take = Callable[[Tensor, Tensor], None]
+"""Takes û over the units' scales, [n, tokens], which may be overwritten, and p there, [P, tokens]; both float32."""
 
-class Extremes(NamedTuple):
-    """How far units move some tokens.
+
+class Tail(NamedTuple):
+    """What is roughly known of units over some tokens.
 
     Attributes:
-        least: [n], float64, least u of each unit, or less.
-        largest: [n], float64, largest u of each unit, or more.
+        least: [n], float64, least u of each unit, or less; not above 0.
+        largest: [n], float64, largest u of each unit, or more; not below 0.
+        wrong: [n], float64, √Σp·(u − û)² is at most the root of the largest p there times this.
+        second: [P, n], float64, Σp·û².
     """
 
     least: Tensor
     largest: Tensor
+    wrong: Tensor
+    second: Tensor
 
-    def units(self, chosen: Tensor) -> Extremes:
-        """The extremes of some of the units, whose indices are `chosen` [m]."""
-        return Extremes(self.least[chosen], self.largest[chosen])
+    def units(self, chosen: Tensor) -> Tail:
+        """The same of some of the units, whose indices are `chosen` [m]."""
+        return Tail(self.least[chosen], self.largest[chosen], self.wrong[chosen], self.second[:, chosen])
+
+
+class Ends(NamedTuple):
+    """What of a `Tail` is of units alone; and the `scale` [n], float64, that û was taken over."""
+
+    least: Tensor
+    largest: Tensor
+    wrong: Tensor
+    scale: Tensor
 
 
 class _Codes(NamedTuple):
@@ -67,51 +101,86 @@ def supported(device_type: str) -> bool:
 class EightBit:
     """The unembedding in 8 bits, a quarter of its size; made once for a checkpoint.
 
-    Rows are kept in the order of their scales. Those that are multiplied together then have nearly the same one, and
-    extremes are taken of the integers: all of a tile count with its largest scale.
-
     Args:
         table: of the checkpoint.
     """
 
     def __init__(self, table: Unembedding) -> None:
         length, width = table.weight.shape
-        order = torch.cat([_scale(table.weight[some] - table.mean) for some in _tiles(length, width)]).argsort()
-        self._place = torch.empty_like(order).scatter_(0, order, torch.arange(length, device=order.device))
-        self._codes, self._scale, wrong = _encode(length, width, lambda some: table.rows(order[some]), order.device)
-        self._wrong = float(wrong.max())
+        self._table = table
+        self._codes, self._scale, wrong = _encode(length, width, self._rows, table.weight.device)
+        self._wrong, self._trace = float(wrong.max()), float(wrong.square().sum())
         self._longest = table.longest + self._wrong
+        self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
 
-    def __call__(self, parts: Sequence[Tensor], skipped: Tensor) -> list[Extremes]:
-        """Extremes on u over all tokens but those `skipped`, of folded value vectors [n, d] of some parts.
+    def _rows(self, some: slice) -> Tensor:
+        return self._table.weight[some] - self._table.mean
 
-        0 always lies between them.
+    @cached_property
+    def _spread(self) -> tuple[Tensor, float]:
+        """E = Σ_j e_j·e_jᵀ, as `gram` leaves it, and its slack, as that of `Unembedding`."""
+        table, total = self._table, torch.zeros_like(self._table.spread, dtype=torch.float64)
+
+        def errors() -> Iterator[Tensor]:
+            for start in range(0, len(table.weight), GRAM_ROWS):
+                some = slice(start, start + GRAM_ROWS)
+                yield _error(self._rows(some), _Codes(self._codes[some], self._scale[some], total))
+
+        spread = gram(errors(), total)
+        rounding = gram_gamma(table.dtype) * self._trace + quadratic_gamma(table.dtype) * frobenius(spread)
+        return spread.to(table.dtype), rounding * 1.01
+
+    def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
+        """Go through all tokens outside of a level.
+
+        Args:
+            folded: [n, d], folded value vectors.
+            p: of the block.
+            level: whose tokens are left out; û is 0 there.
+            take: is given every tile.
         """
-        codes = [_encode(len(part), part.shape[1], part.__getitem__, part.device) for part in parts]
-        units = _Codes(*map(torch.cat, zip(*codes, strict=True)))
+        units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device)
         least = torch.zeros_like(units.scale)
         largest = torch.zeros_like(least)
+        scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
         tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // len(least)))
-        starts = range(0, len(self._codes), tokens)
-        hidden = self._place[skipped].sort().values
-        bounds = torch.searchsorted(hidden, torch.tensor([*starts, len(self._codes)], device=hidden.device)).tolist()
-        for start, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
-            tile = torch._int_mm(units.codes, self._codes[start : start + tokens].T)
-            tile.index_fill_(1, hidden[first:last] - start, 0)
-            scale = self._scale[start : start + tokens].amax()
-            least = torch.minimum(least, tile.amin(dim=1) * scale)
-            largest = torch.maximum(largest, tile.amax(dim=1) * scale)
-        length = torch.cat([lengths(part) for part in parts])
+        products = torch.empty(len(least), tokens, dtype=torch.int32, device=folded.device)
+        rough = torch.empty_like(products, dtype=torch.float32)
+        rooms = products, rough
+        for start in range(0, len(self._codes), tokens):
+            some = slice(start, start + tokens)
+            codes = self._codes[some]
+            if len(codes) < tokens:
+                products, rough = (room.flatten()[: len(least) * len(codes)].view(-1, len(codes)) for room in rooms)
+            torch._int_mm(units.codes, codes.T, out=products)
+            rough.copy_(products).mul_(scale[some])
+            least = torch.minimum(least, rough.amin(dim=1))
+            largest = torch.maximum(largest, rough.amax(dim=1))
+            take(rough, p.log_p[:, some].exp().float())
+        length = lengths(folded)
         margin = self._wrong * length + self._longest * units.wrong
-        wide = units.scale.double() * (1 + ROUNDING)
-        ends = wide * least.double() - margin, wide * largest.double() + margin
-        split = (end.split([len(part) for part in parts]) for end in ends)
-        return [Extremes(*end) for end in zip(*split, strict=True)]
+        unit = units.scale.double() * self._unit
+        wide = unit * (1 + ROUNDING)
+        least, largest = wide * least.double() - margin, wide * largest.double() + margin
+        return Ends(least, largest, self._wrong_over_tokens(folded, units, length), unit)
+
+    def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
+        """√Σ_j (u_j − û_j)², at most: √(vᵀEv) + √(fᵀCf) + √(fᵀEf), and what rounding of e and f may add."""
+        table, (matrix, slack) = self._table, self._spread
+        error = _error(folded, units)
+        roots = [
+            squares(folded, matrix, slack).sqrt(),
+            squares(error, table.spread, table.slack).sqrt(),
+            squares(error, matrix, slack).sqrt(),
+        ]
+        rounding = 8 * unit_roundoff(table.dtype) * length * table.longest * len(table.weight) ** 0.5
+        return torch.stack([*roots, rounding]).sum(dim=0) * (1 + ROUNDING)
 
 
-def _tiles(length: int, width: int) -> Iterator[slice]:
-    step = max(1, ENCODED // width)
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+def _error(rows: Tensor, codes: _Codes) -> Tensor:
+    """x − scale · code of rows x [n, d]."""
+    scale = codes.scale.to(rows.dtype).unsqueeze(-1)
+    return torch.addcmul(rows, codes.codes.to(rows.dtype), scale, value=-1)
 
 
 def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device) -> _Codes:
@@ -121,21 +190,19 @@ def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: to
         torch.empty(length, dtype=torch.float32, device=device),
         torch.empty(length, dtype=torch.float64, device=device),
     )
-    for some in _tiles(length, width):
+    step = max(1, ENCODED // width)
+    for start in range(0, length, step):
+        some = slice(start, min(start + step, length))
         for whole, part in zip(found, _encode_tile(rows(some)), strict=True):
             whole[some] = part
     return found
 
 
 def _encode_tile(rows: Tensor) -> _Codes:
-    scale = _scale(rows)
+    scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
     codes = rounded.to(torch.int8)
     wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
     rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()
     return _Codes(codes, scale, (wrong + rounding) * (1 + gamma(rows.shape[-1] + 8, rows.dtype)))
-
-
-def _scale(rows: Tensor) -> Tensor:
-    return (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()

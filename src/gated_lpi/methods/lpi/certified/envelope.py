@@ -12,19 +12,12 @@ Two envelopes are used:
 - *fitted* to the prompts of a block: q_j is the largest p_j of any prompt, for the tokens of the ranks that are listed,
   and constant beyond them. Prompts of one block largely agree on which tokens are likely, so it is a few times p and
   not, as a flat bound, hundreds of times. B has to be summed for the block and its prompts.
-
-p comes near r·q for few tokens only. Where a bound |u| ≤ U on the tokens of T is known (`eight_bit`), p is better cut
-at a lower scale s:
-
-    Σ_T p_j·u_j² ≤ s·Σ_T q_j·u_j² + U²·Σ_T max(p_j − s·q_j, 0).
-
-The last sum depends on the prompt and s alone, not on the unit (`with_excess`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,7 +26,6 @@ from gated_lpi.methods.lpi.certified.distribution import Distribution, largest_b
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import (
     GRAM_ROWS,
-    RUN,
     frobenius,
     gamma,
     gram,
@@ -41,15 +33,10 @@ from gated_lpi.methods.rounding import (
     lengths,
     quadratic_form,
     quadratic_gamma,
-    sum_in_runs,
-    unit_roundoff,
 )
 
 LISTED = 16384  # tokens that a fitted envelope tells apart
 LEAST = 1e-30  # no weight is smaller: p may have underflowed
-CUTS = (1 / 2, 1 / 4, 1 / 8)  # where p is cut, over the scale
-COLUMNS = 1024
-HIDDEN = 1e30  # weight of the tokens that are looked at
 
 
 @dataclass(frozen=True)
@@ -64,9 +51,6 @@ class Envelope:
         scale: [L, P], float64, r of each level; 0 where nothing is outside of it.
         matrix: B, [d, d], in the weights' dtype, as `gram` leaves it.
         slack: vᵀBv is larger than what the matrix gives by this times ‖v‖² at most.
-        cuts: [C, P], float64, other scales s; none until `with_excess` finds them.
-        excess: [C, P], float64, upper bounds on Σ max(p_j − s·q_j, 0) over the tokens outside of the largest level but
-            the last; none until `with_excess` finds them.
     """
 
     of_checkpoint: bool
@@ -76,8 +60,6 @@ class Envelope:
     scale: Tensor
     matrix: Tensor
     slack: float
-    cuts: Tensor | None = None
-    excess: Tensor | None = None
 
     def squares(self, values: Tensor) -> Tensor:
         """Upper bound on Σ_j q_j·u_j² = vᵀBv, over the vocabulary, of folded value vectors [n, d]; [n] in float64."""
@@ -135,23 +117,6 @@ def fitted(table: Unembedding, p: Distribution) -> Envelope:
 def fitting_cost(p: Distribution, width: int) -> float:
     """Multiply-adds of `fitted`."""
     return 0.6 * _listed(p) * width**2
-
-
-def with_excess(envelope: Envelope, p: Distribution) -> Envelope:
-    """An envelope with cuts of its scale, and what of p lies above them, for the largest level below the last."""
-    dtype, level = p.p.dtype, len(p.levels) - 2
-    cuts = torch.stack([envelope.scale[level] * cut for cut in CUTS]).to(dtype)
-    weights = torch.full_like(p.log_p[0], envelope.beyond)
-    weights[p.order[: len(envelope.weights)]] = envelope.weights
-    weights[p.order[: p.levels[level]]] = HIDDEN
-    found = torch.zeros_like(cuts, dtype=torch.float64)
-    for some, of_tokens in zip(p.log_p.split(COLUMNS, dim=1), weights.split(COLUMNS), strict=True):
-        probability = some.exp()
-        for total, cut in zip(found, cuts, strict=True):
-            total += sum_in_runs(torch.addr(probability, cut, of_tokens, alpha=-1).clamp_min_(0.0))
-    outside = (1.0 - p.inside[level]).clamp_min(0.0) + p.storage
-    lost = 8 * unit_roundoff(dtype) * outside  # in differences p − s·q of p ≥ s·q
-    return replace(envelope, cuts=cuts.double(), excess=found * (1 + 2 * gamma(RUN, dtype)) + lost)
 
 
 def _listed(p: Distribution) -> int:

@@ -107,7 +107,7 @@ def _refined(problem: BlockProblem, p: Distribution, prompts: Tensor, numbers: i
     log_p = torch.empty(len(prompts), p.log_p.shape[1], dtype=p.log_p.dtype, device=p.log_p.device)
     step = max(1, numbers // (2 * log_p.shape[1]))
     for start in range(0, len(prompts), step):
-        log_p[start : start + step] = _float64_logits(problem, prompts[start : start + step]).log_softmax(dim=-1)
+        log_p[start : start + step] = float64_logits(problem, prompts[start : start + step]).log_softmax(dim=-1)
     row_of = torch.zeros(len(p.log_p), dtype=torch.long, device=log_p.device)
     row_of[prompts] = torch.arange(len(prompts), device=log_p.device)
     rounding = unit_roundoff(log_p.dtype) * (2 - 2 * log_p.amin(dim=-1).double())
@@ -170,7 +170,7 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
     step = max(1, numbers // (4 * readout.vocabulary))
     distinct, which = pairs.prompts.unique(return_inverse=True)
     for start in range(0, len(distinct), step):
-        logits = _float64_logits(problem, distinct[start : start + step])
+        logits = float64_logits(problem, distinct[start : start + step])
         log_p = torch.log_softmax(logits, dim=-1)
         chosen = ((which >= start) & (which < start + step)).nonzero().squeeze(-1)
         for first in range(0, len(chosen), step):
@@ -182,13 +182,13 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
             largest[some] = logits[row].abs().amax(dim=-1)
     length = torch.linalg.vector_norm(readout.fold(values.double()), dim=-1)[pairs.units] * readout.longest_row
     terms = readout.weight.shape[1] + readout.vocabulary + 16
-    size = pairs.c.abs() * length + largest + _size_of_offset(readout) + 1
+    size = pairs.c.abs() * length + largest + size_of_offset(readout) + 1
     bound = 4 * gamma(terms, torch.float64) * size
     bound += unit_roundoff(values.dtype) * scores.abs()  # of storing them
     return scores, bound
 
 
-def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
+def float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
     """Logits of the base of some prompts, [m, V]."""
     readout = problem.readout
     hidden = readout.fold(problem.base[prompts].double())
@@ -197,7 +197,7 @@ def _float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
     return logits if readout.wide_offset is None else logits + readout.wide_offset
 
 
-def _size_of_offset(readout: Readout) -> float | Tensor:
+def size_of_offset(readout: Readout) -> float | Tensor:
     """What the rounding of the offset is counted from: Σ of the sizes of its terms, at most."""
     beta = 0.0 if readout.beta is None else torch.linalg.vector_norm(readout.beta.double()) * readout.longest_row
     bias = 0.0 if readout.bias is None else readout.bias.abs().max().double()

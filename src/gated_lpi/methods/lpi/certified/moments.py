@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gated_lpi.methods.lpi.certified.certificate import Moments, Region
 from gated_lpi.methods.lpi.certified.distribution import Distribution
-from gated_lpi.methods.lpi.certified.eight_bit import Extremes
+from gated_lpi.methods.lpi.certified.eight_bit import EightBit, Tail
 from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
@@ -39,10 +39,10 @@ class MomentSums:
         p: of the block.
         envelope: what bounds the other tokens.
         parts: which units.
-        outside: of each part, bounds on u over the tokens outside of the largest level below the last, where they are
-            known.
+        outside: of each part, what is roughly known of u over the tokens outside of the level that comes next.
         seen: of each part, its moments over the tokens of a level, where they are known.
         level: that level.
+        orders: how many moments, 2 or 4; four need all tokens in one step.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class MomentSums:
         p: Distribution,
         envelope: Envelope,
         parts: Sequence[FoldedUnits],
-        outside: Sequence[Extremes] | None = None,
+        outside: Sequence[Tail] | None = None,
         seen: Sequence[Moments] | None = None,
         level: int = 0,
+        orders: int = 2,
     ) -> None:
         self._table, self._p, self._envelope, self._parts = table, p, envelope, list(parts)
-        self._outside: list[Extremes | None] = [None] * len(parts) if outside is None else list(outside)
-        self._summed = p.levels[level]
+        self._outside: list[Tail | None] = [None] * len(parts) if outside is None else list(outside)
+        self._summed, self._orders = p.levels[level], orders
         seen = [self._nothing(part) for part in parts] if seen is None else seen
         self.moments = [_with_ends(moments, ends) for moments, ends in zip(seen, self._outside, strict=True)]
 
@@ -82,37 +83,49 @@ class MomentSums:
         if last == self._summed:
             return
         folded = torch.cat([part.folded for part in self._parts])
-        sums = _PowerSums(self._p, self._parts, 2)
-        step = min(last - self._summed, _tokens(len(folded), 2))
+        sums = _PowerSums(self._p, self._parts, self._orders)
+        step = min(last - self._summed, _tokens(len(folded), self._orders))
         multiply = BlockedProduct(len(folded), step, folded)
         squares = torch.zeros(len(folded), dtype=torch.float64, device=folded.device)
         for start in range(self._summed, last, step):
             tokens = slice(start, min(start + step, last))
             square = sums.add(self._p.p[:, tokens], multiply(folded, self._p.rows(self._table, tokens).T))
             squares += square @ self._envelope.weights[tokens]
-        found = sums.moments(self._lower(squares, folded, level))
+        mass = self._envelope.mass[self._p.levels.index(self._summed)] - self._envelope.mass[level]
+        found = sums.moments(lower_squares(self._table, folded, squares, mass))
         if self._summed:
             found = [_together(one, other) for one, other in zip(self.moments, found, strict=True)]
         self.moments = [_with_ends(moments, ends) for moments, ends in zip(found, self._outside, strict=True)]
         self._summed = last
-
-    def _lower(self, found: Tensor, folded: Tensor, level: int) -> Tensor:
-        """Lower bound on Σ q_j·u_j² of the tokens that were added, from the computed sum."""
-        before = self._p.levels.index(self._summed)
-        mass = (self._envelope.mass[before] - self._envelope.mass[level]).clamp_min(0.0) * (1 + 1e-6)
-        wrong = _of_product(folded) * lengths(folded) * self._table.longest
-        root: Tensor = (found * (1 - _of_sum(folded))).sqrt() - wrong * mass.sqrt()
-        return root.clamp_min(0.0).square()
 
     def regions(self, level: int) -> list[Region]:
         """What is known of the tokens inside and outside of a level, for the prompts of each part."""
         return [region(self._table, self._p, self._envelope, part.prompts, level) for part in self._parts]
 
 
-def _with_ends(moments: Moments, outside: Extremes | None) -> Moments:
+def lower_squares(table: Unembedding, folded: Tensor, found: Tensor, mass: Tensor) -> Tensor:
+    """Lower bound on Σ q_j·u_j² over some tokens, [n], from the computed sum.
+
+    Args:
+        table: of the checkpoint.
+        folded: [n, d], folded value vectors.
+        found: [n], float64, the sum.
+        mass: Σ q_j over these tokens.
+    """
+    wrong = _of_product(folded) * lengths(folded) * table.longest
+    root: Tensor = (found * (1 - _of_sum(folded))).sqrt() - wrong * (mass.clamp_min(0.0) * (1 + 1e-6)).sqrt()
+    return root.clamp_min(0.0).square()
+
+
+def _with_ends(moments: Moments, outside: Tail | None) -> Moments:
     if outside is None:
         return moments
-    return moments._replace(outside_least=outside.least, outside_largest=outside.largest)
+    return moments._replace(
+        outside_least=outside.least,
+        outside_largest=outside.largest,
+        outside_second=outside.second,
+        outside_wrong=outside.wrong,
+    )
 
 
 def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits], orders: int) -> list[Moments]:
@@ -135,6 +148,33 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits]
         tokens = slice(start, start + step)
         sums.add(p.log_p[:, tokens].exp(), multiply(values, table.centred(tokens, rows).T))
     return sums.moments(torch.zeros(len(values), dtype=torch.float64, device=values.device))
+
+
+def outside_by_eight_bit(eight_bit: EightBit, p: Distribution, parts: Sequence[FoldedUnits], level: int) -> list[Tail]:
+    """What is roughly known of each part's units over the tokens outside of a level.
+
+    Args:
+        eight_bit: of the checkpoint.
+        p: of the block.
+        parts: which units.
+        level: which tokens are left out.
+    """
+    counts = [len(part.folded) for part in parts]
+    seconds = [
+        torch.zeros(n_units, n_prompts, dtype=torch.float64, device=p.log_p.device)
+        for n_prompts, n_units in (_shape(p, part) for part in parts)
+    ]
+
+    def take(u: Tensor, weight: Tensor) -> None:
+        for part, some, total in zip(parts, u.square_().split(counts), seconds, strict=True):
+            total += some @ (weight if part.prompts is None else weight.index_select(0, part.prompts)).T
+
+    ends = eight_bit(torch.cat([part.folded for part in parts]), p, level, take)
+    split = zip(*(values.split(counts) for values in ends), seconds, strict=True)
+    return [
+        Tail(least, largest, wrong, (second * scale.square().unsqueeze(-1)).T)
+        for least, largest, wrong, scale, second in split
+    ]
 
 
 def _tokens(units: int, orders: int) -> int:
@@ -228,6 +268,7 @@ def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Ten
         inside=column(p.inside[level]),
         outside=column((1.0 - p.inside[level]).clamp_min(0.0) + p.storage),
         tail_scale=column(envelope.scale[level]),
+        tail_max=column(p.tail_max[level]),
         tail_norm=p.tail_norm[level],
         tail_weight=envelope.mass[level],
         inside_norm=table.longest,
@@ -241,6 +282,4 @@ def region(table: Unembedding, p: Distribution, envelope: Envelope, prompts: Ten
         unit_rounding=_of_product(table.weight),
         sum_rounding=_of_sum(table.weight),
         storing=unit_roundoff(table.dtype),
-        cuts=None if envelope.cuts is None else column(envelope.cuts),
-        excess=None if envelope.excess is None else column(envelope.excess),
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified import envelope as envelopes
 from gated_lpi.methods.lpi.certified.distribution import Distribution
 from gated_lpi.methods.lpi.certified.envelope import Envelope
@@ -26,6 +27,9 @@ MAX_SAMPLE = 128
 CERTIFYING = 1250  # multiply-adds that take as long as certifying one pair
 HOPE = 0.3  # of what uniform envelopes cost above the least possible, this should remain under a fitted one
 
+EIGHT_BIT_SPEED = 4.5  # products of 8 bits in the time of one of float32
+ROUGH_TILES = 40  # multiply-adds that take as long as turning one product of 8 bits into a square
+LEFT_BY_ROUGH = 0.1  # share of units that 8 bits leave to all tokens, about
 LEFT_BY_TWO = 0.25  # share of units that two moments over the whole vocabulary leave to four, about
 
 
@@ -63,7 +67,7 @@ def _cheapest(
     step = max(SAMPLE, n_units // MAX_SAMPLE, n_units * n_prompts // prepared.room.pairs)
     if n_units < SAMPLE * step:
         return stops, uniform
-    costs = Costs(n_prompts, slab.values.shape[1], p.levels)
+    costs = Costs(n_prompts, slab.values.shape[1], p.levels, eight_bit.supported(p.log_p.device.type))
     sample = Part.of(slab, slice(0, n_units, step))
     pairs, folded = pairs_of(problem, p, prepared.table, sample, dtype)
     sample = sample._replace(pairs=pairs)
@@ -94,15 +98,25 @@ class Costs(NamedTuple):
         prompts: how many use it.
         width: of the residual stream.
         levels: numbers of tokens of the levels.
+        eight_bit: whether what is left goes through 8 bits before all tokens are looked at.
     """
 
     prompts: int
     width: int
     levels: Sequence[int]
+    eight_bit: bool = False
 
     def stop(self, tokens: int) -> float:
         """The cost of looking at so many tokens more, and certifying."""
         return tokens * (self.width + 2 * self.prompts) + CERTIFYING * self.prompts
+
+    @property
+    def last(self) -> float:
+        """The cost of what follows the last stop: all tokens, by 8 bits or not."""
+        if not self.eight_bit:
+            return self.stop(self.levels[-1])
+        rough = self.width / EIGHT_BIT_SPEED + self.prompts + ROUGH_TILES
+        return self.levels[-1] * rough + self.stop(2 * self.levels[1]) + LEFT_BY_ROUGH * self.stop(self.levels[-1])
 
     @property
     def orders(self) -> int:
@@ -149,7 +163,7 @@ def worthwhile(costs: Costs, candidates: Sequence[int], left_after: Sequence[flo
         for level in chosen:
             total += share * costs.stop(costs.levels[level] - summed)
             share, summed = left[level], costs.levels[level]
-        return total + share * costs.stop(costs.levels[-1])
+        return total + share * costs.last
 
     best = min(choices, key=cost)
     return Choice(best, cost(best))

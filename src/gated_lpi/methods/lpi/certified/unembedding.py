@@ -19,7 +19,7 @@ class Unembedding:
 
     Attributes:
         mean: w̄, [d], in the weights' dtype.
-        norms: ‖w_j − w̄‖, [V], float64, rounded up, and the `longest` of them.
+        norms: ‖w_j − w̄‖, [V], float64, rounded up; the `longest` of them, and their `root_mean_square`.
         raw_norms: ‖w_j‖, [V], in the weights' dtype.
         spread: C, [d, d], in the weights' dtype, as `gram` leaves it.
         slack: what vᵀCv may be larger by than the computed C and a product with it say, over ‖v‖²: rounding of C is
@@ -39,6 +39,7 @@ class Unembedding:
         self.norms = norms * (1 + gamma(RUN + 8, weight.dtype))
         self.raw_norms = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for rows in pieces])
         self.longest = float(self.norms.max())
+        self.root_mean_square = float(self.norms.square().mean().sqrt())
         spread = gram((rows - self.mean for rows in pieces), total.new_zeros(len(total), len(total)))
         self.spread = spread.to(weight.dtype)
         trace = float(self.norms.square().sum())
