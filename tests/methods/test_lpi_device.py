@@ -85,7 +85,10 @@ SPREAD = {
 }
 
 
-@pytest.mark.parametrize("options", SPREAD.values(), ids=SPREAD)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(SPREAD[name], id=name, marks=[pytest.mark.slow] if name == "reference" else []) for name in SPREAD],
+)
 @pytest.mark.parametrize("case", ["Llama", "GPT-2", "OLMo2", "Gemma3", "OLMoE", "Qwen2-MoE", "DeepSeek-V2", "GPT-OSS"])
 def test_a_model_spread_over_two_devices_scores_the_same(case, options):
     here, _ = scores(tiny_module(case), **options)

@@ -218,6 +218,7 @@ def two_nodes(monkeypatch):
             cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_run_on_two_nodes_of_which_one_dies_equals_one_in_this_process(two_nodes, source, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
