@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import Run
-from gated_lpi.results.experts import is_moe as is_moe
+from gated_lpi.results.experts import is_moe
 
 
 @dataclass(frozen=True)

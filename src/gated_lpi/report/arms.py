@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 
 from gated_lpi.claims import Judged, judge
-from gated_lpi.claims.groups import is_moe
 from gated_lpi.claims.series import facts_kept
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import method_agreement
 from gated_lpi.results import ArmRecord, Run
+from gated_lpi.results.experts import is_moe
 
 KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
 

@@ -12,7 +12,7 @@ from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.models import Model
 from gated_lpi.results.records import RedundancyRow
-from gated_lpi.runs.progress import Advance
+from gated_lpi.runs.progress import Advance, part
 from gated_lpi.runs.scoring import prompting
 
 TOP = (1, 4)  # experts, a row each
@@ -44,7 +44,6 @@ def redundancy_of(
     ffn = model.units.block == "ffn"
     importance = {method: scores for method, scores in importance.items() if np.isfinite(scores[ffn]).all()}
     rows = []
-    each = len(tops) * (1 + spec.random_draws)
     for number, (method, scores) in enumerate(importance.items() if routed else ()):
         found = redundancy(
             model,
@@ -57,7 +56,7 @@ def redundancy_of(
             templates=how.templates,
             on_error=how.on_error,
             bos=how.bos,
-            progress=lambda done, _, start=number * each: advance(start + done, len(importance) * each),  # type: ignore[misc]
+            progress=part(advance, number, len(importance)),
         )
         for row in range(found.sizes["row"]):
             one = found.isel(row=row)

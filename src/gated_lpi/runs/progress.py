@@ -10,6 +10,11 @@ Advance = Callable[[int, int], None]
 """Called with (done, total) as a task goes on."""
 
 
+def part(advance: Advance, number: int, parts: int) -> Advance:
+    """What the part of a number, of parts that are equally long, is to call in place of the whole task's `advance`."""
+    return lambda done, total: advance(number * total + done, parts * total)
+
+
 class Progress(Protocol):
     """Shows tasks, one at a time."""
 

@@ -18,7 +18,7 @@ from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.facts import FactSet
 from gated_lpi.models import Model
 from gated_lpi.results.records import Selectivity, SelectivityRow
-from gated_lpi.runs.progress import Advance
+from gated_lpi.runs.progress import Advance, part
 from gated_lpi.runs.scoring import prompting
 
 LAYER_DRAWS = 5
@@ -46,7 +46,6 @@ def selectivity_of(
     if scores.sizes["relation"] < 2 or not spec.units or not ffn.any():
         return None
     found = {}
-    each = 1 + len(spec.units) * (1 + LAYER_DRAWS)
     for number, method in enumerate(methods):
         found[method] = ablate(
             model,
@@ -62,7 +61,7 @@ def selectivity_of(
             templates=how.templates,
             on_error=how.on_error,
             bos=how.bos,
-            progress=lambda done, _, start=number * each: advance(start + done, len(methods) * each),  # type: ignore[misc]
+            progress=part(advance, number, len(methods)),
         )
     relations = scores["relation"].to_numpy().astype(object).astype(str)
     first = next(iter(found.values()))

@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from gated_lpi.claims.groups import is_moe
 from gated_lpi.results import Run
+from gated_lpi.results.experts import is_moe
 from gated_lpi.studies import _intervals
 from gated_lpi.studies._runs import with_scores
 from gated_lpi.studies.finding import Verdict, judged

@@ -28,7 +28,6 @@ from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import make, read_text, write_atomically
 from gated_lpi.ablation import target_scores
 from gated_lpi.checkpoints import Checkpoint, list_local
-from gated_lpi.claims.groups import is_moe
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.loading import load_model, wrap_model
@@ -38,6 +37,7 @@ from gated_lpi.prompting import encode_facts
 from gated_lpi.pruning import ExpertRanking, cost_of, prune_experts, rank_from_scores, watch_experts
 from gated_lpi.pruning.layers import routed_layers
 from gated_lpi.results import Run, open_run
+from gated_lpi.results.experts import is_moe
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.scoring import prompting
 from gated_lpi.runs.train import corpus_of

@@ -20,13 +20,14 @@ from pydantic import Field
 
 from gated_lpi import score_schema as schema
 from gated_lpi.claims.curves import mean_and_error
-from gated_lpi.claims.groups import is_moe, pairs
+from gated_lpi.claims.groups import pairs
 from gated_lpi.claims.judge import LEAST, contrast
 from gated_lpi.claims.series import clock_of, units_of
 from gated_lpi.metrics import Backbone, Survival, backbone, churn, membership_survival, top_sets
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Spec
 from gated_lpi.results import Run
+from gated_lpi.results.experts import is_moe
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
 from gated_lpi.studies._runs import methods_of, with_scores
