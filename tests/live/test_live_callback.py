@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerCallback
 
@@ -23,6 +24,7 @@ from ill_arms import SIZE
 from live_training import Nosy, same, tiny_trainer, weights
 from tiny_models import tiny_module
 from tiny_text import CAPITALS, FACTS
+from wandb_files import wandb_scalars
 
 DROPOUT = {"GPT-2": {"resid_pdrop": 0.3, "attn_pdrop": 0.3}, "Qwen3-MoE": {"attention_dropout": 0.3}}
 
@@ -91,6 +93,22 @@ def test_what_is_measured_reaches_tensorboard_and_the_loss_still_does(tmp_path):
     assert curves["train/gated_lpi/hit_at_10"][4] == pytest.approx(seen[4]["hit_at_10"])
     logged = [entry for entry in trainer.state.log_history if "gated_lpi/j_stab" in entry]
     assert [entry["step"] for entry in logged] == [2, 4]
+
+
+def test_what_is_measured_reaches_wandb_which_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    callback = GatedLPICallback(FACTS, every=2)
+    watched(tmp_path, callback, report_to=["wandb"], logging_strategy="steps", logging_steps=2)
+    wandb.teardown()  # unlike finish, waits until the file is written
+    curves = wandb_scalars(tmp_path)
+    assert set(curves["train/loss"]) == {2, 4}
+    seen = {one.step: one.metrics for one in callback.observations}
+    for name in METRICS:
+        steps = {step: metrics[name] for step, metrics in seen.items() if name in metrics}
+        assert steps
+        assert curves[f"train/gated_lpi/{name}"] == pytest.approx(steps, nan_ok=True), name
 
 
 def test_without_attach_the_log_history_has_it_and_the_missing_loggers_are_named(tmp_path, caplog):
