@@ -95,6 +95,7 @@ def test_the_index_says_where_methods_differ_and_what_is_open():
     one = result(verdict("supported", "lpi", 2.0), verdict("contradicted", "grad_x_act", -2.0), questions=("Q?", "R?"))
     two = result(verdict("supported", "", 2.0), verdict("supported", "rollout", 3.0), name="t")
     text = index([one, two])
+    assert "4 of 4 verdicts of single methods are decided; chance alone would decide about 0, " in text
     assert [line.split("](")[1] for line in text.splitlines() if line.startswith("- [")] == [
         "s.findings/page.md)",
         "t.findings/page.md)",

@@ -23,6 +23,7 @@ INDEX_FILE = "index.md"
 FIGURE_FILE = "index.png"
 COLOURS = {"supported": "#2c7fb8", "contradicted": "#d95f0e", "undecided": "#9a9a9a"}
 FIRST = ("lpi", "grad_x_act")  # methods with a column of their own
+CHANCE = 0.05  # of a 95% interval to leave out no effect
 LONGEST = 90  # letters of a claim in the figure
 
 
@@ -94,10 +95,22 @@ def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
         return "# Findings\n\nNo study is complete yet.\n"
     head = ["study", "question", "claim", "verdict", *map(method_name, FIRST), "other methods", "would change our mind"]
     rows = [row for result in results for row in _rows(result, f"[{result.study}]({pages.format(result.study)})")]
-    parts = ["# Findings", "Effects are with 95% intervals. A verdict is one only if all methods give it."]
+    parts = ["# Findings", _reading(results)]
     studies = "\n".join(f"- [{result.title}]({pages.format(result.study)})" for result in results)
     parts += [f"![every claim]({FIGURE_FILE})", studies, markdown_table(head, rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _reading(results: Sequence[StudyResult]) -> str:
+    """How the table is to be read, and how many of its verdicts chance alone would give."""
+    verdicts = [verdict for result in results for verdict in result.verdicts]
+    decided = sum(verdict.verdict != "undecided" for verdict in verdicts)
+    return (
+        "Effects are with 95% intervals. A verdict is one only if all methods give it. "
+        f"{decided} of {len(verdicts)} verdicts of single methods are decided; chance alone would decide "
+        f"about {CHANCE * len(verdicts):.0f}, since each has an interval of its own (those on the publication's "
+        "claims and on pruning are corrected within their study). One that stands alone proves little."
+    )
 
 
 def _rows(result: StudyResult, study: str) -> list[list[Cell]]:
