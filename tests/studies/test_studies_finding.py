@@ -16,8 +16,8 @@ from gated_lpi.studies.page import effect, markdown_table, page
 
 
 def verdict(word, method, value, **more):
-    numbers = {"effect": value, "low": value - 1, "high": value + 1}
-    return Verdict(question="Q?", claim="C", method=method, verdict=word, unit="nats", **numbers | more)
+    numbers = {"claim": "C", "effect": value, "low": value - 1, "high": value + 1}
+    return Verdict(question="Q?", method=method, verdict=word, unit="nats", **numbers | more)
 
 
 def result(*verdicts, questions=("Q?",), name="s"):
@@ -78,6 +78,19 @@ def test_a_page_has_methods_side_by_side():
     text = page(result(verdict("supported", "lpi", 2.0, would_decide="W"), verdict("contradicted", "grad_x_act", -2.0)))
     row = next(line for line in text.splitlines() if line.startswith("| Q? | C |"))
     assert "**supported**: 2 [1, 3] nats | **contradicted**: -2 [-3, -1] nats | W |" in row
+
+
+def test_variations_have_a_table_of_their_own_and_no_row_of_the_index():
+    varied = verdict("undecided", "lpi", 2.0, claim="C (attention)", variation="attention", because="of single runs")
+    both = result(verdict("supported", "lpi", 2.0), varied)
+    text = page(both)
+    assert (
+        text.index("| Q? | C |") < text.index("The same claims of other units") < text.index("| Q? | C (attention) |")
+    )
+    assert "| undecided (of single runs): 2 [1, 3] nats |" in text
+    assert "attention" not in index([both])
+    assert "1 of 1 verdicts of single methods are decided" in index([both])
+    assert "The same claims" not in page(result(verdict("supported", "lpi", 2.0)))
 
 
 def test_a_verdict_without_an_effect_is_its_word_alone():

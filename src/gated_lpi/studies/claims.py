@@ -91,7 +91,7 @@ def verdicts(judged: Judged) -> Iterator[Verdict]:
     for finding in judged.findings:
         for moe, dense in finding.pairs:
             several = f"{moe} against {dense}" if len({one for one, _ in finding.pairs}) > 1 else f"against {dense}"
-            yield _verdict(finding, moe, dense, ", ".join([several, *about]), judged.method)
+            yield _verdict(finding, moe, dense, several, ", ".join(about), judged.method)
 
 
 def word(answer: Answer, lead: Compared) -> Word:
@@ -101,9 +101,9 @@ def word(answer: Answer, lead: Compared) -> Word:
     return answer
 
 
-def _verdict(finding: Finding, moe: str, dense: str, about: str, method: str) -> Verdict:
+def _verdict(finding: Finding, moe: str, dense: str, groups: str, variation: str, method: str) -> Verdict:
     told, answer = finding.of(moe, dense), finding.against(moe, dense)
-    claim = f"{finding.claim.claim.rstrip('.')} ({about})"
+    claim = f"{finding.claim.claim.rstrip('.')} ({', '.join(filter(None, (groups, variation)))})"
     if not told:
         return Verdict(
             question=finding.claim.question,
@@ -112,6 +112,7 @@ def _verdict(finding: Finding, moe: str, dense: str, about: str, method: str) ->
             verdict="undecided",
             detail="nothing has an interval",
             would_decide=would_decide(told, answer),
+            variation=variation,
         )
     lead = leading(told, answer)
     place, c, unit = lead.greatest(), lead.contrast, lead.measure.unit
@@ -119,6 +120,7 @@ def _verdict(finding: Finding, moe: str, dense: str, about: str, method: str) ->
     start = "Measures or times disagree. " if answer == "mixed" else ""
     start += "" if said == answer or answer == "mixed" else f"{answer.capitalize()} for these runs alone. "
     others = [sentence(one) for one in told if one is not lead and one.told]
+    beyond = float(c.low[place]) > 0 or float(c.high[place]) < 0
     return Verdict(
         question=finding.claim.question,
         claim=claim,
@@ -127,10 +129,26 @@ def _verdict(finding: Finding, moe: str, dense: str, about: str, method: str) ->
         effect=scaled(float(c.estimate[place]), unit),
         low=scaled(float(c.low[place]), unit),
         high=scaled(float(c.high[place]), unit),
-        unit=f"{unit_words(unit)}, {lead.measure.words}".removeprefix(", "),
+        unit=f"{unit_words(unit)}, {_within(lead.measure.words)}".removeprefix(", "),
         detail=f"{start}{' '.join([sentence(lead), *others])} Bands are {over(lead)}.",
         would_decide=would_decide(told, answer),
+        because=_because(answer, said, lead) if beyond else "",
+        variation=variation,
     )
+
+
+def _because(answer: Answer, said: Word, lead: Compared) -> str:
+    """Why an effect whose own interval leaves out 0 is undecided."""
+    if said != "undecided":
+        return ""
+    if answer == "mixed":
+        return "measures or times disagree"
+    return "not after correction for all comparisons" if lead.contrast.over == "replicates" else "of single runs alone"
+
+
+def _within(words: str) -> str:
+    """The words of a measure as they are within a sentence."""
+    return words[0].lower() + words[1:] if words.startswith(("The ", "Entropy ")) else words
 
 
 def table(judged: Sequence[Judged]) -> Table:

@@ -47,6 +47,9 @@ class Verdict(Found):
         unit: of these three: "percentage points", "nats", "ρ".
         detail: over what it was measured, and how.
         would_decide: what would change our mind, or decide what is undecided.
+        because: in a few words, why it is undecided although the interval leaves out no effect; "" elsewhere.
+        variation: in what it differs from the claim of the study: "attention neurons"; "" for the claim itself. The
+            index has claims alone.
     """
 
     question: str
@@ -59,6 +62,8 @@ class Verdict(Found):
     unit: str = ""
     detail: str = ""
     would_decide: str = ""
+    because: str = ""
+    variation: str = ""
 
 
 class Table(Found):

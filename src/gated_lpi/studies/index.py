@@ -103,20 +103,26 @@ def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
 
 def _reading(results: Sequence[StudyResult]) -> str:
     """How the table is to be read, and how many of its verdicts chance alone would give."""
-    verdicts = [verdict for result in results for verdict in result.verdicts]
+    verdicts = [verdict for result in results for verdict in _plain(result)]
     decided = sum(verdict.verdict != "undecided" for verdict in verdicts)
     return (
         "Effects are with 95% intervals. A verdict is one only if all methods give it. "
         f"{decided} of {len(verdicts)} verdicts of single methods are decided; chance alone would decide "
         f"about {CHANCE * len(verdicts):.0f}, since each has an interval of its own (those on the publication's "
-        "claims and on pruning are corrected within their study). One that stands alone proves little."
+        "claims and on pruning are corrected within their study). One that stands alone proves little. Pages have the "
+        "same claims of other units and over other facts, too."
     )
+
+
+def _plain(result: StudyResult) -> list[Verdict]:
+    """The verdicts on a study's claims, without variations of them."""
+    return [verdict for verdict in result.verdicts if not verdict.variation]
 
 
 def _rows(result: StudyResult, study: str) -> list[list[Cell]]:
     rows: list[list[Cell]] = [
         [study, question, claim, _overall(several), *_by_method(several), _would(several)]
-        for (question, claim), several in claims(result.verdicts).items()
+        for (question, claim), several in claims(_plain(result)).items()
     ]
     judged = {verdict.question for verdict in result.verdicts}
     unjudged = [question for question in result.question if question not in judged]
@@ -151,7 +157,7 @@ def _figure(results: Sequence[StudyResult]) -> Figure:
     lines = [
         (f"{result.study}: {claim}", several)
         for result in results
-        for (_, claim), several in claims(result.verdicts).items()
+        for (_, claim), several in claims(_plain(result)).items()
     ]
     methods = list(dict.fromkeys(verdict.method for _, several in lines for verdict in several))
     figure = Figure(figsize=(8, 1.2 + 0.32 * max(len(lines), 1)))

@@ -60,7 +60,8 @@ def effect(verdict: Verdict) -> str:
 def said(verdict: Verdict, word: str | None = None) -> str:
     """A verdict, in another word for it if one is given, and its effect, where it has one."""
     shown = effect(verdict)
-    return (word or verdict.verdict) + (f": {shown}" if shown != DASH else "")
+    reason = f" ({verdict.because})" if verdict.because else ""
+    return (word or verdict.verdict) + reason + (f": {shown}" if shown != DASH else "")
 
 
 def method_name(method: str) -> str:
@@ -96,19 +97,28 @@ def _arms(result: StudyResult) -> str:
 def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     if not verdicts:
         return ["No claim is judged; what was measured is below."]
+    plain = [verdict for verdict in verdicts if not verdict.variation]
+    varied = [verdict for verdict in verdicts if verdict.variation]
+    details = [
+        f"- {escaped(verdict.claim)}{f' ({method_name(verdict.method)})' if verdict.method else ''}: {verdict.detail}"
+        for verdict in verdicts
+        if verdict.detail
+    ]
+    shown = [_judged(plain), "Effects are with 95% intervals."]
+    shown += ["The same claims of other units, or over other facts:", _judged(varied)] if varied else []
+    return [*shown, "\n".join(details)]
+
+
+def _judged(verdicts: Sequence[Verdict]) -> str:
+    """A table of verdicts, methods side by side."""
     methods = list(dict.fromkeys(verdict.method for verdict in verdicts))
     rows = []
     for (question, claim), several in claims(verdicts).items():
         by = {verdict.method: verdict for verdict in several}
         cells = [said(by[m], WORDS[by[m].verdict]) if m in by else None for m in methods]
         rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
-    details = [
-        f"- {escaped(verdict.claim)}{f' ({method_name(verdict.method)})' if verdict.method else ''}: {verdict.detail}"
-        for verdict in verdicts
-        if verdict.detail
-    ]
     head = ["question", "claim", *map(method_name, methods), "what would change our mind"]
-    return [markdown_table(head, rows), "Effects are with 95% intervals.", "\n".join(details)]
+    return markdown_table(head, rows)
 
 
 def _analysis(kept: KeptAnalysis, prefix: str) -> list[str]:
@@ -132,7 +142,7 @@ def _cell(value: Cell) -> str:
 def _number(value: float) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.3g}"
-    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def _cost(result: StudyResult) -> str:
