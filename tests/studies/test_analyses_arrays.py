@@ -19,7 +19,7 @@ from gated_lpi.studies._frozen_router import permuted_experts, serves_from
 from gated_lpi.studies._models import at_shares, spread
 from gated_lpi.studies._replicates import Estimate, difference, over_replicates, rank_correlation
 from gated_lpi.studies.methods import flips, some_of
-from gated_lpi.studies.routing import change_split, null_share
+from gated_lpi.studies.routing import change_split, null_share, null_verdict
 from gated_lpi.studies.tasks import Drop, drops, task_of
 from gated_lpi.trace import LayerRouting
 from gated_lpi.training import TrainingSpec
@@ -77,6 +77,21 @@ def test_the_share_of_a_null_is_of_what_is_above_chance():
     assert found.share == pytest.approx(100 * 0.15 / 0.4)
     assert found.observed == pytest.approx(0.5)
     assert math.isnan(null_share([0.1], [0.3], [0.2]).share)
+
+
+@pytest.mark.parametrize(
+    ("values", "dense", "word", "because"),
+    [
+        ([80.0, 81.0, 82.0], [3.0], "supported", ""),
+        ([80.0, 81.0, 82.0], [3.0, 140.0, NAN], "undecided", "arms without routing keep as much"),
+        ([120.0, 121.0, 122.0], [], "undecided", "permuted neurons have no less than the observed"),
+        ([10.0, 11.0, 12.0], [140.0], "contradicted", ""),
+    ],
+)
+def test_what_arms_without_routing_keep_as_well_is_not_the_routings(values, dense, word, because):
+    found = null_verdict(over_replicates(values), "moe", "R_t", "lpi", "ffn", dense)
+    assert (found.verdict, found.because) == (word, because)
+    assert ("140% in arms without routing." in found.detail) == (because.startswith("arms"))
 
 
 def test_a_change_is_split_over_pairs_and_units():

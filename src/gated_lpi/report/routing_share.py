@@ -14,6 +14,7 @@ from gated_lpi.report.estimates import NAN, Estimate, Verdict, compare, number, 
 from gated_lpi.report.tables import listing, show
 
 LAST = -1
+ALL = "all"
 AGAINST: dict[Verdict, str] = {
     "higher": "The J_stab observed lies above what routing alone gives",
     "lower": "The J_stab observed lies below what routing alone gives",
@@ -44,8 +45,7 @@ def _of_arm(arm: ArmResults) -> str:
     experts = number(summary, "expert_stability", pair=LAST)
     chance = number(summary, "expert_stability_chance")
     return (
-        f"{arm.name}, FFN neurons: routing alone explains {_part(arm, 'stability')} of J_stab and "
-        f"{_part(arm, 'gain_top_set')} of R_t, over all pairs of checkpoints. At the last pair, neurons permuted "
+        f"{arm.name}, FFN neurons: over all pairs of checkpoints {_alone(arm)}. At the last pair, neurons permuted "
         f"within their experts, so that only routing is left, have a J_stab of {show(alone, 'number')} where "
         f"{show(observed, 'number')} is observed, and an R_t of {show(gain_alone, 'share')} where "
         f"{show(gain, 'share')} is observed. {AGAINST[compare(observed, alone)]}. The top experts themselves overlap "
@@ -76,6 +76,15 @@ def _why_not(arm: ArmResults) -> str:
     return "its scores do not say which expert a neuron is of"
 
 
+def _alone(arm: ArmResults) -> str:
+    """What routing alone explains. R_t may grow when neurons are permuted, in arms without routing too: two neurons
+    differ by more than one does at two times. Then it says nothing of routing.
+    """
+    gain = _part(arm, "gain_top_set")
+    of_gain = "R_t cannot tell (permuted neurons have no less of it)" if gain == ALL else f"{gain} of R_t"
+    return f"routing alone explains {_part(arm, 'stability')} of J_stab, and {of_gain}"
+
+
 def _part(arm: ArmResults, name: str) -> str:
     """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on.
 
@@ -90,4 +99,4 @@ def _part(arm: ArmResults, name: str) -> str:
     ends = (f"{null}_low", f"{null}_high")
     interval = [float(arm.summary[end].sel(kind="ffn").to_numpy()[known].sum()) for end in ends if end in arm.summary]
     share, *around = (value / whole for value in (float(alone[known].sum()), *interval))
-    return "all" if share >= 1 else show(Estimate(share, *around), "share")
+    return ALL if share >= 1 else show(Estimate(share, *around), "share")

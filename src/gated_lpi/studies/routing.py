@@ -32,9 +32,9 @@ from gated_lpi.runs.splits import split_method, split_pair
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._frozen_router import frozen_router
 from gated_lpi.studies._models import facts_of, loaded, scored_checkpoints, spread
-from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, members_of, over_replicates
+from gated_lpi.studies._replicates import CELLS, NAN, Estimate, Members, cells, members_of, over_replicates
 from gated_lpi.studies._runs import each, methods_of
-from gated_lpi.studies.finding import Analysis, Table
+from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "Neurons or routing?"
 HALF = 50.0
@@ -137,31 +137,64 @@ def _null_of(summary: xr.Dataset, measure: str, kind: str) -> NullShare | None:
 def _nulls(run: Run, members: Members, methods: Sequence[str], kind: str) -> Analysis:
     """What routing alone gives of J_stab and R_t, beside what layers alone give in dense arms."""
     rows, verdicts = [], []
-    for method, measure, (group, arms) in itertools.product(methods, MEASURES, members.groups.items()):
-        found = [_null_of(run.summary(member.arm, method), measure, kind) for member in arms]
-        known = [one for one in found if one is not None]
-        share = over_replicates(one.share for one in known)
-        means = [over_replicates(part).value for part in list(zip(*known, strict=True))[1:]] or [NAN] * 3
-        rows.append([method, measure, group, "experts" if arms[0].routed else "layers", *means, *cells(share)])
-        if arms[0].routed:
-            verdicts.append(
-                share.verdict(
-                    question=QUESTION,
-                    claim=f"Routing alone explains more than half of {measure} in {group}.",
-                    method=method,
-                    claimed="above",
-                    against=HALF,
-                    unit="% of what is above chance",
-                    detail=f"{kind} units permuted within their experts, all pairs of checkpoints; {share.basis}.",
-                    would_decide="More replicates, until the interval of the share lies on one side of 50%.",
-                )
-            )
+    for method, measure in itertools.product(methods, MEASURES):
+        shares = {}
+        for group, arms in members.groups.items():
+            found = [_null_of(run.summary(member.arm, method), measure, kind) for member in arms]
+            known = [one for one in found if one is not None]
+            shares[group] = over_replicates(one.share for one in known)
+            means = [over_replicates(part).value for part in list(zip(*known, strict=True))[1:]] or [NAN] * 3
+            what = "experts" if arms[0].routed else "layers"
+            rows.append([method, measure, group, what, *means, *cells(shares[group])])
+        without = [share.value for group, share in shares.items() if not members.groups[group][0].routed]
+        verdicts += [
+            null_verdict(share, group, measure, method, kind, without)
+            for group, share in shares.items()
+            if members.groups[group][0].routed
+        ]
     caption = (
         "J_stab and R_t as observed, with neurons permuted within their experts (dense arms: within their layers), and "
         "by chance, means over pairs and replicates; value: what the permuted ones keep of what is above chance, %."
     )
     columns = ["method", "measure", "group", "what is left", "observed", "permuted", "chance", *CELLS]
     return Analysis(verdicts=verdicts, tables=[Table(name="routing-null", caption=caption, columns=columns, rows=rows)])
+
+
+def null_verdict(
+    share: Estimate, group: str, measure: str, method: str, kind: str, without_routing: Sequence[float]
+) -> Verdict:
+    """Whether routing explains most of a measure.
+
+    What arms without routing keep as well, with neurons permuted within their layers, is no routing's. R_t may even
+    grow: two neurons differ by more than one does at two times.
+    """
+    found = share.verdict(
+        question=QUESTION,
+        claim=f"Routing alone explains more than half of {measure} in {group}.",
+        method=method,
+        claimed="above",
+        against=HALF,
+        unit="% of what is above chance",
+        detail=f"{kind} units permuted within their experts, all pairs of checkpoints; {share.basis}.",
+        would_decide="More replicates, until the interval of the share lies on one side of 50%.",
+    )
+    if found.verdict != "supported":
+        return found
+    least = max((value for value in without_routing if np.isfinite(value)), default=NAN)
+    if share.low <= least:
+        because, so = "arms without routing keep as much", f"; {least:.0f}% in arms without routing"
+    elif share.value >= 2 * HALF:
+        because, so = "permuted neurons have no less than the observed", ""
+    else:
+        return found
+    return found.model_copy(
+        update={
+            "verdict": "undecided",
+            "because": because,
+            "detail": found.detail.removesuffix(".") + so + ".",
+            "would_decide": "A measure that falls where neurons are permuted in arms without routing; the split does.",
+        }
+    )
 
 
 class ChangeSplit(NamedTuple):
