@@ -141,7 +141,7 @@ def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
     attention = max(block.n_units for block in model.blocks if block.kind == "attention")
     ffn = max(_active_width(model, block) for block in model.blocks if block.kind == "ffn")
     routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
-    experts = 3 * d * model.module.config.num_experts_per_tok if routed else 0
+    experts = 3 * d * model.experts_per_token if routed else 0
     eager = eager or model.module.config._attn_implementation == "eager"
     weights = 4 * model.module.config.num_attention_heads * longest if eager else 0
     return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
@@ -160,6 +160,6 @@ def _number(model: Model) -> int:
 def _active_width(model: Model, block: Block) -> int:
     """Units of a block that one token uses."""
     return sum(
-        writer.width * (model.module.config.num_experts_per_tok if writer.kind == "routed" else writer.n_experts)
+        writer.width * (model.experts_per_token if writer.kind == "routed" else writer.n_experts)
         for writer in block.writers
     )

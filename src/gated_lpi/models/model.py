@@ -177,7 +177,7 @@ class Model:
     @property
     def experts_per_token(self) -> int:
         """k, how many routed experts a token is sent to; 0 for a dense model."""
-        return int(self.module.config.num_experts_per_tok) if any(self.routed()) else 0
+        return int(_config(self.module, self.family.chosen_experts_attribute, 0)) if any(self.routed()) else 0
 
     @property
     def n_parameters(self) -> int:
@@ -194,19 +194,30 @@ class Model:
         return total
 
 
-def build_model(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:
+def build_model(
+    module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, family: Family | None = None
+) -> Model:
     """Read a transformers model through its family's row. No forward pass: nothing is verified yet.
 
+    Args:
+        module: the model.
+        tokenizer: its tokenizer.
+        family: the row; None: that of the table.
+
     Raises:
-        UnknownFamilyError: no row covers the model's type.
+        UnknownFamilyError: no row of the table covers the model's type.
         ModelError: a part that the row names is not there.
     """
-    family = find_family(module.config.model_type)
+    family = find_family(module.config.model_type) if family is None else family
     blocks: list[Block] = []
-    for index, layer in enumerate(cast(nn.ModuleList, _part(module, family.layers, family))):
+    layers = cast(nn.ModuleList, _part(module, family.layers, family))
+    for path in filter(None, (family.attention_post_norm, family.ffn_post_norm)):
+        if not any(_has(layer, path) for layer in layers):
+            _part(layers[0], path, family)
+    for index, layer in enumerate(layers):
         blocks.append(_attention_block(module, family, layer, index))
         blocks.append(_ffn_block(module, family, layer, index))
-    parallel = bool(_config(module, family.parallel_attribute, False))
+    parallel = family.parallel or bool(_config(module, family.parallel_attribute, False))
     return Model(
         module=module.eval(),
         tokenizer=tokenizer,
@@ -233,12 +244,21 @@ def _part(root: nn.Module, path: str, family: Family) -> nn.Module:
         ) from error
 
 
+def _has(root: nn.Module, path: str) -> bool:
+    """Whether there is such a module."""
+    try:
+        root.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
 def _config(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
     return default if attribute is None else getattr(module.config, attribute)
 
 
 def _multiplier(module: PreTrainedModel, family: Family) -> float:
-    return float(_config(module, family.residual_multiplier_attribute, 1.0))
+    return family.residual_multiplier * float(_config(module, family.residual_multiplier_attribute, 1.0))
 
 
 def _projection_width(projection: nn.Module) -> int:
@@ -249,14 +269,21 @@ def _projection_width(projection: nn.Module) -> int:
 
 def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
     out = _part(layer, family.attention_out, family)
-    writer = Writer("attention", out, 1, _projection_width(out), n_heads=module.config.num_attention_heads)
+    width, heads = _projection_width(out), int(module.config.num_attention_heads)
+    if width % heads:
+        raise ModelError(
+            f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
+            f"{width} inputs, which is no multiple of it: heads cannot be told apart. Give a model whose heads are alike"
+        )
+    writer = Writer("attention", out, 1, width, n_heads=heads)
     return Block(
         layer=index,
         kind="attention",
         module=_part(layer, family.attention, family),
         writers=(writer,),
-        post_norm=_post_norm(family, layer, family.attention_post_norm),
+        post_norm=_post_norm(module, family, layer, family.attention_post_norm),
         multiplier=_multiplier(module, family),
+        by_projection=family.by_projection,
     )
 
 
@@ -267,13 +294,14 @@ def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index:
         kind="ffn",
         module=ffn,
         writers=tuple(_ffn_writers(module, family, ffn)),
-        post_norm=_post_norm(family, layer, family.ffn_post_norm),
+        post_norm=_post_norm(module, family, layer, family.ffn_post_norm),
         multiplier=_multiplier(module, family),
+        by_projection=family.by_projection,
     )
 
 
 def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> list[Writer]:
-    if not hasattr(ffn, family.experts):
+    if not _has(ffn, family.experts):
         down = _part(ffn, family.down, family)
         return [Writer("dense", down, 1, _projection_width(down))]
     experts = _part(ffn, family.experts, family)
@@ -290,7 +318,7 @@ def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> lis
         "routed", experts, n_experts, width, router=router, router_score=family.router_score, router_scale=scale
     )
     writers = [routed]
-    if family.shared is not None and hasattr(ffn, family.shared):
+    if family.shared is not None and _has(ffn, family.shared):
         down = _part(ffn, f"{family.shared}.{family.down}", family)
         gate = None if family.shared_gate is None else _part(ffn, family.shared_gate, family)
         writers.append(Writer("shared", down, 1, _projection_width(down), gate=gate))
@@ -305,18 +333,18 @@ def _norm_weight(family: Family, norm: nn.Module, like: Tensor) -> Tensor:
 
 
 def _norm_eps(norm: nn.Module) -> float:
-    for name in ("variance_epsilon", "eps"):
+    for name in ("variance_epsilon", "eps", "epsilon"):
         if hasattr(norm, name):
             return float(getattr(norm, name))
     return 1e-5  # OLMo's LayerNorm has it as a literal
 
 
-def _post_norm(family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
-    if path is None:
+def _post_norm(module: PreTrainedModel, family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
+    if path is None or not _has(layer, path):
         return None
     norm = _part(layer, path, family)
-    weight = cast(Tensor, norm.weight)
-    return PostNorm(norm, _norm_weight(family, norm, weight), _norm_eps(norm))
+    like = cast(Tensor, _part(module, family.head, family).weight)
+    return PostNorm(norm, _norm_weight(family, norm, like), _norm_eps(norm))
 
 
 def _readout(module: PreTrainedModel, family: Family) -> Readout:
@@ -334,7 +362,9 @@ def _readout(module: PreTrainedModel, family: Family) -> Readout:
         beta=None if beta is None else beta.detach(),
         centred=family.norm == "layer",
         eps=_norm_eps(norm),
-        divisor=float(_config(module, family.logit_divisor_attribute, 1.0)),
+        divisor=family.logit_divisor
+        * float(_config(module, family.logit_divisor_attribute, 1.0))
+        / float(_config(module, family.logit_multiplier_attribute, 1.0)),
         softcap=None if softcap is None else float(softcap),
     ).to(weight.device)
 

@@ -240,7 +240,13 @@ def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iter
 
 
 def _written(block: Block, recording: Recording) -> Tensor:
-    return recording.outputs[block.name] * block.multiplier
+    if not block.by_projection or block.post_norm is not None:
+        return recording.outputs[block.name] * block.multiplier
+    parts = []
+    for name, writer in ((writer_name(block, writer), writer) for writer in block.writers):
+        written = recording.outputs[f"{name} output"]
+        parts.append(written if writer.gate is None else torch.sigmoid(recording.outputs[f"{name} gate"]) * written)
+    return torch.stack(parts).sum(dim=0) * block.multiplier
 
 
 def _writer_trace(block: Block, writer: Writer, recording: Recording, all_experts: bool) -> WriterTrace:
