@@ -47,13 +47,18 @@ class Family:
         fewest_experts: how many experts a group, or a layer without groups, must have for the router to work at all.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
-        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written; layers may lack them.
+        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written; some layers may
+            lack them.
         by_projection: what a block writes is what its projections put out, since its module adds the residual stream
             by itself, or is none.
         parallel: the FFN always reads the layer's input, beside attention.
         parallel_attribute: config flag under which it does so.
         residual_multiplier_attribute: config number that multiplies what a block writes.
         residual_multiplier: a number that multiplies it besides.
+        ffn_multiplier: a number that multiplies what the FFN writes besides.
+        routed_multiplier_attribute: config number that multiplies what routed experts write together, beside their
+            gates.
+        stream_scale: path from a layer to a tensor of one number that multiplies the residual stream as the layer ends.
         logit_divisor_attribute: config number that divides the logits.
         logit_multiplier_attribute: config number that multiplies them.
         logit_divisor: a number that divides them besides.
@@ -91,6 +96,9 @@ class Family:
     parallel_attribute: str | None = None
     residual_multiplier_attribute: str | None = None
     residual_multiplier: float = 1.0
+    ffn_multiplier: float = 1.0
+    routed_multiplier_attribute: str | None = None
+    stream_scale: str | None = None
     logit_divisor_attribute: str | None = None
     logit_multiplier_attribute: str | None = None
     logit_divisor: float = 1.0
@@ -196,6 +204,11 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+def has_row(model_type: str) -> bool:
+    """Whether a row covers `config.model_type`."""
+    return any(model_type in family.model_types for family in FAMILIES)
+
+
 def find_family(model_type: str) -> Family:
     """The row that covers `config.model_type`.
 
@@ -208,6 +221,5 @@ def find_family(model_type: str) -> Family:
     known = ", ".join(sorted(t for family in FAMILIES for t in family.model_types))
     raise UnknownFamilyError(
         f"model type {model_type!r} has no row in the table of families; covered are: {known}. "
-        "If its blocks write to the residual stream like one of these, add a row to "
-        "gated_lpi/models/families.py; the check at load tells whether the row is right."
+        "load_model and wrap_model read a row off the model itself, and the check at load tells whether it is right"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gated_lpi.errors import ModelError
 from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.families import Family, find_family
-from gated_lpi.models.readout import Readout
+from gated_lpi.models.readout import Readout, norm_eps
 from gated_lpi.models.units import (
     GroupTable,
     Ints,
@@ -214,9 +215,9 @@ def build_model(
     for path in filter(None, (family.attention_post_norm, family.ffn_post_norm)):
         if not any(_has(layer, path) for layer in layers):
             _part(layers[0], path, family)
-    for index, layer in enumerate(layers):
-        blocks.append(_attention_block(module, family, layer, index))
-        blocks.append(_ffn_block(module, family, layer, index))
+    for index, (layer, stream) in enumerate(zip(layers, _streams(family, layers), strict=True)):
+        blocks.append(_attention_block(module, family, layer, index, stream))
+        blocks.append(_ffn_block(module, family, layer, index, stream))
     parallel = family.parallel or bool(_config(module, family.parallel_attribute, False))
     return Model(
         module=module.eval(),
@@ -267,13 +268,31 @@ def _projection_width(projection: nn.Module) -> int:
     return int(shape[1] if isinstance(projection, nn.Linear) else shape[0])
 
 
-def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
+    """What is multiplied by what on its way to the final norm: of each layer, the product of its and later scales."""
+    if family.stream_scale is None:
+        return [1.0] * len(layers)
+    path, _, name = family.stream_scale.rpartition(".")
+    scales = []
+    for layer in layers:
+        scale = getattr(_part(layer, path, family), name, None)
+        if not isinstance(scale, Tensor) or scale.numel() != 1:
+            raise ModelError(
+                f"the {family.name} row of the table of families expects a tensor of one number at "
+                f"{family.stream_scale!r} of each layer, and {type(layer).__name__} has none; mend the row"
+            )
+        scales.append(scale.item())
+    return [math.prod(scales[index:]) for index in range(len(scales))]
+
+
+def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
     out = _part(layer, family.attention_out, family)
     width, heads = _projection_width(out), int(module.config.num_attention_heads)
     if width % heads:
         raise ModelError(
             f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
-            f"{width} inputs, which is no multiple of it: heads cannot be told apart. Give a model whose heads are alike"
+            f"{width} inputs, which is no multiple of it: heads cannot be told apart; give a model whose heads are "
+            "alike"
         )
     writer = Writer("attention", out, 1, width, n_heads=heads)
     return Block(
@@ -282,12 +301,13 @@ def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, 
         module=_part(layer, family.attention, family),
         writers=(writer,),
         post_norm=_post_norm(module, family, layer, family.attention_post_norm),
-        multiplier=_multiplier(module, family),
+        multiplier=_multiplier(module, family) * stream,
+        stream=stream,
         by_projection=family.by_projection,
     )
 
 
-def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
     ffn = _part(layer, family.ffn, family)
     return Block(
         layer=index,
@@ -295,7 +315,8 @@ def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index:
         module=ffn,
         writers=tuple(_ffn_writers(module, family, ffn)),
         post_norm=_post_norm(module, family, layer, family.ffn_post_norm),
-        multiplier=_multiplier(module, family),
+        multiplier=_multiplier(module, family) * family.ffn_multiplier * stream,
+        stream=stream,
         by_projection=family.by_projection,
     )
 
@@ -315,7 +336,14 @@ def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> lis
     router = _part(ffn, family.router, family)
     scale = float(_config(module, family.router_scale_attribute, 1.0))
     routed = Writer(
-        "routed", experts, n_experts, width, router=router, router_score=family.router_score, router_scale=scale
+        "routed",
+        experts,
+        n_experts,
+        width,
+        router=router,
+        router_score=family.router_score,
+        router_scale=scale,
+        multiplier=float(_config(module, family.routed_multiplier_attribute, 1.0)),
     )
     writers = [routed]
     if family.shared is not None and _has(ffn, family.shared):
@@ -332,19 +360,12 @@ def _norm_weight(family: Family, norm: nn.Module, like: Tensor) -> Tensor:
     return cast(Tensor, weight.detach()) + family.norm_offset
 
 
-def _norm_eps(norm: nn.Module) -> float:
-    for name in ("variance_epsilon", "eps", "epsilon"):
-        if hasattr(norm, name):
-            return float(getattr(norm, name))
-    return 1e-5  # OLMo's LayerNorm has it as a literal
-
-
 def _post_norm(module: PreTrainedModel, family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
     if path is None or not _has(layer, path):
         return None
     norm = _part(layer, path, family)
     like = cast(Tensor, _part(module, family.head, family).weight)
-    return PostNorm(norm, _norm_weight(family, norm, like), _norm_eps(norm))
+    return PostNorm(norm, _norm_weight(family, norm, like), norm_eps(norm))
 
 
 def _readout(module: PreTrainedModel, family: Family) -> Readout:
@@ -361,7 +382,7 @@ def _readout(module: PreTrainedModel, family: Family) -> Readout:
         gamma=_norm_weight(family, norm, weight),
         beta=None if beta is None else beta.detach(),
         centred=family.norm == "layer",
-        eps=_norm_eps(norm),
+        eps=norm_eps(norm),
         divisor=family.logit_divisor
         * float(_config(module, family.logit_divisor_attribute, 1.0))
         / float(_config(module, family.logit_multiplier_attribute, 1.0)),

@@ -45,6 +45,7 @@ class Recording:
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
         self.by_position: dict[nn.Module, Tensor] = {}
+        self.resolves = False  # whether attention is asked for by position
         self.routers: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.shared_gates: dict[str, Tensor] = {}
 

@@ -5,7 +5,7 @@ Copies are kept, since some models change activations in place. Hooks are gone w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -42,10 +42,16 @@ class Call(NamedTuple):
 
 
 class Observation:
-    """One forward pass: the calls of each module by its name, and the logits."""
+    """One forward pass.
 
-    def __init__(self, calls: Mapping[str, list[Call]], logits: Tensor) -> None:
+    Attributes:
+        ran: names of the modules that were called, whatever they returned.
+        logits: [B, S, V].
+    """
+
+    def __init__(self, calls: Mapping[str, list[Call]], ran: set[str], logits: Tensor) -> None:
         self._calls = calls
+        self.ran = ran
         self.logits = logits
 
     def calls(self, name: str) -> list[Call]:
@@ -73,6 +79,7 @@ def observe(module: PreTrainedModel, ids: Tensor, changes: Mapping[str, Change] 
     """
     calls: dict[str, list[Call]] = {}
     open_calls: dict[str, list[tuple[Tensor, ...]]] = {}
+    ran: set[str] = set()
     ended = 0
 
     def before(name: str) -> Callable[..., None]:
@@ -84,7 +91,11 @@ def observe(module: PreTrainedModel, ids: Tensor, changes: Mapping[str, Change] 
     def after(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             nonlocal ended
-            given, returned = open_calls[name].pop(), _tensors(output if isinstance(output, tuple) else (output,))
+            ran.add(name)
+            given, returned = (
+                open_calls[name].pop(),
+                _tensors(output if isinstance(output, tuple | list) else (output,)),
+            )
             if given and returned:
                 calls.setdefault(name, []).append(Call(ended, given, returned))
                 ended += 1
@@ -99,7 +110,7 @@ def observe(module: PreTrainedModel, ids: Tensor, changes: Mapping[str, Change] 
                 hooks.callback(part.register_forward_pre_hook(before(name), with_kwargs=True).remove)
                 hooks.callback(part.register_forward_hook(after(name)).remove)
         logits = module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return Observation(calls, logits.detach().clone())
+    return Observation(calls, ran, logits.detach().clone())
 
 
 def _inside(name: str, path: str) -> bool:
@@ -113,5 +124,5 @@ def _stream_first(kwargs: Mapping[str, Any]) -> Iterator[Any]:
     yield from (value for name, value in kwargs.items() if name != "hidden_states")
 
 
-def _tensors(values: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _tensors(values: Iterable[Any]) -> tuple[Tensor, ...]:
     return tuple(value.detach().clone() for value in values if isinstance(value, Tensor))
