@@ -102,6 +102,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm_moe_dsa": INDEXED,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"]},
+    "laguna": {"num_attention_heads_per_layer": [HEADS, 2 * HEADS]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"ffn_hidden_size": FFN, "expert_ffn_hidden_size": 16, "zero_expert_num": 2},

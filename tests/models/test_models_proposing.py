@@ -11,8 +11,9 @@ from gated_lpi.errors import ModelError, OptionError, ReconstructionError, Unkno
 from gated_lpi.loading import verify, wrap_model
 from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import build_model, find_family, propose, read_row, row_as_toml
+from other_device import OtherDevice, spread_over_two
 from tiny_models import CASES, encoded, random_prompts, tiny_module
-from tiny_types import tiny_of_type
+from tiny_types import OVERRIDES, tiny_of_type
 
 # What a row says beside where parts are and what scales them.
 SAID_OTHERWISE = {
@@ -69,6 +70,26 @@ def test_what_writes_nothing_as_yet_is_taken_for_scaled_like_the_other():
     row = propose(module)
     assert row.residual_multiplier_attribute == "residual_multiplier"
     assert row.ffn_multiplier == 1.0
+
+
+@pytest.mark.parametrize("model_type", ["cohere2", "minimax_m2"])
+def test_a_row_is_read_off_a_model_that_is_spread_over_devices(model_type):
+    here = propose(tiny_of_type(model_type))
+    with OtherDevice():
+        assert propose(spread_over_two(tiny_of_type(model_type))) == here
+
+
+def test_layers_may_have_different_numbers_of_heads():
+    model = wrap_model(tiny_of_type("laguna"))
+    assert [block.writers[0].n_heads for block in model.blocks[::2]] == [4, 8]
+    assert len(model.heads) == 12
+
+
+def test_a_hybrid_that_has_attention_alone_is_no_hybrid(monkeypatch):
+    monkeypatch.setitem(OVERRIDES["granitemoehybrid"], "layer_types", ["attention", "attention"])
+    model = wrap_model(tiny_of_type("granitemoehybrid"))
+    assert model.family.experts == "block_sparse_moe.experts"
+    assert model.family.shared == "shared_mlp"
 
 
 @pytest.mark.parametrize("model_type", ["gemma4_text", "cohere2_moe", "minimax_m3_vl_text", "opt", "granitemoeshared"])

@@ -82,7 +82,7 @@ def sizes_for(
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
     if passes:
-        held = 2 * _number(model) * model.module.config.num_attention_heads * longest if weights else BACKWARD * token
+        held = 2 * _number(model) * _heads(model) * longest if weights else BACKWARD * token
         token = math.ceil(model.n_layers * held) + (token if weights else 0)
         copies = LOGITS + (0 if model.readout.affine else CAPPED)
         each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
@@ -143,7 +143,7 @@ def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
     routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
     experts = 3 * d * model.experts_per_token if routed else 0
     eager = eager or model.module.config._attn_implementation == "eager"
-    weights = 4 * model.module.config.num_attention_heads * longest if eager else 0
+    weights = 4 * _heads(model) * longest if eager else 0
     return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
 
 
@@ -151,6 +151,11 @@ def fixed_bytes(model: Model) -> int:
     """Bytes that are held whatever the number of prompts: what is prepared, and rows of the unembedding by rank."""
     d = model.readout.weight.shape[1]
     return OVERHEAD + 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
+
+
+def _heads(model: Model) -> int:
+    """Heads of the attention that has most."""
+    return max(writer.n_heads for block in model.blocks for writer in block.writers)
 
 
 def _number(model: Model) -> int:

@@ -287,18 +287,21 @@ def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
 
 def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
     out = _part(layer, family.attention_out, family)
+    attention = _part(layer, family.attention, family)
     width, heads = _projection_width(out), int(module.config.num_attention_heads)
+    own = [size for name in ("v_head_dim", "head_dim") if isinstance(size := getattr(attention, name, None), int)]
+    if own and width % own[0] == 0:
+        heads = width // own[0]  # some families have more in some layers
     if width % heads:
         raise ModelError(
             f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
-            f"{width} inputs, which is no multiple of it: heads cannot be told apart; give a model whose heads are "
-            "alike"
+            f"{width} inputs, which is no multiple of it: its heads cannot be told apart; give one of which they can"
         )
     writer = Writer("attention", out, 1, width, n_heads=heads)
     return Block(
         layer=index,
         kind="attention",
-        module=_part(layer, family.attention, family),
+        module=attention,
         writers=(writer,),
         post_norm=_post_norm(module, family, layer, family.attention_post_norm),
         multiplier=_multiplier(module, family) * stream,

@@ -77,7 +77,8 @@ def _divisor(module: PreTrainedModel, divisor: float) -> dict[str, Any]:
 def _norm_kind(module: PreTrainedModel, path: str, call: Call) -> tuple[NormKind, float]:
     """The formula that makes of a norm's input what it returned: of four the one that comes closest."""
     norm = module.get_submodule(path)
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    given = {name: getattr(norm, name, None) for name in ("weight", "bias")}
+    weight, bias = (None if one is None else one.detach().cpu().double() for one in given.values())
     states, returned = flat(call.entering).double(), flat(call.leaving).double()
     errors: dict[tuple[NormKind, float], float] = {}
     kinds: tuple[NormKind, ...] = ("rms", "layer")
@@ -85,8 +86,8 @@ def _norm_kind(module: PreTrainedModel, path: str, call: Call) -> tuple[NormKind
         centred = states - states.mean(dim=-1, keepdim=True) if kind == "layer" else states
         plain = centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + norm_eps(norm))
         for offset in (0.0, 1.0):
-            made = plain if weight is None else plain * (weight.detach().double() + offset)
-            made = made if bias is None else made + bias.detach().double()
+            made = plain if weight is None else plain * (weight + offset)
+            made = made if bias is None else made + bias
             errors[kind, offset] = float((made - returned).abs().max() / returned.abs().max())
     best = min(errors, key=lambda one: errors[one])
     if errors[best] > NEAR:

@@ -1,6 +1,7 @@
 """What every module of a transformers model is given and returns in a forward pass, for whoever reads its structure.
 
-Copies are kept, since some models change activations in place. Hooks are gone when a pass ends, whatever happens.
+Copies are kept, since some models change activations in place; on the CPU, since some are spread over devices. Hooks
+are gone when a pass ends, whatever happens.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def observe(module: PreTrainedModel, ids: Tensor, changes: Mapping[str, Change] 
                 hooks.callback(part.register_forward_pre_hook(before(name), with_kwargs=True).remove)
                 hooks.callback(part.register_forward_hook(after(name)).remove)
         logits = module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return Observation(calls, ran, logits.detach().clone())
+    return Observation(calls, ran, logits.detach().to("cpu", copy=True))
 
 
 def _inside(name: str, path: str) -> bool:
@@ -125,4 +126,4 @@ def _stream_first(kwargs: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _tensors(values: Iterable[Any]) -> tuple[Tensor, ...]:
-    return tuple(value.detach().clone() for value in values if isinstance(value, Tensor))
+    return tuple(value.detach().to("cpu", copy=True) for value in values if isinstance(value, Tensor))

@@ -76,7 +76,9 @@ def is_parallel(module: PreTrainedModel, ids: Tensor, seen: Observation, parts: 
 
     def put_back(states: Tensor) -> Any:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-            return type(output)((states, *output[1:])) if isinstance(output, tuple | list) else states
+            if isinstance(output, tuple | list):
+                return type(output)((states.to(output[0].device), *output[1:]))
+            return states.to(output.device)
 
         return hook
 
