@@ -30,6 +30,8 @@ def test_a_type_is_read_and_scored_as_frozen(model_type):
 
 
 def test_nothing_frozen_is_left_over_or_idle():
-    assert GOLDEN["types"].keys() == set(TYPES)
+    assert GOLDEN["types"].keys() >= set(TYPES)
+    if GOLDEN["made_with"]["transformers"] == transformers.__version__:
+        assert GOLDEN["types"].keys() == set(TYPES)
     for model_type, kinds in GOLDEN["types"].items():
         assert max(map(abs, kinds["lpi"].values())) > 1e-4, model_type
