@@ -13,7 +13,7 @@ TESTS ?=
 STUDY ?= twins
 STUDIES ?= .cache/studies
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text bench bench-quick findings-methods study studies publish-studies check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text families bench bench-quick findings-methods study studies publish-studies check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -27,6 +27,7 @@ help:
 	@echo "                  brings CUDA libraries: 3 GB to download, 6 GB in .cache; TORCH=2.13.0 takes another"
 	@echo "make test-python PYTHON=python3.13  the whole suite with another Python; TORCH=VERSION, TESTS=tests/golden"
 	@echo "make constraints-oldest  find the oldest versions anew, after a change of bounds in pyproject.toml"
+	@echo "make families  try a tiny model of every type of transformers, and write which can be attributed"
 	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
 	@echo "make findings-methods  compare methods on SmolLM2 and three trained arms: about an hour on one core; docs/findings/methods.md"
@@ -92,6 +93,11 @@ test-python:
 constraints-oldest:
 	test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }
 	.cache/uv/bin/python scripts/oldest_constraints.py .cache/uv/bin/uv
+
+# Which types of models can be attributed, for `gated-lpi families` and docs/families.md: two minutes.
+families: install install-test
+	$(BIN)/python scripts/make_families.py
+	$(BIN)/python docs/make_tables.py
 
 bench: smollm2
 	SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m benchmarks.run

@@ -1,19 +1,23 @@
-"""Write the tables of the documentation that are made of code: scores (`score_schema`) and options (`options`).
+"""Write the tables of the documentation that are made of code and data.
+
+Those are scores (`score_schema`), options (`options`) and types of models (`models/census.json`).
 
 python docs/make_tables.py           # write them
 python docs/make_tables.py --check   # exit with 1 if one is not what it would be
 """
 
+import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
 
-PAGE = Path(__file__).resolve().parent / "results.md"
+DOCS = Path(__file__).resolve().parent
+CENSUS = DOCS.parent / "src" / "gated_lpi" / "models" / "census.json"
 
 
 def scores() -> Iterable[str]:
@@ -42,11 +46,45 @@ def options() -> Iterable[str]:
         yield f"| `{name}` | `{default}` | {field.description} | {', '.join(owners[name])} |"
 
 
-def written(page: str) -> str:
+def attributed() -> Iterable[str]:
+    """Types of causal language models that can be attributed, by what they are read by."""
+    types = _types("attributed")
+    yield f"{len(types)} types:"
+    yield ""
+    yield "| `model_type` | read as |"
+    yield "|---|---|"
+    for one in types:
+        yield f"| `{one['model_type']}` | {one['family']} |"
+
+
+def refused() -> Iterable[str]:
+    """Types that cannot be attributed, with the reason."""
+    types = _types("refused")
+    yield f"{len(types)} types:"
+    yield ""
+    yield "| `model_type` | why it is refused |"
+    yield "|---|---|"
+    for one in types:
+        reason = re.sub(r"[|<>*_\[\]]", lambda found: "\\" + found[0], one["reason"])
+        yield f"| `{one['model_type']}` | {reason} |"
+
+
+def _types(status: str) -> list[Mapping[str, str]]:
+    types = json.loads(CENSUS.read_text(encoding="utf-8"))["types"]
+    return [one for one in types if one["status"] == status]
+
+
+PAGES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
+    "results.md": {"scores": scores, "options": options},
+    "families.md": {"attributed": attributed, "refused": refused},
+}
+
+
+def written(page: str, tables: Mapping[str, Callable[[], Iterable[str]]]) -> str:
     """The page with its tables."""
-    for name, table in {"scores": scores(), "options": options()}.items():
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        content = "\n".join((begin, *table, end))
+        content = "\n".join((begin, *table(), end))
         page, count = re.subn(f"{begin}.*?{end}", lambda _, content=content: content, page, flags=re.DOTALL)
         assert count == 1, name
     return page
@@ -54,12 +92,21 @@ def written(page: str) -> str:
 
 def main() -> None:
     """Write the tables, or compare them."""
-    before = PAGE.read_text(encoding="utf-8")
-    after = written(before)
+    differ = []
+    for name, tables in PAGES.items():
+        before = (DOCS / name).read_text(encoding="utf-8")
+        after = written(before, tables)
+        if after != before:
+            differ.append(name)
+            if sys.argv[1:] != ["--check"]:
+                (DOCS / name).write_text(after, encoding="utf-8")
     if sys.argv[1:] == ["--check"]:
-        print("tables are what the code says" if after == before else "tables differ: python docs/make_tables.py")
-        sys.exit(after != before)
-    PAGE.write_text(after, encoding="utf-8")
+        print(
+            f"tables differ in {', '.join(differ)}: python docs/make_tables.py"
+            if differ
+            else "tables are what the code says"
+        )
+        sys.exit(bool(differ))
 
 
 if __name__ == "__main__":

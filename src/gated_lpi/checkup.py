@@ -12,7 +12,7 @@ import numpy as np
 from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import probe_prompts
 from gated_lpi.methods import attribute_encoded
-from gated_lpi.models import Model, Reconstruction, adds_bos
+from gated_lpi.models import FAMILIES, Model, Reconstruction, adds_bos, row_as_toml
 from gated_lpi.options import Scoring
 from gated_lpi.trace import trace
 
@@ -57,6 +57,7 @@ class Checkup:
         estimate: cost of attribution.
         tokenizer: its class, and whether it begins texts with a BOS token; "none" if the model came without one.
         notes: what was replaced, left aside or chosen in loading.
+        row: the row that it was read by, as TOML, if that was read off the model or given; "" if it is in the table.
     """
 
     family: str
@@ -73,6 +74,7 @@ class Checkup:
     estimate: Cost
     tokenizer: str
     notes: tuple[str, ...]
+    row: str = ""
 
 
 def examine(model: Model, prompts: int = 1000) -> Checkup:
@@ -107,6 +109,7 @@ def examine(model: Model, prompts: int = 1000) -> Checkup:
         estimate=_estimate(model, prompts),
         tokenizer=_tokenizer(model),
         notes=model.notes,
+        row="" if model.family in FAMILIES else row_as_toml(model.family),
     )
 
 

@@ -36,7 +36,16 @@ class ModelError(GatedLPIError):
 
 
 class UnknownFamilyError(ModelError):
-    """The model's family has no row in the table of families."""
+    """The model's family has no row in the table of families, and none can be read off it.
+
+    Attributes:
+        reason: what about the model is in the way, as part of a sentence; "" where there is no more to say than that
+            no row covers it.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ReconstructionError(ModelError):

@@ -17,7 +17,17 @@ from transformers import __version__ as transformers_version
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.interventions import undisturbed
-from gated_lpi.models import Model, Reconstruction, build_model, load_weights, refuse_packed
+from gated_lpi.models import (
+    Family,
+    Model,
+    Reconstruction,
+    build_model,
+    has_row,
+    load_weights,
+    propose,
+    refuse_packed,
+    row_as_toml,
+)
 from gated_lpi.options import refuse_two_places
 from gated_lpi.trace import pad, trace
 
@@ -34,6 +44,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     gguf: str | None = None,
+    family: Family | None = None,
 ) -> Model:
     """Load a causal language model for attribution, and check that it can be attributed.
 
@@ -53,9 +64,10 @@ def load_model(
         trust_remote_code: run model code that comes with the weights. Off, as it lets the source execute anything.
         gguf: name of a GGUF file in the source, to take weights, config and tokenizer from. Its weights are unpacked;
             needs the extra `gated-lpi[gguf]`.
+        family: the row of the table of families to read it by; None: that of its type, or one read off the model.
 
     Raises:
-        UnknownFamilyError: the model's family has no row in the table.
+        UnknownFamilyError: the model's family has no row in the table, and none can be read off it.
         ReconstructionError: its units do not account for what it computes.
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
@@ -75,6 +87,7 @@ def load_model(
         device_map=device_map,
         trust_remote_code=trust_remote_code,
         gguf=None if gguf is None else PurePath(gguf).name if commit else gguf,
+        any_type=family is not None,
     )
     provenance = {
         "source": str(source),
@@ -84,8 +97,8 @@ def load_model(
         "gguf": gguf or "",
         "tokenizer_sha256": loaded.tokenizer.sha256,
     }
-    model = wrap_model(loaded.module, loaded.tokenizer.tokenizer, provenance=provenance)
-    return replace(model, notes=(*loaded.notes, *loaded.tokenizer.notes))
+    model = wrap_model(loaded.module, loaded.tokenizer.tokenizer, provenance=provenance, family=family)
+    return replace(model, notes=(*loaded.notes, *loaded.tokenizer.notes, *model.notes))
 
 
 def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: bool) -> tuple[Path, str]:
@@ -134,19 +147,30 @@ def wrap_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     provenance: dict[str, Any] | None = None,
+    family: Family | None = None,
 ) -> Model:
     """Prepare a transformers model that is already in memory, and check that it can be attributed.
 
     The model is put into evaluation mode; its weights are not copied or changed.
 
+    Args:
+        module: the model.
+        tokenizer: its tokenizer; None where prompts come as token ids.
+        provenance: where it is from, to be kept with what is made of it.
+        family: the row of the table of families to read it by; None: that of its type, or one read off the model
+            (`models.proposing`), which the model's notes then say.
+
     Raises:
-        UnknownFamilyError: the model's family has no row in the table.
-        ReconstructionError: its units do not account for what it computes.
+        UnknownFamilyError: the model's family has no row in the table, and none can be read off it.
+        ReconstructionError: its units do not account for what it computes. The row that was read off it is in the
+            error's notes.
         ModelError: it has packed weights, or its forward pass fails.
     """
     refuse_packed(type(module).__name__, module)
+    proposed = family is None and not has_row(module.config.model_type)
     with _as_model_errors(type(module).__name__):
-        model = build_model(module, tokenizer)
+        row = propose(module.eval()) if proposed else family
+        model = build_model(module, tokenizer, row)
     details = {
         "compute_dtype": str(model.dtype).removeprefix("torch."),
         "experts_implementation": str(getattr(module.config, "_experts_implementation", None) or ""),
@@ -156,8 +180,19 @@ def wrap_model(
         "tokenizer": "" if tokenizer is None else type(tokenizer).__name__,
     }
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
-    with _as_model_errors(type(module).__name__):
-        return replace(model, reconstruction=verify(model))
+    if row is None:
+        with _as_model_errors(type(module).__name__):
+            return replace(model, reconstruction=verify(model))
+    note = (
+        f"model type {module.config.model_type!r} has no row in the table of families; the row was "
+        f"{'read off the model' if proposed else 'given'}: {row_as_toml(row).replace(chr(10), ', ')}"
+    )
+    try:
+        with _as_model_errors(type(module).__name__):
+            return replace(model, reconstruction=verify(model), notes=(note,))
+    except ReconstructionError as error:
+        error.add_note(row_as_toml(row))
+        raise
 
 
 @contextmanager

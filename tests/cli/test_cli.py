@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from gated_lpi.cli import app, main
-from tiny_text import save_checkpoint
+from tiny_text import save_checkpoint, tiny_tokenizer
+from tiny_types import tiny_of_type
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -198,10 +199,32 @@ def test_check_describes_a_model_that_can_be_trusted(monkeypatch, capsys, checkp
 
 def test_families_are_listed(monkeypatch, capsys):
     _, out, _ = run(monkeypatch, capsys, "families", "--json")
-    assert "OLMoE" in [family["name"] for family in json.loads(out)]
+    types = {one.pop("model_type"): one for one in json.loads(out)}
+    assert types["olmoe"] == {"status": "attributed", "reason": "", "family": "OLMoE"}
+    assert types["mamba"]["status"] == "refused"
+    assert "no softmax attention" in types["mamba"]["reason"]
     code, out, _ = run(monkeypatch, capsys, "families")
     assert code == 0
     assert "deepseek_v3" in out
+
+
+def test_check_shows_the_row_that_was_read_off_a_model(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "model"
+    tiny_of_type("cohere2").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    code, out, _ = run(monkeypatch, capsys, "check", str(folder))
+    assert code == 0
+    row = out.partition("the row that was proven:\n")[2].partition("note:")[0]
+    assert 'name = "Cohere2"' in row
+    own = tmp_path / "row.toml"
+    own.write_text(row.replace('"Cohere2"', '"mine"'))
+    _, out, _ = run(monkeypatch, capsys, "check", str(folder), "--family-row", str(own), "--json")
+    assert json.loads(out)["family"] == "mine"
+    own.write_text(row.replace("logit_scale", "vocab_size"))
+    code, out, error = run(monkeypatch, capsys, "check", str(folder), "--family-row", str(own))
+    assert code == 1
+    assert 'logit_multiplier_attribute = "vocab_size"' in out.partition("the row that was tried")[2]
+    assert "the logits of this Cohere2 model" in error
 
 
 def test_the_installed_command_works():

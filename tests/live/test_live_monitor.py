@@ -17,6 +17,7 @@ from gated_lpi.loading import borrow_model
 from gated_lpi.metrics import top_set_stability
 from tiny_models import tiny_module
 from tiny_text import CAPITALS, FACTS, tiny_tokenizer
+from tiny_types import tiny_of_type
 
 
 def in_training(case="Qwen3-MoE", **options):
@@ -156,8 +157,7 @@ def test_a_model_in_parts_or_without_tokenizer_or_family_is_refused_at_once():
         LiveMonitor(spread, tiny_tokenizer(), FACTS)
     with pytest.raises(ModelError, match="without a tokenizer"):
         LiveMonitor(tiny_module("Qwen3-MoE"), None, FACTS)
-    unlike = tiny_module("Qwen3-MoE")
-    unlike.config.model_type = "unheard-of"
+    unlike = tiny_of_type("mamba")
     with pytest.raises(gated_lpi.UnknownFamilyError):
         LiveMonitor(unlike, tiny_tokenizer(), FACTS)
     held = tiny_module("Qwen3-MoE").to(torch.bfloat16)

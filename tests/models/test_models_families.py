@@ -17,5 +17,5 @@ def test_cases_find_their_row(case):
 
 
 def test_an_unknown_family_is_an_error_that_says_what_is_covered():
-    with pytest.raises(UnknownFamilyError, match=r"'mamba'.*olmoe.*add a row"):
+    with pytest.raises(UnknownFamilyError, match=r"'mamba'.*olmoe.*read a row off the model"):
         find_family("mamba")

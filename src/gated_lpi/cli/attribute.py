@@ -17,6 +17,7 @@ from gated_lpi.cli.options import (
     Bos,
     Device,
     DeviceMap,
+    FamilyRow,
     Gguf,
     Revision,
     Separator,
@@ -66,6 +67,7 @@ def command(
     device_map: DeviceMap = None,
     trust_remote_code: TrustRemoteCode = False,
     gguf: Gguf = None,
+    family_row: FamilyRow = None,
     json: Annotated[bool, typer.Option("--json", help="Print sizes and provenance of the scores as JSON.")] = False,
     *,
     options: dict[str, Any],
@@ -77,12 +79,14 @@ def command(
     from gated_lpi.facts import load_facts
     from gated_lpi.loading import load_model
     from gated_lpi.methods import attribute
+    from gated_lpi.models import read_row
     from gated_lpi.prompting import Prompting
 
     # All that can be refused without the model is refused before it is loaded.
     how = Prompting(templates, separator, on_error, bos)  # type: ignore[arg-type]  # checked there
     asked = method_from_flat(method, {name: value for name, value in options.items() if name not in OF_SCORING})
     scoring = from_flat(Scoring, options)
+    row = None if family_row is None else read_row(family_row)
     loaded_facts = load_facts(facts, on_error=how.on_error)
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
@@ -95,6 +99,7 @@ def command(
             device_map=device_map,
             trust_remote_code=trust_remote_code,
             gguf=gguf,
+            family=row,
         )
         with progress.task("attribute") as advance:
             scores = attribute(loaded, loaded_facts, method=asked, **vars(how), **dict(scoring), progress=advance)

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.console import print_json
-from gated_lpi.cli.options import Device, DeviceMap, Gguf, Revision, TrustRemoteCode
+from gated_lpi.cli.options import Device, DeviceMap, FamilyRow, Gguf, Revision, TrustRemoteCode
+from gated_lpi.errors import ReconstructionError
 
 if TYPE_CHECKING:
     from gated_lpi.checkup import Checkup
@@ -26,25 +27,34 @@ def command(
     device_map: DeviceMap = None,
     trust_remote_code: TrustRemoteCode = False,
     gguf: Gguf = None,
+    family_row: FamilyRow = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Load a model, prove that its units account for what it computes, and say what attribution would cost.
 
-    Ends with exit code 1 if the model cannot be trusted: an unknown family, damaged weights, units that do not add up.
+    A family that has no row in the table gets one that is read off the model; it is shown, with what the proof says.
+    Ends with exit code 1 if the model cannot be trusted: no such row, damaged weights, units that do not add up.
 
     Example: `gated-lpi check ./my-model --prompts 906`
     """
     from gated_lpi.checkup import examine
     from gated_lpi.loading import load_model
+    from gated_lpi.models import read_row
 
-    loaded = load_model(
-        model,
-        revision=revision,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        gguf=gguf,
-    )
+    try:
+        loaded = load_model(
+            model,
+            revision=revision,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            gguf=gguf,
+            family=None if family_row is None else read_row(family_row),
+        )
+    except ReconstructionError as error:
+        for row in getattr(error, "__notes__", ()):
+            console.print(f"the row that was tried, to be mended and given with --family-row:\n{row}", markup=False)
+        raise
     found = examine(loaded, prompts)
     if json:
         print_json(dataclasses.asdict(found))
@@ -75,6 +85,8 @@ def _show(found: Checkup) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    if found.row:
+        console.print(f"not in the table of families; the row that was proven:\n{found.row}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
 

@@ -1,9 +1,9 @@
-"""`gated-lpi families`: the table of model families."""
+"""`gated-lpi families`: every type of causal language model of the installed transformers, attributed or refused."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,38 +11,30 @@ from rich.table import Table
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.console import print_json
 
-if TYPE_CHECKING:
-    from gated_lpi.models import Family
-
 NAME = "families"
 
 
-def command(json: Annotated[bool, typer.Option("--json", help="Print the whole table as JSON.")] = False) -> None:
-    """Print the model families that can be attributed, and what is special about each.
+def command(
+    json: Annotated[bool, typer.Option("--json", help="Print model_type, status, reason and family of each.")] = False,
+) -> None:
+    """Say which types of causal language models can be attributed, and why others are refused.
+
+    It is what was found by loading a tiny random model of each type. What decides about a model is the proof when it
+    is loaded: `gated-lpi check MODEL`.
 
     Example: `gated-lpi families`
     """
-    from gated_lpi.models import FAMILIES
+    from gated_lpi.models import list_types
 
+    types = list_types()
     if json:
-        print_json([dataclasses.asdict(family) for family in FAMILIES])
+        print_json([dataclasses.asdict(one) for one in types])
         return
-    table = Table("family", "model_type", "norm", "what differs")
-    for family in FAMILIES:
-        norm = "LayerNorm" if family.norm == "layer" else "RMSNorm"
-        table.add_row(family.name, ", ".join(family.model_types), norm, ", ".join(_special(family)))
-    console.print(table)
-
-
-def _special(family: Family) -> list[str]:
-    remarks = {
-        "post-norms": family.attention_post_norm or family.ffn_post_norm,
-        "weight + 1 in norms": family.norm_offset,
-        "parallel residual where configured": family.parallel_attribute,
-        "shared experts": family.shared and not family.shared_gate,
-        "gated shared expert": family.shared_gate,
-        "residual multiplier": family.residual_multiplier_attribute,
-        "logits divided": family.logit_divisor_attribute,
-        "logit softcap": family.logit_softcap_attribute,
-    }
-    return [remark for remark, applies in remarks.items() if applies]
+    attributed = Table("model_type", "family", title_justify="left")
+    refused = Table("model_type", "why it is refused", title_justify="left")
+    for one in types:
+        table = attributed if one.status == "attributed" else refused
+        table.add_row(one.model_type, one.family or one.reason)
+    for table, status in ((attributed, "attributed"), (refused, "refused")):
+        table.title = f"{len(table.rows)} of {len(types)} types are {status}"
+        console.print(table)

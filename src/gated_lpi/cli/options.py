@@ -30,6 +30,12 @@ DeviceMap = Annotated[
     str | None, typer.Option(help="Spread the model over devices: auto, balanced, balanced_low_0 or sequential.")
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+FamilyRow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Read the model by this row of the table of families: TOML, see docs/families.md."
+    ),
+]
 Gguf = Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")]
 
 

@@ -82,7 +82,7 @@ def sizes_for(
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
     if passes:
-        held = 2 * _number(model) * model.module.config.num_attention_heads * longest if weights else BACKWARD * token
+        held = 2 * _number(model) * _heads(model) * longest if weights else BACKWARD * token
         token = math.ceil(model.n_layers * held) + (token if weights else 0)
         copies = LOGITS + (0 if model.readout.affine else CAPPED)
         each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
@@ -141,9 +141,9 @@ def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
     attention = max(block.n_units for block in model.blocks if block.kind == "attention")
     ffn = max(_active_width(model, block) for block in model.blocks if block.kind == "ffn")
     routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
-    experts = 3 * d * model.module.config.num_experts_per_tok if routed else 0
+    experts = 3 * d * model.experts_per_token if routed else 0
     eager = eager or model.module.config._attn_implementation == "eager"
-    weights = 4 * model.module.config.num_attention_heads * longest if eager else 0
+    weights = 4 * _heads(model) * longest if eager else 0
     return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
 
 
@@ -153,6 +153,11 @@ def fixed_bytes(model: Model) -> int:
     return OVERHEAD + 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
 
 
+def _heads(model: Model) -> int:
+    """Heads of the attention that has most."""
+    return max(writer.n_heads for block in model.blocks for writer in block.writers)
+
+
 def _number(model: Model) -> int:
     return 4 if str(model.dtype) == "torch.float32" else 8
 
@@ -160,6 +165,6 @@ def _number(model: Model) -> int:
 def _active_width(model: Model, block: Block) -> int:
     """Units of a block that one token uses."""
     return sum(
-        writer.width * (model.module.config.num_experts_per_tok if writer.kind == "routed" else writer.n_experts)
+        writer.width * (model.experts_per_token if writer.kind == "routed" else writer.n_experts)
         for writer in block.writers
     )

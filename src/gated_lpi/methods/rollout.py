@@ -66,6 +66,12 @@ class AttentionRollout(PassMethod[Subjects]):
 
         with record_final(model, batch) as recording, listening(model.module, hear):
             run(model, batch)
+        unseen = [b.name for b in model.blocks if b.kind == "attention" and b.module not in weights]
+        if unseen:
+            raise ModelError(
+                f"the attention of {unseen[0]} does not go through transformers' interface, so its weights are not "
+                "seen and rollout cannot be had for this model; take another method"
+            )
         of_blocks = {i: weights[block.module] for i, block in enumerate(model.blocks) if block.kind == "attention"}
         subject = torch.zeros(batch.ids.shape, device=batch.ids.device)
         for row, one in enumerate(given.asked):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gated_lpi.errors import OptionError
 from gated_lpi.models.families import RouterScore
 
 BlockKind = Literal["attention", "ffn"]
@@ -44,8 +45,10 @@ class Writer:
         gate: the module whose sigmoid scales a shared expert, or None.
         router: what chooses among routed experts; None unless routed. Called with hidden states, it returns logits
             [T, E], the final gates [T, k] and the experts chosen [T, k].
-        router_score: what the router makes of its logits before it chooses: "softmax", or "sigmoid" of each alone.
+        router_score: what the router makes of its logits before it chooses: "softmax", "sigmoid" of each alone, or
+            "other".
         router_scale: what the router multiplies its gates by in the end.
+        multiplier: what the FFN multiplies all of its output by; counts as a part of gates.
     """
 
     kind: WriterKind
@@ -57,6 +60,7 @@ class Writer:
     router: nn.Module | None = None
     router_score: RouterScore = "softmax"
     router_scale: float = 1.0
+    multiplier: float = 1.0
 
     @property
     def n_units(self) -> int:
@@ -79,7 +83,15 @@ class Writer:
 
         Returns:
             [..., E].
+
+        Raises:
+            OptionError: the router makes something else of its logits.
         """
+        if self.router_score == "other":
+            raise OptionError(
+                "gates of experts that were not chosen were asked for (gate='open'), and this family's router is "
+                "neither a softmax nor a sigmoid of its logits; take gate='gated', 'uniform' or 'ungated'"
+            )
         scores = logits.sigmoid() if self.router_score == "sigmoid" else logits.softmax(dim=-1)
         return scores * (self.router_scale / scores.sum(dim=-1, keepdim=True))
 
@@ -119,7 +131,9 @@ class Block:
         module: the attention or the FFN.
         writers: what writes to the residual stream.
         post_norm: a norm on the output, or None.
-        multiplier: what the output is multiplied by before it is written.
+        multiplier: what the output is multiplied by before it is written, and on its way to the final norm.
+        stream: what the residual stream that enters the layer is multiplied by on its way to the final norm.
+        by_projection: the output is what the writers put out together; the module's own is another.
     """
 
     layer: int
@@ -128,6 +142,8 @@ class Block:
     writers: tuple[Writer, ...]
     post_norm: PostNorm | None = None
     multiplier: float = 1.0
+    stream: float = 1.0
+    by_projection: bool = False
 
     @property
     def n_units(self) -> int:

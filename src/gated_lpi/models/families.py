@@ -9,6 +9,8 @@ off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no ru
 Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `ffn` and the post-norms to
 a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
 `_attribute` name an attribute of the model's config.
+
+Families without a row here get one that is read off the model itself (`proposing`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Literal
 from gated_lpi.errors import UnknownFamilyError
 
 NormKind = Literal["rms", "layer"]
-RouterScore = Literal["softmax", "sigmoid"]
+RouterScore = Literal["softmax", "sigmoid", "other"]
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,36 @@ class Family:
         name: the family's name as its authors write it.
         model_types: the `config.model_type` values that this row covers.
         layers, final_norm, head: paths from the model.
-        attention, attention_out, ffn: paths from a layer: the attention module, its output projection, the FFN.
+        attention, attention_out, ffn: paths from a layer: the attention module, its output projection, the FFN; "" for
+            an FFN whose parts stand in the layer itself.
         down, router, experts, shared, shared_gate: paths from a layer's FFN: the down projection, what chooses experts,
             the fused routed experts, the shared expert and what gates it; None where the family has none.
-        router_score: what the router makes of its logits before it chooses: "softmax", or "sigmoid" of each alone.
+        router_score: what the router makes of its logits before it chooses: "softmax", "sigmoid" of each alone, or
+            "other", of which the gates of experts that were not chosen are not known.
         router_scale_attribute: config number that multiplies the gates of routed experts.
         experts_attribute: config number of routed experts of a layer.
+        chosen_experts_attribute: config number of them that a token is sent to.
         router_groups_attribute: config number of groups, of equally many consecutive experts, that the router chooses
             from first; None where the family has none.
         chosen_groups_attribute: config number of these groups that it then takes experts from.
         fewest_experts: how many experts a group, or a layer without groups, must have for the router to work at all.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
-        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written.
-        parallel_attribute: config flag under which the FFN reads the layer's input, beside attention.
+        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written; some layers may
+            lack them.
+        by_projection: what a block writes is what its projections put out, since its module adds the residual stream
+            by itself, or is none.
+        parallel: the FFN always reads the layer's input, beside attention.
+        parallel_attribute: config flag under which it does so.
         residual_multiplier_attribute: config number that multiplies what a block writes.
+        residual_multiplier: a number that multiplies it besides.
+        ffn_multiplier: a number that multiplies what the FFN writes besides.
+        routed_multiplier_attribute: config number that multiplies what routed experts write together, beside their
+            gates.
+        stream_scale: path from a layer to a tensor of one number that multiplies the residual stream as the layer ends.
         logit_divisor_attribute: config number that divides the logits.
+        logit_multiplier_attribute: config number that multiplies them.
+        logit_divisor: a number that divides them besides.
         logit_softcap_attribute: config number `c` in logits = c·tanh(logits / c); None there means no cap.
         norms_in_float32: the family's norms cast to float32 inside, whatever the model's dtype, which limits what a
             float64 check can reach.
@@ -65,6 +81,7 @@ class Family:
     router_score: RouterScore = "softmax"
     router_scale_attribute: str | None = None
     experts_attribute: str = "num_experts"
+    chosen_experts_attribute: str = "num_experts_per_tok"
     router_groups_attribute: str | None = None
     chosen_groups_attribute: str | None = None
     fewest_experts: int = 1
@@ -74,9 +91,17 @@ class Family:
     ffn_post_norm: str | None = None
     norm: NormKind = "rms"
     norm_offset: float = 0.0
+    by_projection: bool = False
+    parallel: bool = False
     parallel_attribute: str | None = None
     residual_multiplier_attribute: str | None = None
+    residual_multiplier: float = 1.0
+    ffn_multiplier: float = 1.0
+    routed_multiplier_attribute: str | None = None
+    stream_scale: str | None = None
     logit_divisor_attribute: str | None = None
+    logit_multiplier_attribute: str | None = None
+    logit_divisor: float = 1.0
     logit_softcap_attribute: str | None = None
     norms_in_float32: bool = True
 
@@ -179,6 +204,11 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+def has_row(model_type: str) -> bool:
+    """Whether a row covers `config.model_type`."""
+    return any(model_type in family.model_types for family in FAMILIES)
+
+
 def find_family(model_type: str) -> Family:
     """The row that covers `config.model_type`.
 
@@ -191,6 +221,5 @@ def find_family(model_type: str) -> Family:
     known = ", ".join(sorted(t for family in FAMILIES for t in family.model_types))
     raise UnknownFamilyError(
         f"model type {model_type!r} has no row in the table of families; covered are: {known}. "
-        "If its blocks write to the residual stream like one of these, add a row to "
-        "gated_lpi/models/families.py; the check at load tells whether the row is right."
+        "load_model and wrap_model read a row off the model itself, and the check at load tells whether it is right"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gated_lpi.errors import ModelError
 from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.families import Family, find_family
-from gated_lpi.models.readout import Readout
+from gated_lpi.models.readout import Readout, norm_eps
 from gated_lpi.models.units import (
     GroupTable,
     Ints,
@@ -177,7 +178,7 @@ class Model:
     @property
     def experts_per_token(self) -> int:
         """k, how many routed experts a token is sent to; 0 for a dense model."""
-        return int(self.module.config.num_experts_per_tok) if any(self.routed()) else 0
+        return int(_config(self.module, self.family.chosen_experts_attribute, 0)) if any(self.routed()) else 0
 
     @property
     def n_parameters(self) -> int:
@@ -194,19 +195,30 @@ class Model:
         return total
 
 
-def build_model(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:
+def build_model(
+    module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, family: Family | None = None
+) -> Model:
     """Read a transformers model through its family's row. No forward pass: nothing is verified yet.
 
+    Args:
+        module: the model.
+        tokenizer: its tokenizer.
+        family: the row; None: that of the table.
+
     Raises:
-        UnknownFamilyError: no row covers the model's type.
+        UnknownFamilyError: no row of the table covers the model's type.
         ModelError: a part that the row names is not there.
     """
-    family = find_family(module.config.model_type)
+    family = find_family(module.config.model_type) if family is None else family
     blocks: list[Block] = []
-    for index, layer in enumerate(cast(nn.ModuleList, _part(module, family.layers, family))):
-        blocks.append(_attention_block(module, family, layer, index))
-        blocks.append(_ffn_block(module, family, layer, index))
-    parallel = bool(_config(module, family.parallel_attribute, False))
+    layers = cast(nn.ModuleList, _part(module, family.layers, family))
+    for path in filter(None, (family.attention_post_norm, family.ffn_post_norm)):
+        if not any(_has(layer, path) for layer in layers):
+            _part(layers[0], path, family)
+    for index, (layer, stream) in enumerate(zip(layers, _streams(family, layers), strict=True)):
+        blocks.append(_attention_block(module, family, layer, index, stream))
+        blocks.append(_ffn_block(module, family, layer, index, stream))
+    parallel = family.parallel or bool(_config(module, family.parallel_attribute, False))
     return Model(
         module=module.eval(),
         tokenizer=tokenizer,
@@ -233,12 +245,21 @@ def _part(root: nn.Module, path: str, family: Family) -> nn.Module:
         ) from error
 
 
+def _has(root: nn.Module, path: str) -> bool:
+    """Whether there is such a module."""
+    try:
+        root.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
 def _config(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
     return default if attribute is None else getattr(module.config, attribute)
 
 
 def _multiplier(module: PreTrainedModel, family: Family) -> float:
-    return float(_config(module, family.residual_multiplier_attribute, 1.0))
+    return family.residual_multiplier * float(_config(module, family.residual_multiplier_attribute, 1.0))
 
 
 def _projection_width(projection: nn.Module) -> int:
@@ -247,33 +268,64 @@ def _projection_width(projection: nn.Module) -> int:
     return int(shape[1] if isinstance(projection, nn.Linear) else shape[0])
 
 
-def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
+    """What is multiplied by what on its way to the final norm: of each layer, the product of its and later scales."""
+    if family.stream_scale is None:
+        return [1.0] * len(layers)
+    path, _, name = family.stream_scale.rpartition(".")
+    scales = []
+    for layer in layers:
+        scale = getattr(_part(layer, path, family), name, None)
+        if not isinstance(scale, Tensor) or scale.numel() != 1:
+            raise ModelError(
+                f"the {family.name} row of the table of families expects a tensor of one number at "
+                f"{family.stream_scale!r} of each layer, and {type(layer).__name__} has none; mend the row"
+            )
+        scales.append(scale.item())
+    return [math.prod(scales[index:]) for index in range(len(scales))]
+
+
+def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
     out = _part(layer, family.attention_out, family)
-    writer = Writer("attention", out, 1, _projection_width(out), n_heads=module.config.num_attention_heads)
+    attention = _part(layer, family.attention, family)
+    width, heads = _projection_width(out), int(module.config.num_attention_heads)
+    own = [size for name in ("v_head_dim", "head_dim") if isinstance(size := getattr(attention, name, None), int)]
+    if own and width % own[0] == 0:
+        heads = width // own[0]  # some families have more in some layers
+    if width % heads:
+        raise ModelError(
+            f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
+            f"{width} inputs, which is no multiple of it: its heads cannot be told apart; give one of which they can"
+        )
+    writer = Writer("attention", out, 1, width, n_heads=heads)
     return Block(
         layer=index,
         kind="attention",
-        module=_part(layer, family.attention, family),
+        module=attention,
         writers=(writer,),
-        post_norm=_post_norm(family, layer, family.attention_post_norm),
-        multiplier=_multiplier(module, family),
+        post_norm=_post_norm(module, family, layer, family.attention_post_norm),
+        multiplier=_multiplier(module, family) * stream,
+        stream=stream,
+        by_projection=family.by_projection,
     )
 
 
-def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int) -> Block:
+def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
     ffn = _part(layer, family.ffn, family)
     return Block(
         layer=index,
         kind="ffn",
         module=ffn,
         writers=tuple(_ffn_writers(module, family, ffn)),
-        post_norm=_post_norm(family, layer, family.ffn_post_norm),
-        multiplier=_multiplier(module, family),
+        post_norm=_post_norm(module, family, layer, family.ffn_post_norm),
+        multiplier=_multiplier(module, family) * family.ffn_multiplier * stream,
+        stream=stream,
+        by_projection=family.by_projection,
     )
 
 
 def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> list[Writer]:
-    if not hasattr(ffn, family.experts):
+    if not _has(ffn, family.experts):
         down = _part(ffn, family.down, family)
         return [Writer("dense", down, 1, _projection_width(down))]
     experts = _part(ffn, family.experts, family)
@@ -287,10 +339,17 @@ def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> lis
     router = _part(ffn, family.router, family)
     scale = float(_config(module, family.router_scale_attribute, 1.0))
     routed = Writer(
-        "routed", experts, n_experts, width, router=router, router_score=family.router_score, router_scale=scale
+        "routed",
+        experts,
+        n_experts,
+        width,
+        router=router,
+        router_score=family.router_score,
+        router_scale=scale,
+        multiplier=float(_config(module, family.routed_multiplier_attribute, 1.0)),
     )
     writers = [routed]
-    if family.shared is not None and hasattr(ffn, family.shared):
+    if family.shared is not None and _has(ffn, family.shared):
         down = _part(ffn, f"{family.shared}.{family.down}", family)
         gate = None if family.shared_gate is None else _part(ffn, family.shared_gate, family)
         writers.append(Writer("shared", down, 1, _projection_width(down), gate=gate))
@@ -304,19 +363,12 @@ def _norm_weight(family: Family, norm: nn.Module, like: Tensor) -> Tensor:
     return cast(Tensor, weight.detach()) + family.norm_offset
 
 
-def _norm_eps(norm: nn.Module) -> float:
-    for name in ("variance_epsilon", "eps"):
-        if hasattr(norm, name):
-            return float(getattr(norm, name))
-    return 1e-5  # OLMo's LayerNorm has it as a literal
-
-
-def _post_norm(family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
-    if path is None:
+def _post_norm(module: PreTrainedModel, family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
+    if path is None or not _has(layer, path):
         return None
     norm = _part(layer, path, family)
-    weight = cast(Tensor, norm.weight)
-    return PostNorm(norm, _norm_weight(family, norm, weight), _norm_eps(norm))
+    like = cast(Tensor, _part(module, family.head, family).weight)
+    return PostNorm(norm, _norm_weight(family, norm, like), norm_eps(norm))
 
 
 def _readout(module: PreTrainedModel, family: Family) -> Readout:
@@ -333,8 +385,10 @@ def _readout(module: PreTrainedModel, family: Family) -> Readout:
         gamma=_norm_weight(family, norm, weight),
         beta=None if beta is None else beta.detach(),
         centred=family.norm == "layer",
-        eps=_norm_eps(norm),
-        divisor=float(_config(module, family.logit_divisor_attribute, 1.0)),
+        eps=norm_eps(norm),
+        divisor=family.logit_divisor
+        * float(_config(module, family.logit_divisor_attribute, 1.0))
+        / float(_config(module, family.logit_multiplier_attribute, 1.0)),
         softcap=None if softcap is None else float(softcap),
     ).to(weight.device)
 

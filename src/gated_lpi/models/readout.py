@@ -13,9 +13,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROWS = 4096  # of W_U that are multiplied or taken to float64 at a time: a product packs a copy of what it is given
+
+
+def norm_eps(norm: nn.Module) -> float:
+    """The epsilon of a norm of transformers."""
+    for name in ("variance_epsilon", "eps", "epsilon"):
+        if hasattr(norm, name):
+            return float(getattr(norm, name))
+    return 1e-5  # OLMo's LayerNorm has it as a literal
 
 
 @dataclass(frozen=True)

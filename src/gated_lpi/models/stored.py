@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from gated_lpi._common.quiet import quiet_transformers
 from gated_lpi._common.weight_files import refuse_long_headers
@@ -96,11 +96,14 @@ def refuse_dtypes(source: str, tensors: Mapping[str, Stored]) -> None:
         )
 
 
-def refuse_misfit(source: str, config: PreTrainedConfig, stored: int) -> None:
+def refuse_misfit(source: str, config: PreTrainedConfig, stored: int) -> PreTrainedModel:
     """Refuse a config whose model is far larger than its file of `stored` values, before memory for it is asked for.
 
     The model is laid out without memory and its values counted, buffers by themselves: more than twice those of the
     file cannot be filled from it. Smaller differences are found on loading, which names the tensors.
+
+    Returns:
+        The model as it was laid out, without values.
 
     Raises:
         WeightsError: says both numbers.
@@ -124,6 +127,7 @@ def refuse_misfit(source: str, config: PreTrainedConfig, stored: int) -> None:
             f"weights hold {stored:,}: config.json belongs to another model, or the files to another checkpoint. "
             "Put those that belong together into one folder"
         )
+    return cast(PreTrainedModel, laid_out)
 
 
 def refuse_unused(source: str, unused: Iterable[str]) -> None:

@@ -23,7 +23,8 @@ from gated_lpi._common.entries import quoted, writable
 from gated_lpi._common.quiet import quiet_transformers
 from gated_lpi._common.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
-from gated_lpi.models.families import find_family
+from gated_lpi.models.families import has_row
+from gated_lpi.models.proposing import refuse_other_mixers, refuse_type
 from gated_lpi.models.staging import read_config, refuse_layers, safe_config, staged, staged_file
 from gated_lpi.models.stored import (
     Stored,
@@ -67,6 +68,7 @@ def load_weights(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     gguf: str | None = None,
+    any_type: bool = False,
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
@@ -82,6 +84,7 @@ def load_weights(
         device_map: spread it over devices instead, as accelerate takes it.
         trust_remote_code: run code that comes with the model.
         gguf: name of a GGUF file in the folder.
+        any_type: refuse no type of model, nor how its layers mix positions: whoever calls has a row for it.
 
     Raises:
         OptionError: `gguf` without the package that reads such files.
@@ -95,12 +98,12 @@ def load_weights(
     place = _Place(dtype, device, device_map)
     if gguf is not None:
         with staged_file(_find_gguf(called, root, gguf)) as link:
-            return _load_gguf(called, link, place)
+            return _load_gguf(called, link, place, any_type)
     if not (root / CONFIG_NAME).exists():
         raise _without_config(called, root)
     content, left_out = read_config(root), list[str]()
     if not trust_remote_code:
-        content, left_out = _checked_config(called, content)
+        content, left_out = _checked_config(called, content, any_type)
     files = weight_files(root)
     stamp = files.stamp
     tensors = stored_tensors(files.paths)
@@ -108,9 +111,10 @@ def load_weights(
     refuse_layers(called, content, len(tensors))
     options = {"trust_remote_code": trust_remote_code}
     with nullcontext(root) if trust_remote_code else staged(root, content, files) as view:
-        config, notes = _supported_config(called, view, options)
+        config, notes = _supported_config(called, view, options, any_type or trust_remote_code)
         if not trust_remote_code:
-            refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
+            laid_out = refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
+            _refuse_structure(laid_out, any_type)
         module, report = _construct(called, view, config, options, place)
         _refuse_unsound(called, module, report)
         refuse_changed(root, stamp)
@@ -137,11 +141,11 @@ class _Place(NamedTuple):
     device_map: str | Mapping[str, Any] | None
 
 
-def _load_gguf(source: str, link: Path, place: _Place) -> Loaded:
+def _load_gguf(source: str, link: Path, place: _Place, any_type: bool) -> Loaded:
     options = {"gguf_file": str(link)}
     _refuse_gguf_layers(source, link, options)
-    config, notes = _supported_config(source, link.parent, options)
-    refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES)
+    config, notes = _supported_config(source, link.parent, options, any_type)
+    _refuse_structure(refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES), any_type)
     module, report = _construct(source, link.parent, config, options, place)
     _refuse_unsound(source, module, report)
     return Loaded(
@@ -171,7 +175,7 @@ def _refuse_unsound(source: str, module: PreTrainedModel, report: dict[str, Any]
     _refuse_not_finite(source, module)
 
 
-def _checked_config(source: str, content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _checked_config(source: str, content: dict[str, Any], any_type: bool) -> tuple[dict[str, Any], list[str]]:
     """The content of a config.json without choices of code, and their names; refused if it cannot be attributed."""
     _refuse_encoder_decoder(source, content.get("is_encoder_decoder"), content.get("model_type"))
     if not isinstance(content.get("model_type"), str):
@@ -179,7 +183,7 @@ def _checked_config(source: str, content: dict[str, Any]) -> tuple[dict[str, Any
             f"the config of {source!r} has model_type {quoted(content.get('model_type'))}; expected the name of a type "
             "of model. Its config.json is damaged: save or download the model again"
         )
-    find_family(content["model_type"])
+    _refuse_type(content["model_type"], any_type)
     _refuse_quantised(source, content.get("quantization_config"))
     return safe_config(content)
 
@@ -254,7 +258,7 @@ def _remarks(module: PreTrainedModel, tensors: Mapping[str, Stored]) -> Iterator
         )
 
 
-def _supported_config(source: str, view: Path, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def _supported_config(source: str, view: Path, options: dict[str, Any], any_type: bool) -> tuple[Any, list[str]]:
     """The model's config, and what was changed in it; refused before any weight is read if it cannot be attributed."""
     try:
         with quiet_transformers():
@@ -264,7 +268,7 @@ def _supported_config(source: str, view: Path, options: dict[str, Any]) -> tuple
     except Exception as error:  # whatever a damaged config.json makes transformers raise
         raise _bad_gguf(source, options, error) if "gguf_file" in options else _not_loadable(source, error) from error
     _refuse_encoder_decoder(source, getattr(config, "is_encoder_decoder", False), config.model_type)
-    find_family(config.model_type)
+    _refuse_type(config.model_type, any_type)
     if "gguf_file" not in options:
         _refuse_quantised(source, getattr(config, "quantization_config", None))
     pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
@@ -272,6 +276,17 @@ def _supported_config(source: str, view: Path, options: dict[str, Any]) -> tuple
         config.pad_token_id = None
         return config, [f"pad_token_id = {pad} of its config is no row of its {size} embeddings; padding needs none"]
     return config, []
+
+
+def _refuse_type(model_type: str, any_type: bool) -> None:
+    if not any_type and not has_row(model_type):
+        refuse_type(model_type)
+
+
+def _refuse_structure(laid_out: PreTrainedModel, any_type: bool) -> None:
+    """Refuse what can be seen without weights."""
+    if not any_type and not has_row(laid_out.config.model_type):
+        refuse_other_mixers(laid_out)
 
 
 def _refuse_encoder_decoder(source: str, is_one: Any, model_type: Any) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi._common.heap import give_back
+from gated_lpi.errors import ModelError
 from gated_lpi.models import Block, Model, Writer
 from gated_lpi.trace.attention import listening
 from gated_lpi.trace.batches import (
@@ -29,6 +30,8 @@ from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final, record_routers, writer_name
 from gated_lpi.trace.records import BlockTrace, PromptRouting, Trace, WriterTrace, join
 from gated_lpi.trace.running import run
+
+ADDS_UP = 1e-3  # relative difference that rounding explains between source positions and their sum
 
 
 @torch.no_grad()
@@ -60,7 +63,8 @@ def trace(
 
     Raises:
         OptionError: there is no prompt, or one has no token; or a prompt without a position, or one that it lacks.
-        ModelError: `by_position`, and the model's attention does not go through transformers' interface.
+        ModelError: `by_position`, and the model's attention does not go through transformers' interface, or does more
+            than to weight values.
     """
     chosen = resolve_positions(prompts, positions)
     parts, routed = [], []
@@ -214,18 +218,25 @@ class _Seen(NamedTuple):
 def _recorded(model: Model, batch: Batch, by_position: bool, routers: bool) -> Iterator[Recording]:
     with record(model, batch, routers=routers) as recording, ExitStack() as stack:
         if by_position:
+            recording.resolves = True
             stack.enter_context(listening(model.module, recording.hear_attention))
         yield recording
 
 
 def _seen(model: Model, recording: Recording, all_experts: bool) -> _Seen:
     blocks = list(_block_traces(model, recording, all_experts))
-    return _Seen(blocks, recording.inputs["layer 0"], recording.inputs["final"])
+    embedding = _on_its_way(recording.inputs["layer 0"], model.blocks[0])
+    return _Seen(blocks, embedding, recording.inputs["final"])
+
+
+def _on_its_way(states: Tensor, block: Block) -> Tensor:
+    """What enters a block's layer, [P, d], as it is when it reaches the final norm: later layers may scale it."""
+    return states if block.stream == 1.0 else states * block.stream
 
 
 def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iterator[BlockTrace]:
     for block in model.blocks:
-        entering = recording.inputs[f"layer {block.layer}"]
+        entering = _on_its_way(recording.inputs[f"layer {block.layer}"], block)
         if block.kind == "attention":
             attention_written = _written(block, recording)
             base, written = entering, attention_written
@@ -240,7 +251,13 @@ def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iter
 
 
 def _written(block: Block, recording: Recording) -> Tensor:
-    return recording.outputs[block.name] * block.multiplier
+    if not block.by_projection or block.post_norm is not None:
+        return recording.outputs[block.name] * block.multiplier
+    parts = []
+    for name, writer in ((writer_name(block, writer), writer) for writer in block.writers):
+        written = recording.outputs[f"{name} output"] * writer.multiplier
+        parts.append(written if writer.gate is None else torch.sigmoid(recording.outputs[f"{name} gate"]) * written)
+    return torch.stack(parts).sum(dim=0) * block.multiplier
 
 
 def _writer_trace(block: Block, writer: Writer, recording: Recording, all_experts: bool) -> WriterTrace:
@@ -249,13 +266,33 @@ def _writer_trace(block: Block, writer: Writer, recording: Recording, all_expert
     if writer.kind == "routed":
         experts, gates = recording.routing[name]
         found = expert_coefficients(writer.module, coefficients, experts)
-        traced = WriterTrace(found, gates.to(found.dtype), experts)
+        traced = WriterTrace(found, _multiplied(gates.to(found.dtype), writer), experts)
         if not all_experts:
             return traced
         every = torch.arange(writer.n_experts, device=experts.device).expand(len(experts), -1)
-        full = writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype)
+        full = _multiplied(writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype), writer)
         whole = expert_coefficients(writer.module, coefficients, every)
         return replace(traced, all_coefficients=whole, all_gates=full)
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
-    return WriterTrace(coefficients, by_position=recording.by_position.get(block.module))
+    by_position = recording.by_position.get(block.module)
+    if recording.resolves and writer.kind == "attention":
+        _refuse_unresolved(block, by_position, coefficients)
+    return WriterTrace(coefficients, by_position=by_position)
+
+
+def _refuse_unresolved(block: Block, by_position: Tensor | None, coefficients: Tensor) -> None:
+    """Refuse source positions that do not add up to what the output projection is given."""
+    if by_position is not None and by_position.shape[-1] == coefficients.shape[-1]:
+        error = (by_position.sum(dim=1) - coefficients).abs().max()
+        if bool(error <= ADDS_UP * coefficients.abs().max()):
+            return
+    raise ModelError(
+        f"what the output projection of {block.name} is given is not seen as values weighted by attention "
+        f"({type(block.module).__name__} gates, normalises or mixes them, or computes them by itself), so it cannot be "
+        "resolved by position; use positions='summed'"
+    )
+
+
+def _multiplied(gates: Tensor, writer: Writer) -> Tensor:
+    return gates if writer.multiplier == 1.0 else gates * writer.multiplier

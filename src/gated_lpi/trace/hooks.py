@@ -45,6 +45,7 @@ class Recording:
         self.outputs: dict[str, Tensor] = {}
         self.routing: dict[str, tuple[Tensor, Tensor]] = {}
         self.by_position: dict[nn.Module, Tensor] = {}
+        self.resolves = False  # whether attention is asked for by position
         self.routers: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.shared_gates: dict[str, Tensor] = {}
 
@@ -137,13 +138,15 @@ def _on_final(model: Model, recording: Recording) -> RemovableHandle:
 
 
 def _block_hooks(block: Block, recording: Recording) -> Iterator[RemovableHandle]:
-    if block.post_norm is None:
-        yield _on_output(block.module, recording, block.name)
-    else:
+    if block.post_norm is not None:
         yield _on_input(block.post_norm.module, recording, f"{block.name} post-norm")
         yield _on_output(block.post_norm.module, recording, block.name)
+    elif not block.by_projection:
+        yield _on_output(block.module, recording, block.name)
     for writer in block.writers:
         name = writer_name(block, writer)
+        if block.by_projection and block.post_norm is None:
+            yield _on_output(writer.module, recording, f"{name} output")
         hook = _on_routing if writer.kind == "routed" else _on_input
         yield hook(writer.module, recording, name)
         if writer.gate is not None:

@@ -35,20 +35,20 @@ class ResumablePass:
         self.batch = batch
         self._layers = cast(nn.ModuleList, model.module.get_submodule(model.family.layers))
         self._calls: list[Call] = []
+        last: list[Tensor] = []  # the norm's inputs: some models normalise the embeddings by it as well
         handles = [
             layer.register_forward_pre_hook(lambda _, args, kwargs: self._keep(args, kwargs), with_kwargs=True)
             for layer in self._layers
         ]
         try:
             norm = model.module.get_submodule(model.family.final_norm)
-            handles.append(norm.register_forward_pre_hook(lambda _, args: self._keep(args, {})))
+            handles.append(norm.register_forward_pre_hook(lambda _, args: last.append(args[0])))
             with torch.no_grad():
                 run(model, batch)
         finally:
             for handle in handles:
                 handle.remove()
-        (last,), _ = self._calls.pop()
-        self.final = self._items(last)
+        self.final = self._items(last[-1])
 
     def entering(self, layer: int) -> Tensor:
         """The residual stream that enters a layer, [B, S, d]."""

@@ -1,0 +1,177 @@
+"""A tiny random model of every type that transformers calls a causal language model, by names of settings.
+
+A config gets the sizes of `SIZES` whose names it has, and those of its parts likewise; `OVERRIDES` says what else a
+type needs. Scales are other than 1, so that one that is forgotten shows, and so are weights of norms, biases, scalars.
+"""
+
+import copy
+import dataclasses
+import inspect
+import warnings
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, EXPERTS, CHOSEN = 2, 32, 48, 4, 2, 8, 2
+TOKENS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0}
+WIDTHS = {"hidden_size": HIDDEN, "n_embd": HIDDEN, "d_model": HIDDEN, "dim": HIDDEN, "emb_dim": HIDDEN}
+DEPTHS = {
+    **dict.fromkeys(
+        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), LAYERS
+    ),
+    **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "depth"), LAYERS),
+}
+BLOCKS = {
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), HEADS),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), HEADS),
+    **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads"), HEADS),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "dim_ff"), FFN),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "d_inner", "moe_intermediate_size"), FFN),
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "sliding_window": 4,
+    "max_position_embeddings": 64,
+    "n_positions": 64,
+    "max_seq_len": 64,
+}
+MIXTURES = {
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "moe_top_k"), CHOSEN),
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 24,
+    "shared_intermediate_size": 24,
+    "shared_experts_intermediate_size": 24,
+    "n_shared_experts": 2,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+SCALES = {
+    "residual_multiplier": 0.5,
+    "embedding_multiplier": 2.0,
+    "attention_multiplier": 0.3,
+    "logits_scaling": 3.0,
+    "logit_scale": 0.4,
+    "routed_scaling_factor": 1.5,
+    "router_scaling_factor": 1.7,
+    "route_scale": 1.6,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "use_bias": True,
+}
+IMAGES = {"image_size": 16, "patch_size": 8, "num_mel_bins": 8, "embed_dim": HIDDEN, "out_hidden_size": HIDDEN}
+SIZES = {"vocab_size": 64, **TOKENS, **WIDTHS, **DEPTHS, **BLOCKS, **MIXTURES, **LATENT, **SCALES, **IMAGES}
+ALL_HEADS = {"num_key_value_heads": HEADS}
+INDEXED = {**ALL_HEADS, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 64}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+BLT = {"hidden_size": HIDDEN, "intermediate_size": FFN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
+PLAIN_GEMMA4 = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "global_head_dim": 8}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "axk1": ALL_HEADS,
+    "axk2": INDEXED,
+    "bamba": MAMBA,
+    "blt": {
+        **{f"{part}_config": {**BLT, "hidden_size_global": HIDDEN} for part in ("encoder", "decoder", "patcher")},
+        "global_config": BLT,
+        "encoder_hash_byte_group_vocab": 64,
+    },
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "ctrl": {"dff": FFN},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"hidden_size": HIDDEN, "ffn_hidden_size": FFN, "moe_num_experts": EXPERTS, "moe_top_k": CHOSEN},
+    },
+    "deepseek_v2": ALL_HEADS,
+    "deepseek_v3": ALL_HEADS,
+    "deepseek_v32": INDEXED,
+    "dots3_note": {"text_config": {"model_type": "dots3_note_text", **INDEXED}},
+    "dots3_note_text": INDEXED,
+    "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 64},
+    "gemma4_assistant": {"text_config": {"model_type": "gemma4_text", **PLAIN_GEMMA4, "num_kv_shared_layers": LAYERS}},
+    "gemma4_text": PLAIN_GEMMA4,
+    "gemma4_unified_assistant": {"text_config": {"model_type": "gemma4_unified_text", "num_kv_shared_layers": LAYERS}},
+    "gemma4_unified_text": {"global_head_dim": 8},
+    "glm4_moe_lite": ALL_HEADS,
+    "glm_moe_dsa": INDEXED,
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"]},
+    "laguna": {"num_attention_heads_per_layer": [HEADS, 2 * HEADS]},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longcat_flash": {"ffn_hidden_size": FFN, "expert_ffn_hidden_size": 16, "zero_expert_num": 2},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
+    "minicpm3": ALL_HEADS,
+    "mllama": {"text_config": {"model_type": "mllama_text_model", "cross_attention_layers": [1]}},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
+    "youtu": ALL_HEADS,
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+def sizes(config_class: type, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments for a config of this class at a tiny size; its parts have theirs as dictionaries."""
+    names = (
+        {field.name for field in dataclasses.fields(config_class)}
+        if dataclasses.is_dataclass(config_class)
+        else set(inspect.signature(config_class.__init__).parameters)
+    )
+    aliases = getattr(config_class, "attribute_map", {})
+    given = {
+        name: size for name, size in SIZES.items() if name in names and aliases.get(name) not in SIZES.keys() & names
+    }
+    changes = copy.deepcopy(changes or {})
+    for name in set(getattr(config_class, "sub_configs", None) or {}) & names:
+        if "model_type" in changes.get(name, {}):
+            part = CONFIG_MAPPING[changes[name].pop("model_type")]
+        elif name in changes:
+            continue
+        else:
+            part = type(getattr(config_class(), name))
+        if part is not type(None):
+            given[name] = {"model_type": part.model_type, **sizes(part, changes.pop(name, None))}
+    return given | changes
+
+
+def tiny_config(model_type: str) -> Any:
+    """The config of a type at a tiny size."""
+    config_class = CONFIG_MAPPING[model_type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return config_class(**sizes(config_class, OVERRIDES.get(model_type)))
+
+
+def tiny_of_type(model_type: str, seed: int = 0) -> Any:
+    """A tiny model of a type, as transformers builds it from its config, with random weights, norms and scalars."""
+    transformers.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = AutoModelForCausalLM.from_config(tiny_config(model_type))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in [*module.named_parameters(), *_scalars(module)]:
+            noise = torch.randn(weight.shape, generator=generator)
+            if "norm" in name or ".ln_" in name or weight.dim() == 0:
+                weight.copy_(weight + 0.3 * noise)
+            elif weight.dim() == 1:
+                weight.copy_(0.3 * noise)
+            else:
+                weight.copy_(noise / weight.shape[-1] ** 0.5)
+    return module.eval()
+
+
+def _scalars(module: Any) -> list[tuple[str, torch.Tensor]]:
+    """Buffers that are saved and hold one number: scales that a model learnt."""
+    saved = module.state_dict()
+    return [
+        (name, b) for name, b in module.named_buffers() if name in saved and b.numel() == 1 and b.is_floating_point()
+    ]
