@@ -93,6 +93,15 @@ def test_variations_have_a_table_of_their_own_and_no_row_of_the_index():
     assert "The same claims" not in page(result(verdict("supported", "lpi", 2.0)))
 
 
+def test_a_long_table_is_cut_on_the_page_and_says_so():
+    table = Table(name="t", caption="Numbers.", columns=["a"], rows=[[f"row {i}"] for i in range(103)])
+    kept = result().analyses[0].model_copy(update={"found": Analysis(tables=[table])})
+    text = page(result().model_copy(update={"analyses": [kept]}))
+    assert "| row 99 |" in text
+    assert "| row 100 |" not in text
+    assert "3 more rows are in the findings as JSON." in text
+
+
 def test_a_verdict_without_an_effect_is_its_word_alone():
     alone = verdict("contradicted", "", 0.0, effect=None, low=None, high=None)
     assert "| **contradicted** |" in page(result(alone))

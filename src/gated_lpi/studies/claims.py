@@ -8,7 +8,7 @@ or prompts of single training runs is undecided here, and its detail says what i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -67,6 +67,9 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         for kind in options.kinds
         if options.known or facts == "all"
     ]
+    asked.sort(
+        key=lambda one: (one[2] != "all", one[2], options.kinds.index(one[1]))
+    )  # what the claims are about first
     judged: list[Judged] = []
     with progress.task("judge the claims") as advance:
         for done, (method, kind, facts) in enumerate(asked):
@@ -115,7 +118,7 @@ def _verdict(finding: Finding, moe: str, dense: str, groups: str, variation: str
             variation=variation,
         )
     lead = leading(told, answer)
-    place, c, unit = lead.greatest(), lead.contrast, lead.measure.unit
+    place, c = lead.greatest(), lead.contrast
     said = word(answer, lead)
     start = "Measures or times disagree. " if answer == "mixed" else ""
     start += "" if said == answer or answer == "mixed" else f"{answer.capitalize()} for these runs alone. "
@@ -126,15 +129,24 @@ def _verdict(finding: Finding, moe: str, dense: str, groups: str, variation: str
         claim=claim,
         method=method,
         verdict=said,
-        effect=scaled(float(c.estimate[place]), unit),
-        low=scaled(float(c.low[place]), unit),
-        high=scaled(float(c.high[place]), unit),
-        unit=f"{unit_words(unit)}, {_within(lead.measure.words)}".removeprefix(", "),
+        **effect_of(lead),
         detail=f"{start}{' '.join([sentence(lead), *others])} Bands are {over(lead)}.",
         would_decide=would_decide(told, answer),
         because=_because(answer, said, lead) if beyond else "",
         variation=variation,
     )
+
+
+def effect_of(lead: Compared) -> dict[str, Any]:
+    """The fields of a verdict that say how large the greatest difference of a measure is."""
+    place, c, unit = lead.greatest(), lead.contrast, lead.measure.unit
+    size, low, high = (scaled(float(x[place]), unit) for x in (c.estimate, c.low, c.high))
+    return {
+        "effect": size,
+        "low": low,
+        "high": high,
+        "unit": f"{unit_words(unit)}, {_within(lead.measure.words)}".removeprefix(", "),
+    }
 
 
 def _because(answer: Answer, said: Word, lead: Compared) -> str:

@@ -21,7 +21,7 @@ from gated_lpi.claims import Judged, judge
 from gated_lpi.claims.curves import mean_and_error
 from gated_lpi.claims.judge import LEAST, Answer, Compared
 from gated_lpi.claims.series import clock_of, units_of
-from gated_lpi.claims.words import leading, scaled, span
+from gated_lpi.claims.words import leading, scaled, span, unit_words
 from gated_lpi.metrics import GapOverlap, densities, overlap_by_gap, top_sets
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec
@@ -59,6 +59,7 @@ class Told(NamedTuple):
         size: of its strongest difference, in the unit that is shown.
         ends: of that one's band.
         measure: which.
+        unit: of the difference, in words.
         at: when.
         over: what the band is over.
     """
@@ -67,6 +68,7 @@ class Told(NamedTuple):
     size: float
     ends: tuple[float, float]
     measure: str
+    unit: str
     at: str | None
     over: str
 
@@ -128,7 +130,7 @@ def _told(comparisons: Sequence[Compared], answer: Answer) -> Told:
     place, c, unit = lead.greatest(), lead.contrast, lead.measure.unit
     size, low, high = (scaled(float(x[place]), unit) for x in (c.estimate, c.low, c.high))
     at = span(lead, place, place).removeprefix("at ") if lead.measure.over_time else None
-    return Told(answer, size, (low, high), lead.measure.words, at, lead.contrast.over)
+    return Told(answer, size, (low, high), lead.measure.words, unit_words(unit), at, lead.contrast.over)
 
 
 def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tuple[str, str], Judged]) -> list[Verdict]:
@@ -154,6 +156,11 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
                 f"({moe} against {dense})",
                 method=method,
                 verdict=word,
+                effect=on_all.size,
+                low=on_all.ends[0],
+                high=on_all.ends[1],
+                unit=f"{on_all.unit}, {on_all.measure}".removeprefix(", "),
+                because=said if word == "undecided" else "",
                 detail=f"{said}. The strongest difference: {on_all.measure}"
                 + (f" at {on_all.at}" if on_all.at else "")
                 + (". Of these runs alone, as bands are not over replicates." if single else "."),

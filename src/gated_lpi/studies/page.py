@@ -10,6 +10,7 @@ from gated_lpi.studies.finding import Cell, KeptAnalysis, StudyResult, Table, Ve
 ALIKE = "any method"
 WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
 DASH = "-"
+MOST_ROWS = 100  # of a table on a page
 
 
 def page(result: StudyResult, prefix: str = "", *, index: str = "../index.md", numbers: str = "findings.json") -> str:
@@ -130,7 +131,10 @@ def _analysis(kept: KeptAnalysis, prefix: str) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    return f"{table.caption}\n\n{markdown_table(table.columns, table.rows)}"
+    shown = table.rows[:MOST_ROWS]
+    left = len(table.rows) - len(shown)
+    more = f"\n\n{left:,} more rows are in the findings as JSON." if left else ""
+    return f"{table.caption}\n\n{markdown_table(table.columns, shown)}{more}"
 
 
 def _cell(value: Cell) -> str:

@@ -33,7 +33,7 @@ from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
 from gated_lpi.studies._runs import methods_of, with_scores
-from gated_lpi.studies.claims import facts_of, word
+from gated_lpi.studies.claims import effect_of, facts_of, word
 from gated_lpi.studies.finding import Analysis, Cell, Table, Verdict, judged
 from gated_lpi.studies.page import method_name
 
@@ -171,6 +171,9 @@ def _verdicts(plain: Judged | None, other: Judged | None, variant: Variant) -> l
                     f"({pair[0]} against {pair[1]})",
                     method=variant.plain,
                     verdict=said,
+                    **effect_of(lead),
+                    because=f"{answers[0]} plainly, {answers[1]} {so}" if said == "undecided" else "",
+                    variation=so if variant.facts == "known_last" else "",
                     detail=f"{answers[0]} plainly, {answers[1]} {so}. {sentence(lead)}",
                     would_decide="more replicates, until both are decided; both decided otherwise would turn it",
                 )
@@ -205,6 +208,7 @@ def _same(
         detail=f"least in {least}; by chance {_chance(run, groups[least][0], options.kind):.3f}; J is one third where "
         "half of each set is in both",
         would_decide="three replicates or more of each group" if not enough else "a group whose J is on the other side",
+        variation=FACT_WORDS[variant.facts] if variant.facts == "known_last" else "",
     )
 
 
