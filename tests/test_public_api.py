@@ -65,6 +65,7 @@ PUBLIC = {
     "studies",
     "trace",
     "training",
+    "unit_names",
     "version",
 }
 
