@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
+
+from gated_lpi._common.entries import printable
 from gated_lpi.report.chart import Chart
-from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
+from gated_lpi.report.figures import DARK, LIGHT, figure_data, template
 from gated_lpi.report.static import image, matplotlib_figure
 
 OWN = ("<br>", "<extra></extra>")  # markup of the figures' own
@@ -19,12 +22,11 @@ def plotly_json(chart: Chart, links: Mapping[str, str]) -> dict[str, Any]:
 
     Plotly takes `<b>` and the like in texts for markup; here they are escaped, so that a name is shown as it is.
     """
-    figure = json.loads(plotly_figure(chart).to_json())
-    figure["layout"].pop("template")
+    figure = figure_data(chart)
     return {
-        "data": _escaped(figure["data"]),
-        "layout": _escaped(figure["layout"]),
-        "links": {_escaped(text): to for text, to in links.items()},
+        "data": _plain(figure["data"]),
+        "layout": _plain(figure["layout"]),
+        "links": {_plain(text): to for text, to in links.items()},
     }
 
 
@@ -39,14 +41,19 @@ def picture(chart: Chart, form: Literal["png", "svg"]) -> bytes:
     return image(matplotlib_figure(chart), form)
 
 
-def _escaped(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Values as JSON has them, texts escaped; a gap is null."""
     if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if not isinstance(value, str):
         return value
-    text = value.replace("&", "&amp;").replace("<", "&lt;")
+    text = printable(value).replace("&", "&amp;").replace("<", "&lt;")
     for own in OWN:
         text = text.replace(own.replace("<", "&lt;"), own)
     return text

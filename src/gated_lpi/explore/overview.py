@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from gated_lpi.explore.lines import led
@@ -14,12 +13,10 @@ from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES, Results, tokens_known
-from gated_lpi.report.by_method import method_name, verdict
+from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Chart, arm_styles
 from gated_lpi.report.charts import Clock, Measure, filled, series
-from gated_lpi.report.claims import claims
 from gated_lpi.report.estimates import Estimate
-from gated_lpi.report.findings import recall_sentence, recall_warning, small_sets_note
 from gated_lpi.report.grouped import by_group
 
 OVER_PAIRS = ("stability", "gain_top_set")
@@ -60,12 +57,7 @@ def overview(workspace: Workspace, params: Params) -> View:
     chart, links = led(_chart(shown, kind, clock), arms)
     values |= {
         "results": True,
-        "verdicts": claims(results),
-        "method_verdict": verdict(results),
-        "recall": recall_sentence(results),
-        "warnings": [text for text in (recall_warning(results), small_sets_note(results)) if text],
-        "lacks": results.lacks,
-        "diagnosis": found.diagnosis,
+        "said": found.said,
         "kinds": {one: KIND_NAMES[one] for one in results.kinds},
         "methods": {one: method_name(one) for one in methods},
         "clocks": {one: one for one in clocks},
@@ -74,7 +66,8 @@ def overview(workspace: Workspace, params: Params) -> View:
         "clock": clock,
     }
     charts = {"measures": Drawn(chart, links, "measures")} if chart.panels else {}
-    return View("Overview", "overview.html", values, charts, {"measures": _table(shown, kind)})
+    sheets = {"measures": _table(shown, kind)}
+    return View("Overview", "overview.html", values, charts, sheets, waits=found.said is None)
 
 
 def _by(results: Results, method: str) -> Results:
@@ -157,5 +150,4 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    keys = list(rows[0]) if rows else []
-    return {key: np.array([row[key] for row in rows], dtype=object) if key == "tokens" else [r[key] for r in rows] for key in keys}
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}

@@ -11,16 +11,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
 from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import is_remote, read_text, refuse_links
-from gated_lpi.diagnosis import Diagnosis, examine
 from gated_lpi.errors import GatedLPIError, OptionError, RunError
 from gated_lpi.explore.arm import Arm
-from gated_lpi.report.arms import Results, load_results
+from gated_lpi.explore.said import Said, measured, said
+from gated_lpi.report.arms import Results
 from gated_lpi.results import Run, writer_of
 from gated_lpi.results.commit import META
 
@@ -43,21 +43,19 @@ class Progress:
     total: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Findings:
     """What is found of a whole run.
 
     Attributes:
-        results: of all arms; None until they are known, or where there are none.
-        diagnosis: what is wrong with their training; None likewise.
+        results: the summaries of all arms; None until they are known, or where there are none.
+        said: verdicts and diagnosis; None until they are known, which takes longer.
         error: why there are none.
-        stamp: of the stores that they are of.
     """
 
     results: Results | None = None
-    diagnosis: Diagnosis | None = None
+    said: Said | None = None
     error: str = ""
-    stamp: dict[str, str] = field(default_factory=dict)
 
 
 class Workspace:
@@ -245,22 +243,30 @@ class Workspace:
                 yield f"curves of {arm.name} by {method}", lambda told, a=arm, v=mean: a.index(v, told)
         for arm in arms:
             yield f"what is kept of all of {arm.name}", lambda told, a=arm: _hold(a, told)
-        yield "verdicts and diagnosis", lambda _told: self._find()
+        yield "summaries", lambda _told: self._measure()
+        yield "verdicts and diagnosis", lambda _told: self._say()
         for arm in arms:
             for method in arm.methods:
                 if method in arm.scores and self._by_relation:
                     words = f"curves by relation of {arm.name} by {method}"
                     yield words, lambda told, a=arm, v=method: a.index(v, told)
 
-    def _find(self) -> None:
-        stamp = dict(self._stamp or {})
+    def _measure(self) -> None:
+        """Summaries, which the run keeps."""
         if not self._arms:
-            self.findings = Findings(error="no checkpoint is complete yet", stamp=stamp)
+            self.findings = Findings(error="no checkpoint is complete yet")
             return
         try:
-            self.findings = Findings(load_results(self.run), examine(self.run), stamp=stamp)
+            self.findings = Findings(measured(self.run, tuple(self._arms), self._missing), self.findings.said)
         except GatedLPIError as error:
-            self.findings = Findings(error=str(error), stamp=stamp)
+            self.findings = Findings(error=str(error))
+
+    def _say(self) -> None:
+        """Verdicts and diagnosis, from what was said before of the same scores, or anew."""
+        results = self.findings.results
+        if results is not None:
+            file = self._folder(next(iter(self._arms))).parent / "said.json"
+            self.findings = Findings(results, said(self.run, tuple(self._arms), file))
 
 
 class _EndedError(Exception):
