@@ -28,8 +28,12 @@ from starlette.routing import Route
 from gated_lpi._common.entries import printable
 from gated_lpi.errors import GatedLPIError, OptionError
 from gated_lpi.explore.checkpoint import checkpoint
+from gated_lpi.explore.compare import compare
 from gated_lpi.explore.drawing import picture, plotly_json, templates
+from gated_lpi.explore.fact import fact
+from gated_lpi.explore.facts import facts
 from gated_lpi.explore.overview import overview
+from gated_lpi.explore.routing import routing
 from gated_lpi.explore.sheet import written
 from gated_lpi.explore.unit import unit
 from gated_lpi.explore.units import units
@@ -43,8 +47,19 @@ VIEWS: dict[str, ViewFunction] = {
     "checkpoint": checkpoint,
     "units": units,
     "unit": unit,
+    "facts": facts,
+    "fact": fact,
+    "compare": compare,
+    "routing": routing,
 }
-MENU = (("", "Overview"), ("units", "Units"))
+MENU = (
+    ("", "Overview"),
+    ("units", "Units"),
+    ("facts", "Facts"),
+    ("compare", "Compare"),
+    ("routing", "Routing"),
+)
+WITHIN = {"unit": "units", "fact": "facts"}  # pages that are reached by way of another
 POLICY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -166,7 +181,7 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
             "run": workspace.run.experiment.name,
             "view": view,
             "page": name,
-            "menu": [(address(key), label, key == name) for key, label in MENU],
+            "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
             "progress": workspace.progress,
             "notes": list(workspace.notes.values()),
             "figures": _script_json(figures),
