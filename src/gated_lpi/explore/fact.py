@@ -68,7 +68,7 @@ def fact(workspace: Workspace, params: Params) -> View:
         charts["positions"] = Drawn(_positions(arm, prompt, moment))
     if values["gates_kept"]:
         sheets["routes"] = _routes(arm, prompt, moment)
-    return View(f"{names['text']} → {names['object']}", "fact.html", values, charts, sheets)
+    return View(names["text"], "fact.html", values, charts, sheets)
 
 
 def block_names(arm: Arm) -> list[str]:

@@ -2,7 +2,7 @@
 
 1. Arms are opened when the first page is asked for, and again when their store has changed.
 2. One thread then makes, in this order: when units were in top sets, all units' curves of mean scores, what is small,
-   curves by relation, and the findings of the whole run (summaries, verdicts, diagnosis), which the run keeps.
+   curves by relation, and the findings of the whole run: summaries, which the run keeps, verdicts and diagnosis.
 3. A page shows what there is, and says what is still being made.
 """
 
@@ -64,13 +64,15 @@ class Workspace:
     Args:
         run: from `open_run`.
         by_relation: whether every unit's curve by relation is indexed too, which takes as much room as the scores.
+        findings: whether summaries and verdicts are made.
     """
 
-    def __init__(self, run: Run, *, by_relation: bool = True) -> None:
+    def __init__(self, run: Run, *, by_relation: bool = True, findings: bool = True) -> None:
         self.run = run
         self.findings = Findings()
         self.notes: dict[str, str] = {}
         self._by_relation = by_relation
+        self._findings = findings
         self._arms: dict[str, Arm] = {}
         self._missing: dict[str, str] = {}
         self._stamp: dict[str, str] | None = None
@@ -243,13 +245,14 @@ class Workspace:
                 yield f"curves of {arm.name} by {method}", lambda told, a=arm, v=mean: a.index(v, told)
         for arm in arms:
             yield f"what is kept of all of {arm.name}", lambda told, a=arm: _hold(a, told)
-        yield "summaries", lambda _told: self._measure()
-        yield "verdicts and diagnosis", lambda _told: self._say()
         for arm in arms:
             for method in arm.methods:
                 if method in arm.scores and self._by_relation:
                     words = f"curves by relation of {arm.name} by {method}"
                     yield words, lambda told, a=arm, v=method: a.index(v, told)
+        if self._findings:
+            yield "summaries", lambda _told: self._measure()
+            yield "verdicts and diagnosis", lambda _told: self._say()
 
     def _measure(self) -> None:
         """Summaries, which the run keeps."""

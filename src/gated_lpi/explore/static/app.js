@@ -17,7 +17,7 @@
     for (const place of document.querySelectorAll("[data-figure]")) {
       const figure = figures[place.dataset.figure];
       const layout = { ...figure.layout, template: template() };
-      Plotly.newPlot(place, figure.data, narrow.matches ? stacked(layout, place) : layout, options);
+      Plotly.newPlot(place, figure.data, narrow.matches ? stacked(layout) : layout, options);
       place.on("plotly_click", (event) => {
         const to = figure.links[event.points[0].text] || figure.links[event.points[0].customdata];
         if (to) window.location.assign(to);
@@ -30,22 +30,22 @@
   }
 
   // On a narrow screen panels stand below each other, each as high as before.
-  function stacked(layout, place) {
+  function stacked(layout) {
     const axes = Object.keys(layout).filter((key) => /^xaxis\d*$/.test(key));
     const columns = new Set(axes.map((key) => layout[key].domain[0])).size;
     const titles = layout.annotations || [];
     if (columns < 2) return { ...layout, margin: { ...layout.margin, l: 50, r: 10 } };
     const count = axes.length;
     const changed = { ...layout, height: 300 * count + 90, margin: { ...layout.margin, l: 50, r: 10 } };
-    const gap = 0.28 / count;
+    const gap = count > 1 ? 0.28 / count : 0;
+    const high = (1 - gap * (count - 1)) / count;
+    const top = (index) => 1 - index * (high + gap);
     axes.forEach((key, index) => {
       const vertical = key.replace("x", "y");
-      const top = 1 - index / count;
-      const bottom = top - (1 - gap * count) / count - 0.0001;
       changed[key] = { ...layout[key], domain: [0, 1] };
-      changed[vertical] = { ...layout[vertical], domain: [Math.max(0, bottom), top] };
+      changed[vertical] = { ...layout[vertical], domain: [Math.max(0, top(index) - high), top(index)] };
     });
-    changed.annotations = titles.map((title, index) => ({ ...title, x: 0.5, y: 1 - index / count }));
+    changed.annotations = titles.map((title, index) => ({ ...title, x: 0.5, y: top(index) }));
     changed.legend = { ...layout.legend, y: 1 + 40 / changed.height };
     return changed;
   }
