@@ -1,7 +1,8 @@
 """How long a click in the explorer takes: `python -m benchmarks.explore FOLDER [--checkpoints 244] [--tiny]`.
 
-A run of made-up scores is written to FOLDER, by default of OLMoE's shape: 16 layers of 64 experts with 1,024 neurons and
-2,048 attention neurons, 12 relations, 244 checkpoints; then it is explored as `gated-lpi explore` does, without a browser.
+A run of made-up scores is written to FOLDER, by default of OLMoE's shape: 16 layers of 64 experts with 1,024 neurons
+and 2,048 attention neurons, 12 relations, 244 checkpoints; then it is explored as `gated-lpi explore` does, without a
+browser.
 Half of the experts score 0 for a relation, as those do that none of its prompts is sent to. A FOLDER that is there is
 used as it is. Times are of whole answers, from the request to the last byte, of pages that were not asked for before.
 """

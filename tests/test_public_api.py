@@ -47,6 +47,7 @@ PUBLIC = {
     "diagnosis",
     "errors",
     "experiments",
+    "explore",
     "facts",
     "interventions",
     "live",

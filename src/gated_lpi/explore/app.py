@@ -106,7 +106,9 @@ def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlet
                 content = picture(view.charts[what].chart, form)
         else:
             raise HTTPException(404, f"{what}.{form} is nothing that this page exports")
-        return Response(content, headers={"Content-Disposition": f'attachment; filename="{what}.{form}"'}, media_type=TYPES[form])
+        return Response(
+            content, headers={"Content-Disposition": f'attachment; filename="{what}.{form}"'}, media_type=TYPES[form]
+        )
 
     def status(_request: Request) -> Response:
         now = workspace.progress
@@ -123,7 +125,9 @@ def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlet
         return Response(content, headers={"Cache-Control": "no-cache"}, media_type=TYPES[name.rsplit(".", 1)[1]])
 
     def failed(request: Request, error: Exception) -> Response:
-        status_code = error.status_code if isinstance(error, HTTPException) else 400 if isinstance(error, OptionError) else 503
+        status_code = (
+            error.status_code if isinstance(error, HTTPException) else 400 if isinstance(error, OptionError) else 503
+        )
         text = error.detail if isinstance(error, HTTPException) else str(error)
         view = View("Not shown", "error.html", {"text": text, "status": status_code})
         return HTMLResponse(_render(workspace, view, "", request), status_code)
@@ -176,21 +180,25 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
         return params.to(f"export/{name or 'overview'}/{what}.{form}")
 
     figures = {key: plotly_json(drawn.chart, drawn.links) for key, drawn in view.charts.items()}
-    return _environment().get_template(view.template).render(
-        {
-            "run": workspace.run.experiment.name,
-            "view": view,
-            "page": name,
-            "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
-            "progress": workspace.progress,
-            "notes": list(workspace.notes.values()),
-            "figures": _script_json(figures),
-            "colours": _script_json(templates()),
-            "export": export,
-            "to": params.to,
-            "address": address,
-            **view.values,
-        }
+    return (
+        _environment()
+        .get_template(view.template)
+        .render(
+            {
+                "run": workspace.run.experiment.name,
+                "view": view,
+                "page": name,
+                "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
+                "progress": workspace.progress,
+                "notes": list(workspace.notes.values()),
+                "figures": _script_json(figures),
+                "colours": _script_json(templates()),
+                "export": export,
+                "to": params.to,
+                "address": address,
+                **view.values,
+            }
+        )
     )
 
 

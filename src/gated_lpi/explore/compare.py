@@ -1,4 +1,4 @@
-"""Two checkpoints, arms or methods side by side: who is in the top set of one and not of the other, and how scores lie."""
+"""Two checkpoints, arms or methods side by side: who is in the top set of one and not of the other."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def compare(workspace: Workspace, params: Params) -> View:
     default = method if method in second.methods else second.methods[0]
     method2 = params.one_of("method2", second.methods, default)
     before = first.moments[-2] if first is second and method == method2 and len(first.moments) > 1 else None
-    one = _side(first, first.moment(params.text("a") or (before and before.key)), method, kind)
+    one = _side(first, first.moment(params.text("a") or (before.key if before is not None else None)), method, kind)
     other = _side(second, second.moment(params.text("b")), method2, kind)
     alike = _alike(one, other)
     charts: dict[str, Drawn] = {"layers": _layers(workspace, one, other)}

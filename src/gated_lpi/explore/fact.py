@@ -30,7 +30,7 @@ def fact(workspace: Workspace, params: Params) -> View:
     prompt = params.whole("prompt") or 0
     if "prompt" not in arm.scores.dims or prompt >= arm.scores.sizes["prompt"]:
         raise OptionError(
-            f"prompt {prompt} was asked for; arm {arm.name} has {arm.scores.sizes.get('prompt', 0)}: choose one of Facts"
+            f"prompt {prompt} was asked for; arm {arm.name} has {arm.scores.sizes.get('prompt', 0)}: see Facts"
         )
     moment = arm.moment(params.text("checkpoint"))
     names = {what: str(column[prompt]) for what, column in named(arm).items()}
@@ -106,7 +106,9 @@ def _learning(workspace: Workspace, arm: Arm, prompt: int, params: Params) -> Dr
     links = {
         name(label, one): params.to("fact", checkpoint=one.key) for label in ("log p", "rank") for one in arm.moments
     }
-    caption = f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."
+    caption = (
+        f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."
+    )
     return Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), links)
 
 
@@ -161,7 +163,9 @@ def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sh
     layer = int(arm.scores["block_layer"].to_numpy()[block])
     kind = str(texts(arm.scores["block_kind"])[block])
     found = {}
-    parts = ("head_lpi", "head_unit", "head", "H") if kind == "attention" else ("expert_lpi", "expert_unit", "expert", "E")
+    parts = (
+        ("head_lpi", "head_unit", "head", "H") if kind == "attention" else ("expert_lpi", "expert_unit", "expert", "E")
+    )
     variable, dim, word, letter = parts
     over = f"Means over the prompts of “{relation}”: a run keeps no scores of single prompts."
     if variable in arm.scores and "relation" in arm.scores[variable].dims:
@@ -170,7 +174,10 @@ def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sh
         index = arm.scores[f"{dim}_{word}"].to_numpy()
         best = mine[np.argsort(-values[mine], kind="stable")][:TOP]
         rows = [
-            {"part": f"L{layer} {letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared", "score": float(values[at])}
+            {
+                "part": f"L{layer} {letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
+                "score": float(values[at]),
+            }
             for at in best.tolist()
         ]
         links = [{"part": address("units", arm=arm.name, checkpoint=moment.key, q=row["part"])} for row in rows]

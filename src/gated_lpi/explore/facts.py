@@ -29,7 +29,7 @@ COLUMNS: dict[str, tuple[str, Form]] = {
 def facts(workspace: Workspace, params: Params) -> View:
     """Facts by any column.
 
-    Parameters: `arm`, `checkpoint`; filters `relation`, `state` ("known", "unknown") and `text`; `sort`, `order`, `page`.
+    Parameters: `arm`, `checkpoint`; filters `relation`, `state` ("known", "unknown"), `text`; `sort`, `order`, `page`.
     """
     arm = workspace.arm(params.text("arm"))
     if schema.TARGET_RANK not in arm.scores:
@@ -59,9 +59,7 @@ def facts(workspace: Workspace, params: Params) -> View:
         {what: names[what][one] for what in names} | {what: float(values[what][one]) for what in values}
         for one in shown.tolist()
     ]
-    links = [
-        {"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key)} for one in shown.tolist()
-    ]
+    links = [{"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key)} for one in shown.tolist()]
     columns = (Col("text", "prompt"), Col("object", "answer"), Col("relation", "relation"), *map(heading, COLUMNS))
     sheet = Sheet(
         "facts",

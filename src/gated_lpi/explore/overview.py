@@ -143,8 +143,7 @@ def _ends(key: str, summary: xr.Dataset, variable: str, at: int) -> dict[str, fl
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     joined = {
-        key: Estimate(row[key], row[f"{key}_low"], row[f"{key}_high"])
-        for key in ("J_stab", "R_t", "entropy", "hit_10")
+        key: Estimate(row[key], row[f"{key}_low"], row[f"{key}_high"]) for key in ("J_stab", "R_t", "entropy", "hit_10")
     }
     return row | joined
 

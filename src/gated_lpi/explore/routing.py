@@ -23,8 +23,7 @@ def routing(workspace: Workspace, params: Params) -> View:
     """Parameters: `arm`, `layer`, `checkpoint` (of co-activation)."""
     moe = {name: arm for name, arm in workspace.arms.items() if schema.EXPERT_UTILISATION in arm.scores}
     if not moe:
-        values = {"arm": None, "dense": ", ".join(workspace.arms)}
-        return View("Routing", "routing.html", values)
+        return View("Routing", "routing.html", {"arm": None, "dense": ", ".join(workspace.arms)})
     asked = params.text("arm")
     if asked and asked not in moe:
         raise OptionError(f"arm {asked!r} was asked for, which has no routed experts; {', '.join(moe)} have")
@@ -91,8 +90,8 @@ def _load_chart(arm: Arm, layer: int, load: NDArray[np.float64]) -> Chart:
     ticks = [str(number) for number in range(load.shape[1])]
     panel = Panel("", category_axis("training step", steps), category_axis("expert", ticks, 16), heat=heat)
     caption = (
-        "Share of prompts whose last position is sent to each expert. Columns are checkpoints in order, not to scale; a "
-        "column sums to the number of experts per token."
+        "Share of prompts whose last position is sent to each expert. Columns are checkpoints in order, not to scale; "
+        "a column sums to the number of experts per token."
     )
     return Chart("load", f"Load of layer {layer}", caption, (panel,), columns=1)
 
@@ -132,8 +131,8 @@ def _saturation(workspace: Workspace, arm: Arm, layers: list[int], layer: int) -
     )
     panel = Panel("", times.axis, Axis("share", percent=True), lines)
     caption = (
-        "Share of the routing of the last checkpoint that is there already, by relation. Dashed: mean over layers, with "
-        "their range. Choose a point to see its checkpoint."
+        "Share of the routing of the last checkpoint that is there already, by relation. Dashed: mean over layers, "
+        "with their range. Choose a point to see its checkpoint."
     )
     links = {name(label, one): address("checkpoint", arm=arm.name, checkpoint=one.key) for one in arm.moments}
     return Drawn(Chart("saturation", "Router saturation", caption, (panel,), columns=1), links)
@@ -143,7 +142,9 @@ def _together(arm: Arm, layer: int, moment: Moment) -> Chart | None:
     """Which experts are chosen together; None where single positions were not kept."""
     if schema.POSITION_GATE not in arm.scores:
         return None
-    gates = arm.scores[schema.POSITION_GATE].isel(checkpoint=moment.place).transpose("prompt", "position", "expert_unit")
+    gates = (
+        arm.scores[schema.POSITION_GATE].isel(checkpoint=moment.place).transpose("prompt", "position", "expert_unit")
+    )
     tokens = gates.to_numpy()[..., _group(arm, layer)]
     tokens = tokens.reshape(-1, tokens.shape[-1])
     routed = (tokens[np.isfinite(tokens).all(axis=1)] > 0).astype(np.float64)

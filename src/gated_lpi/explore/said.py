@@ -96,9 +96,7 @@ def measured(run: Run, arms: Sequence[str], missing: Mapping[str, str]) -> Resul
         by_method = {method: run.summary(name, method) for method in methods}
         summary = by_method[methods[0]] if methods else run.summary(name)
         found.append(ArmResults(name, run.scores(name), summary, run.record(name), by_method))
-    groups = {
-        group: tuple(name for name in names if name in arms) for group, names in run.experiment.groups.items()
-    }
+    groups = {group: tuple(name for name in names if name in arms) for group, names in run.experiment.groups.items()}
     return Results(tuple(found), dict(missing), {}, {group: names for group, names in groups.items() if names})
 
 
@@ -117,7 +115,9 @@ def said(run: Run, arms: Sequence[str], file: Path) -> Said:
     results, diagnosis = load_results(run), examine(run)
     new = Said(
         made_of=made_of,
-        claims=[SaidClaim(question=c.question, answer=c.answer, lead=c.lead, decides=c.decides) for c in claims(results)],
+        claims=[
+            SaidClaim(question=c.question, answer=c.answer, lead=c.lead, decides=c.decides) for c in claims(results)
+        ],
         method=verdict(results),
         recall=recall_sentence(results),
         warnings=[text for text in (recall_warning(results), small_sets_note(results)) if text],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 import webbrowser
 from collections.abc import Callable
+from threading import Thread
+from typing import Any
 
 import uvicorn
 
@@ -13,7 +16,7 @@ from gated_lpi.explore.app import LOOPBACK, create_app
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.results import Run
 
-ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104
+ANYWHERE = ("0.0.0.0", "::", "")
 
 
 def serve(
@@ -44,10 +47,10 @@ def serve(
     url = f"http://{'127.0.0.1' if host in ANYWHERE else name}:{number}/"
     workspace = Workspace(run, by_relation=by_relation)
     hosts = ("*",) if host in ANYWHERE else (*LOOPBACK, host)
-    config = uvicorn.Config(
-        create_app(workspace, hosts), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
-    )
-    server = _Server(config, lambda: _ready(url, announce, browser))
+    app = create_app(workspace, hosts)
+    options = {"log_level": "warning", "access_log": False, "server_header": False, "timeout_graceful_shutdown": 2}
+    server = uvicorn.Server(uvicorn.Config(app, **options))
+    Thread(target=_tell, args=(server, url, announce, browser), name="announce", daemon=True).start()
     try:
         server.run(sockets=[listening])
     finally:
@@ -55,20 +58,12 @@ def serve(
         listening.close()
 
 
-class _Server(uvicorn.Server):
-    """A server that tells when it answers."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
-        await super().startup(sockets)
-        self._ready()
-
-
-def _ready(url: str, announce: Callable[[str], None], browser: bool) -> None:
+def _tell(server: Any, url: str, announce: Callable[[str], None], browser: bool) -> None:
+    """Say where a server is once it answers."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.02)
     announce(url)
     if browser:
         webbrowser.open(url)

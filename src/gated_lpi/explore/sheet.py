@@ -89,7 +89,8 @@ def written(sheet: Sheet, form: TableFormat) -> bytes:
     """
     frame = sheet.frame()
     if form == "csv":
-        return frame.to_csv(index=False).encode()
+        text: str = frame.to_csv(index=False)
+        return text.encode()
     buffer = io.BytesIO()
     try:
         frame.to_parquet(buffer, index=False)

@@ -169,7 +169,16 @@ def _curve(
             label = f"error bound {words}"
             shown = sign > 0
             lines.append(
-                curve(label, style, times, arm.moments, history + sign * bound, drawn="dashed", faint=True, in_legend=shown)
+                curve(
+                    label,
+                    style,
+                    times,
+                    arm.moments,
+                    history + sign * bound,
+                    drawn="dashed",
+                    faint=True,
+                    in_legend=shown,
+                )
             )
     lives = arm.lives(method)
     if lives is not None:
@@ -190,7 +199,8 @@ def _relations(arm: Arm, method: str, place: int, moment: Moment) -> Sheet:
     prompts = arm.scores["n_prompts"].to_numpy()
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
     rows = [
-        {"relation": arm.relations[at], "score": float(values[at]), "prompts": int(prompts[at])} for at in order.tolist()
+        {"relation": arm.relations[at], "score": float(values[at]), "prompts": int(prompts[at])}
+        for at in order.tolist()
     ]
     links = [
         {"relation": address("facts", arm=arm.name, checkpoint=moment.key, relation=row["relation"])} for row in rows

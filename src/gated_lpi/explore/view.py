@@ -1,4 +1,4 @@
-"""What a page is made of: a template with its values, the charts and tables that it shows, and the state in its address.
+"""What a page is made of: a template with its values, its charts and tables, and the state in its address.
 
 A view is a function of the workspace and of the address' parameters, so whoever has the address has the page. Exports
 call the same function and take one of its charts or tables.
@@ -77,7 +77,9 @@ class Params:
         if value is None:
             return None
         if not (value.isascii() and value.isdigit()) or len(value) > 18:
-            raise OptionError(f"{key}={value!r} was given; expected a whole number of 0 or more: mend it, or leave it out")
+            raise OptionError(
+                f"{key}={value!r} was given; expected a whole number of 0 or more: mend it, or leave it out"
+            )
         return int(value)
 
     def number(self, key: str) -> float | None:

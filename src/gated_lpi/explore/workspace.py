@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
@@ -19,6 +20,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import is_remote, read_text, refuse_links
 from gated_lpi.errors import GatedLPIError, OptionError, RunError
 from gated_lpi.explore.arm import Arm
+from gated_lpi.explore.curves import Advance
 from gated_lpi.explore.said import Said, measured, said
 from gated_lpi.report.arms import Results
 from gated_lpi.results import Run, writer_of
@@ -116,7 +118,7 @@ class Workspace:
         """
         arms = self.arms
         if not arms:
-            raise RunError("no arm of this run has a complete checkpoint yet; it is looked for again as pages are loaded")
+            raise RunError("no arm of this run has a complete checkpoint yet; load the page again when one is")
         if not name:
             return next(iter(arms.values()))
         if name not in arms:
@@ -220,7 +222,7 @@ class Workspace:
                     break
                 self._progress = Progress(words)
                 try:
-                    action(lambda done, total, words=words: self._advance(words, done, total))
+                    action(partial(self._advance, words))
                 except _EndedError:
                     return
                 except (GatedLPIError, OSError) as error:
@@ -236,25 +238,23 @@ class Workspace:
         if self._ended:
             raise _EndedError
 
-    def _actions(self) -> Iterator[tuple[str, Callable[[Callable[[int, int], None]], None]]]:
+    def _actions(self) -> Iterator[tuple[str, Callable[[Advance], None]]]:
         arms = list(self._arms.values())
         for arm in arms:
             for method in arm.methods:
-                yield f"top sets of {arm.name} by {method}", lambda told, a=arm, m=method: a.count_lives(m, told)
-                mean = schema.mean_of(method)
-                yield f"curves of {arm.name} by {method}", lambda told, a=arm, v=mean: a.index(v, told)
+                yield f"top sets of {arm.name} by {method}", partial(arm.count_lives, method)
+                yield f"curves of {arm.name} by {method}", partial(arm.index, schema.mean_of(method))
         for arm in arms:
-            yield f"what is kept of all of {arm.name}", lambda told, a=arm: _hold(a, told)
+            yield f"what is kept of all of {arm.name}", partial(_hold, arm)
         for arm in arms:
             for method in arm.methods:
                 if method in arm.scores and self._by_relation:
-                    words = f"curves by relation of {arm.name} by {method}"
-                    yield words, lambda told, a=arm, v=method: a.index(v, told)
+                    yield f"curves by relation of {arm.name} by {method}", partial(arm.index, method)
         if self._findings:
-            yield "summaries", lambda _told: self._measure()
-            yield "verdicts and diagnosis", lambda _told: self._say()
+            yield "summaries", self._measure
+            yield "verdicts and diagnosis", self._say
 
-    def _measure(self) -> None:
+    def _measure(self, _told: Advance) -> None:
         """Summaries, which the run keeps."""
         if not self._arms:
             self.findings = Findings(error="no checkpoint is complete yet")
@@ -264,7 +264,7 @@ class Workspace:
         except GatedLPIError as error:
             self.findings = Findings(error=str(error))
 
-    def _say(self) -> None:
+    def _say(self, _told: Advance) -> None:
         """Verdicts and diagnosis, from what was said before of the same scores, or anew."""
         results = self.findings.results
         if results is not None:
@@ -276,7 +276,7 @@ class _EndedError(Exception):
     """The workspace was closed meanwhile."""
 
 
-def _hold(arm: Arm, told: Callable[[int, int], None]) -> None:
+def _hold(arm: Arm, told: Advance) -> None:
     """Read what pages need of all checkpoints."""
     small = list(arm.small)
     for place, variable in enumerate(small):

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 
 from gated_lpi.errors import OptionError
 from gated_lpi.models.blocks import Block, Writer
-from gated_lpi.unit_names import GroupTable, Ints, UnitTable
+from gated_lpi.unit_names import GroupTable as GroupTable  # whose place this is for importers
+from gated_lpi.unit_names import Ints as Ints
+from gated_lpi.unit_names import UnitTable as UnitTable
 
 
 class Places(NamedTuple):

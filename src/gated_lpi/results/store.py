@@ -127,7 +127,9 @@ class ResultStore:
         """
         commit = read_commit(self.path)
         found: dict[str, str] = {}
-        for row in [] if commit is None else _in_training_order(commit.records):
+        if commit is None:
+            return found
+        for row in _in_training_order(commit.records):
             record = commit.records[row]
             chunks = {} if commit.rows is None else commit.rows[row]
             mine = {name: known for name, known in chunks.items() if name.startswith(f"{variable}/")}
