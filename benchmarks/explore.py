@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 
 from gated_lpi.experiments import Experiment
 from gated_lpi.explore import Workspace, create_app
-from gated_lpi.results import Run, create_run, open_run
+from gated_lpi.results import Run, create_run
 
 ARM = "moe"
 
@@ -53,13 +53,12 @@ TINY = Shape(layers=2, experts=4, width=8, heads=2, head_width=4, relations=3, p
 
 
 def made_up(folder: Path, shape: Shape, checkpoints: int) -> Run:
-    """A run of made-up scores, written as a run is; one that is there is opened."""
-    if (folder / "run.json").exists():
-        return open_run(folder)
+    """A run of made-up scores, written as a run is; one that is there is gone on with."""
     arms = [{"name": ARM, "checkpoints": "made-up"}]
     experiment = Experiment.model_validate({"name": "made up", "attribution": {"methods": ["lpi"]}, "arms": arms})
     run = create_run(folder, experiment, "0" * 64)
-    for place, scores in enumerate(_scores(shape, checkpoints)):
+    there = len(run.store(ARM).keys())
+    for place, scores in enumerate(_scores(shape, checkpoints, there), there):
         record = {"key": f"step-{1000 * place}", "step": 1000 * place, "tokens": 4_000_000_000 * place}
         run.store(ARM).append(scores, record)
     return run
@@ -120,32 +119,33 @@ def _times(client: TestClient, addresses: list[str]) -> Iterator[float]:
             raise RuntimeError(f"{address} answered {answer.status_code}")
 
 
-def _scores(shape: Shape, checkpoints: int) -> Iterator[xr.Dataset]:
+def _scores(shape: Shape, checkpoints: int, first: int) -> Iterator[xr.Dataset]:
     """A checkpoint after the other: importances that grow, drift and come in relations."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(first)
     axis = _axis(shape)
     n, relations = axis["layer"][1].size, shape.relations
     base = (generator.pareto(2.0, n) * 1e-4).astype(np.float32)
-    of_relation = generator.standard_normal((relations, n), dtype=np.float32)
-    expert = axis["expert"][1]
-    group = np.where(expert >= 0, axis["layer"][1] * shape.experts + expert, -1)
+    expert, experts = axis["expert"][1], shape.layers * shape.experts
+    group = np.where(expert >= 0, axis["layer"][1] * shape.experts + expert, experts)
+    sent = np.ones((relations, experts + 1), dtype=np.float32)
+    sent[:, :experts] = generator.random((relations, experts)) < 0.5
+    by_relation = base * (1 + 0.3 * generator.standard_normal((relations, n), dtype=np.float32)) * sent[:, group]
     prompts = np.full(relations, shape.prompts)
-    for place in range(checkpoints):
+    for place in range(first, checkpoints):
         growth = (place + 1) / checkpoints
-        noise = 1 + 0.2 * generator.standard_normal(n, dtype=np.float32)
-        lpi = base * noise * growth * (1 + 0.3 * of_relation)
-        sent = generator.random((relations, shape.layers * shape.experts)) < 0.5
-        lpi[:, group >= 0] *= sent[:, group[group >= 0]]
+        lpi = by_relation * (growth * (1 + 0.2 * generator.standard_normal(n, dtype=np.float32)))
         blocks, total = 2 * shape.layers, relations * shape.prompts
         depth = np.sort(generator.normal(-6, 2, (total, blocks)), axis=1)
-        experts = shape.layers * shape.experts
         variables = {
             "lpi": (("relation", "unit"), lpi.astype(np.float32)),
             "lpi_mean": (("unit",), lpi.mean(axis=0).astype(np.float32)),
             "head_lpi": (("relation", "head_unit"), generator.random((relations, shape.layers * shape.heads))),
             "expert_lpi": (("relation", "expert_unit"), generator.random((relations, experts))),
-            "expert_utilisation": (("relation", "expert_unit"), sent * generator.random((relations, experts))),
-            "expert_gate": (("relation", "expert_unit"), sent * generator.random((relations, experts))),
+            "expert_utilisation": (
+                ("relation", "expert_unit"),
+                sent[:, :experts] * generator.random((relations, experts)),
+            ),
+            "expert_gate": (("relation", "expert_unit"), sent[:, :experts] * generator.random((relations, experts))),
             "target_rank": (("prompt",), generator.integers(0, 1 + int(50 / growth), total)),
             "target_logprob": (("prompt",), depth[:, -1]),
             "base_logprob": (("prompt", "block_index"), depth),
