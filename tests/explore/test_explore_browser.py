@@ -74,7 +74,7 @@ def test_a_way_from_the_overview_to_a_unit_and_back(page, address):
     expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
     expect(page.locator(".js-plotly-plot")).to_be_visible()
     page.get_by_role("link", name="Units", exact=True).click()
-    page.get_by_label("Neurons").select_option("ffn")
+    page.get_by_label("Neurons", exact=True).select_option("ffn")
     page.get_by_role("button", name="Show").click()
     assert "kind=ffn" in page.url
     assert "head=" not in page.url  # empty fields are left out
@@ -103,7 +103,7 @@ def test_a_point_of_a_chart_leads_to_its_checkpoint(page, address):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url("**checkpoint=step-10**")
-    expect(page.get_by_label("Checkpoint")).to_have_value("step-10")
+    expect(page.get_by_label("Checkpoint", exact=True)).to_have_value("step-10")
 
 
 def test_keys_find_units_turn_pages_and_walk_tables(page, address):

@@ -113,7 +113,7 @@ def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlet
     def status(_request: Request) -> Response:
         now = workspace.progress
         said = None if now is None else {"words": now.words, "done": now.done, "total": now.total}
-        return JSONResponse({"progress": said, "notes": list(workspace.notes.values())})
+        return JSONResponse({"progress": said, "version": workspace.look()})
 
     def static(request: Request) -> Response:
         name = request.path_params["name"]
@@ -190,6 +190,7 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
                 "page": name,
                 "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
                 "progress": workspace.progress,
+                "version": workspace.version,
                 "notes": list(workspace.notes.values()),
                 "figures": _script_json(figures),
                 "colours": _script_json(templates()),

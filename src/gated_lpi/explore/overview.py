@@ -46,7 +46,7 @@ def overview(workspace: Workspace, params: Params) -> View:
         "writer": workspace.writer,
     }
     if results is None:
-        return View("Overview", "overview.html", values | {"results": False}, waits=not found.error)
+        return View("Overview", "overview.html", values | {"results": False}, waits=not arms or not found.error)
     methods = tuple(results.methods)
     kind = params.one_of("kind", tuple(results.kinds), results.kinds[0]) if results.kinds else ""
     method = params.one_of("method", methods, methods[0]) if methods else ""

@@ -79,6 +79,7 @@ class Workspace:
         self._missing: dict[str, str] = {}
         self._stamp: dict[str, str] | None = None
         self._looked = 0.0
+        self._version = 0
         self._progress: Progress | None = None
         self._lock = Lock()
         self._wanted = Condition()
@@ -102,6 +103,16 @@ class Workspace:
     def progress(self) -> Progress | None:
         """What is being made just now; None: nothing."""
         return self._progress
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever there is more to be shown."""
+        return self._version
+
+    def look(self) -> int:
+        """Look for what was added to the run meanwhile; the version that there is now."""
+        self._follow()
+        return self._version
 
     @property
     def writer(self) -> str:
@@ -170,6 +181,7 @@ class Workspace:
                 except (RunError, OptionError) as error:
                     missing[name] = str(error)
             self._arms, self._missing, self._stamp = arms, missing, stamp
+            self._version += 1
         with self._wanted:
             self._again = True
             if self._thread is None:
@@ -229,6 +241,7 @@ class Workspace:
                     self.notes[words] = f"{words} cannot be shown: {error}"
                 else:
                     self.notes.pop(words, None)
+                self._version += 1
             with self._wanted:
                 self._progress = None
                 self._wanted.notify_all()

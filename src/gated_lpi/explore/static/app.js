@@ -52,15 +52,18 @@
 
   function watch() {
     const status = document.getElementById("status");
-    const waits = document.body.dataset.waits === "yes";
+    const { waits: waiting, version: shown } = document.body.dataset;
+    const waits = waiting === "yes";
     if (status.hidden && !waits) return;
     const look = async () => {
       try {
-        const { progress } = await (await fetch("/status.json")).json();
+        const { progress, version } = await (await fetch("/status.json")).json();
         if (progress === null) {
-          status.textContent = waits ? "Ready: the page is loaded again." : "";
-          status.hidden = !waits;
-          if (waits) window.location.reload();
+          const ready = waits && String(version) !== shown;
+          status.textContent = ready ? "Ready: the page is loaded again." : "";
+          status.hidden = !ready;
+          if (ready) window.location.reload();
+          else if (waits) setTimeout(look, 1500);
           return;
         }
         const far = progress.total ? `, ${progress.done} of ${progress.total}` : "";
