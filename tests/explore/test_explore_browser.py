@@ -101,6 +101,7 @@ def test_a_point_of_a_chart_leads_to_its_checkpoint(page, address):
     point = plot.locator(".scatterlayer .trace .points path").nth(1)
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(plot.locator(".hoverlayer .hovertext").first).to_be_visible()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url("**checkpoint=step-10**")
     expect(page.get_by_label("Checkpoint", exact=True)).to_have_value("step-10")

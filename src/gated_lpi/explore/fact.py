@@ -11,7 +11,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment, texts
 from gated_lpi.explore.facts import learning, named
-from gated_lpi.explore.lines import Times, curve, name, styles
+from gated_lpi.explore.lines import Times, curve, styles
 from gated_lpi.explore.ranking import rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
@@ -103,8 +103,11 @@ def _learning(workspace: Workspace, arm: Arm, prompt: int, params: Params) -> Dr
     ticks = tuple((float(np.log10(1 + rank)), f"{rank:,}") for rank in (0, 9, 99, 999, 9999, 99999) if rank <= worst)
     line = curve("rank", style, times, arm.moments, np.log10(1 + ranks), in_legend=False)
     panels.append(Panel("Rank of the answer (0 the likeliest)", times.axis, Axis("rank, log scale", ticks), (line,)))
+    lines = [line for panel in panels for line in panel.lines]
     links = {
-        name(label, one): params.to("fact", checkpoint=one.key) for label in ("log p", "rank") for one in arm.moments
+        point: params.to("fact", checkpoint=one.key)
+        for line in lines
+        for point, one in zip(line.hover, arm.moments, strict=True)
     }
     caption = (
         f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."

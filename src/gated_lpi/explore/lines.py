@@ -71,6 +71,15 @@ def name(label: str, moment: Moment) -> str:
     return f"{label}, {moment.key}"
 
 
+def links_of(lines: Iterable[Line], moments: Sequence[Moment], page: str, **params: Any) -> dict[str, str]:
+    """Where the points of lines over these checkpoints lead: to a page with each as its `checkpoint`."""
+    return {
+        point: address(page, **params, checkpoint=moment.key)
+        for line in lines
+        for point, moment in zip(line.hover, moments, strict=True)
+    }
+
+
 def floats(values: NDArray[Any] | Sequence[float]) -> tuple[float, ...]:
     """Numbers as charts take them."""
     return tuple(float(value) for value in np.asarray(values, dtype=np.float64))

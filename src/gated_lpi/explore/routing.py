@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
-from gated_lpi.explore.lines import Times, curve, led, name, styles
+from gated_lpi.explore.lines import Times, curve, led, links_of, styles
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
@@ -134,7 +134,7 @@ def _saturation(workspace: Workspace, arm: Arm, layers: list[int], layer: int) -
         "Share of the routing of the last checkpoint that is there already, by relation. Dashed: mean over layers, "
         "with their range. Choose a point to see its checkpoint."
     )
-    links = {name(label, one): address("checkpoint", arm=arm.name, checkpoint=one.key) for one in arm.moments}
+    links = links_of(lines, arm.moments, "checkpoint", arm=arm.name)
     return Drawn(Chart("saturation", "Router saturation", caption, (panel,), columns=1), links)
 
 

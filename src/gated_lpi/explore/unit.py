@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
-from gated_lpi.explore.lines import GREY, Times, curve, name, styles
+from gated_lpi.explore.lines import GREY, Times, curve, links_of, styles
 from gated_lpi.explore.ranking import rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
@@ -190,7 +190,7 @@ def _curve(
         "score may be off, proven. Dashed grey: the least score that is enough for the top set. Choose a point to see "
         "that checkpoint."
     )
-    links = {name(here["unit"], one): address("unit", **here, checkpoint=one.key) for one in arm.moments}
+    links = links_of(lines, arm.moments, "unit", **here)
     return Drawn(Chart("curve", "Score over training", caption, (panel,), columns=1), links, "history")
 
 
@@ -251,7 +251,7 @@ def _expert_charts(workspace: Workspace, arm: Arm, place: int, here: dict[str, s
         line = curve(f"L{layer} E{expert}", style, times, arm.moments, values, in_legend=False)
         panels.append(Panel(title, times.axis, Axis(label, percent=percent), (line,)))
     caption = "How often the prompts' last position is sent to its expert, and with which gate: mean over all prompts."
-    links = {name(f"L{layer} E{expert}", one): address("unit", **here, checkpoint=one.key) for one in arm.moments}
+    links = links_of((line for panel in panels for line in panel.lines), arm.moments, "unit", **here)
     return {"expert": Drawn(Chart("expert", f"Its expert, L{layer} E{expert}", caption, tuple(panels)), links)}
 
 
