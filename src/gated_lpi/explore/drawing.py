@@ -14,6 +14,7 @@ from gated_lpi.report.chart import Chart
 from gated_lpi.report.figures import DARK, LIGHT, figure_data, template
 from gated_lpi.report.static import image, matplotlib_figure
 
+BARE = 30  # pixels above a chart that has no legend
 OWN = ("<br>", "<extra></extra>")  # markup of the figures' own
 
 
@@ -23,6 +24,10 @@ def plotly_json(chart: Chart, links: Mapping[str, str]) -> dict[str, Any]:
     Plotly takes `<b>` and the like in texts for markup; here they are escaped, so that a name is shown as it is.
     """
     figure = figure_data(chart)
+    if not any(trace.get("showlegend", False) for trace in figure["data"]):
+        margin = figure["layout"]["margin"]
+        spare = margin["t"] - BARE
+        figure["layout"] |= {"margin": margin | {"t": BARE}, "height": figure["layout"]["height"] - spare}
     return {
         "data": _plain(figure["data"]),
         "layout": _plain(figure["layout"]),

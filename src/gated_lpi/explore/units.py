@@ -28,15 +28,15 @@ LEAST = {
     "longest": "least_longest",
 }
 COLUMNS: dict[str, tuple[str, Form, str]] = {
-    "layer": ("layer", "count", ""),
-    "expert": ("expert", "count", "of routed experts"),
-    "head": ("head", "count", "of attention"),
     "score": ("score, nats", "number", "mean over the prompts"),
     "gain": ("gain, nats", "number", "score less that at the checkpoint before"),
     "times": ("top sets", "count", "in how many checkpoints' top sets it is"),
     "stays": ("stability", "share", "how often a stay in the top set went on at the next checkpoint"),
     "longest": ("survival", "count", "longest unbroken stay in top sets, in checkpoints"),
     "first": ("first at step", "count", "the first checkpoint whose top set has it"),
+    "layer": ("layer", "count", ""),
+    "expert": ("expert", "count", "of routed experts"),
+    "head": ("head", "count", "of attention"),
 }
 
 
@@ -174,7 +174,7 @@ def _sheet(
         {"unit": address("unit", arm=arm.name, unit=row["unit"], checkpoint=moment.key, method=method)} for row in rows
     ]
     keys = [key for key in COLUMNS if key not in ENTIRE or (values[key] >= 0).any()]
-    present = (Col("unit", "unit"), Col("kind", "neurons"), *map(heading, keys), Col("now", "top set"))
+    present = (Col("unit", "unit"), *map(heading, keys), Col("kind", "neurons"), Col("now", "in the top set"))
     relation = params.text("relation")
     caption = (
         f"Neurons of {arm.name} at {moment.key} by {method_name(method)}"
