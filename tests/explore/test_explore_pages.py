@@ -230,7 +230,7 @@ def test_routing_shows_the_load_of_every_expert(workspace, client):
         ("/unit?arm=moe", 400, "no unit was asked for"),
         ("/units?arm=nobody", 400, "With results are moe, dense"),
         ("/units?checkpoint=step-9", 400, "has step-0 to step-40"),
-        ("/units?sort=<script>", 400, "expected one of layer"),
+        ("/units?sort=<script>", 400, "expected one of score"),
         ("/units?page=-1", 400, "expected a whole number"),
         ("/units?least_score=nan", 400, "expected a number such as 0.01"),
         ("/units?relation=none", 400, "relation 'none' was asked for"),

@@ -111,6 +111,10 @@ class Arm:
         """Names of the relations that there are scores of."""
         return tuple(texts(self.scores["relation"]).tolist()) if "relation" in self.scores.coords else ()
 
+    def of_kind(self, members: NDArray[np.int64], kind: str) -> NDArray[np.int64]:
+        """Those of some units that are of a kind."""
+        return members[self.units.block[members] == kind]
+
     def moment(self, key: str | None) -> Moment:
         """The checkpoint of a name; the last one for None.
 

@@ -80,7 +80,7 @@ def _layers(arm: Arm, method: str, moment: Moment) -> Sheet:
     for kind, units in arm.kinds.items():
         layer = arm.units.layer[units]
         total = np.bincount(layer, scores[units], len(layers))
-        inside = np.intersect1d(lives.sets[moment.place], units) if lives is not None else None
+        inside = None if lives is None else arm.of_kind(lives.sets[moment.place], kind)
         tops = None if inside is None else np.bincount(arm.units.layer[inside], minlength=len(layers))
         for one in layers:
             rows.append(

@@ -22,7 +22,7 @@ from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import COLOURS, ArmStyle, Axis, Chart, Line, Panel, category_axis
 
 LISTED = 25  # units of a table on the page
-POINTS = 1500  # of units in neither top set, or in both, that are drawn
+POINTS = 400  # of units in neither top set, or in both, that are drawn
 RANKED = 100_000  # units that the correlation is over, at most
 
 
@@ -109,7 +109,7 @@ def _side(arm: Arm, moment: Moment, method: str, kind: str) -> Side:
     if lives is None:
         top = top_set(scores, arm.fraction)
     else:
-        top = np.flatnonzero(np.isin(units, lives.sets[moment.place], assume_unique=True))
+        top = np.searchsorted(units, arm.of_kind(lives.sets[moment.place], kind))
     return Side(arm, moment, method, units, scores, top)
 
 
@@ -172,7 +172,9 @@ def _scatter(one: Side, other: Side) -> Drawn:
         "only in the second": (np.setdiff1d(other.top, one.top), ArmStyle(COLOURS[2], "triangle-up")),
         "only in the first": (np.setdiff1d(one.top, other.top), ArmStyle(COLOURS[1], "diamond")),
     }
-    rest = np.setdiff1d(np.arange(one.units.size), np.union1d(one.top, other.top))
+    neither = np.ones(one.units.size, dtype=np.bool_)
+    neither[one.top] = neither[other.top] = False
+    rest = np.flatnonzero(neither)
     lines = [_points("in neither", rest, GREY, one, other, faint=True)]
     lines += [_points(label, places, style, one, other) for label, (places, style) in groups.items() if places.size]
     links = {

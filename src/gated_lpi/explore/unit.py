@@ -12,7 +12,6 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
 from gated_lpi.explore.lines import GREY, Times, curve, links_of, styles
-from gated_lpi.explore.ranking import rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
@@ -43,7 +42,10 @@ def unit(workspace: Workspace, params: Params) -> View:
     sheets = {"history": _history(arm, history, interval, bound, moment, here)}
     charts = {"curve": _curve(workspace, arm, method, place, history, interval, bound, here)}
     if arm.relations and method in arm.scores:
-        sheets["relations"] = _relations(arm, method, place, moment)
+        known = None if by_relation is None else by_relation[moment.place]
+        if known is None or not np.isfinite(known).all():
+            known = arm.at(method, moment.place)[:, place]
+        sheets["relations"] = _relations(arm, known.astype(np.float64), moment)
     if by_relation is not None:
         charts["relations"] = Drawn(_relation_chart(arm, by_relation), table="relations")
     if arm.units.expert[place] >= 0:
@@ -194,8 +196,7 @@ def _curve(
     return Drawn(Chart("curve", "Score over training", caption, (panel,), columns=1), links, "history")
 
 
-def _relations(arm: Arm, method: str, place: int, moment: Moment) -> Sheet:
-    values = arm.at(method, moment.place)[:, place].astype(np.float64)
+def _relations(arm: Arm, values: NDArray[np.float64], moment: Moment) -> Sheet:
     prompts = arm.scores["n_prompts"].to_numpy()
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
     rows = [
@@ -305,12 +306,14 @@ def _said(arm: Arm, method: str, place: int, kind: str, moment: Moment) -> Itera
 
 def _neighbour(arm: Arm, method: str, place: int, kind: str, moment: Moment, way: int) -> dict[str, str] | None:
     """The unit of its kind that comes before (−1) or after it (1) by score; None at the ends."""
-    scores = arm.score(method, moment.place)
     among = arm.kinds[kind]
-    mine = scores[among]
-    own = scores[place]
-    rank = int((mine > own).sum() + ((mine == own) & (among < place)).sum()) + way
-    if not 0 <= rank < among.size:
-        return None
-    other = arm.units.short(int(rows_of(scores, among, rank, 1, descending=True)[0]))
+    mine = arm.score(method, moment.place)[among]
+    own = mine[np.searchsorted(among, place)]
+    alike = np.flatnonzero((mine == own) & ((among < place) if way < 0 else (among > place)))
+    if not alike.size:
+        beyond = mine[mine > own] if way < 0 else mine[mine < own]
+        if not beyond.size:
+            return None
+        alike = np.flatnonzero(mine == (beyond.min() if way < 0 else beyond.max()))
+    other = arm.units.short(int(among[alike[-1 if way < 0 else 0]]))
     return {"name": other, "link": address("unit", arm=arm.name, unit=other, checkpoint=moment.key, method=method)}

@@ -54,7 +54,8 @@ def units(workspace: Workspace, params: Params) -> View:
     relation = arm.relation(params.text("relation"))
     sort = params.one_of("sort", COLUMNS, "score")
     descending = params.one_of("order", ("descending", "ascending"), "descending") == "descending"
-    values = columns(arm, moment, method, relation)
+    gains = relation is None or sort == "gain" or params.number(LEAST["gain"]) is not None
+    values = columns(arm, moment, method, relation, gains=gains)
     among, problem = _chosen(arm, moment, method, values, params)
     query = params.text("q")
     if query and not problem and among.size == 1:
@@ -95,12 +96,17 @@ def units(workspace: Workspace, params: Params) -> View:
 _KEYS = ("q", "kind", "layer", "expert", "head", "relation", "top", *LEAST.values())
 
 
-def columns(arm: Arm, moment: Moment, method: str, relation: int | None) -> dict[str, NDArray[Any]]:
-    """What every unit has at a checkpoint, [N] each; NaN where it has nothing."""
+def columns(
+    arm: Arm, moment: Moment, method: str, relation: int | None, *, gains: bool = True
+) -> dict[str, NDArray[Any]]:
+    """What every unit has at a checkpoint, [N] each; NaN where it has nothing.
+
+    Gains over one relation take the scores of all relations at two checkpoints, so they may be left out.
+    """
     n = len(arm.units)
     score = arm.score(method, moment.place, relation)
     nothing = np.full(n, np.nan, dtype=np.float32)
-    gain = score - arm.score(method, moment.place - 1, relation) if moment.place else nothing
+    gain = score - arm.score(method, moment.place - 1, relation) if moment.place and gains else nothing
     found = {name: getattr(arm.units, name) for name in ENTIRE} | {"score": score, "gain": gain}
     lives = arm.lives(method)
     if lives is None:
@@ -176,9 +182,10 @@ def _sheet(
     keys = [key for key in COLUMNS if key not in ENTIRE or (values[key] >= 0).any()]
     present = (Col("unit", "unit"), *map(heading, keys), Col("kind", "neurons"), Col("now", "in the top set"))
     relation = params.text("relation")
+    over = f", scores over {relation} alone (gains where the table is sorted by them)" if relation else ""
     caption = (
         f"Neurons of {arm.name} at {moment.key} by {method_name(method)}"
-        f"{f', scores over {relation} alone' if relation else ''}. Top sets are of mean scores, "
+        f"{over}. Top sets are of mean scores, "
         f"{arm.fraction:.3%} of each kind of neuron."
     )
     return Sheet("units", caption, present, rows, links, whole)
