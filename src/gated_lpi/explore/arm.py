@@ -113,7 +113,8 @@ class Arm:
 
     def of_kind(self, members: NDArray[np.int64], kind: str) -> NDArray[np.int64]:
         """Those of some units that are of a kind."""
-        return members[self.units.block[members] == kind]
+        chosen: NDArray[np.int64] = members[self.units.block[members] == kind]
+        return chosen
 
     def moment(self, key: str | None) -> Moment:
         """The checkpoint of a name; the last one for None.
