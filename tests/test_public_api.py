@@ -47,6 +47,7 @@ PUBLIC = {
     "diagnosis",
     "errors",
     "experiments",
+    "explore",
     "facts",
     "interventions",
     "live",
@@ -65,6 +66,7 @@ PUBLIC = {
     "studies",
     "trace",
     "training",
+    "unit_names",
     "version",
 }
 

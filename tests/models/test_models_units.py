@@ -147,3 +147,10 @@ def test_active_parameters_leave_out_idle_experts():
     assert model.n_parameters == sum(p.numel() for p in tiny_module("OLMoE").parameters())
     assert model.n_active_parameters == model.n_parameters - experts * 6 // 8
     assert model_of("Llama").n_active_parameters == model_of("Llama").n_parameters
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_short_names_mean_the_unit_that_they_name(case):
+    units = model_of(case).units
+    for unit in {0, len(units) // 3, len(units) // 2, len(units) - 1}:
+        assert units.find(units.short(unit)).tolist() == [unit]

@@ -109,3 +109,14 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path):
     (tmp_path / "zarr.json").write_text("{}")
     with pytest.raises(RunError, match="not a store of results"):
         ResultStore(tmp_path).records()
+
+
+def test_what_a_variable_is_made_of_is_told_by_checkpoint(tmp_path):
+    store = filled(tmp_path, steps=(5, 0))
+    made_of = store.made_of("lpi")
+    assert list(made_of) == ["step-0", "step-5"]
+    assert len({*made_of.values(), *store.made_of("target_rank").values()}) == 4
+    store.append(scores(2), record(2))
+    assert list(store.made_of("lpi")) == ["step-0", "step-2", "step-5"]
+    assert store.made_of("lpi").items() >= made_of.items()
+    assert ResultStore(tmp_path / "nothing.zarr").made_of("lpi") == {}

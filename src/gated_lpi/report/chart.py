@@ -116,14 +116,36 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """Bars from one value to another, in one colour where they rise and another where they fall.
+
+    Attributes:
+        label: what they are called.
+        x: positions.
+        low, high: where each begins and ends.
+        hover: what each is.
+        rising, falling: colours as HTML writes them.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    hover: tuple[str, ...]
+    rising: str = COLOURS[0]
+    falling: str = COLOURS[1]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One pair of axes with its content: a heat map, or lines.
+    """One pair of axes with its content: a heat map, or bars and lines.
 
     Attributes:
         title: above it.
         x, y: its axes.
         lines: drawn one over the other.
         heat: the heat map; None where there are lines.
+        bars: drawn behind the lines.
     """
 
     title: str
@@ -131,6 +153,7 @@ class Panel:
     y: Axis
     lines: tuple[Line, ...] = ()
     heat: Heat | None = None
+    bars: tuple[Bars, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ plotly_figure(charts.stability({"moe": summary}))
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from gated_lpi.report.chart import DIVERGING, SEQUENTIAL, Axis, Chart, Heat, Line, Panel
+from gated_lpi.report.chart import DIVERGING, SEQUENTIAL, Axis, Bars, Chart, Heat, Line, Panel
 
 ROW_HEIGHT = 270
 MARGINS = {"l": 70, "r": 20, "t": 70, "b": 55}
@@ -23,31 +23,82 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-ser
 
 def plotly_figure(chart: Chart) -> Any:
     """Draw a chart as a `plotly.graph_objects.Figure`, on the light template."""
+    figure = go.Figure(figure_data(chart))
+    return figure.update_layout(template=template(LIGHT))
+
+
+def figure_data(chart: Chart) -> dict[str, Any]:
+    """A chart as plotly's data and layout, in plain values and NumPy's arrays, without a template.
+
+    `plotly_figure` has plotly check all of it, which takes it many times as long as to make it.
+    """
     drawn = chart.rows * ROW_HEIGHT
     between = 112 if any("\n" in panel.title for panel in chart.panels) else 90
-    spacing = 0.0 if chart.rows == 1 else between / drawn
-    margins = MARGINS if any(panel.lines for panel in chart.panels) else MARGINS | {"t": 40}
+    margins = MARGINS if any(panel.lines or panel.bars for panel in chart.panels) else MARGINS | {"t": 40}
     with_heat = any(panel.heat is not None for panel in chart.panels)
-    figure = make_subplots(
-        chart.rows,
-        chart.columns,
-        subplot_titles=[_broken(panel.title) for panel in chart.panels],
-        horizontal_spacing=0.2 if with_heat else min(0.13, 0.27 / chart.columns),
-        vertical_spacing=spacing,
+    places = _places(
+        chart,
+        horizontal=0.2 if with_heat else min(0.13, 0.27 / chart.columns),
+        vertical=0.0 if chart.rows == 1 else between / drawn,
     )
+    layout: dict[str, Any] = {
+        "height": drawn + margins["t"] + margins["b"],
+        "margin": margins | ({"r": 75} if with_heat else {}),
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1 + 34 / drawn, "yanchor": "bottom"},
+        "hoverlabel": {"namelength": -1},
+        "annotations": [],
+    }
+    data: list[dict[str, Any]] = []
     named: set[str] = set()
-    for index, panel in enumerate(chart.panels):
-        place = {"row": index // chart.columns + 1, "col": index % chart.columns + 1}
-        _add_panel(figure, panel, place, named)
-    figure.update_annotations(font_size=14 if chart.columns < 4 else 11)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=drawn + margins["t"] + margins["b"],
-        margin=margins | ({"r": 75} if with_heat else {}),
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1 + 34 / drawn, "yanchor": "bottom"},
-        hoverlabel={"namelength": -1},
-    )
-    return figure
+    for index, place in enumerate(places):
+        suffix = str(index + 1) if index else ""
+        axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        panel = chart.panels[index] if index < len(chart.panels) else None
+        layout[f"xaxis{suffix}"] = {"anchor": axes["yaxis"], "domain": list(place.across)}
+        layout[f"yaxis{suffix}"] = {"anchor": axes["xaxis"], "domain": list(place.up)}
+        if panel is None:
+            continue
+        layout[f"xaxis{suffix}"] |= _axis(panel.x)
+        layout[f"yaxis{suffix}"] |= _axis(panel.y)
+        data += [trace | axes for trace in _panel(panel, place, named)]
+        if panel.title:
+            layout["annotations"].append(_title(panel.title, place, 14 if chart.columns < 4 else 11))
+    return {"data": data, "layout": layout}
+
+
+class _Place(NamedTuple):
+    """Where a panel is, as shares of the width and height."""
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+
+def _places(chart: Chart, *, horizontal: float, vertical: float) -> list[_Place]:
+    """The places of all panels, in reading order, with gaps between them that are shares of the whole."""
+    width = (1.0 - horizontal * (chart.columns - 1)) / chart.columns
+    height = (1.0 - vertical * (chart.rows - 1)) / chart.rows
+    return [
+        _Place(
+            (column * (width + horizontal), column * (width + horizontal) + width),
+            (row * (height + vertical), row * (height + vertical) + height),
+        )
+        for row in reversed(range(chart.rows))
+        for column in range(chart.columns)
+    ]
+
+
+def _title(text: str, place: _Place, size: int) -> dict[str, Any]:
+    return {
+        "text": _broken(text),
+        "font": {"size": size},
+        "showarrow": False,
+        "x": sum(place.across) / 2.0,
+        "xanchor": "center",
+        "xref": "paper",
+        "y": place.up[1],
+        "yanchor": "bottom",
+        "yref": "paper",
+    }
 
 
 def template(colours: dict[str, str]) -> Any:
@@ -79,17 +130,16 @@ def _broken(text: str) -> str:
     return text.replace("\n", "<br>")
 
 
-def _add_panel(figure: Any, panel: Panel, place: dict[str, int], named: set[str]) -> None:
+def _panel(panel: Panel, place: _Place, named: set[str]) -> Iterator[dict[str, Any]]:
+    """The traces of a panel; `named` are the labels that the legend has already."""
     if panel.heat is not None:
-        subplot = figure.get_subplot(**place)
-        figure.add_trace(_heat(panel.heat, subplot), **place)
+        yield _heat(panel.heat, place)
+    for bars in panel.bars:
+        yield _bars(bars, panel.y.percent)
     for line in panel.lines:
-        for trace in _traces(line, panel.y.percent, show=line.in_legend and line.label not in named):
-            figure.add_trace(trace, **place)
+        yield from _traces(line, panel.y.percent, show=line.in_legend and line.label not in named)
         if line.in_legend:
             named.add(line.label)
-    figure.update_xaxes(_axis(panel.x), **place)
-    figure.update_yaxes(_axis(panel.y), **place)
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -109,6 +159,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
 def _traces(line: Line, percent: bool, *, show: bool) -> list[Any]:
     value = "%{y:.3~p}" if percent else "%{y:.4~g}"
     options: dict[str, Any] = {
+        "type": "scatter",
         "x": line.x,
         "y": line.y,
         "mode": {"solid": "lines+markers", "dashed": "lines", "points": "markers"}[line.drawn],
@@ -122,13 +173,13 @@ def _traces(line: Line, percent: bool, *, show: bool) -> list[Any]:
         "hovertemplate": f"%{{text}}: {value}",
     }
     if line.low is None or line.high is None:
-        return [go.Scatter(**options)]
+        return [options]
     if line.drawn == "points":
         up = [h - y for h, y in zip(line.high, line.y, strict=True)]
         down = [y - low for low, y in zip(line.low, line.y, strict=True)]
         bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": line.style.colour}
-        return [go.Scatter(**options, error_y=bars)]
-    return [*_band(line), go.Scatter(**options)]
+        return [options | {"error_y": bars}]
+    return [*_band(line), options]
 
 
 def _band(line: Line) -> list[Any]:
@@ -139,40 +190,59 @@ def _band(line: Line) -> list[Any]:
         list(run) for whole, run in itertools.groupby(points, lambda p: p[1] == p[1] and p[2] == p[2]) if whole
     ]
     return [
-        go.Scatter(
-            x=[p[0] for p in stretch] + [p[0] for p in reversed(stretch)],
-            y=[p[1] for p in stretch] + [p[2] for p in reversed(stretch)],
-            fill="toself",
-            fillcolor=line.style.colour,
-            opacity=0.16,
-            mode="lines",
-            line={"width": 0, "color": line.style.colour},
-            legendgroup=line.group,
-            showlegend=False,
-            hoverinfo="skip",
-        )
+        {
+            "type": "scatter",
+            "x": [p[0] for p in stretch] + [p[0] for p in reversed(stretch)],
+            "y": [p[1] for p in stretch] + [p[2] for p in reversed(stretch)],
+            "fill": "toself",
+            "fillcolor": line.style.colour,
+            "opacity": 0.16,
+            "mode": "lines",
+            "line": {"width": 0, "color": line.style.colour},
+            "legendgroup": line.group,
+            "showlegend": False,
+            "hoverinfo": "skip",
+        }
         for stretch in stretches
     ]
 
 
-def _heat(heat: Heat, subplot: Any) -> Any:
+def _bars(bars: Bars, percent: bool) -> dict[str, Any]:
+    value = "%{customdata:.3~p}" if percent else "%{customdata:.4~g}"
+    heights = [high - low for low, high in zip(bars.low, bars.high, strict=True)]
+    return {
+        "type": "bar",
+        "x": bars.x,
+        "y": heights,
+        "base": bars.low,
+        "customdata": heights,
+        "text": bars.hover,
+        "textposition": "none",
+        "hovertemplate": f"%{{text}}: {value}<extra></extra>",
+        "name": bars.label,
+        "showlegend": False,
+        "marker": {"color": [bars.rising if height >= 0 else bars.falling for height in heights]},
+    }
+
+
+def _heat(heat: Heat, place: _Place) -> dict[str, Any]:
     colours = DIVERGING if heat.diverging else SEQUENTIAL
-    right = subplot.xaxis.domain[1]
-    bottom, top = subplot.yaxis.domain
-    return go.Heatmap(
-        z=heat.values,
-        zmin=heat.limits[0],
-        zmax=heat.limits[1],
-        colorscale=[[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
-        customdata=[[f"{row}, {column}" for column in heat.columns] for row in heat.rows],
-        hovertemplate="%{customdata}: %{z:.4~g}<extra></extra>",
-        colorbar={
+    bottom, top = place.up
+    return {
+        "type": "heatmap",
+        "z": heat.values,
+        "zmin": heat.limits[0],
+        "zmax": heat.limits[1],
+        "colorscale": [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
+        "customdata": [[f"{row}, {column}" for column in heat.columns] for row in heat.rows],
+        "hovertemplate": "%{customdata}: %{z:.4~g}<extra></extra>",
+        "colorbar": {
             "title": {"text": heat.label, "side": "right", "font": {"size": 11}},
-            "x": right + 0.005,
+            "x": place.across[1] + 0.005,
             "xanchor": "left",
             "y": (bottom + top) / 2,
             "len": top - bottom,
             "thickness": 10,
             "tickfont": {"size": 10},
         },
-    )
+    }

@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "gated-lpi",
+    "text.parse_math": False,  # names of relations and arms may hold dollar signs
 }
 
 
@@ -79,6 +80,10 @@ def _draw_panel(figure: Figure, axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
     if panel.heat is not None:
         _heat(figure, axes, panel.heat)
+    for bars in panel.bars:
+        heights = [high - low for low, high in zip(bars.low, bars.high, strict=True)]
+        colours = [bars.rising if height >= 0 else bars.falling for height in heights]
+        axes.bar(bars.x, heights, bottom=bars.low, color=colours, label=f"_{bars.label}")
     for line in panel.lines:
         _line(axes, line)
     _dress(axes, panel.x, "x")

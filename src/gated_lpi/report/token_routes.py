@@ -39,11 +39,11 @@ def routes(scores: xr.Dataset) -> list[Route]:
         return []
     relations = scores["prompt_relation"].to_numpy().astype(object).astype(str)
     chosen = sorted(np.unique(relations, return_index=True)[1].tolist())[:MOST_PROMPTS]
-    return [_route(scores.isel(checkpoint=-1, prompt=index)) for index in chosen]
+    return [route(scores.isel(checkpoint=-1, prompt=index)) for index in chosen]
 
 
-def _route(one: xr.Dataset) -> Route:
-    """That of one prompt at one checkpoint."""
+def route(one: xr.Dataset) -> Route:
+    """That of one prompt at one checkpoint: scores without these two dimensions, with gates at every position."""
     layer, expert = one["expert_unit_layer"].to_numpy(), one["expert_unit_expert"].to_numpy()
     layers = sorted(set(layer[expert >= 0].tolist()))
     gates = one[schema.POSITION_GATE].transpose("position", "expert_unit").to_numpy()

@@ -15,6 +15,7 @@ run/
   frequencies.json      how often the corpus of trained arms has each fact, if it is one of their own (`frequencies`)
   training/ARM/step-N   checkpoints of arms that the experiment trained
   report.html, summary.json, figures/, report.sha256    what the report made of it
+  explore/              what the explorer derived of it; may be deleted
   .writer.lock, .writer.json    who writes to the folder (`writer`)
 
 The folder may be an fsspec address ("s3://bucket/run"). downloads.json and training/ are then in a folder of this

@@ -116,6 +116,26 @@ class ResultStore:
             return None
         return digest({"records": commit.records, "axes": commit.axes, "rows": commit.rows})
 
+    def made_of(self, variable: str) -> dict[str, str]:
+        """What one variable's values are made of: a digest for each complete checkpoint, by name, in training order.
+
+        Whatever is derived of a checkpoint's values belongs to them as long as this stays. Of checkpoints that an
+        earlier version wrote, without digests of chunks, it is that of their record.
+
+        Raises:
+            RunError: what is there is no result store, or is damaged.
+        """
+        commit = read_commit(self.path)
+        found: dict[str, str] = {}
+        if commit is None:
+            return found
+        for row in _in_training_order(commit.records):
+            record = commit.records[row]
+            chunks = {} if commit.rows is None else commit.rows[row]
+            mine = {name: known for name, known in chunks.items() if name.startswith(f"{variable}/")}
+            found[str(record["key"])] = digest({"chunks": mine} if mine else {"record": record})
+        return found
+
     def append(self, scores: xr.Dataset, record: Mapping[str, Any]) -> None:
         """Add one checkpoint, or nothing.
 
@@ -164,7 +184,7 @@ class ResultStore:
         if not is_remote(self.path):
             refuse_visible_damage(self.path, commit)
         records = commit.records
-        order = sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
+        order = _in_training_order(records)
         digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
         try:
             scores = xr.open_zarr(self._verified(commit), consolidated=True, chunks=None)
@@ -360,6 +380,11 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array
+
+
+def _in_training_order(records: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The rows of checkpoints, first to last in training."""
+    return sorted(range(len(records)), key=lambda row: _place_in_training(records[row]))
 
 
 def _place_in_training(record: Mapping[str, Any]) -> tuple[Any, int]:

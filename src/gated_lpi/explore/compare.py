@@ -1,0 +1,226 @@
+"""Two checkpoints, arms or methods side by side: who is in the top set of one and not of the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from gated_lpi.errors import OptionError
+from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.lines import GREY, floats, styles
+from gated_lpi.explore.ranking import Ints
+from gated_lpi.explore.sheet import Col, Sheet
+from gated_lpi.explore.view import Drawn, Params, View, address
+from gated_lpi.explore.workspace import Workspace
+from gated_lpi.metrics import jaccard, jaccard_chance, top_set
+from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.by_method import method_name
+from gated_lpi.report.chart import COLOURS, ArmStyle, Axis, Chart, Line, Panel, category_axis
+
+LISTED = 25  # units of a table on the page
+POINTS = 400  # of units in neither top set, or in both, that are drawn
+RANKED = 100_000  # units that the correlation is over, at most
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        arm, moment, method: whose scores.
+        units: [n], of one kind.
+        scores: [n], theirs.
+        top: their top set, places among them.
+    """
+
+    arm: Arm
+    moment: Moment
+    method: str
+    units: Ints
+    scores: NDArray[np.float64]
+    top: Ints
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        return f"{self.arm.name}, {self.moment.key}, {method_name(self.method)}"
+
+    def link(self, place: int) -> str:
+        """The page of a unit."""
+        name = self.arm.units.short(int(self.units[place]))
+        return address("unit", arm=self.arm.name, unit=name, checkpoint=self.moment.key, method=self.method)
+
+
+def compare(workspace: Workspace, params: Params) -> View:
+    """Parameters: `arm`, `a` (checkpoint), `method`, and `arm2`, `b`, `method2`; `kind` of neuron."""
+    first = workspace.arm(params.text("arm"))
+    second = workspace.arm(params.text("arm2") or first.name)
+    shared = [kind for kind in first.kinds if kind in second.kinds]
+    if not shared:
+        raise OptionError(f"{first.name} and {second.name} have no kind of neuron that both have scores of")
+    kind = params.one_of("kind", tuple(shared), shared[0])
+    method = params.one_of("method", first.methods, first.methods[0])
+    default = method if method in second.methods else second.methods[0]
+    method2 = params.one_of("method2", second.methods, default)
+    before = first.moments[-2] if first is second and method == method2 and len(first.moments) > 1 else None
+    one = _side(first, first.moment(params.text("a") or (before.key if before is not None else None)), method, kind)
+    other = _side(second, second.moment(params.text("b")), method2, kind)
+    alike = _alike(one, other)
+    charts: dict[str, Drawn] = {"layers": _layers(workspace, one, other)}
+    sheets: dict[str, Sheet] = {}
+    said: list[tuple[str, str]] = []
+    if alike:
+        charts["scatter"] = _scatter(one, other)
+        sheets = {
+            "entered": _moved("entered", "Only in the top set of the second", one, other),
+            "left": _moved("left", "Only in the top set of the first", other, one, swap=True),
+        }
+        said = _said(one, other)
+    values = {
+        "one": one,
+        "other": other,
+        "alike": alike,
+        "said": said,
+        "kind": kind,
+        "kinds": {name: KIND_NAMES[name] for name in shared},
+        "arms": {name: name for name in workspace.arms},
+        "checkpoints": {side.arm.name: {m.key: m.key for m in side.arm.moments} for side in (one, other)},
+        "methods": {side.arm.name: {m: method_name(m) for m in side.arm.methods} for side in (one, other)},
+        "before": params.to("compare", a=_step(one, -1), b=_step(other, -1)),
+        "after": params.to("compare", a=_step(one, 1), b=_step(other, 1)),
+    }
+    return View("Compare", "compare.html", values, charts, sheets)
+
+
+def _step(side: Side, way: int) -> str:
+    """The checkpoint before or after a side's; its own at the ends."""
+    place = min(max(side.moment.place + way, 0), len(side.arm.moments) - 1)
+    return side.arm.moments[place].key
+
+
+def _side(arm: Arm, moment: Moment, method: str, kind: str) -> Side:
+    units = arm.kinds[kind]
+    scores = arm.score(method, moment.place)[units].astype(np.float64)
+    lives = arm.lives(method)
+    if lives is None:
+        top = top_set(scores, arm.fraction)
+    else:
+        top = np.searchsorted(units, arm.of_kind(lives.sets[moment.place], kind))
+    return Side(arm, moment, method, units, scores, top)
+
+
+def _alike(one: Side, other: Side) -> bool:
+    """Whether the units of both are the same places of one architecture."""
+    if one.arm is other.arm:
+        return True
+    if one.units.size != other.units.size:
+        return False
+    columns = ("layer", "expert", "shared", "head", "neuron")
+    return all(
+        np.array_equal(getattr(one.arm.units, name)[one.units], getattr(other.arm.units, name)[other.units])
+        for name in columns
+    )
+
+
+def _said(one: Side, other: Side) -> list[tuple[str, str]]:
+    overlap = jaccard(one.top, other.top)
+    chance = jaccard_chance(one.units.size, one.top.size) if one.top.size == other.top.size > 0 else float("nan")
+    every = slice(None, None, max(1, -(-one.units.size // RANKED)))
+    ranks = float("nan")
+    if np.ptp(one.scores[every]) > 0 and np.ptp(other.scores[every]) > 0:
+        ranks = float(spearmanr(one.scores[every], other.scores[every]).statistic)
+    over = "" if every.step == 1 else f", over every {every.step}th"
+    return [
+        ("overlap of top sets", f"{overlap:.3g} (Jaccard; chance {chance:.2g})"),
+        ("in both", f"{np.intersect1d(one.top, other.top).size:,} of {one.top.size:,} and {other.top.size:,}"),
+        (f"Spearman of all{over}", f"{ranks:.3g}"),
+    ]
+
+
+def _moved(key: str, title: str, without: Side, within: Side, *, swap: bool = False) -> Sheet:
+    """The units that are in the top set of one side and not of the other, greatest first."""
+    places = np.setdiff1d(within.top, without.top, assume_unique=True)
+    places = places[np.argsort(-within.scores[places], kind="stable")]
+    first, second = (within, without) if swap else (without, within)
+
+    def row(place: int) -> dict[str, Any]:
+        name = within.arm.units.short(int(within.units[place]))
+        return {"unit": name, "first": float(first.scores[place]), "second": float(second.scores[place])}
+
+    def whole() -> dict[str, Any]:
+        rows = [row(place) for place in places.tolist()]
+        return {column: [one[column] for one in rows] for column in ("unit", "first", "second")}
+
+    shown = places[:LISTED].tolist()
+    more = f", the first {LISTED}" if places.size > LISTED else ""
+    columns = (
+        Col("unit", "unit"),
+        Col("first", "first, nats", "number"),
+        Col("second", "second, nats", "number"),
+    )
+    links = [{"unit": within.link(place)} for place in shown]
+    return Sheet(key, f"{title}: {places.size:,}{more}.", columns, [row(place) for place in shown], links, whole)
+
+
+def _scatter(one: Side, other: Side) -> Drawn:
+    groups = {
+        "in both": (np.intersect1d(one.top, other.top), ArmStyle(COLOURS[0], "circle")),
+        "only in the second": (np.setdiff1d(other.top, one.top), ArmStyle(COLOURS[2], "triangle-up")),
+        "only in the first": (np.setdiff1d(one.top, other.top), ArmStyle(COLOURS[1], "diamond")),
+    }
+    neither = np.ones(one.units.size, dtype=np.bool_)
+    neither[one.top] = neither[other.top] = False
+    rest = np.flatnonzero(neither)
+    lines = [_points("in neither", rest, GREY, one, other, faint=True)]
+    lines += [_points(label, places, style, one, other) for label, (places, style) in groups.items() if places.size]
+    links = {
+        hover: other.link(place)
+        for places in (rest, *(places for places, _ in groups.values()))
+        for place, hover in zip(_few(places).tolist(), _names(_few(places), other), strict=True)
+    }
+    panel = Panel("", Axis(f"{one.words}, nats"), Axis(f"{other.words}, nats"), tuple(lines))
+    caption = (
+        "Each point is a neuron: its mean score in the first and in the second. Of many neurons of a group, "
+        f"{POINTS:,} evenly spaced ones are drawn. Choose a point to see its page."
+    )
+    return Drawn(Chart("scatter", "Scores beside scores", caption, (panel,), columns=1), links, "entered")
+
+
+def _points(label: str, places: Ints, style: ArmStyle, one: Side, other: Side, *, faint: bool = False) -> Line:
+    few = _few(places)
+    hover = tuple(_names(few, other))
+    x, y = floats(one.scores[few]), floats(other.scores[few])
+    return Line(label, label, style, x, y, hover, drawn="points", faint=faint)
+
+
+def _names(places: Ints, side: Side) -> list[str]:
+    return [side.arm.units.short(int(side.units[place])) for place in places.tolist()]
+
+
+def _few(places: Ints) -> Ints:
+    """Evenly spaced ones where there are too many to be drawn."""
+    return places[:: max(1, -(-places.size // POINTS))]
+
+
+def _layers(workspace: Workspace, one: Side, other: Side) -> Drawn:
+    """Where in depth the top sets lie."""
+    lines = []
+    both = styles(tuple(workspace.run.arms))
+    count = 1 + max(int(side.arm.units.layer[side.units].max()) for side in (one, other))
+    for label, side, drawn in (("first", one, "solid"), ("second", other, "dashed")):
+        layers = np.bincount(side.arm.units.layer[side.units[side.top]], minlength=count) / max(side.top.size, 1)
+        style = both[side.arm.name]
+        if one.arm is other.arm and drawn == "dashed":
+            style = ArmStyle(COLOURS[1] if style.colour != COLOURS[1] else COLOURS[0], "square")
+        hover = tuple(f"{label}, layer {layer}" for layer in range(count))
+        x = tuple(float(layer) for layer in range(count))
+        words = f"{label}: {side.words}"
+        lines.append(Line(words, label, style, x, floats(layers), hover))
+    axis = category_axis("layer", [str(layer) for layer in range(count)])
+    panel = Panel("", axis, Axis("share of the top set", percent=True), tuple(lines))
+    caption = "The share of each top set that lies in each layer."
+    return Drawn(Chart("layers", "Top sets by layer", caption, (panel,), columns=1))

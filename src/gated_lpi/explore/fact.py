@@ -1,0 +1,227 @@
+"""The page of one fact: when it was learnt, and what carries it, from blocks to heads and experts to neurons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gated_lpi import score_schema as schema
+from gated_lpi.errors import OptionError
+from gated_lpi.explore.arm import Arm, Moment, texts
+from gated_lpi.explore.facts import learning, named
+from gated_lpi.explore.lines import Times, curve, styles
+from gated_lpi.explore.ranking import rows_of
+from gated_lpi.explore.sheet import Col, Sheet
+from gated_lpi.explore.view import Drawn, Params, View, address
+from gated_lpi.explore.workspace import Workspace
+from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
+from gated_lpi.report.token_routes import route
+
+TOP = 15
+WORDS = {"attention": "attention", "ffn": "FFN"}
+
+
+def fact(workspace: Workspace, params: Params) -> View:
+    """Parameters: `arm`, `prompt` (its place among the arm's), `checkpoint`, `block` (its place among the blocks)."""
+    arm = workspace.arm(params.text("arm"))
+    prompt = params.whole("prompt") or 0
+    if "prompt" not in arm.scores.dims or prompt >= arm.scores.sizes["prompt"]:
+        raise OptionError(
+            f"prompt {prompt} was asked for; arm {arm.name} has {arm.scores.sizes.get('prompt', 0)}: see Facts"
+        )
+    moment = arm.moment(params.text("checkpoint"))
+    names = {what: str(column[prompt]) for what, column in named(arm).items()}
+    charts: dict[str, Drawn] = {}
+    sheets: dict[str, Sheet] = {}
+    values: dict[str, Any] = {
+        "arm": arm,
+        "moment": moment,
+        "prompt": prompt,
+        "names": names,
+        "said": [],
+        "block": None,
+        "moments": {one.key: one.key for one in arm.moments},
+        "arms": {one: one for one in workspace.arms},
+        "before": params.to("fact", prompt=prompt - 1, block=None) if prompt else "",
+        "after": params.to("fact", prompt=prompt + 1, block=None) if prompt + 1 < arm.scores.sizes["prompt"] else "",
+        "list": address("facts", arm=arm.name, checkpoint=moment.key, relation=names["relation"]),
+        "gates_kept": schema.POSITION_GATE in arm.scores,
+        "positions_kept": schema.LAYER_POSITION_LPI in arm.scores,
+    }
+    if schema.TARGET_RANK in arm.scores:
+        charts["learning"] = _learning(workspace, arm, prompt, params)
+        values["said"] = _said(arm, prompt, moment)
+    if schema.BASE_LOGPROB in arm.scores and schema.TARGET_LOGPROB in arm.scores:
+        steps = _blocks(arm, prompt, moment)
+        block = params.whole("block")
+        chosen = int(np.argmax(np.diff(steps))) if block is None else block
+        if chosen >= len(steps) - 1:
+            raise OptionError(f"block {chosen} was asked for; arm {arm.name} has {len(steps) - 1}, counted from 0")
+        blocks = block_names(arm)
+        sheets["blocks"], charts["blocks"] = _waterfall(arm, steps, blocks, chosen, params)
+        values["block"] = blocks[chosen]
+        sheets |= _inside(arm, names["relation"], moment, chosen)
+    if values["positions_kept"]:
+        charts["positions"] = Drawn(_positions(arm, prompt, moment))
+    if values["gates_kept"]:
+        sheets["routes"] = _routes(arm, prompt, moment)
+    return View(names["text"], "fact.html", values, charts, sheets)
+
+
+def block_names(arm: Arm) -> list[str]:
+    """Names of the blocks that there are scores of, such as "FFN 3"."""
+    kinds, layers = texts(arm.scores["block_kind"]), arm.scores["block_layer"].to_numpy().tolist()
+    return [f"{WORDS.get(str(kind), str(kind))} {layer}" for kind, layer in zip(kinds, layers, strict=True)]
+
+
+def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
+    found = {key: float(column[prompt]) for key, column in learning(arm, moment.place).items()}
+
+    def step(value: float) -> str:
+        return "never" if np.isnan(value) else f"step {int(value):,}"
+
+    return [
+        ("rank", f"{int(found['rank']):,} at {moment.key}"),
+        ("log p(answer)", "not kept" if np.isnan(found["logprob"]) else f"{found['logprob']:.3g} nats"),
+        ("first known", step(found["first"])),
+        ("known for good from", step(found["learnt"])),
+    ]
+
+
+def _learning(workspace: Workspace, arm: Arm, prompt: int, params: Params) -> Drawn:
+    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+    ranks = arm.over_time(schema.TARGET_RANK)[:, prompt].astype(np.float64)
+    panels = []
+    if schema.TARGET_LOGPROB in arm.scores:
+        logprob = arm.over_time(schema.TARGET_LOGPROB)[:, prompt]
+        line = curve("log p", style, times, arm.moments, logprob, in_legend=False)
+        panels.append(Panel("log p(answer)", times.axis, Axis("nats"), (line,)))
+    worst = int(ranks.max())
+    ticks = tuple((float(np.log10(1 + rank)), f"{rank:,}") for rank in (0, 9, 99, 999, 9999, 99999) if rank <= worst)
+    line = curve("rank", style, times, arm.moments, np.log10(1 + ranks), in_legend=False)
+    panels.append(Panel("Rank of the answer (0 the likeliest)", times.axis, Axis("rank, log scale", ticks), (line,)))
+    lines = [line for panel in panels for line in panel.lines]
+    links = {
+        point: params.to("fact", checkpoint=one.key)
+        for line in lines
+        for point, one in zip(line.hover, arm.moments, strict=True)
+    }
+    caption = (
+        f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."
+    )
+    return Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), links)
+
+
+def _blocks(arm: Arm, prompt: int, moment: Moment) -> NDArray[np.float64]:
+    """log p(answer) before each block, and after the last, [B + 1]."""
+    base = arm.at(schema.BASE_LOGPROB, moment.place)[prompt].astype(np.float64)
+    return np.append(base, float(arm.over_time(schema.TARGET_LOGPROB)[moment.place, prompt]))
+
+
+def _waterfall(
+    arm: Arm, steps: NDArray[np.float64], blocks: list[str], chosen: int, params: Params
+) -> tuple[Sheet, Drawn]:
+    gains = np.diff(steps)
+    rows = [
+        {"block": block, "before": float(steps[at]), "gain": float(gains[at]), "after": float(steps[at + 1])}
+        for at, block in enumerate(blocks)
+    ]
+    links = [{"block": params.to("fact", block=at)} for at in range(len(blocks))]
+    columns = (
+        Col("block", "block"),
+        Col("before", "before, nats", "number"),
+        Col("gain", "what it adds", "number"),
+        Col("after", "after, nats", "number"),
+    )
+    caption = "log p(answer) read out before and after each block. Choose a block to see what is inside it, below."
+    sheet = Sheet("blocks", caption, columns, rows, links, marked=frozenset({chosen}))
+    bars = Bars(
+        "blocks",
+        tuple(float(at) for at in range(len(blocks))),
+        tuple(steps[:-1].tolist()),
+        tuple(steps[1:].tolist()),
+        tuple(blocks),
+    )
+    axis = category_axis("block", blocks, 16)
+    panel = Panel("", axis, Axis("log p(answer), nats"), bars=(bars,))
+    chart = Chart(
+        "blocks",
+        "From block to block",
+        f"Each bar goes from log p(answer) before a block of {arm.name} writes to that after it: blue where it rises, "
+        "orange where it falls. Choose one to see its heads or experts and neurons.",
+        (panel,),
+        columns=1,
+    )
+    return sheet, Drawn(chart, {block: params.to("fact", block=at) for at, block in enumerate(blocks)}, "blocks")
+
+
+def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sheet]:
+    """Heads or experts, and top neurons, of a block, by their means over the prompts of the fact's relation."""
+    if relation not in arm.relations:
+        return {}
+    place = arm.relations.index(relation)
+    layer = int(arm.scores["block_layer"].to_numpy()[block])
+    kind = str(texts(arm.scores["block_kind"])[block])
+    found = {}
+    parts = (
+        ("head_lpi", "head_unit", "head", "H") if kind == "attention" else ("expert_lpi", "expert_unit", "expert", "E")
+    )
+    variable, dim, word, letter = parts
+    over = f"Means over the prompts of “{relation}”: a run keeps no scores of single prompts."
+    if variable in arm.scores and "relation" in arm.scores[variable].dims:
+        values = arm.at(variable, moment.place)[place].astype(np.float64)
+        mine = np.flatnonzero(arm.scores[f"{dim}_layer"].to_numpy() == layer)
+        index = arm.scores[f"{dim}_{word}"].to_numpy()
+        best = mine[np.argsort(-values[mine], kind="stable")][:TOP]
+        rows = [
+            {
+                "part": f"L{layer} {letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
+                "score": float(values[at]),
+            }
+            for at in best.tolist()
+        ]
+        links = [{"part": address("units", arm=arm.name, checkpoint=moment.key, q=row["part"])} for row in rows]
+        columns = (Col("part", word), Col("score", "score, nats", "number"))
+        found["parts"] = Sheet("parts", f"{word.capitalize()}s of the block. {over}", columns, rows, links)
+    if arm.methods and arm.methods[0] in arm.scores:
+        method = arm.methods[0]
+        scores = arm.score(method, moment.place, place)
+        among = np.flatnonzero((arm.units.layer == layer) & (arm.units.block == kind))
+        best = rows_of(scores, among, 0, TOP, descending=True)
+        rows = [{"unit": arm.units.short(unit), "score": float(scores[unit])} for unit in best.tolist()]
+        links = [{"unit": address("unit", arm=arm.name, unit=row["unit"], checkpoint=moment.key)} for row in rows]
+        columns = (Col("unit", "unit"), Col("score", "score, nats", "number"))
+        caption = f"{KIND_NAMES.get(kind, kind)} of the block. {over}"
+        found["units"] = Sheet("units", caption[:1].upper() + caption[1:], columns, rows, links)
+    return found
+
+
+def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
+    at = arm.scores[schema.LAYER_POSITION_LPI].isel(checkpoint=moment.place, prompt=prompt)
+    table = at.transpose("attention_block", "position").to_numpy().astype(np.float64)
+    table = table[:, np.isfinite(table).any(axis=0)]
+    greatest = float(np.nanmax(np.abs(table))) if table.size else 1.0
+    layers = [f"layer {layer}" for layer in arm.scores["attention_block_layer"].to_numpy().tolist()]
+    positions = [f"position {number}" for number in range(table.shape[1])]
+    heat = Heat(table, tuple(layers), tuple(positions), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
+    panel = Panel("", category_axis("source position", positions), category_axis("", layers, 24), heat=heat)
+    caption = "What attention takes from each source position, summed over each layer's units."
+    return Chart("positions", "From where", caption, (panel,), columns=1)
+
+
+def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
+    found = route(arm.scores.isel(checkpoint=moment.place, prompt=prompt))
+    columns = (Col("token", "token", "count"), *(Col(f"layer {layer}", f"layer {layer}") for layer in found.layers))
+    rows = [
+        {"token": number}
+        | {
+            f"layer {layer}": ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
+            for layer, taken in zip(found.layers, layers, strict=True)
+        }
+        for number, layers in enumerate(found.tokens, 1)
+    ]
+    caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
+    return Sheet("routes", caption, columns, rows)

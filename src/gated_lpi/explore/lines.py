@@ -1,0 +1,109 @@
+"""Curves over training, as charts have them: where points stand, what they are called, where they lead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.view import address
+from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, StepScale, arm_styles
+from gated_lpi.report.charts import CLOCK_LABELS, Clock
+
+GREY = ArmStyle("#7f868d", "circle")
+DENSE = 40  # points beyond which markers would cover the curve: the lines are thinner and bear none
+
+
+class Times:
+    """The axis of training of some arms.
+
+    Args:
+        arms: whose checkpoints stand on it.
+        clock: by what; "tokens" where all say how many they have seen.
+    """
+
+    def __init__(self, arms: Iterable[Arm], clock: Clock | None = None) -> None:
+        moments = [moment for arm in arms for moment in arm.moments]
+        known = all(moment.tokens >= 0 for moment in moments)
+        self.clock: Clock = clock if clock is not None and (known or clock == "step") else "tokens" if known else "step"
+        self._scale = StepScale(float(self._of(moment)) for moment in moments)
+
+    @property
+    def axis(self) -> Axis:
+        """For a panel."""
+        return self._scale.axis(CLOCK_LABELS[self.clock])
+
+    def at(self, moments: Sequence[Moment]) -> tuple[float, ...]:
+        """Where checkpoints stand."""
+        return tuple(self._scale.position(float(self._of(moment))) for moment in moments)
+
+    def _of(self, moment: Moment) -> int:
+        return moment.tokens if self.clock == "tokens" else moment.step
+
+
+def styles(names: Sequence[str]) -> Mapping[str, ArmStyle]:
+    """An arm's colour and marker, the same on every page."""
+    return arm_styles(names)
+
+
+def curve(
+    label: str,
+    style: ArmStyle,
+    times: Times,
+    moments: Sequence[Moment],
+    values: NDArray[Any] | Sequence[float],
+    **more: Any,
+) -> Line:
+    """A line over checkpoints, whose points are called after it and them; `more` are fields of `Line`."""
+    for end in ("low", "high"):
+        if more.get(end) is not None:
+            more[end] = floats(more[end])
+    hover = tuple(name(label, moment) for moment in moments)
+    return Line(label, more.pop("group", label), style, times.at(moments), floats(values), hover, **more)
+
+
+def name(label: str, moment: Moment) -> str:
+    """What a point is called."""
+    return f"{label}, {moment.key}"
+
+
+def links_of(lines: Iterable[Line], moments: Sequence[Moment], page: str, **params: Any) -> dict[str, str]:
+    """Where the points of lines over these checkpoints lead: to a page with each as its `checkpoint`."""
+    return {
+        point: address(page, **params, checkpoint=moment.key)
+        for line in lines
+        for point, moment in zip(line.hover, moments, strict=True)
+    }
+
+
+def floats(values: NDArray[Any] | Sequence[float]) -> tuple[float, ...]:
+    """Numbers as charts take them."""
+    return tuple(float(value) for value in np.asarray(values, dtype=np.float64))
+
+
+def led(chart: Chart, arms: Mapping[str, Arm], page: str = "checkpoint", **params: Any) -> tuple[Chart, dict[str, str]]:
+    """A chart of lines by arm, its points called after their checkpoints, and where each leads.
+
+    Lines of something else than an arm of these, such as the mean of a group, lead nowhere.
+    """
+    links: dict[str, str] = {}
+    panels = []
+    for panel in chart.panels:
+        lines = []
+        for line in panel.lines:
+            arm = arms.get(line.group)
+            moments = () if arm is None else arm.moments[-len(line.y) :]
+            if arm is not None and len(moments) == len(line.y):
+                hover = tuple(name(line.label, moment) for moment in moments)
+                links |= {
+                    point: address(page, **{**params, "arm": arm.name, "checkpoint": moment.key})
+                    for point, moment in zip(hover, moments, strict=True)
+                }
+                line = replace(line, hover=hover)
+            lines.append(line)
+        panels.append(replace(panel, lines=tuple(lines)))
+    return replace(chart, panels=tuple(panels)), links
