@@ -113,7 +113,7 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dic
     say(f"{layer.name}, {depth}: published formula")
     published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
     say(f"{layer.name}, {depth}: logit lens and certified, in turn")
-    fast = whole_run(blocks, 1 if depth == "last" else ROUNDS)  # which takes minutes
+    fast = whole_run(blocks)
     floor = fast.lens
     seconds, prepared = fast.timing.seconds, fast.again.seconds
     return {

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 SHORT = 5.0  # seconds; what takes longer is not run five times
-RUNS = 5
+RUNS = 3
 ROUNDS = 3
+LONG = 40.0  # seconds; rounds that take longer are not repeated
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,13 @@ def timed(call: Callable[[], object], *, runs: int = RUNS) -> Timing:
 def in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS) -> dict[str, Timing]:
     """Time calls that are to be compared, in rounds: all of them meet the machine in the states it goes through.
 
-    A call that is short runs twice in each round.
+    A call that is short runs twice in each round; no round is begun after `LONG` seconds.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    end = time.perf_counter() + LONG
+    for index in range(rounds):
+        if index and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             found[name].append(_seconds(call))
             if found[name][-1] < SHORT:

@@ -1,5 +1,9 @@
 """Envelopes lie above p, their quadratic forms above what they bound, and 8-bit bounds around u."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,6 +96,45 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero, sharpness, size):
     true, rough = (probability @ u.square()).sqrt(), found.second.sqrt()
     allowed = p.tail_max[1].sqrt().unsqueeze(-1) * found.wrong
     assert ((true - rough).abs() <= allowed + 1e-4 * rough).all()
+
+
+CODES = """
+import sys, torch
+from gated_lpi.methods.lpi.certified import eight_bit
+largest = eight_bit.largest_code("cpu")
+generator = torch.Generator().manual_seed(0)
+for n, tokens in ((300, 200), (5, 1), (1, 70)):
+    left, right = (torch.randint(-largest, largest + 1, (k, 576), generator=generator, dtype=torch.int8) for k in (n, tokens))
+    left[:, :64], right[:, :64] = largest, -largest
+    assert torch.equal(torch._int_mm(left, right.T).double(), left.double() @ right.T.double())
+print(largest)
+"""
+
+
+@vnni
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE", None])
+def test_codes_are_as_large_as_this_processes_products_are_exact_for(isa):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+    done = subprocess.run([sys.executable, "-c", CODES], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == (eight_bit.WITHOUT if isa else eight_bit.largest_code("cpu"))
+
+
+@vnni
+def test_smaller_codes_bound_the_tail_too(monkeypatch):
+    readout, table, p, values = a_block(6000, width=512, sharpness=0.2)
+    u, probability = (readout.weight - table.mean).double() @ values.double().T, p.log_p.double().exp()
+    u[p.order[:1024]] = 0.0
+    found = {}
+    for largest in (eight_bit.WITHOUT, eight_bit.WITH_VNNI):
+        monkeypatch.setattr(eight_bit, "largest_code", lambda _, largest=largest: largest)
+        (found[largest],) = outside_by_eight_bit(eight_bit.EightBit(table), p, [FoldedUnits(values, None)], 1)
+        assert (found[largest].largest >= u.amax(dim=0)).all()
+        allowed = p.tail_max[1].sqrt().unsqueeze(-1) * found[largest].wrong
+        off = (probability @ u.square()).sqrt() - found[largest].second.sqrt()
+        assert (off.abs() <= allowed * (1 + 1e-4)).all()
+    ratio = found[eight_bit.WITHOUT].wrong / found[eight_bit.WITH_VNNI].wrong
+    assert ((ratio > 1.3) & (ratio < 1.9)).all()
 
 
 @vnni

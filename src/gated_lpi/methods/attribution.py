@@ -320,6 +320,7 @@ def _sizes(
         by_position=scoring.by_position,
         passes=passes is not None,
         weights=passes is not None and passes.sees_attention,
+        by_layer=passes is not None and passes.by_layer,
         all_experts=gate == "open",
         routing=scoring.routing == "all",
     )
