@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gated_lpi.methods.lens import base_logits
-from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified import blocks, eight_bit
 from gated_lpi.methods.lpi.certified.distribution import distribution
 from gated_lpi.methods.lpi.certified.envelope import fitted, fitting_cost, uniform
 from gated_lpi.methods.lpi.certified.moments import FoldedUnits, outside_by_eight_bit
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
 
 vnni = pytest.mark.skipif(not eight_bit.supported("cpu"), reason="no exact and fast 8-bit products on this processor")
@@ -98,9 +99,33 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero, sharpness, size):
     assert ((true - rough).abs() <= allowed + 1e-4 * rough).all()
 
 
+def test_log_z_is_made_exact_for_as_many_tokens_as_it_takes(monkeypatch):
+    readout, table, _, _ = a_block(9000, width=512)
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(6, 512, generator=generator) * torch.tensor([0.02, 0.05, 0.1, 0.1, 0.15, 0.2]).unsqueeze(-1)
+    targets = torch.randint(9000, (6,), generator=generator)
+    problem = BlockProblem(readout, base, torch.ones(6), targets, (), 0)
+    p = distribution(readout, table, base, problem.base_logits)
+    logits = base.double() @ readout.weight.double().T
+    true = logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    asked = []
+    found = blocks.float64_logits
+    monkeypatch.setattr(blocks, "float64_logits", lambda *given: asked.append(given[1:]) or found(*given))
+    first = blocks.target_log_p(problem, p, torch.inf, 2**24)
+    assert not asked
+    more = blocks.target_log_p(problem, p, 0.6 * float(first.error.max()), 2**24)
+    assert len(asked) == 1
+    assert float(more.error.max()) < 0.6 * float(first.error.max())
+    every = blocks.target_log_p(problem, p, 1e-9, 2**24)
+    assert [len(given) for given in asked[1:]] == [2, 1]
+    for known in (first, more, every):
+        assert ((known.log_p - true).abs() <= known.error).all()
+    assert float((every.log_p - true).abs().max()) < 1e-10
+
+
 CODES = """
 import sys, torch
-from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified import blocks, eight_bit
 largest = eight_bit.largest_code("cpu")
 generator = torch.Generator().manual_seed(0)
 for n, tokens in ((300, 200), (5, 1), (1, 70)):

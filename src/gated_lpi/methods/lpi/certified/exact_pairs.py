@@ -188,13 +188,15 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
     return scores, bound
 
 
-def float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
-    """Logits of the base of some prompts, [m, V]."""
+def float64_logits(problem: BlockProblem, prompts: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Logits of the base of some prompts, [m, V], or of some tokens."""
     readout = problem.readout
-    hidden = readout.fold(problem.base[prompts].double())
-    logits = wide_products(hidden, readout.weight)
+    weight, offset = readout.weight, readout.wide_offset
+    if tokens is not None:
+        weight, offset = weight[tokens], offset if offset is None else offset[tokens]
+    logits = wide_products(readout.fold(problem.base[prompts].double()), weight)
     logits *= problem.base_logits.inverse_scale[prompts].double().unsqueeze(-1)
-    return logits if readout.wide_offset is None else logits + readout.wide_offset
+    return logits if offset is None else logits + offset
 
 
 def size_of_offset(readout: Readout) -> float | Tensor:
