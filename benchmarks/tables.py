@@ -73,7 +73,7 @@ def works(found: Results) -> list[Work]:
                 _named(row),
                 row["published"]["seconds"],
                 row["fast"]["seconds"],
-                row["prepared"]["seconds"],
+                row["prepared"]["seconds"] if "prepared" in row else None,
                 row["lens"]["seconds"],
                 row["fast"]["least"] / row["lens"]["least"],
                 LAST_GOAL if row["depth"] == "last" else LAYER_GOALS.get(row["layer"]["name"]),
@@ -238,6 +238,7 @@ def groups(found: Results) -> list[str]:
     rows = [
         [_named(row), duration(row["units"]["seconds"]), duration(row["prepared"]["seconds"]), *_beside(row)]
         for row in found["layers"]
+        if "units" in row
     ]
     real = found["smollm2"] or {}
     if "groups" in real:
@@ -269,7 +270,9 @@ def tiers(found: Results) -> list[str]:
     """Share of pairs by tier, and how fast the machine's arithmetic was used."""
     speed = {work.name: "" for work in works(found)}
     for work, row in zip(works(found)[-len(found["layers"]) :], found["layers"], strict=True):
-        rate = row["flops"] / row["fast"]["seconds"]
+        if "flops" not in row:
+            continue
+        rate = row["flops"] / row["prepared"]["seconds"]
         speed[work.name] = f"{rate / 1e9:.0f} ({rate / peak(found):.0%})"
     rows = []
     for work in works(found):

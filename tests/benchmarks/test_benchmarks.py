@@ -68,8 +68,9 @@ def test_prompts_are_routed_as_unevenly_as_loads_were_measured():
     found = {}
     for layer in (replace(TINY_MOE, routing="even"), TINY_MOE):
         slabs = synthetic.problems(layer, "middle", 400)["ffn"].slabs
-        found[layer.routing] = np.array([len(slab.prompts) for slab in slabs]) / 400
-        assert found[layer.routing].sum() == 2
+        counts = np.array([len(slab.prompts) for slab in slabs])
+        assert counts.sum() == 2 * 400
+        found[layer.routing] = counts / 400
     assert np.abs(found["even"] - 1 / 3).max() < 0.08
     wanted = np.array(synthetic.calibration()["expert_load"]["by_rank"])
     assert found["measured"].max() * 3 == pytest.approx(wanted[:3].mean(), rel=0.2)
@@ -136,8 +137,23 @@ def test_operations_are_counted_as_torch_counts_them():
 
 
 def test_what_is_prepared_is_not_done_again():
-    found = layers.whole_run(synthetic.problems(TINY_DENSE, "middle", 12))
-    assert 0 < found.flops_again < found.flops
+    blocks = synthetic.problems(TINY_DENSE, "middle", 12)
+    estimator, counts = Scorer(blocks["ffn"].readout, layers.TOLERANCE), []
+    for _ in range(2):
+        with timing.Flops() as work:
+            layers.score(estimator, layers.fresh(blocks))
+        counts.append(work.count)
+    assert 0 < counts[1] < counts[0]
+    whole = layers.whole_run(blocks, 1)
+    assert whole.flops == counts[1]
+    assert sum(whole.tiers["ffn"]) == layers.pairs(blocks["ffn"])
+    assert layers.whole_run(blocks, 1, once=True)[2:4] == (None, None)
+
+
+def test_rounds_that_take_long_are_not_repeated(monkeypatch):
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.in_turn({"one": lambda: None}, rounds=3)["one"].runs == 1
 
 
 def test_gradients_are_those_of_the_target():
