@@ -17,7 +17,6 @@ from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
 from gated_lpi.trace import trace
 
-
 N_FACTS = 906  # built in
 
 

@@ -158,13 +158,19 @@ def overview(found: Results) -> list[str]:
     for work in works(found)[:1] if real else []:
         rows.insert(1, _goal_row("the same, in lenses", work.fast / work.lens, LENS_GOAL, 1))
     if "groups" in real:
-        rows.insert(2, ["the same, heads and blocks beside units", *_beside({"groups_beside_units": real["groups"]["beside"]})])
+        rows.insert(
+            2, ["the same, heads and blocks beside units", *_beside({"groups_beside_units": real["groups"]["beside"]})]
+        )
     if "alone" in real:
-        rows.append(_goal_row("SmolLM2-135M, one prompt alone, default call, in its lenses", real["alone"]["over_lens"], ALONE_GOAL, 1))
+        rows.append(
+            _goal_row(
+                "SmolLM2-135M, one prompt alone, default call, in its lenses", real["alone"]["over_lens"], ALONE_GOAL, 1
+            )
+        )
     if real:
         rows += _gradient_goal(real) + _cap_goals(real)
     if "resolved" in real:
-        name = f"SmolLM2-135M, `positions=\"resolved\"` over summed, {real['resolved']['prompts']} prompts of 32 tokens"
+        name = f'SmolLM2-135M, `positions="resolved"` over summed, {real["resolved"]["prompts"]} prompts of 32 tokens'
         rows.append(_goal_row(name, real["resolved"]["over_summed"], RESOLVED_GOAL, 1))
     if found.get("summaries"):
         rows += _summary_goals(found["summaries"]["runs"])
@@ -190,7 +196,7 @@ def _cap_goals(real: Results) -> list[list[str]]:
     """Peak beside model and result over the cap, of runs that have one."""
     rows = []
     for run in (run for run in real["memory"] if run["memory"]):
-        name = f"SmolLM2-135M, `memory=\"{run['memory']}\"`, {_asked(run)}: peak beside model and result, over the cap"
+        name = f'SmolLM2-135M, `memory="{run["memory"]}"`, {_asked(run)}: peak beside model and result, over the cap'
         rows.append(_goal_row(name, over_cap(run), CAP_GOAL, 2))
     return rows
 

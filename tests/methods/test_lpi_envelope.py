@@ -128,8 +128,9 @@ import sys, torch
 from gated_lpi.methods.lpi.certified import blocks, eight_bit
 largest = eight_bit.largest_code("cpu")
 generator = torch.Generator().manual_seed(0)
-for n, tokens in ((300, 200), (5, 1), (1, 70)):
-    left, right = (torch.randint(-largest, largest + 1, (k, 576), generator=generator, dtype=torch.int8) for k in (n, tokens))
+for shape in ((300, 200), (5, 1), (1, 70)):
+    drawn = [torch.randint(-largest, largest + 1, (n, 576), generator=generator) for n in shape]
+    left, right = (codes.to(torch.int8) for codes in drawn)
     left[:, :64], right[:, :64] = largest, -largest
     assert torch.equal(torch._int_mm(left, right.T).double(), left.double() @ right.T.double())
 print(largest)

@@ -73,13 +73,18 @@ def test_bounds_of_positions_add_up_to_that_of_their_sum():
 
 def test_the_base_is_read_out_once_for_positions_and_groups(monkeypatch):
     counts = {}
-    for module, name in ((problem, "base_logits"), (prepared, "distribution")):
 
-        def counted(*given, call=getattr(module, name), name=name):
+    def count(module, name):
+        call = getattr(module, name)
+
+        def counted(*given):
             counts[name] = counts.get(name, 0) + 1
             return call(*given)
 
         monkeypatch.setattr(module, name, counted)
+
+    count(problem, "base_logits")
+    count(prepared, "distribution")
     model, prompts = tiny_model("Llama"), random_prompts(4)
     attribute_encoded(model, encoded(prompts), *asked(positions="resolved"))
     assert counts == {"base_logits": len(model.blocks), "distribution": len(model.blocks)}

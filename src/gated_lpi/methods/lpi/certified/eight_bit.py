@@ -212,9 +212,7 @@ def _error(rows: Tensor, codes: _Codes) -> Tensor:
     return torch.addcmul(rows, codes.codes.to(rows.dtype), scale, value=-1)
 
 
-def _encode(
-    length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device, largest: int
-) -> _Codes:
+def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device, largest: int) -> _Codes:
     """Codes up to `largest` of each of so many rows, which are asked for a few at a time."""
     found = _Codes(
         torch.empty(length, width, dtype=torch.int8, device=device),

@@ -91,7 +91,7 @@ class Prepared:
         return EightBit(self.table)
 
     def distribution(self, problem: BlockProblem) -> Distribution:
-        """p of a block, found once for its units, by position too, and groups; kept for as long as its problem lives."""
+        """p of a block, found once for its units, by position too, and groups; kept while its problem lives."""
         whole, mine = problem.whole or problem, weakref.ref(self)
         if self._distribution is not None and self._distribution[0]() is whole:
             return self._distribution[1]
