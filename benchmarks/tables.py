@@ -102,10 +102,11 @@ def peak(found: Results) -> float:
 def machine(found: Results) -> list[str]:
     """What it ran on."""
     on = found["machine"]
+    instructions = f" ({on['instructions']})" if "instructions" in on else ""
     return [
-        f"{on['processor']}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; {on['system']}; "
-        f"Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square matrices of size "
-        f"{found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products of the run at "
+        f"{on['processor']}{instructions}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; "
+        f"{on['system']}; Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square "
+        f"matrices of size {found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products of the run at "
         f"{peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
         f"{found['tolerance']:g} nats, in {found['seconds'] / 60:.0f} minutes."
     ]

@@ -109,7 +109,7 @@ def speed(device_type: str) -> float:
 @cache
 def largest_code(device_type: str) -> int:
     """The largest code whose products are exact and fast here; 0: there is none."""
-    fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and torch.backends.mkldnn.is_available()
+    fast = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
     if device_type != "cpu" or not hasattr(torch, "_int_mm") or not fast:
         return 0
     return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest)), 0)
