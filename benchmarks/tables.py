@@ -106,8 +106,8 @@ def machine(found: Results) -> list[str]:
     return [
         f"{on['processor']}{instructions}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; "
         f"{on['system']}; Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square "
-        f"matrices of size {found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products of the run at "
-        f"{peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
+        f"matrices of size {found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products "
+        f"of the run at {peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
         f"{found['tolerance']:g} nats, in {found['seconds'] / 60:.0f} minutes."
     ]
 

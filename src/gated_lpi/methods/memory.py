@@ -17,7 +17,8 @@ from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
 BACKWARD = 1.5  # activations that a backward pass holds of a layer, over those that a forward pass works with there
-ONE_LAYER, STATES = 3, 2  # those of a backward pass of one layer alone, and copies of the inputs of all of them
+ONE_LAYER, EAGER_LAYER = 3, 4  # those of a backward pass of one layer alone, without weights of attention and with them
+STATES = 2  # copies of the inputs of all layers that such a pass goes back to
 LOGITS, CAPPED = 18, 6  # copies of an item's logits in a backward pass from its value, and of those that a softcap adds
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
@@ -92,7 +93,8 @@ def sizes_for(
         inputs = STATES * _number(model) * model.readout.weight.shape[1]
         whole = 2 * _number(model) * model.module.config.num_attention_heads * longest if weights else BACKWARD * token
         held = math.ceil(model.n_layers * whole) + (token if weights else 0)
-        layered = math.ceil(model.n_layers * inputs + ONE_LAYER * token)
+        one_layer = EAGER_LAYER if model.module.config._attn_implementation == "eager" else ONE_LAYER
+        layered = math.ceil(model.n_layers * inputs + one_layer * token)
         copies = LOGITS + (0 if model.readout.affine else CAPPED)
         each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
         by_layer = by_layer and layered < held and memory < 2 * max(fixed + each, longest * held)
