@@ -51,7 +51,7 @@ class ResumablePass:
             for handle in handles:
                 handle.remove()
         (last,), _ = self._calls.pop()
-        self.final = self.items(last)
+        self.final = self._items(last)
 
     def entering(self, layer: int) -> Tensor:
         """The residual stream that enters a layer, [B, S, d]."""
@@ -69,15 +69,15 @@ class ResumablePass:
         with running(self.batch):
             for index in range(layer, len(self._layers)):
                 hidden = self._called(index, hidden)
-        return self.items(hidden)
+        return self._items(hidden)
 
-    def states_from(self, layer: int, entering: Tensor | None = None) -> list[Tensor]:
-        """What enters a layer and each one after it, and what leaves the last, [B, S, d] each, as in `from_layer`."""
+    def states_from(self, layer: int, entering: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """What enters a layer and each one after it, [B, S, d] each, and the final residual, of a `from_layer`."""
         states = [self.entering(layer) if entering is None else entering]
         with running(self.batch):
             for index in range(layer, len(self._layers)):
                 states.append(self._called(index, states[-1]))
-        return states
+        return states, self._items(states.pop())
 
     def backward(self, gradient: Tensor, layer: int = 0, entering: Sequence[Tensor] | None = None) -> None:
         """A backward pass from the last layer down to a layer, with gradients wherever hooks ask for them.
@@ -110,6 +110,5 @@ class ResumablePass:
     def _keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls.append((args, kwargs))
 
-    def items(self, states: Tensor) -> Tensor:
-        """The batch's items of what leaves a layer, [P, d]."""
+    def _items(self, states: Tensor) -> Tensor:
         return self.batch.pick(states).to(self.model.readout.weight.device)

@@ -63,8 +63,8 @@ class PathIntegral(PassMethod[None]):
         with gradients_of_activations_only(model.module), tapped(taps, [index], weight, scale):
             if by_layer:
                 with torch.no_grad():
-                    *states, last = whole.states_from(layer)
-                final = whole.items(last).requires_grad_(True)
+                    states, final = whole.states_from(layer)
+                final.requires_grad_(True)
                 (gradient,) = torch.autograd.grad(objective(model.readout.logits(final)).sum(), final)
                 whole.backward(gradient, layer, states)
             else:
