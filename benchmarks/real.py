@@ -23,7 +23,7 @@ from gated_lpi.options import ALL_UNITS, LPI, Positions, Scoring
 KINDS = ("attention", "ffn")
 CAP = "300MB"
 LONG = (("lpi", 8, 800, "300MB"), ("lpi", 2, 4000, "1GB"), ("grad_x_act", 1, 4200, "2GB"))  # prompts, tokens, cap
-RESOLVED_PROMPTS, RESOLVED_TOKENS = 16, 32
+RESOLVED_PROMPTS, RESOLVED_TOKENS = 8, 32
 BATCH = 256  # prompts whose blocks are held for the lens
 GROUP_PROMPTS = 192  # one full batch, on which units are timed with and without groups
 GRADIENT_PROMPTS = 32
