@@ -28,7 +28,7 @@ help:
 	@echo "make test-python PYTHON=python3.13  the whole suite with another Python; TORCH=VERSION, TESTS=tests/golden"
 	@echo "make constraints-oldest  find the oldest versions anew, after a change of bounds in pyproject.toml"
 	@echo "make families  try a tiny model of every type of transformers, and write which can be attributed"
-	@echo "make bench   how much faster than the published formula, on two cores about 15 minutes; docs/benchmarks.md"
+	@echo "make bench   how much faster than the published formula, up to 25 minutes on two idle cores; docs/benchmarks.md"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
 	@echo "make findings-methods  compare methods on SmolLM2 and three trained arms: about an hour on one core; docs/findings/methods.md"
 	@echo "make study STUDY=twins  a controlled experiment and its page of findings, into STUDIES=$(STUDIES); docs/studies.md"

@@ -52,12 +52,14 @@ def main(folder: str) -> None:
         if problem.key in names:
             name, kind = names[problem.key]
             blocks[name][kind] = measure(problem, table)
+    of_routers = json.loads(FILE.read_text(encoding="utf-8"))["expert_load"]  # by benchmarks.loads
     found = {
         "source": f"SmolLM2-135M-Instruct, {PROMPTS} built-in prompts, layers {LAYERS}",
         "groups": GROUPS,
         "quantiles": QUANTILES,
         "row_norms": rounded(norms.quantile(torch.tensor(QUANTILES, dtype=norms.dtype))),
         "blocks": blocks,
+        "expert_load": of_routers,
     }
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

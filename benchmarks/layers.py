@@ -56,43 +56,49 @@ def pairs(problem: BlockProblem) -> int:
 
 
 class Whole(NamedTuple):
-    """The lens; scoring with everything to prepare, again, and of units alone; pairs by kind and tier, operations."""
+    """The lens; scoring with everything to prepare, again, and of units alone; pairs by kind and tier, operations.
+
+    Again and units are None where that was not timed; operations are those of again, or of the first.
+    """
 
     lens: Timing
     timing: Timing
-    again: Timing
-    units: Timing
+    again: Timing | None
+    units: Timing | None
     tiers: dict[str, list[int]]
     flops: int
-    flops_again: int
 
 
-def whole_run(blocks: Blocks, rounds: int = ROUNDS) -> Whole:
-    """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it."""
+def whole_run(blocks: Blocks, rounds: int = ROUNDS, *, once: bool = False) -> Whole:
+    """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it.
+
+    Args:
+        blocks: the layer's.
+        rounds: how often, at most.
+        once: leave out all but the lens and the first.
+    """
     tiers: dict[str, list[int]] = {}
-    counted: dict[str, int] = {}
     kept: list[tuple[Scorer, Blocks]] = []
+    counted: list[int] = []
 
     def first() -> None:
         kept.clear()
         unprepared = fresh(blocks, readout=True)
         kept[:] = [(Scorer(unprepared["ffn"].readout, TOLERANCE), unprepared)]
-        with Flops() as work:
-            tiers.update(score(*kept[0]))
-        counted["first"] = work.count
+        tiers.update(score(*kept[0]))
 
     def again() -> None:
         estimator, prepared = kept[0]
         with Flops() as work:
             score(estimator, fresh(prepared))
-        counted["again"] = work.count
+        counted[:] = [work.count]
 
     def units() -> None:
         score(kept[0][0], fresh(kept[0][1]), groups=False)
 
-    found = in_turn({"lens": lambda: lens(blocks), "first": first, "again": again, "units": units}, rounds=rounds)
-    timings = (found[name] for name in ("lens", "first", "again", "units"))
-    return Whole(*timings, tiers, counted["first"], counted["again"])
+    calls = {"lens": lambda: lens(blocks), "first": first}
+    found = in_turn(calls if once else calls | {"again": again, "units": units}, rounds=rounds)
+    return Whole(found["lens"], found["first"], found.get("again"), found.get("units"), tiers, sum(counted))
 
 
 def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict[str, float]]]:
@@ -113,27 +119,30 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dic
     say(f"{layer.name}, {depth}: published formula")
     published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
     say(f"{layer.name}, {depth}: logit lens and certified, in turn")
-    fast = whole_run(blocks, 1 if depth == "last" else ROUNDS)  # which takes minutes
-    floor = fast.lens
-    seconds, prepared = fast.timing.seconds, fast.again.seconds
-    return {
+    fast = whole_run(blocks, once=depth == "last" or layer.routing == "measured")  # minutes each
+    seconds = fast.timing.seconds
+    found = {
         "layer": layer.__dict__,
         "depth": depth,
         "prompts": n_prompts,
         "concentration": {kind: concentration(problem.base_logits.log_p) for kind, problem in blocks.items()},
         "published": {"seconds": published, "runs": published_runs},
-        "lens": floor.json(),
+        "lens": fast.lens.json(),
         "fast": fast.timing.json(),
-        "prepared": fast.again.json(),
-        "units": fast.units.json(),
-        "groups_beside_units": prepared / fast.units.seconds - 1,
         "ratio": published / seconds,
-        "ratio_prepared": published / prepared,
-        "over_lens": seconds / floor.seconds,
-        "over_lens_prepared": prepared / floor.seconds,
+        "over_lens": seconds / fast.lens.seconds,
         "tiers": {kind: by_name(counts) for kind, counts in fast.tiers.items()},
-        "flops": fast.flops,
     }
+    if fast.again is not None and fast.units is not None:
+        found |= {
+            "prepared": fast.again.json(),
+            "units": fast.units.json(),
+            "groups_beside_units": fast.again.seconds / fast.units.seconds - 1,
+            "ratio_prepared": published / fast.again.seconds,
+            "over_lens_prepared": fast.again.seconds / fast.lens.seconds,
+            "flops": fast.flops,
+        }
+    return found
 
 
 def by_name(counts: list[int]) -> dict[str, int]:

@@ -86,7 +86,8 @@ def ratios(found: Results) -> Figure:
 
 
 def _depth(name: str) -> str:
-    return next((f", {depth}" for depth in ("middle", "last") if f"{depth}-layer" in name), "")
+    parts = [f"{depth}-layer scales" for depth in ("middle", "last")] + ["measured routing"]
+    return "".join(f", {part.removesuffix('-layer scales')}" for part in parts if part in name)
 
 
 def scaling(found: Results) -> Figure:

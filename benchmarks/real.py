@@ -14,14 +14,16 @@ from benchmarks.layers import Say
 from benchmarks.published import published_groups, published_scores
 from benchmarks.timing import in_turn, timed
 from gated_lpi import load_model
-from gated_lpi.facts import EncodedPrompt
+from gated_lpi.facts import EncodedPrompt, Prompt, encode
 from gated_lpi.methods import attribute_encoded
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
-from gated_lpi.options import ALL_UNITS, LPI, Scoring
+from gated_lpi.options import ALL_UNITS, LPI, Positions, Scoring
 
 KINDS = ("attention", "ffn")
 CAP = "300MB"
+LONG = (("lpi", 8, 800, "300MB"), ("lpi", 2, 4000, "1GB"), ("grad_x_act", 1, 4200, "2GB"))  # prompts, tokens, cap
+RESOLVED_PROMPTS, RESOLVED_TOKENS = 8, 32
 BATCH = 256  # prompts whose blocks are held for the lens
 GROUP_PROMPTS = 192  # one full batch, on which units are timed with and without groups
 GRADIENT_PROMPTS = 32
@@ -43,6 +45,7 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
     gradient = timed(lambda: score_all(model, sample)).seconds / len(sample)
     groups = beside_units(model, prompts, say)
     alone = one_prompt(model, prompts, say)
+    resolved = by_position(model, say)
     curve = break_even(model, prompts, few, say)
     curve += [{"x": run["prompts"], "per_prompt": run["seconds"] / run["prompts"], "runs": 1} for run in memory[:2]]
     fast = whole["seconds"]
@@ -56,6 +59,7 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
         "over_lens": fast / floor,
         "groups": groups,
         "alone": alone,
+        "resolved": resolved,
         "tiers": whole["tiers"],
         "error_bound": whole["error_bound"],
         "memory": memory,
@@ -63,15 +67,20 @@ def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say:
     }
 
 
-def memory_run(folder: Path, n_prompts: int, memory: str | None, say: Say) -> dict[str, Any]:
+def memory_run(
+    folder: Path, n_prompts: int, memory: str | None, say: Say, tokens: int = 0, method: str = "lpi"
+) -> dict[str, Any]:
     """`attribute` in a process of its own: time and peak memory."""
-    say(f"SmolLM2, {n_prompts} prompts, memory={memory}: end to end, in a process of its own")
-    return attribution.in_process(folder, n_prompts, memory)
+    length = f" of {tokens} tokens" if tokens else ""
+    say(f"SmolLM2, {method}, {n_prompts} prompts{length}, memory={memory}: end to end, in a process of its own")
+    more = [f"--method={method}", f"--tokens={tokens}", *([f"--memory={memory}"] if memory else [])]
+    return attribution.in_process(folder, n_prompts, *more)
 
 
 def memory_runs(folder: Path, few: int, whole: dict[str, Any], say: Say) -> list[dict[str, Any]]:
-    """Fewer prompts, the run `whole` of all, and fewer prompts under a cap."""
-    return [memory_run(folder, few, None, say), whole, memory_run(folder, few, CAP, say)]
+    """Fewer prompts, the run `whole` of all, and under caps fewer prompts and long ones."""
+    capped = [memory_run(folder, count, cap, say, tokens, method) for method, count, tokens, cap in LONG]
+    return [memory_run(folder, few, None, say), whole, memory_run(folder, few, CAP, say), *capped]
 
 
 def blocks_of(model: Model, prompts: Sequence[EncodedPrompt]) -> list[TracedProblem]:
@@ -129,6 +138,21 @@ def one_prompt(model: Model, prompts: Sequence[EncodedPrompt], say: Say) -> dict
     found = in_turn({"lens": lambda: layers.lens(named), "default": call})
     lens, default = found["lens"].seconds, found["default"].seconds
     return {"lens": lens, "default": default, "over_lens": default / lens}
+
+
+def by_position(model: Model, say: Say) -> dict[str, float]:
+    """In turn: the default call, and the same with attention units scored at every source position."""
+    say(f"SmolLM2: by position, {RESOLVED_PROMPTS} prompts of {RESOLVED_TOKENS} tokens")
+    pairs = [Prompt(*pair) for pair in smollm.longer(model, RESOLVED_PROMPTS, RESOLVED_TOKENS)]
+    some = list(encode(model.tokenizer, pairs))
+
+    def call(positions: Positions) -> None:
+        attribute_encoded(model, some, LPI(), Scoring(units=ALL_UNITS, keep="mean", positions=positions))
+
+    calls = {"summed": lambda: call("summed"), "resolved": lambda: call("resolved")}
+    found = in_turn(calls, rounds=2)
+    summed, resolved = found["summed"].least, found["resolved"].least
+    return {"prompts": len(some), "summed": summed, "resolved": resolved, "over_summed": resolved / summed}
 
 
 def break_even(model: Model, prompts: Sequence[EncodedPrompt], few: int, say: Say) -> list[dict[str, float]]:

@@ -51,7 +51,7 @@ class Plan:
 
 
 CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288, heads=12)
-FEW = 192  # prompts of layers that would take too long on more: a vocabulary of 262,144, scales of a last layer
+FEW = 192  # prompts with a vocabulary of 262,144: as many as `attribute` takes together
 FULL = Plan(
     "full",
     (
@@ -59,8 +59,8 @@ FULL = Plan(
         (synthetic.UNEVEN_OLMOE, "middle", 906),
         (synthetic.OLMO, "middle", 906),
         (synthetic.GEMMA, "middle", FEW),
-        (synthetic.OLMOE, "last", FEW),
-        (synthetic.OLMO, "last", FEW),
+        (synthetic.OLMOE, "last", 906),
+        (synthetic.OLMO, "last", 906),
     ),
     CURVE,
     256,

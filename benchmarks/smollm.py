@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from gated_lpi.methods import problem_of
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
 from gated_lpi.trace import trace
+
+N_FACTS = 906  # built in
 
 
 def folder() -> Path | None:
@@ -40,6 +43,21 @@ def built_in(n_prompts: int) -> FactSet:
 def encoded(model: Model, n_prompts: int) -> list[EncodedPrompt]:
     """The same as token ids."""
     return list(encode(model.tokenizer, built_in(n_prompts).prompts("first")))
+
+
+def longer(model: Model, n_prompts: int, tokens: int) -> list[tuple[str, str]]:
+    """Pairs of prompt and answer, of as nearly `tokens` tokens as whole facts go: before each stand others, drawn."""
+    facts = encoded(model, N_FACTS)
+    found = []
+    for item in facts[:: max(1, N_FACTS // n_prompts)][:n_prompts]:
+        text, left = item.prompt.text, tokens - len(item.ids)
+        for other in random.Random(text).sample(facts, N_FACTS):
+            left -= len(other.full_ids) + 1
+            if left < 0:
+                break
+            text = f"{other.prompt.text} {other.prompt.target.strip()}. {text}"
+        found.append((text, item.prompt.target))
+    return found
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ class Work:
 
     size: Size
     compared: Size
-    checkpoints: tuple[int, int] = (4, 8)
+    checkpoints: tuple[int, int] = (4, 20)
 
 
 def measure(work: Work, say: Callable[[str], None]) -> dict[str, Any]:

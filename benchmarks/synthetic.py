@@ -6,8 +6,8 @@
 3. Bases: a part that all prompts share and one of their own, so that two prompts' logits correlate as measured; their
    length is such that the median entropy of p is the measured one, and of a few draws of the shared part the one is
    taken whose log p by rank is nearest to what was measured.
-4. A mixture of experts routes each prompt to `top` experts drawn evenly: all experts are then in use, the most work.
-   Or the k-th expert is liked in proportion to 1/k (Zipf's law), as loads of real routers are uneven.
+4. A mixture of experts routes each prompt to `top` experts: evenly, or so that experts are used as unevenly as those of
+   a trained mixture were (`benchmarks.loads`).
 5. The base of what follows a block is what it starts from and what it writes.
 
 These are not models: nothing here says which unit scores high. They cost what a layer of that size and these scales
@@ -49,7 +49,7 @@ class Layer:
         heads: how many heads the attention has.
         experts: how many experts the FFN has; 1 for a dense one.
         top: experts that a prompt is routed to.
-        routing: "even", or "Zipf": how often experts are chosen.
+        routing: "even", or "measured": how often experts are chosen.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Layer:
 
 OLMO = Layer("OLMo-7B", d=4096, ffn=11008, attention=4096, vocabulary=50304, heads=32)
 OLMOE = Layer("OLMoE-1B-7B", d=2048, ffn=1024, attention=2048, vocabulary=50304, heads=16, experts=64, top=8)
-UNEVEN_OLMOE = replace(OLMOE, routing="Zipf")
+UNEVEN_OLMOE = replace(OLMOE, routing="measured")
 GEMMA = Layer("Gemma-3-270M", d=640, ffn=2048, attention=1024, vocabulary=262144, heads=4)
 SMALL_DENSE = Layer("a small dense model", d=512, ffn=1376, attention=512, vocabulary=6288, heads=8)
 SMALL_MOE = Layer(
-    "a small mixture", d=512, ffn=256, attention=512, vocabulary=12576, heads=8, experts=16, top=2, routing="Zipf"
+    "a small mixture", d=512, ffn=256, attention=512, vocabulary=12576, heads=8, experts=16, top=2, routing="measured"
 )
 
 
@@ -115,10 +115,10 @@ def _block(
     base = _bases(readout, scales, n_prompts, rng)
     experts, top = (layer.experts, layer.top) if kind == "ffn" else (1, 1)
     width = layer.units(kind) // experts
-    routed = _routed(layer.routing, n_prompts, experts, top, rng)
+    routed = _routed(_loads(layer.routing, measured, experts, top), n_prompts, rng)
     slabs, written = [], torch.zeros_like(base)
     for expert in range(experts):
-        prompts = np.flatnonzero((routed == expert).any(axis=1))
+        prompts = np.flatnonzero(routed[:, expert])
         values = torch.nn.functional.normalize(_normal(rng, width, layer.d), dim=-1)
         coefficients = torch.from_numpy(_coefficients(layer, scales, measured, len(prompts), width, rng))
         slabs.append(Slab(expert * width, values, coefficients, None if experts == 1 else torch.from_numpy(prompts)))
@@ -142,10 +142,26 @@ def _block(
     )
 
 
-def _routed(routing: str, n_prompts: int, experts: int, top: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which experts each prompt is routed to, [P, top]: drawn without replacement, by their popularity."""
-    popularity = np.ones(experts) if routing == "even" else 1 / (1 + rng.permutation(experts))
-    return np.argsort(rng.exponential(size=(n_prompts, experts)) / popularity, axis=1)[:, :top]
+def _loads(routing: str, measured: dict[str, Any], experts: int, top: int) -> Floats:
+    """The share of prompts that each expert is to have, [experts]; they add up to `top`."""
+    by_rank = np.ones(1) if routing == "even" else np.array(measured["expert_load"]["by_rank"])
+    middles = [(np.arange(count) + 0.5) / count for count in (experts, len(by_rank))]
+    loads = np.interp(middles[0], middles[1], by_rank)
+    return loads * top / loads.sum()
+
+
+def _routed(loads: Floats, n_prompts: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Whether each prompt is routed to each expert, [P, experts]: as many experts for all, each with its load.
+
+    Systematic sampling: loads are laid end to end in random order, and whoever holds a mark is chosen; marks are one
+    apart.
+    """
+    order = rng.permuted(np.tile(np.arange(len(loads)), (n_prompts, 1)), axis=1)
+    ends = np.cumsum(loads[order], axis=1).round(9) + rng.random((n_prompts, 1))
+    chosen = np.diff(np.floor(ends), axis=1, prepend=0) > 0
+    routed = np.zeros(order.shape, dtype=bool)
+    np.put_along_axis(routed, order, chosen, axis=1)
+    return routed
 
 
 def _coefficients(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.synthetic import GEMMA, OLMO, OLMOE, calibration
+from gated_lpi.options import parse_memory
 
 Results = dict[str, Any]
 Section = Callable[[Results], list[str]]
@@ -25,6 +26,11 @@ LAST_GOAL = Goal(100, 400)  # with the scales of a last layer
 LENS_GOAL = Goal(5, 3.5)  # at most, and so the others:
 GROUPS_GOAL = Goal(0.20, 0.10)
 ALONE_GOAL = Goal(15, 8)
+GRADIENT_GOAL = Goal(1, 0.5)  # over activation × gradient, on 100 prompts
+CAP_GOAL = Goal(1.1, 1.0)  # peak beside model and result, over `memory=`
+RESOLVED_GOAL = Goal(4, 2)  # over summed positions
+SUMMARY_GOAL = Goal(120, 30)  # seconds
+SUMMARY_MEMORY = 1.1  # peak of many checkpoints over that of few
 MEMORY_GOAL = 1.10
 
 
@@ -67,7 +73,7 @@ def works(found: Results) -> list[Work]:
                 _named(row),
                 row["published"]["seconds"],
                 row["fast"]["seconds"],
-                row["prepared"]["seconds"],
+                row["prepared"]["seconds"] if "prepared" in row else None,
                 row["lens"]["seconds"],
                 row["fast"]["least"] / row["lens"]["least"],
                 LAST_GOAL if row["depth"] == "last" else LAYER_GOALS.get(row["layer"]["name"]),
@@ -96,11 +102,12 @@ def peak(found: Results) -> float:
 def machine(found: Results) -> list[str]:
     """What it ran on."""
     on = found["machine"]
+    instructions = f" ({on['instructions']})" if "instructions" in on else ""
     return [
-        f"{on['processor']}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; {on['system']}; "
-        f"Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square matrices of size "
-        f"{found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products of the run at "
-        f"{peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
+        f"{on['processor']}{instructions}, {on['cores']} cores, {on['threads']} threads, {on['memory_gb']:.0f} GB; "
+        f"{on['system']}; Python {on['python']}, torch {on['torch']} ({on['blas']}). A float32 product of square "
+        f"matrices of size {found['peak_size']} ran at {found['peak_flops'] / 1e9:.0f} GFLOP/s, the fastest products "
+        f"of the run at {peak(found) / 1e9:.0f}. Made {found['made']} with gated-lpi {found['version']}, tolerance "
         f"{found['tolerance']:g} nats, in {found['seconds'] / 60:.0f} minutes."
     ]
 
@@ -142,11 +149,103 @@ def lens(found: Results) -> list[str]:
     return table(head, rows, right=(1, 2, 3, 4, 5, 6))
 
 
+def overview(found: Results) -> list[str]:
+    """Everything that has a goal, in one table; what users call comes first."""
+    real = found["smollm2"] or {}
+    rows: list[Sequence[str]] = []
+    for work in works(found):
+        if work.goal is not None:
+            rows.append(_goal_row(f"{work.name}: over the published formula", work.published / work.fast, work.goal, 0))
+    for work in works(found)[:1] if real else []:
+        rows.insert(1, _goal_row("the same, in lenses", work.fast / work.lens, LENS_GOAL, 1))
+    if "groups" in real:
+        rows.insert(
+            2, ["the same, heads and blocks beside units", *_beside({"groups_beside_units": real["groups"]["beside"]})]
+        )
+    if "alone" in real:
+        rows.append(
+            _goal_row(
+                "SmolLM2-135M, one prompt alone, default call, in its lenses", real["alone"]["over_lens"], ALONE_GOAL, 1
+            )
+        )
+    if real:
+        rows += _gradient_goal(real) + _cap_goals(real)
+    if "resolved" in real:
+        name = f'SmolLM2-135M, `positions="resolved"` over summed, {real["resolved"]["prompts"]} prompts of 32 tokens'
+        rows.append(_goal_row(name, real["resolved"]["over_summed"], RESOLVED_GOAL, 1))
+    if found.get("summaries"):
+        rows += _summary_goals(found["summaries"]["runs"])
+    return table(["work", "measured", "must", "aim", ""], rows, right=(1, 2, 3))
+
+
+def _goal_row(name: str, value: float, goal: Goal, digits: int) -> list[str]:
+    """A ratio that is to be large if the aim is above the must, else small."""
+    least = goal.aim > goal.must
+    limits = [f"{'≥' if least else '≤'} {limit:,g}{TIMES}" for limit in goal]
+    return [name, f"**{times(value, digits)}**", *limits, verdict(value, goal, at_least=least)]
+
+
+def _gradient_goal(real: Results) -> list[list[str]]:
+    """The default call over activation × gradient, on the number of prompts nearest to 100."""
+    curve = real["gradient"]["curve"]
+    point = min(curve, key=lambda row: abs(row["x"] - 100))
+    name = f"SmolLM2-135M, {point['x']} prompts, default call, over activation {TIMES} gradient"
+    return [_goal_row(name, point["per_prompt"] / real["gradient"]["per_prompt"], GRADIENT_GOAL, 1)]
+
+
+def _cap_goals(real: Results) -> list[list[str]]:
+    """Peak beside model and result over the cap, of runs that have one."""
+    rows = []
+    for run in (run for run in real["memory"] if run["memory"]):
+        name = f'SmolLM2-135M, `memory="{run["memory"]}"`, {_asked(run)}: peak beside model and result, over the cap'
+        rows.append(_goal_row(name, over_cap(run), CAP_GOAL, 2))
+    return rows
+
+
+def over_cap(run: Results) -> float:
+    """Peak beside model and result, over `memory=`."""
+    held = run["peak"] - run["resident_after_loading"] - run.get("result", 0)
+    return float(held / parse_memory(run["memory"]))
+
+
+def _asked(run: Results) -> str:
+    """Which prompts a run was given, and by what it scored them."""
+    length = f" of {run['tokens']:,} tokens" if run.get("tokens") else ""
+    by = "" if run.get("method", "lpi") == "lpi" else f", {run['method']}"
+    return f"{run['prompts']} prompt{'s' if run['prompts'] > 1 else ''}{length}{by}"
+
+
+def _summary_goals(runs: Sequence[Results]) -> list[list[str]]:
+    """Seconds of the largest summary, and its peak over that of fewer checkpoints of the same arm."""
+    streamed = [run for run in runs if run["way"] == "streamed"]
+    many = streamed[-1]
+    few = next(run for run in streamed if run["size"] == many["size"])
+    name = f"metrics and bootstrap, {many['units']:,} units, {many['size']['relations']} relations"
+    grown = many["peak"] / few["peak"]
+    limits = [duration(limit) for limit in SUMMARY_GOAL]
+    return [
+        [
+            f"{name}, {many['checkpoints']} checkpoints",
+            f"**{duration(many['seconds'])}**",
+            *(f"≤ {limit}" for limit in limits),
+            verdict(many["seconds"], SUMMARY_GOAL, at_least=False),
+        ],
+        [
+            f"the same, peak memory over that of {few['checkpoints']} checkpoints",
+            f"**{times(grown, 2)}**",
+            f"≤ {times(SUMMARY_MEMORY, 1)}",
+            "",
+            "must reached" if grown <= SUMMARY_MEMORY else "**missed**",
+        ],
+    ]
+
+
 def groups(found: Results) -> list[str]:
     """Heads, experts and blocks beside the units, and one prompt alone."""
     rows = [
         [_named(row), duration(row["units"]["seconds"]), duration(row["prepared"]["seconds"]), *_beside(row)]
         for row in found["layers"]
+        if "units" in row
     ]
     real = found["smollm2"] or {}
     if "groups" in real:
@@ -178,7 +277,9 @@ def tiers(found: Results) -> list[str]:
     """Share of pairs by tier, and how fast the machine's arithmetic was used."""
     speed = {work.name: "" for work in works(found)}
     for work, row in zip(works(found)[-len(found["layers"]) :], found["layers"], strict=True):
-        rate = row["flops"] / row["fast"]["seconds"]
+        if "flops" not in row:
+            continue
+        rate = row["flops"] / row["prepared"]["seconds"]
         speed[work.name] = f"{rate / 1e9:.0f} ({rate / peak(found):.0%})"
     rows = []
     for work in works(found):
@@ -199,20 +300,20 @@ def memory(found: Results) -> list[str]:
     first = found["smollm2"]["memory"][0]
     rows = [
         [
-            str(run["prompts"]),
+            _asked(run),
             run["memory"] or "no cap",
             f"{run['resident_after_loading'] / 1e6:,.0f} MB",
             f"{run['peak'] / 1e6:,.0f} MB",
             f"{(run['peak'] - run['resident_after_loading']) / 1e6:,.0f} MB",
-            f"{100 * (run['peak'] / first['peak'] - 1):+.1f}%",
+            "" if run.get("tokens") else f"{100 * (run['peak'] / first['peak'] - 1):+.1f}%",
             _grown(run, first),
         ]
         for run in found["smollm2"]["memory"]
     ]
-    head = ["prompts", "`memory=`", "model loaded", "peak", "beside the model", "peak against the first row", ""]
+    head = ["asked", "`memory=`", "model loaded", "peak", "beside the model", "peak against the first row", ""]
     made = found["smollm2"].get("memory_made")
     note = ["", f"Measured by itself, {made}."] if made else []
-    return [*table(head, rows, right=(0, 2, 3, 4, 5)), *note]
+    return [*table(head, rows, right=(2, 3, 4, 5)), *note]
 
 
 def summaries(found: Results) -> list[str]:
@@ -282,7 +383,7 @@ def concentrations(found: Results) -> list[str]:
     for depth in sorted({row["depth"] for row in found["layers"]}, key=list(measured).index):
         rows.append(_concentration(f"SmolLM2-135M, {depth} layer, FFN", measured[depth]["ffn"]))
         for row in found["layers"]:
-            if row["depth"] == depth and row["layer"].get("routing") != "Zipf":
+            if row["depth"] == depth and row["layer"].get("routing") in (None, "even"):
                 rows.append(_concentration(f"{row['layer']['name']}, synthetic", row["concentration"]["ffn"]))
     return table(["", "entropy", "top 10", "top 100", "top 1000", "likeness"], rows, right=(1, 2, 3, 4, 5))
 
@@ -294,6 +395,7 @@ def _concentration(name: str, given: dict[str, Any]) -> list[str]:
 
 SECTIONS: dict[str, Section] = {
     "machine": machine,
+    "overview": overview,
     "ratios": ratios,
     "lens": lens,
     "groups": groups,

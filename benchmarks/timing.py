@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gated_lpi.methods.lpi.certified.eight_bit import largest_code
+
 SHORT = 5.0  # seconds; what takes longer is not run five times
-RUNS = 5
+RUNS = 3
 ROUNDS = 3
+LONG = 40.0  # seconds; rounds that take longer are not repeated
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ def timed(call: Callable[[], object], *, runs: int = RUNS) -> Timing:
 def in_turn(calls: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS) -> dict[str, Timing]:
     """Time calls that are to be compared, in rounds: all of them meet the machine in the states it goes through.
 
-    A call that is short runs twice in each round.
+    A call that is short runs twice in each round; no round is begun after `LONG` seconds.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    end = time.perf_counter() + LONG
+    for index in range(rounds):
+        if index and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             found[name].append(_seconds(call))
             if found[name][-1] < SHORT:
@@ -110,8 +116,17 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "blas": "MKL" if torch.backends.mkl.is_available() else "other",
+        "instructions": instructions(),
         "cuda": torch.cuda.is_available(),
     }
+
+
+def instructions() -> str:
+    """Which of those that decide speed the processor has, and how 8-bit products are made with them."""
+    names = {"AVX-512": "_is_avx512_supported", "VNNI": "_is_vnni_supported", "AMX": "_is_amx_tile_supported"}
+    has = [f"{'' if getattr(torch.cpu, check, lambda: False)() else 'no '}{name}" for name, check in names.items()]
+    largest = largest_code("cpu")
+    return f"{', '.join(has)}; {f'8-bit products of codes up to {largest}' if largest else 'no 8-bit products'}"
 
 
 def _processor() -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from benchmarks.scorer import Scorer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import calibrate, gradients, layers, plots, published, run, summaries, synthetic, tables, timing
+from benchmarks import calibrate, gradients, layers, loads, plots, published, run, summaries, synthetic, tables, timing
 from flat import asked, certified
 from gated_lpi.methods import attribute_encoded, block_problems, problem_of
 from gated_lpi.trace import trace
@@ -21,7 +22,7 @@ from tiny_models import encoded, random_prompts, tiny_model
 
 TINY_DENSE = synthetic.Layer("tiny", d=32, ffn=96, attention=32, vocabulary=700, heads=4)
 TINY_MOE = synthetic.Layer(
-    "tiny experts", d=32, ffn=24, attention=32, vocabulary=700, heads=4, experts=6, top=2, routing="Zipf"
+    "tiny experts", d=32, ffn=24, attention=32, vocabulary=700, heads=4, experts=6, top=2, routing="measured"
 )
 TINY_ARM = summaries.Work(summaries.TINY, summaries.TINY, (2, 3))
 
@@ -63,14 +64,32 @@ def test_the_yardstick_scores_groups_too(case):
                 assert len(scores) == published.group_count(problem) == 5
 
 
-def test_uneven_routing_is_uneven():
-    loads = {}
+def test_prompts_are_routed_as_unevenly_as_loads_were_measured():
+    found = {}
     for layer in (replace(TINY_MOE, routing="even"), TINY_MOE):
         slabs = synthetic.problems(layer, "middle", 400)["ffn"].slabs
-        loads[layer.routing] = np.array([len(slab.prompts) for slab in slabs]) / 400
-        assert loads[layer.routing].sum() == pytest.approx(2)
-    assert loads["even"].max() < 0.5
-    assert loads["Zipf"].max() > 0.6 > 0.3 > loads["Zipf"].min()
+        counts = np.array([len(slab.prompts) for slab in slabs])
+        assert counts.sum() == 2 * 400
+        found[layer.routing] = counts / 400
+    assert np.abs(found["even"] - 1 / 3).max() < 0.08
+    wanted = np.array(synthetic.calibration()["expert_load"]["by_rank"])
+    assert found["measured"].max() * 3 == pytest.approx(wanted[:3].mean(), rel=0.2)
+    assert found["measured"].min() * 3 == pytest.approx(wanted[-3:].mean(), abs=0.15)
+    assert (np.diff(found["measured"]) < 0.05).all()
+
+
+def test_loads_are_those_of_the_prompts_in_order():
+    used = np.array([[[0.5, 0.25, 0.0, 0.25, 1.0], [1.0, 0.0, 1.0, 0.0, 1.0]]])  # two relations, the last one shared
+    scores = xr.Dataset(
+        {"expert_utilisation": (("checkpoint", "relation", "expert_unit"), used)},
+        coords={
+            "n_prompts": ("relation", [4, 1]),
+            "expert_unit_expert": ("expert_unit", [0, 1, 0, 1, -1]),
+            "expert_unit_layer": ("expert_unit", [0, 0, 1, 1, 1]),
+        },
+    )
+    assert np.allclose(loads.loads(scores), [[[0.6, 0.2], [0.2, 0.2]]])
+    assert loads.exponent(np.array([1.0, 1 / 4, 1 / 9, 0.0])) == pytest.approx(2)
 
 
 def test_the_yardstick_is_timed_on_as_many_units_as_it_says():
@@ -118,8 +137,23 @@ def test_operations_are_counted_as_torch_counts_them():
 
 
 def test_what_is_prepared_is_not_done_again():
-    found = layers.whole_run(synthetic.problems(TINY_DENSE, "middle", 12))
-    assert 0 < found.flops_again < found.flops
+    blocks = synthetic.problems(TINY_DENSE, "middle", 12)
+    estimator, counts = Scorer(blocks["ffn"].readout, layers.TOLERANCE), []
+    for _ in range(2):
+        with timing.Flops() as work:
+            layers.score(estimator, layers.fresh(blocks))
+        counts.append(work.count)
+    assert 0 < counts[1] < counts[0]
+    whole = layers.whole_run(blocks, 1)
+    assert whole.flops == counts[1]
+    assert sum(whole.tiers["ffn"]) == layers.pairs(blocks["ffn"])
+    assert layers.whole_run(blocks, 1, once=True)[2:4] == (None, None)
+
+
+def test_rounds_that_take_long_are_not_repeated(monkeypatch):
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.in_turn({"one": lambda: None}, rounds=3)["one"].runs == 1
 
 
 def test_gradients_are_those_of_the_target():
@@ -150,7 +184,7 @@ def test_results_fill_the_page(tmp_path):
     strip = re.compile(r"(<!-- begin: \w+ -->).*?(<!-- end)", re.DOTALL)
     assert strip.sub(r"\1\2", text) == strip.sub(r"\1\2", page)
     assert "one layer of tiny's size, middle-layer scales, 8 prompts" in text
-    assert "one layer of tiny experts's size, middle-layer scales, Zipf routing, 8 prompts" in text
+    assert "one layer of tiny experts's size, middle-layer scales, measured routing, 8 prompts" in text
     assert (tmp_path / "benchmarks" / "scaling.svg").is_file()
 
 
@@ -170,6 +204,37 @@ def test_a_goal_that_is_missed_is_called_missed():
     assert tables.verdict(100, goal, at_least=True) == "must reached"
     assert tables.verdict(11, tables.LENS_GOAL, at_least=False) == "**missed**"
     assert tables.verdict(3, tables.LENS_GOAL, at_least=False) == "aim reached"
+
+
+def test_all_that_has_a_goal_is_in_one_table_and_the_default_call_leads():
+    run_of = {"prompts": 100, "memory": None, "resident_after_loading": 5e8, "peak": 1e9}
+    long = {"prompts": 2, "memory": "1GB", "resident_after_loading": 5e8, "peak": 1.7e9, "result": 1e8, "tokens": 4000}
+    real = {
+        "prompts": 906,
+        "published": {"seconds": 1000.0},
+        "fast": 4.0,
+        "lens": 1.0,
+        "tiers": {},
+        "groups": {"prompts": 192, "units": 1.0, "default": 1.15, "beside": 0.15},
+        "alone": {"lens": 1.0, "default": 20.0, "over_lens": 20.0},
+        "resolved": {"prompts": 8, "over_summed": 1.5},
+        "gradient": {"per_prompt": 0.1, "curve": [{"x": 8, "per_prompt": 1.0}, {"x": 100, "per_prompt": 0.04}]},
+        "memory": [run_of, run_of, long],
+    }
+    size = {"name": "an arm", "relations": 12}
+    runs = [
+        {"way": way, "size": size, "units": 10, "checkpoints": count, "seconds": 60.0, "peak": peak}
+        for way, count, peak in (("whole", 4, 9e9), ("streamed", 4, 1e9), ("streamed", 20, 1.05e9))
+    ]
+    head, _, *rows = tables.overview({"smollm2": real, "layers": [], "summaries": {"runs": runs}})
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert head.count("|") == 6
+    assert "default call" in cells[0][0]
+    verdicts = [row[-1] for row in cells]
+    aim, must, missed = "aim reached", "must reached", "**missed**"
+    assert verdicts == [must, must, must, missed, aim, must, aim, must, must]
+    assert [cell.strip("*≥ ") for cell in cells[0][1:4]] == [f"{n}{tables.TIMES}" for n in (250, 200, 400)]
+    assert cells[5][1] == f"**1.10{tables.TIMES}**"
 
 
 @pytest.mark.parametrize(("peak", "verdict"), [(1.09e9, "must reached"), (1.11e9, "**missed**")])

@@ -1,16 +1,21 @@
 """Envelopes lie above p, their quadratic forms above what they bound, and 8-bit bounds around u."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gated_lpi.methods.lens import base_logits
-from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified import blocks, eight_bit
 from gated_lpi.methods.lpi.certified.distribution import distribution
 from gated_lpi.methods.lpi.certified.envelope import fitted, fitting_cost, uniform
 from gated_lpi.methods.lpi.certified.moments import FoldedUnits, outside_by_eight_bit
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
+from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
 
 vnni = pytest.mark.skipif(not eight_bit.supported("cpu"), reason="no exact and fast 8-bit products on this processor")
@@ -92,6 +97,70 @@ def test_bounds_from_8_bits_hold(seed, outliers, zero, sharpness, size):
     true, rough = (probability @ u.square()).sqrt(), found.second.sqrt()
     allowed = p.tail_max[1].sqrt().unsqueeze(-1) * found.wrong
     assert ((true - rough).abs() <= allowed + 1e-4 * rough).all()
+
+
+def test_log_z_is_made_exact_for_as_many_tokens_as_it_takes(monkeypatch):
+    readout, table, _, _ = a_block(9000, width=512)
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(6, 512, generator=generator) * torch.tensor([0.02, 0.05, 0.1, 0.1, 0.15, 0.2]).unsqueeze(-1)
+    targets = torch.randint(9000, (6,), generator=generator)
+    problem = BlockProblem(readout, base, torch.ones(6), targets, (), 0)
+    p = distribution(readout, table, base, problem.base_logits)
+    logits = base.double() @ readout.weight.double().T
+    true = logits.log_softmax(dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    asked = []
+    found = blocks.float64_logits
+    monkeypatch.setattr(blocks, "float64_logits", lambda *given: asked.append(given[1:]) or found(*given))
+    first = blocks.target_log_p(problem, p, torch.inf, 2**24)
+    assert not asked
+    more = blocks.target_log_p(problem, p, 0.6 * float(first.error.max()), 2**24)
+    assert len(asked) == 1
+    assert float(more.error.max()) < 0.6 * float(first.error.max())
+    every = blocks.target_log_p(problem, p, 1e-9, 2**24)
+    assert [len(given) for given in asked[1:]] == [2, 1]
+    for known in (first, more, every):
+        assert ((known.log_p - true).abs() <= known.error).all()
+    assert float((every.log_p - true).abs().max()) < 1e-10
+
+
+CODES = """
+import sys, torch
+from gated_lpi.methods.lpi.certified import blocks, eight_bit
+largest = eight_bit.largest_code("cpu")
+generator = torch.Generator().manual_seed(0)
+for shape in ((300, 200), (5, 1), (1, 70)):
+    drawn = [torch.randint(-largest, largest + 1, (n, 576), generator=generator) for n in shape]
+    left, right = (codes.to(torch.int8) for codes in drawn)
+    left[:, :64], right[:, :64] = largest, -largest
+    assert torch.equal(torch._int_mm(left, right.T).double(), left.double() @ right.T.double())
+print(largest)
+"""
+
+
+@vnni
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE", None])
+def test_codes_are_as_large_as_this_processes_products_are_exact_for(isa):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+    done = subprocess.run([sys.executable, "-c", CODES], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == (eight_bit.WITHOUT if isa else eight_bit.largest_code("cpu"))
+
+
+@vnni
+def test_smaller_codes_bound_the_tail_too(monkeypatch):
+    readout, table, p, values = a_block(6000, width=512, sharpness=0.2)
+    u, probability = (readout.weight - table.mean).double() @ values.double().T, p.log_p.double().exp()
+    u[p.order[:1024]] = 0.0
+    found = {}
+    for largest in (eight_bit.WITHOUT, eight_bit.WITH_VNNI):
+        monkeypatch.setattr(eight_bit, "largest_code", lambda _, largest=largest: largest)
+        (found[largest],) = outside_by_eight_bit(eight_bit.EightBit(table), p, [FoldedUnits(values, None)], 1)
+        assert (found[largest].largest >= u.amax(dim=0)).all()
+        allowed = p.tail_max[1].sqrt().unsqueeze(-1) * found[largest].wrong
+        off = (probability @ u.square()).sqrt() - found[largest].second.sqrt()
+        assert (off.abs() <= allowed * (1 + 1e-4)).all()
+    ratio = found[eight_bit.WITHOUT].wrong / found[eight_bit.WITH_VNNI].wrong
+    assert ((ratio > 1.3) & (ratio < 1.9)).all()
 
 
 @vnni

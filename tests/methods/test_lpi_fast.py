@@ -264,7 +264,7 @@ def test_nothing_of_a_block_outlives_it(monkeypatch):
         seen.append(weakref.ref(p))
         return p
 
-    monkeypatch.setattr("gated_lpi.methods.lpi.certified.estimator.distribution", watched)
+    monkeypatch.setattr("gated_lpi.methods.lpi.certified.prepared.distribution", watched)
     problem = middle_layer(strength=0.3)
     gc.disable()  # what only a collection of cycles would free stays for long, and it is large
     try:

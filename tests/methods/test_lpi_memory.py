@@ -78,6 +78,33 @@ def test_a_cap_that_is_too_low_names_the_least_that_works(long, positions):
     assert np.isfinite(collector.result("lpi")).all()
 
 
+# What is freed beneath a block that stays: in glibc's heap unless large blocks are kept apart from it.
+BENEATH = """
+import sys
+import torch
+from gated_lpi._common.heap import keep_large_apart
+
+def held():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+
+if sys.argv[1] == "apart":
+    keep_large_apart()
+torch.empty(31 * 2**20, dtype=torch.uint8)  # by its size glibc tells from then on what is large
+freed, stays = torch.ones(5 * 2**20), torch.ones(600)
+before = held()
+del freed
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is held is read from /proc")
+@pytest.mark.parametrize(("how", "least", "most"), [("as it is", -5, 5), ("apart", 15, 25)])
+def test_large_blocks_go_back_at_once(how, least, most):
+    command, environment = [sys.executable, "-c", BENEATH, how], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert least <= int(done.stdout) <= most
+
+
 # In a process of its own, whose peak is that of the attribution: what it held before is taken off.
 MEASURE = """
 import ctypes, gc, json, sys

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from flat import asked, attribute
-from gated_lpi.methods import attribute_encoded, problem_of
+from gated_lpi.methods import attribute_encoded, problem, problem_of
 from gated_lpi.methods.lpi import exact, reference
+from gated_lpi.methods.lpi.certified import prepared
 from gated_lpi.trace import trace
 from tiny_models import CASES, encoded, random_prompts, tiny_model
 from tiny_text import FACTS, speaking_model
@@ -68,6 +69,25 @@ def test_bounds_of_positions_add_up_to_that_of_their_sum():
     assert (bound > 0).all()
     wrong = np.abs(fast["lpi"].values - exact["lpi"].values).reshape(len(bound), len(blocks), -1).max(axis=2)
     assert (wrong <= bound + 1e-6).all()
+
+
+def test_the_base_is_read_out_once_for_positions_and_groups(monkeypatch):
+    counts = {}
+
+    def count(module, name):
+        call = getattr(module, name)
+
+        def counted(*given):
+            counts[name] = counts.get(name, 0) + 1
+            return call(*given)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(problem, "base_logits")
+    count(prepared, "distribution")
+    model, prompts = tiny_model("Llama"), random_prompts(4)
+    attribute_encoded(model, encoded(prompts), *asked(positions="resolved"))
+    assert counts == {"base_logits": len(model.blocks), "distribution": len(model.blocks)}
 
 
 def test_a_prompt_of_one_token_has_one_position():

@@ -9,6 +9,7 @@ import torch
 from gated_lpi.interventions import record_routing, replayed
 from gated_lpi.methods import attribute_encoded
 from gated_lpi.options import GradientTimesActivation, IntegratedGradients, Scoring
+from gated_lpi.trace import ResumablePass
 from passes import hooks_of, questions, routed_to, sample, scaled, scores_of, values_of
 from tiny_models import CASES, MOE_CASES, tiny_model
 
@@ -59,6 +60,21 @@ def test_units_of_experts_that_no_token_was_routed_to_score_0_and_others_do_not(
         inside = (model.units.layer == layer) & (model.units.expert == expert)
         used = np.abs(found[:, inside]).max(axis=1) > 0
         assert (used == (routed[:, group] > 0)).all()
+
+
+@pytest.mark.parametrize("method", [GradientTimesActivation(answer="all"), IntegratedGradients(points=2)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layer_by_layer_it_is_the_same(case, method, monkeypatch):
+    model, prompts, held = tiny_model(case, torch.float64), questions(3), []
+    whole = scores_of(model, method, prompts)
+    backward = ResumablePass.backward
+    monkeypatch.setattr("gated_lpi.methods.passwise.LONG", 0)
+    monkeypatch.setattr(ResumablePass, "backward", lambda *given: held.append(0) or backward(*given))
+    parts = scores_of(model, method, prompts)
+    assert held
+    for name, scores in whole[0].items():
+        assert np.abs(parts[0][name] - scores).max() < 1e-9 * np.abs(scores).max(), name
+    assert all((values.requires_grad, values.grad) == (True, None) for values in model.module.parameters())
 
 
 def test_at_the_last_position_it_is_the_linear_effect_of_a_unit_that_is_silenced_there_alone():

@@ -1,7 +1,6 @@
 """The cap on the working set of methods that run the model: peaks of a process, as for LPI."""
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -15,7 +14,7 @@ from gated_lpi.options import parse_memory
 from tiny_models import tiny_model
 
 SIZES = {"vocab_size": 16000, "hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 8}
-SIZES |= {"num_hidden_layers": 2, "max_position_embeddings": 4096}
+SIZES |= {"num_hidden_layers": 5, "max_position_embeddings": 4096}
 
 # In a process of its own, whose peak is that of the attribution: what it held before is taken off.
 MEASURE = """
@@ -58,11 +57,12 @@ print(json.dumps(found))
 """
 
 
-def least(family, width, method, count, length):
-    """What the refusal of a cap of one kilobyte names, in MB."""
+def least(family, width, method, count, length, by_layer=True):
+    """What the refusal of a cap of one kilobyte names, in MB; perhaps of a method that can do with one layer."""
     model = tiny_model(family, **SIZES, intermediate_size=width)
+    by_layer = by_layer and method != "rollout"
     with pytest.raises(OptionError) as told:
-        sizes_for(model, count, 1000, length, passes=True, weights=method == "rollout")
+        sizes_for(model, count, 1000, length, passes=True, weights=method == "rollout", by_layer=by_layer)
     return int(re.search(r"at least (\d+)MB", str(told.value))[1])
 
 
@@ -81,13 +81,22 @@ def test_the_cap_holds_for_methods_that_run_the_model(methods):
         for method in methods
         for count, length in ((2, 600), (60, 6))
     ]
-    plans = [(*case, [f"{math.ceil(factor * least(*case))}MB" for factor in (1, 2)]) for case in cases]
+    plans = []
+    for case in cases:  # layer by layer, then the whole at once
+        floor = least(*case, by_layer=False)
+        plans.append((*case, [f"{cap}MB" for cap in sorted({least(*case), floor, 2 * floor})]))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", MEASURE, json.dumps((SIZES, plans))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     for family, method, length, cap, peak in json.loads(done.stdout.splitlines()[-1]):
         assert peak <= parse_memory(cap), f"{family} {method} {length}: {peak:,} > {cap}"
+
+
+@pytest.mark.parametrize("method", ["grad_x_act", "integrated_gradients"])
+def test_long_prompts_take_the_inputs_of_layers_and_the_activations_of_one(method):
+    whole, small = (least("Llama", 512, method, 1, 600, by_layer=chosen) for chosen in (False, True))
+    assert small < 0.6 * whole
 
 
 @pytest.mark.parametrize("method", ["grad_x_act", "rollout"])

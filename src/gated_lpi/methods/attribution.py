@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi._common.heap import keep_large_apart
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import (
     Encoded,
@@ -309,6 +310,8 @@ def _sizes(
 ) -> Sizes:
     batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
+    if memory is not None:
+        keep_large_apart()
     longest = max((len(one.ids) for one in asked), default=1)
     items = max((len(one.positions) for one in asked), default=1)
     return sizes_for(
@@ -320,6 +323,7 @@ def _sizes(
         by_position=scoring.by_position,
         passes=passes is not None,
         weights=passes is not None and passes.sees_attention,
+        by_layer=passes is not None and passes.by_layer,
         all_experts=gate == "open",
         routing=scoring.routing == "all",
     )

@@ -163,6 +163,8 @@ class GivenPass:
         batch: the same, padded, with the items that their values are made of.
         aims: what is explained of them.
         kinds: which units are to be scored: "ffn", "attention" or both.
+        by_layer: whether there is room for the activations of one layer at a time only; asked of methods that can do
+            with that.
     """
 
     model: Model
@@ -170,6 +172,7 @@ class GivenPass:
     batch: Batch
     aims: Aims
     kinds: Collection[str]
+    by_layer: bool = False
 
     def objective(self, logits: Tensor) -> Objective:
         """What is explained, from the unchanged model's `logits` [I, V]."""
@@ -193,13 +196,16 @@ class PassScores(NamedTuple):
 class PassMethod(Named, ABC, Generic[State]):
     """Scores units by passes of its own through the model.
 
-    Its forward passes are planned as if activations of every layer were held, as a backward pass does.
+    Its forward passes are planned as if activations of every layer were held, as a backward pass does; where that is
+    more than there is room for, as if the inputs of every layer were, and activations of one, if it can do with that.
 
     Attributes:
+        by_layer: whether it can (`GivenPass.by_layer`, `gated_lpi.trace.ResumablePass.backward`).
         sampled: whether only some units are scored, and others are NaN.
         sees_attention: whether it has the weights of attention computed and holds them, of every layer.
     """
 
+    by_layer: bool = False
     sampled: bool = False
     sees_attention: bool = False
 

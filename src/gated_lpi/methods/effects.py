@@ -47,6 +47,7 @@ class Silencing(PassMethod[Sample]):
     """The method that `gated_lpi.TrueEffect` asks for."""
 
     name = schema.TRUE_EFFECT
+    by_layer = True  # it never holds more
     sampled = True
 
     def __init__(self, options: TrueEffect) -> None:

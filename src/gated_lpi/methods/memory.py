@@ -17,6 +17,8 @@ from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
 BACKWARD = 1.5  # activations that a backward pass holds of a layer, over those that a forward pass works with there
+ONE_LAYER, EAGER_LAYER = 3, 4  # those of a backward pass of one layer alone, without weights of attention and with them
+STATES = 2  # copies of the inputs of all layers that such a pass goes back to
 LOGITS, CAPPED = 18, 6  # copies of an item's logits in a backward pass from its value, and of those that a softcap adds
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
 FULL_TILES = 2**29
@@ -31,11 +33,13 @@ class Sizes(NamedTuple):
         prompts: prompts in a batch.
         forward: what of a batch is run at a time.
         room: what an estimator holds at a time.
+        by_layer: whether a pass holds activations of one layer at a time, and no more than the inputs of the others.
     """
 
     prompts: int
     forward: Limits
     room: Room
+    by_layer: bool = False
 
 
 def sizes_for(
@@ -48,6 +52,7 @@ def sizes_for(
     by_position: bool = False,
     passes: bool = False,
     weights: bool = False,
+    by_layer: bool = False,
     all_experts: bool = False,
     routing: bool = False,
 ) -> Sizes:
@@ -63,6 +68,8 @@ def sizes_for(
         passes: whether a method runs the model itself, and a pass holds the activations of every layer and the scores
             of every unit.
         weights: whether it sees the weights of attention, of every layer.
+        by_layer: whether it can hold the activations of one layer at a time, which takes longer: it is made to where
+            not even one prompt fits otherwise, and has nearly all of the cap then.
         all_experts: whether units are scored of experts that a prompt is not routed to.
         routing: whether what the routers did is kept of every position.
 
@@ -81,20 +88,29 @@ def sizes_for(
     if routing:  # logits, gates and experts as they are recorded, and laid out
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
+    held, tiled = token, 2 * NUMBER_BYTES * model.readout.vocabulary
     if passes:
-        held = 2 * _number(model) * _heads(model) * longest if weights else BACKWARD * token
-        token = math.ceil(model.n_layers * held) + (token if weights else 0)
+        inputs = STATES * _number(model) * model.readout.weight.shape[1]
+        whole = 2 * _number(model) * _heads(model) * longest if weights else BACKWARD * token
+        held = math.ceil(model.n_layers * whole) + (token if weights else 0)
+        one_layer = EAGER_LAYER if model.module.config._attn_implementation == "eager" else ONE_LAYER
+        layered = math.ceil(model.n_layers * inputs + one_layer * token)
         copies = LOGITS + (0 if model.readout.affine else CAPPED)
         each = _number(model) * (2 * len(model.units) + copies * items * model.readout.vocabulary)
-    least = 2 * max(fixed + each, longest * token, 2 * NUMBER_BYTES * model.readout.vocabulary)
+        by_layer = by_layer and layered < held and memory < 2 * max(fixed + each, longest * held)
+        held = layered if by_layer else held
+    if by_layer:
+        half, least = memory - fixed - each, max(fixed + each + longest * held, 2 * tiled)
+    else:
+        least = 2 * max(fixed + each, longest * held, tiled)
     if memory < least:
         raise OptionError(
             f"memory={memory} bytes hold less than the working set of one prompt of {longest} tokens with this model; "
             f"give at least {math.ceil(least / 1e6)}MB, or shorter prompts"
         )
     prompts = (memory - half - fixed) // each
-    tokens = max(longest, min(TOKENS_AT_ONCE, half // token))
-    return sizes._replace(prompts=min(sizes.prompts, prompts), forward=Limits(tokens, logits, frugal=True))
+    forward = Limits(max(longest, min(TOKENS_AT_ONCE, half // held)), logits, frugal=True)
+    return Sizes(min(sizes.prompts, prompts), forward, sizes.room, by_layer)
 
 
 def usual_batch(vocabulary: int, d: int) -> int:

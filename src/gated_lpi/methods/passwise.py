@@ -17,7 +17,9 @@ from gated_lpi.methods.objective import Question
 from gated_lpi.methods.rounding import full_precision
 from gated_lpi.models import Model
 from gated_lpi.options import Scoring
-from gated_lpi.trace import forward_passes, pad, pad_id, similar_lengths, target_rank
+from gated_lpi.trace import TOKENS_AT_ONCE, forward_passes, pad, pad_id, similar_lengths, target_rank
+
+LONG = 2 * TOKENS_AT_ONCE  # tokens of a pass, one prompt then, whose activations are not held of all layers
 
 
 def pass_batches(
@@ -34,7 +36,8 @@ def pass_batches(
                 pad_id=pad_id(model),
                 device=model.device,
             )
-            yield prompts[some], GivenPass(model, chosen, batch, method.aims, kinds)
+            by_layer = method.by_layer and (sizes.by_layer or batch.ids.numel() > LONG)
+            yield prompts[some], GivenPass(model, chosen, batch, method.aims, kinds, by_layer)
 
 
 def score_pass(

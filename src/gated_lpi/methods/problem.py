@@ -49,6 +49,7 @@ class BlockProblem:
         foils: [P, F], token ids that the target is measured against, −1 where a prompt has fewer; None: there are none.
         terms: how many problems' scores add up to one, where all tokens of an answer are asked for.
         key: the block's name, under which an estimator may keep what it finds of the block's units; "" to keep nothing.
+        whole: the same block with its units counted once, whose readout of the base is this one's; None: it is this.
     """
 
     readout: Readout
@@ -61,15 +62,20 @@ class BlockProblem:
     foils: Tensor | None = None
     terms: int = 1
     key: str = ""
+    whole: BlockProblem | None = None
 
     @cached_property
     def base_logits(self) -> BaseLogits:
         """What the readout makes of `base`, computed once for all that score this block."""
+        if self.whole is not None:
+            return self.whole.base_logits
         return base_logits(self.readout, self.base, self.inverse_scale, self.targets)
 
     @cached_property
     def base_directions(self) -> Tensor:
         """W_U·(γ ⊙ C·base)/divisor, [P, V]: the base's part of the logits before 1/σ."""
+        if self.whole is not None:
+            return self.whole.base_directions
         return self.readout.directions(self.base)
 
     @property
@@ -118,7 +124,7 @@ class TracedProblem(BlockProblem):
     def resolved(self) -> TracedProblem:
         """This attention block with its units counted once for every source position."""
         slabs = tuple(self.traced.position_slabs(self.block))
-        return replace(self, slabs=slabs, n_units=len(slabs) * self.n_units, by_position=True)
+        return replace(self, slabs=slabs, n_units=len(slabs) * self.n_units, by_position=True, whole=self)
 
 
 def problem_of(

@@ -25,6 +25,7 @@ class PathIntegral(PassMethod[None]):
     """The method that `gated_lpi.IntegratedGradients` asks for."""
 
     name = schema.INTEGRATED_GRADIENTS
+    by_layer = True
 
     def __init__(self, options: IntegratedGradients) -> None:
         self.target, self.foil, self.answer, self.at = options.target, options.foil, options.answer, options.at
@@ -42,20 +43,33 @@ class PathIntegral(PassMethod[None]):
         at_one, errors = objective(logits), {}
         for index in blocks_of(model, given.kinds):
             for scale, weight in self.points:
-                self._pass(whole, taps, index, objective, scale, weight)
+                self._pass(whole, taps, index, objective, scale, weight, given.by_layer)
             change = at_one - self._silenced(whole, index, objective)
             errors[index] = (taps.scores[index].sum(dim=-1) - change).abs()
         return PassScores(logits, {self.name: taps.scores}, {schema.INTEGRATED_GRADIENTS_ERROR: errors})
 
     def _pass(
-        self, whole: ResumablePass, taps: Taps, index: int, objective: Objective, scale: float, weight: float
+        self,
+        whole: ResumablePass,
+        taps: Taps,
+        index: int,
+        objective: Objective,
+        scale: float,
+        weight: float,
+        by_layer: bool,
     ) -> None:
         """Add one point of the rule."""
         model, layer = whole.model, whole.model.blocks[index].layer
-        entering = whole.entering(layer).detach().clone().requires_grad_(True)
         with gradients_of_activations_only(model.module), tapped(taps, [index], weight, scale):
-            value = objective(model.readout.logits(whole.from_layer(layer, entering))).sum()
-            value.backward()
+            if by_layer:
+                with torch.no_grad():
+                    states, final = whole.states_from(layer)
+                final.requires_grad_(True)
+                (gradient,) = torch.autograd.grad(objective(model.readout.logits(final)).sum(), final)
+                whole.backward(gradient, layer, states)
+            else:
+                entering = whole.entering(layer).detach().clone().requires_grad_(True)
+                objective(model.readout.logits(whole.from_layer(layer, entering))).sum().backward()
 
     @torch.no_grad()
     def _silenced(self, whole: ResumablePass, index: int, objective: Objective) -> Tensor:

@@ -64,7 +64,8 @@ def target_log_p(problem: BlockProblem, p: Distribution, tolerance: float, numbe
     """log p(target | base) of every prompt, from float64 logits of the target and of the likeliest tokens.
 
     Logits of the others err by D_j, so log Σ_j exp(logit) by Σ_j p_j·D_j at most, but for a factor exp(2 max D).
-    Prompts where that exceeds the tolerance are done again in float64.
+    Prompts where that exceeds the tolerance get float64 logits of more tokens, those of the largest level below the
+    last, and of all where that is not enough.
 
     Args:
         problem: the block.
@@ -80,9 +81,27 @@ def target_log_p(problem: BlockProblem, p: Distribution, tolerance: float, numbe
     log_p = logit - p.log_z
     error = p.error_per_norm * p.outside_norm * p.outside_head.sqrt() + p.head_error
     error = error * torch.exp(2 * p.error) + 2 * p.storage
-    for some in (~(error <= tolerance)).nonzero().squeeze(-1).split(max(1, numbers // (4 * readout.vocabulary))):
-        logits = float64_logits(problem, some)
-        log_p[some] = logits.gather(-1, targets[some].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+    some = (~(error <= tolerance)).nonzero().squeeze(-1)
+    if len(some) and p.levels[-2] > p.head:
+        shift, error[some] = _with_more_tokens(problem, p, some)
+        log_p[some] = log_p[some] - shift
+        some = (~(error <= tolerance)).nonzero().squeeze(-1)
+    for part in some.split(max(1, numbers // (4 * readout.vocabulary))) if len(some) else ():
+        logits = float64_logits(problem, part)
+        log_p[part] = logits.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
         size = logits.abs().amax(dim=-1) + size_of_offset(readout) + 1
-        error[some] = 4 * gamma(sum(readout.weight.shape) + 16, torch.float64) * size
+        error[part] = 4 * gamma(sum(readout.weight.shape) + 16, torch.float64) * size
     return Known(log_p, error)
+
+
+def _with_more_tokens(problem: BlockProblem, p: Distribution, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """What log Z changes by, [n], when tokens after the head have logits in float64; and the error that is left."""
+    ranks = slice(p.head, p.levels[-2])
+    tokens = p.order[ranks]
+    found, known = float64_logits(problem, prompts, tokens), p.p[prompts, ranks].double()
+    shift = torch.log1p((found - p.log_z[prompts].unsqueeze(-1)).exp().sub_(known).sum(dim=-1))
+    mass = (1 - p.inside[-2][prompts]).clamp_min(0.0) + p.storage[prompts]
+    squares = known @ p.outside_norms[tokens].double().square()
+    squares = (p.outside_norm[prompts].square() - squares * (1 - p.storage[prompts])).clamp_min(0.0)
+    error = p.error_per_norm[prompts] * (squares * mass).sqrt() + p.head_error[prompts]
+    return shift, error * torch.exp(2 * p.error[prompts]) + 4 * p.storage[prompts]

@@ -37,6 +37,7 @@ class Distribution:
         p: [P, K], of the tokens of the largest level below the last, columns by rank.
         order: [V], the tokens by rank.
         levels: sizes of the nested token sets, from 0 to V.
+        head: how many of the first tokens have logits from float64.
         inside: [L, P], float64, mass of each set.
         tail_max: [L, P], float64, largest probability outside of it.
         tail_norm: [L], float64, largest ‖w_j − w̄‖ outside of it.
@@ -56,6 +57,7 @@ class Distribution:
     p: Tensor
     order: Tensor
     levels: tuple[int, ...]
+    head: int
     inside: Tensor
     tail_max: Tensor
     tail_norm: Tensor
@@ -108,6 +110,7 @@ def distribution(readout: Readout, table: Unembedding, base: Tensor, logits: Bas
         p=p,
         order=order,
         levels=levels,
+        head=len(head),
         inside=inside,
         tail_max=tail_max,
         tail_norm=tail_norm,

@@ -12,11 +12,15 @@ With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the p
 
    a few percent of √Σ_T p·u². So Σ_T p·û², one product for all prompts, tells Σ_T p·u² from both sides.
 
-Where a processor has instructions for it (VNNI) such a product is four times as fast as one of float32.
+Where a processor has instructions for it (VNNI) such a product is four times as fast as one of float32. Without them
+libraries add products of two pairs in 16 bits, which saturate, and the sum is wrong. Codes up to 79 are safe there: one
+side is shifted by 128 to be unsigned, and 2·(79 + 128)·79 < 2¹⁵. They are twice as fast as float32. Which of both it is
+depends on what a library was told as well (ONEDNN_MAX_CPU_ISA), so it is tried out once in a process.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from typing import NamedTuple
@@ -41,7 +45,8 @@ from gated_lpi.methods.rounding import (
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
 ENCODED = 2**19  # numbers that are rounded at a time
 TILE_NUMBERS = 2**20  # numbers that stay in a processor's cache
-LARGEST = 127
+WITH_VNNI, WITHOUT = 127, 79  # the largest code
+SPEEDS = {WITH_VNNI: 4.5, WITHOUT: 2.4}  # products in the time of one of float32
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
 Take = Callable[[Tensor, Tensor], None]
@@ -91,11 +96,34 @@ class _Codes(NamedTuple):
     wrong: Tensor
 
 
-@cache
 def supported(device_type: str) -> bool:
     """Whether products of 8-bit integers are exact and fast here."""
-    has_vnni = getattr(torch.cpu, "_is_vnni_supported", None)
-    return device_type == "cpu" and hasattr(torch, "_int_mm") and has_vnni is not None and bool(has_vnni())
+    return largest_code(device_type) > 0
+
+
+def speed(device_type: str) -> float:
+    """How many such products take as long as one of float32, about; 0 where they are not made."""
+    return SPEEDS.get(largest_code(device_type), 0.0)
+
+
+@cache
+def largest_code(device_type: str) -> int:
+    """The largest code whose products are exact and fast here; 0: there is none."""
+    fast = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
+    if device_type != "cpu" or not hasattr(torch, "_int_mm") or not fast:
+        return 0
+    return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest)), 0)
+
+
+def _exact(largest: int) -> bool:
+    """Whether the sums that saturate first, of products of equal signs, are right, in kernels for few rows and many."""
+    width = 512
+    for rows, tokens in itertools.product((1, 64), (1, 256)):
+        for left, right in itertools.product((-largest, largest), repeat=2):
+            ones = [torch.full((n, width), code, dtype=torch.int8) for n, code in ((rows, left), (tokens, right))]
+            if not bool((torch._int_mm(ones[0], ones[1].T) == width * left * right).all()):
+                return False
+    return True
 
 
 class EightBit:
@@ -108,7 +136,8 @@ class EightBit:
     def __init__(self, table: Unembedding) -> None:
         length, width = table.weight.shape
         self._table = table
-        self._codes, self._scale, wrong = _encode(length, width, self._rows, table.weight.device)
+        self._largest = largest_code(table.weight.device.type) or WITH_VNNI
+        self._codes, self._scale, wrong = _encode(length, width, self._rows, table.weight.device, self._largest)
         self._wrong, self._trace = float(wrong.max()), float(wrong.square().sum())
         self._longest = table.longest + self._wrong
         self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
@@ -139,7 +168,7 @@ class EightBit:
             level: whose tokens are left out; û is 0 there.
             take: is given every tile.
         """
-        units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device)
+        units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device, self._largest)
         least = torch.zeros_like(units.scale)
         largest = torch.zeros_like(least)
         scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
@@ -183,8 +212,8 @@ def _error(rows: Tensor, codes: _Codes) -> Tensor:
     return torch.addcmul(rows, codes.codes.to(rows.dtype), scale, value=-1)
 
 
-def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device) -> _Codes:
-    """8 bits of each of so many rows, which are asked for a few at a time."""
+def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device, largest: int) -> _Codes:
+    """Codes up to `largest` of each of so many rows, which are asked for a few at a time."""
     found = _Codes(
         torch.empty(length, width, dtype=torch.int8, device=device),
         torch.empty(length, dtype=torch.float32, device=device),
@@ -193,15 +222,15 @@ def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: to
     step = max(1, ENCODED // width)
     for start in range(0, length, step):
         some = slice(start, min(start + step, length))
-        for whole, part in zip(found, _encode_tile(rows(some)), strict=True):
+        for whole, part in zip(found, _encode_tile(rows(some), largest), strict=True):
             whole[some] = part
     return found
 
 
-def _encode_tile(rows: Tensor) -> _Codes:
-    scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / LARGEST).float()
+def _encode_tile(rows: Tensor, largest: int) -> _Codes:
+    scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / largest).float()
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
-    rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
+    rounded = torch.div(rows, safe).round_().clamp_(-largest, largest)
     codes = rounded.to(torch.int8)
     wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
     rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()

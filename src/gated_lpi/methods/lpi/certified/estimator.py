@@ -11,7 +11,6 @@ from gated_lpi.methods.lpi import exact
 from gated_lpi.methods.lpi.certified.blocks import Ahead, Known, step_to, target_log_p
 from gated_lpi.methods.lpi.certified.cascade import Cascade
 from gated_lpi.methods.lpi.certified.contributions import Units, score_vectors
-from gated_lpi.methods.lpi.certified.distribution import distribution
 from gated_lpi.methods.lpi.certified.parts import Part, fold
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.certified.stops import choose
@@ -83,7 +82,7 @@ def _laid_out(prepared: Prepared, problem: BlockProblem) -> LaidOut:
     laid = prepared.kept(problem)
     if laid is None:
         tolerance = prepared.tolerance * problem.share
-        p = distribution(prepared.readout, prepared.table, problem.base, problem.base_logits)
+        p = prepared.distribution(problem)
         laid = LaidOut(p, *choose(prepared, problem, p, arithmetic(problem, tolerance)), tolerance)
         prepared.keep(problem, laid)
     return laid

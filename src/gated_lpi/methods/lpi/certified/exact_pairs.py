@@ -2,8 +2,10 @@
 
 I = c·u_target − log Σ_j exp(log p_j + c·u_j).
 
-1. u in float64; exponents and log p in the weights' dtype; sums of runs of them are added up in float64.
-2. Where log p is not good enough for that, it is found again for the pair's prompt, from logits in float64.
+1. u in float64, or in the weights' dtype for units of which that moves no exponent by more than a part of the
+   tolerance; exponents and log p in the weights' dtype; sums of runs of them are added up in float64.
+2. Where log p is not good enough for that, it is found again for the pair's prompt, from logits in float64; where that
+   is plain beforehand, at once.
 3. Where rounding of the exponents alone exceeds the tolerance (a pair that moves the logits by tens), everything is
    done again in float64.
 """
@@ -17,11 +19,20 @@ from torch import Tensor
 
 from gated_lpi.methods.lpi.certified.distribution import Distribution
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import RUN, gamma, sum_in_runs, unit_roundoff, wide_products
+from gated_lpi.methods.rounding import (
+    RUN,
+    BlockedProduct,
+    gamma,
+    product_gamma,
+    sum_in_runs,
+    unit_roundoff,
+    wide_products,
+)
 from gated_lpi.models import Readout
 
 TILE_NUMBERS = 2**17
 LARGEST = 60.0  # exponents above this are left to float64
+NARROW = 0.4  # of the tolerance, that u in the weights' dtype may take
 
 
 class _Singles(NamedTuple):
@@ -84,12 +95,16 @@ def exact_pairs(
         tolerance: what a bound should not exceed; it does where even float64 is not enough.
         numbers: numbers in a matrix of units and tokens, at most.
     """
-    pairs = _Singles(c, prompts, units)
-    scores, bound = _in_weights_dtype(problem, _as_found(p), values, pairs, numbers)
+    pairs, found = _Singles(c, prompts, units), _as_found(p)
+    scores, bound = torch.zeros_like(c), torch.full_like(c, torch.inf)
+    least = found.error_per_norm * found.outside + 2 * found.head_error  # what errors of log p add to a bound
+    first = (least[prompts] <= tolerance).nonzero().squeeze(-1)
+    if len(first):
+        scores[first], bound[first] = _in_weights_dtype(problem, found, values, pairs.some(first), tolerance, numbers)
     left = (~(bound <= tolerance)).nonzero().squeeze(-1)
     if len(left) and values.dtype != torch.float64:
         rows = _refined(problem, p, prompts[left].unique(), numbers)
-        scores[left], bound[left] = _in_weights_dtype(problem, rows, values, pairs.some(left), numbers)
+        scores[left], bound[left] = _in_weights_dtype(problem, rows, values, pairs.some(left), tolerance, numbers)
         left = (~(bound <= tolerance)).nonzero().squeeze(-1)
     if len(left):
         scores[left], bound[left] = _in_float64(problem, values, pairs.some(left), numbers)
@@ -116,7 +131,7 @@ def _refined(problem: BlockProblem, p: Distribution, prompts: Tensor, numbers: i
 
 
 def _in_weights_dtype(
-    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, numbers: int
+    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, tolerance: float, numbers: int
 ) -> tuple[Tensor, Tensor]:
     """Step 1, a few value vectors at a time; the bound is infinite where an exponent is too large for it."""
     scores, bound = torch.empty_like(pairs.c), torch.full_like(pairs.c, torch.inf)
@@ -128,19 +143,20 @@ def _in_weights_dtype(
         chosen = order[(which >= start) & (which < start + size)]
         here = pairs.some(chosen)
         here = here._replace(units=torch.searchsorted(distinct, here.units) - start)
-        scores[chosen], bound[chosen] = _sum_up(problem, rows, values[distinct[start : start + size]], here, least)
+        some = values[distinct[start : start + size]]
+        scores[chosen], bound[chosen] = _sum_up(problem, rows, some, here, least, tolerance)
     return scores, bound
 
 
 def _sum_up(
-    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, least: Tensor
+    problem: BlockProblem, rows: _Rows, values: Tensor, pairs: _Singles, least: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Scores and bounds of pairs of a few `values` [n, d]; `least` is each row's smallest log p."""
     weight, dtype, c = problem.readout.weight, values.dtype, pairs.c
     vocabulary = len(weight)
     wide = problem.readout.fold(values.double())
     at_target = (weight[problem.targets[pairs.prompts]].double() * wide[pairs.units]).sum(dim=-1)
-    u = wide_products(wide, weight).to(dtype)
+    u, from_u = _products(problem.readout, wide, pairs, dtype, NARROW * tolerance)
     total, tilted = torch.empty_like(c), torch.empty_like(c)
     step = max(1, TILE_NUMBERS // vocabulary)
     terms = u.new_empty(step, vocabulary)
@@ -159,8 +175,29 @@ def _sum_up(
     from_p = (outside + 2 * rows.head_error[row]) * torch.exp(2 * rows.error[row])
     rounding = unit_roundoff(dtype) * (8 * moved - 3 * least[row] + 16) + gamma(RUN + 4, dtype)
     scores = c * at_target - total.log()
-    bound = from_p + rounding + unit_roundoff(dtype) * scores.abs()
+    bound = from_p + from_u + rounding + unit_roundoff(dtype) * scores.abs()
     return scores, torch.where(moved < LARGEST, bound, torch.inf)
+
+
+def _products(
+    readout: Readout, wide: Tensor, pairs: _Singles, dtype: torch.dtype, allowed: float
+) -> tuple[Tensor, Tensor]:
+    """u [n, V] of folded value vectors [n, d], and by how much its rounding may move an exponent of each pair, [m].
+
+    Products are in `dtype` for the units whose pairs that moves by `allowed` at most, and in float64 for the others,
+    where it is 0.
+    """
+    size = product_gamma(wide.shape[1], dtype) * readout.longest_row * torch.linalg.vector_norm(wide, dim=-1)
+    moved = pairs.c.abs() * size[pairs.units]
+    narrow = torch.zeros_like(size).scatter_reduce_(0, pairs.units, moved, "amax") <= allowed
+    u = torch.empty(len(wide), readout.vocabulary, dtype=dtype, device=wide.device)
+    some, others = (chosen.nonzero().squeeze(-1) for chosen in (narrow, ~narrow))
+    if len(some):
+        left = wide[some].to(dtype)
+        u[some] = BlockedProduct(len(some), readout.vocabulary, left)(left, readout.weight.T)
+    if len(others):
+        u[others] = wide_products(wide[others], readout.weight).to(dtype)
+    return u, torch.where(narrow[pairs.units], moved, 0.0)
 
 
 def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers: int) -> tuple[Tensor, Tensor]:
@@ -188,13 +225,15 @@ def _in_float64(problem: BlockProblem, values: Tensor, pairs: _Singles, numbers:
     return scores, bound
 
 
-def float64_logits(problem: BlockProblem, prompts: Tensor) -> Tensor:
-    """Logits of the base of some prompts, [m, V]."""
+def float64_logits(problem: BlockProblem, prompts: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Logits of the base of some prompts, [m, V], or of some tokens."""
     readout = problem.readout
-    hidden = readout.fold(problem.base[prompts].double())
-    logits = wide_products(hidden, readout.weight)
+    weight, offset = readout.weight, readout.wide_offset
+    if tokens is not None:
+        weight, offset = weight[tokens], offset if offset is None else offset[tokens]
+    logits = wide_products(readout.fold(problem.base[prompts].double()), weight)
     logits *= problem.base_logits.inverse_scale[prompts].double().unsqueeze(-1)
-    return logits if readout.wide_offset is None else logits + readout.wide_offset
+    return logits if offset is None else logits + offset
 
 
 def size_of_offset(readout: Readout) -> float | Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gated_lpi.methods.contract import Room
 from gated_lpi.methods.lpi.certified.blocks import Known
-from gated_lpi.methods.lpi.certified.distribution import Distribution
+from gated_lpi.methods.lpi.certified.distribution import Distribution, distribution
 from gated_lpi.methods.lpi.certified.eight_bit import EightBit
 from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
@@ -77,6 +77,7 @@ class Prepared:
         self.room = room
         self.choices: dict[tuple[str, int], Stops] = {}
         self._squares: dict[tuple[str, int, int], Tensor] = {}
+        self._distribution: tuple[weakref.ref[BlockProblem], Distribution] | None = None
         self._latest: tuple[weakref.ref[BlockProblem], LaidOut] | None = None
 
     @cached_property
@@ -88,6 +89,22 @@ class Prepared:
     def eight_bit(self) -> EightBit:
         """The unembedding's rows in 8 bits."""
         return EightBit(self.table)
+
+    def distribution(self, problem: BlockProblem) -> Distribution:
+        """p of a block, found once for its units, by position too, and groups; kept while its problem lives."""
+        whole, mine = problem.whole or problem, weakref.ref(self)
+        if self._distribution is not None and self._distribution[0]() is whole:
+            return self._distribution[1]
+
+        def forget(gone: weakref.ref[BlockProblem]) -> None:
+            holder = mine()
+            if holder is not None and holder._distribution is not None and holder._distribution[0] is gone:
+                holder._distribution = None
+
+        self._distribution = None  # before the next is there
+        found = distribution(self.readout, self.table, whole.base, whole.base_logits)
+        self._distribution = weakref.ref(whole, forget), found
+        return found
 
     def keep(self, problem: BlockProblem, laid: LaidOut) -> None:
         """Keep what was laid out of a block, for as long as its problem lives or until the next one is kept."""

@@ -27,7 +27,6 @@ MAX_SAMPLE = 128
 CERTIFYING = 1250  # multiply-adds that take as long as certifying one pair
 HOPE = 0.3  # of what uniform envelopes cost above the least possible, this should remain under a fitted one
 
-EIGHT_BIT_SPEED = 4.5  # products of 8 bits in the time of one of float32
 ROUGH_TILES = 40  # multiply-adds that take as long as turning one product of 8 bits into a square
 LEFT_BY_ROUGH = 0.1  # share of units that 8 bits leave to all tokens, about
 LEFT_BY_TWO = 0.25  # share of units that two moments over the whole vocabulary leave to four, about
@@ -67,7 +66,7 @@ def _cheapest(
     step = max(SAMPLE, n_units // MAX_SAMPLE, n_units * n_prompts // prepared.room.pairs)
     if n_units < SAMPLE * step:
         return stops, uniform
-    costs = Costs(n_prompts, slab.values.shape[1], p.levels, eight_bit.supported(p.log_p.device.type))
+    costs = Costs(n_prompts, slab.values.shape[1], p.levels, eight_bit.speed(p.log_p.device.type))
     sample = Part.of(slab, slice(0, n_units, step))
     pairs, folded = pairs_of(problem, p, prepared.table, sample, dtype)
     sample = sample._replace(pairs=pairs)
@@ -98,13 +97,14 @@ class Costs(NamedTuple):
         prompts: how many use it.
         width: of the residual stream.
         levels: numbers of tokens of the levels.
-        eight_bit: whether what is left goes through 8 bits before all tokens are looked at.
+        eight_bit: how much faster than those of float32 products of 8 bits are, which what is left goes through before
+            all tokens are looked at; 0: it does not.
     """
 
     prompts: int
     width: int
     levels: Sequence[int]
-    eight_bit: bool = False
+    eight_bit: float = 0.0
 
     def stop(self, tokens: int) -> float:
         """The cost of looking at so many tokens more, and certifying."""
@@ -115,7 +115,7 @@ class Costs(NamedTuple):
         """The cost of what follows the last stop: all tokens, by 8 bits or not."""
         if not self.eight_bit:
             return self.stop(self.levels[-1])
-        rough = self.width / EIGHT_BIT_SPEED + self.prompts + ROUGH_TILES
+        rough = self.width / self.eight_bit + self.prompts + ROUGH_TILES
         return self.levels[-1] * rough + self.stop(2 * self.levels[1]) + LEFT_BY_ROUGH * self.stop(self.levels[-1])
 
     @property
