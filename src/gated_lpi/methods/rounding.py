@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 PIECE = 256
-TILE = 512  # columns of a symmetric matrix that are multiplied at a time
+TILE = 192  # columns of a symmetric matrix that are multiplied at a time: what is above the diagonal is spared
 ACROSS = 1024  # by so many, where one is summed: the sum of the pieces stays in a processor's cache
 WIDE_ROWS = 512  # that are converted to float64 at a time
 GRAM_ROWS = 1024  # whose products `gram` sums up in their dtype, in pieces

@@ -27,7 +27,6 @@ MAX_SAMPLE = 128
 CERTIFYING = 1250  # multiply-adds that take as long as certifying one pair
 HOPE = 0.3  # of what uniform envelopes cost above the least possible, this should remain under a fitted one
 
-EIGHT_BIT_SPEED = 4.5  # products of 8 bits in the time of one of float32
 ROUGH_TILES = 40  # multiply-adds that take as long as turning one product of 8 bits into a square
 LEFT_BY_ROUGH = 0.1  # share of units that 8 bits leave to all tokens, about
 LEFT_BY_TWO = 0.25  # share of units that two moments over the whole vocabulary leave to four, about
@@ -115,7 +114,7 @@ class Costs(NamedTuple):
         """The cost of what follows the last stop: all tokens, by 8 bits or not."""
         if not self.eight_bit:
             return self.stop(self.levels[-1])
-        rough = self.width / EIGHT_BIT_SPEED + self.prompts + ROUGH_TILES
+        rough = self.width / eight_bit.SPEED + self.prompts + ROUGH_TILES
         return self.levels[-1] * rough + self.stop(2 * self.levels[1]) + LEFT_BY_ROUGH * self.stop(self.levels[-1])
 
     @property
