@@ -32,7 +32,7 @@ from gated_lpi.methods.lpi.certified.moments import TOKENS, lower_squares, regio
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
+from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, product_gamma, unit_roundoff
 
 TILE_NUMBERS = 2**20  # numbers in a matrix of vectors and tokens, which stay in a processor's cache
 SAMPLE = 64  # vectors that show whether 8 bits pay
@@ -163,6 +163,7 @@ class Vectors:
         self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))
         self._scores = torch.zeros(len(given.prompts), 1, dtype=torch.float64, device=given.vectors.device)
         self._bound = torch.full_like(self._scores, torch.inf)
+        self._scale = into_range(torch.linalg.vector_norm(given.vectors, dim=-1) * prepared.reach)
         self._pairs, self._folded = self._lay_out()
         self._sums = _Sums.nothing(self._pairs, self._folded)
         self._reached = 0
@@ -187,6 +188,8 @@ class Vectors:
         width, mean = wide.shape[1], p.mean[prompts]
         c = problem.base_logits.inverse_scale[prompts].double()
         length = torch.linalg.vector_norm(wide, dim=-1)
+        if self._scale is not None:
+            wide, length, c = wide * self._scale.unsqueeze(-1), length * self._scale, c / self._scale
         shift = (mean * wide).sum(dim=-1).to(self._dtype)
         gain = (table.rows(problem.targets[prompts]).double() * wide).sum(dim=-1).sub_(shift).mul_(c)
         folded = wide.to(table.dtype)
@@ -300,7 +303,7 @@ class Vectors:
         return count * (self._folded.shape[1] + TERMS)
 
     def _cost_by_units(self, count: float, heads: int) -> float:
-        if self._units is None:
+        if self._units is None or self._scale is not None:
             return math.inf
         n_units, width = self._units.folded.shape
         return n_units // self._units.n_heads * (heads * width + count) + count * TERMS
@@ -357,10 +360,12 @@ class Vectors:
     def _sum_exactly(self, left: Tensor) -> None:
         """Step 4, of the vectors as the weights' dtype has them."""
         some = self._given.some(left)
-        values = some.vectors.to(self._table.dtype)
-        lost = torch.linalg.vector_norm(some.vectors - values.double(), dim=-1)
+        scale = some.slip.new_ones(len(left)) if self._scale is None else self._scale[left]
+        vectors = some.vectors * scale.unsqueeze(-1)
+        values = vectors.to(self._table.dtype)
+        lost = torch.linalg.vector_norm(vectors - values.double(), dim=-1) / scale
         slip = _moved_by_slip(self._prepared, self._problem, some._replace(slip=some.slip + lost))
-        c = self._problem.base_logits.inverse_scale[some.prompts].double()
+        c = self._problem.base_logits.inverse_scale[some.prompts].double() / scale
         each = torch.arange(len(left), device=left.device)
         score, bound = exact_pairs(
             self._problem,
@@ -377,7 +382,5 @@ class Vectors:
 
 def _moved_by_slip(prepared: Prepared, problem: BlockProblem, given: Summed) -> Tensor:
     """How far scores may be off because vectors are off by their `slip`, [m] in float64."""
-    readout = problem.readout
-    folding = float(readout.gamma.abs().max()) / readout.divisor
     c = problem.base_logits.inverse_scale[given.prompts].double()
-    return 2 * given.slip * c * (folding * prepared.table.longest * (1 + 1e-6))
+    return 2 * given.slip * c * (prepared.reach * (1 + 1e-6))

@@ -158,7 +158,8 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
     n_prompts, vocabulary = log_p.shape
     row = torch.zeros(n_prompts, table.weight.shape[1], dtype=torch.float64, device=log_p.device)
     outside = (outside_norms > 0).to(log_p.dtype)
-    weights = torch.stack([table.raw_norms, outside, outside_norms.square()], dim=1)
+    unit = outside_norms.max().clamp_min(torch.finfo(log_p.dtype).tiny)  # over which squares do not underflow
+    weights = torch.stack([table.raw_norms, outside, (outside_norms / unit).square()], dim=1)
     sums = row.new_zeros(n_prompts, 3)
     multiply = BlockedProduct(row.shape[0], row.shape[1], log_p)
     for start in range(0, vocabulary, COLUMNS):
@@ -166,7 +167,8 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
         p = log_p[:, columns].exp()
         row += multiply(p, table.weight[columns])
         sums += p @ weights[columns]
-    return _OverVocabulary(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
+    norm, mass, squares = (sums * (1 + 2 * gamma(COLUMNS + 8, log_p.dtype))).unbind(dim=1)
+    return _OverVocabulary(row, norm, mass, squares * unit.double().square())
 
 
 def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:

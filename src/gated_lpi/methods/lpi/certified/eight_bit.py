@@ -30,11 +30,11 @@ from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import (
     GRAM_ROWS,
     frobenius,
-    gamma,
     gram,
     gram_gamma,
     lengths,
     quadratic_gamma,
+    underflow,
     unit_roundoff,
 )
 
@@ -129,7 +129,7 @@ class EightBit:
 
         spread = gram(errors(), total)
         rounding = gram_gamma(table.dtype) * self._trace + quadratic_gamma(table.dtype) * frobenius(spread)
-        return spread.to(table.dtype), rounding * 1.01
+        return spread.to(table.dtype), rounding * 1.01 + underflow(table.dtype, len(spread) * (len(table.weight) + 1))
 
     def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
         """Go through all tokens outside of a level.
@@ -200,6 +200,6 @@ def _encode_tile(rows: Tensor) -> _Codes:
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-LARGEST, LARGEST)
     codes = rounded.to(torch.int8)
-    wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
-    rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()
-    return _Codes(codes, scale, (wrong + rounding) * (1 + gamma(rows.shape[-1] + 8, rows.dtype)))
+    wrong = lengths(rounded.mul_(safe).sub_(rows))
+    rounding = 4 * unit_roundoff(rows.dtype) * lengths(rows) + underflow(torch.float32, 2 * LARGEST * rows.shape[-1])
+    return _Codes(codes, scale, wrong + rounding)

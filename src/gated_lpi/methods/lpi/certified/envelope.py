@@ -33,6 +33,7 @@ from gated_lpi.methods.rounding import (
     lengths,
     quadratic_form,
     quadratic_gamma,
+    underflow,
 )
 
 LISTED = 16384  # tokens that a fitted envelope tells apart
@@ -146,7 +147,8 @@ def _spread(table: Unembedding, p: Distribution, weights: Tensor, beyond: float)
     trace = excess.double() * table.norms[p.order[: len(weights)]].square()
     rounding = gram_gamma(table.dtype, roundings=10) * float(trace[first:].sum())
     rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * frobenius(total)
-    return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01
+    lost = underflow(table.dtype, len(total) * (len(weights) + 1))
+    return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01 + lost
 
 
 def _mass_outside(weights: Tensor, beyond: float, levels: tuple[int, ...]) -> Tensor:
