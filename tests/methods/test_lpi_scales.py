@@ -6,7 +6,8 @@ from benchmarks.scorer import Scorer
 
 from flat import certified
 from gated_lpi.methods import BlockProblem
-from gated_lpi.methods.lpi.certified import contributions, estimator
+from gated_lpi.methods.lpi.certified import contributions, eight_bit, estimator
+from gated_lpi.methods.lpi.certified.envelope import uniform
 from gated_lpi.methods.lpi.groups import Summed
 from gated_lpi.methods.rounding import into_range, lengths
 from gated_lpi.models import Readout
@@ -85,6 +86,28 @@ def test_bounds_of_groups_hold_at_any_scale(scales, strength):
     found = contributions.Vectors(prepared, given, laid, summed, TOLERANCE).score()
     assert ((found.scores - scores_of(given, heads)[prompt, group]).abs() <= found.bound).all()
     assert (found.bound <= TOLERANCE).all()
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1e20])
+def test_what_bounds_the_tokens_that_are_not_looked_at_holds_at_any_scale(size):
+    given = problem(SCALES["as it is"], 1.0)
+    prepared = Scorer(given.readout, TOLERANCE).prepared
+    p, table = estimator._laid_out(prepared, given).p, prepared.table
+    vectors = given.slabs[0].values * size
+    u = (given.readout.weight.double() - table.mean.double()) @ vectors.double().T
+    assert (uniform(table, p).squares(vectors) >= u.square().sum(dim=0)).all()
+    if not eight_bit.supported("cpu"):
+        return
+    second = torch.zeros(UNITS, PROMPTS, dtype=torch.float64)
+    ends = prepared.eight_bit(vectors, p, 1, lambda rough, weight: second.add_(rough.square().double() @ weight.T.double()))
+    outside = p.order[p.levels[1] :]
+    assert (ends.least <= u[outside].amin(dim=0)).all()
+    assert (ends.largest >= u[outside].amax(dim=0)).all()
+    true = (p.log_p[:, outside].double().exp() @ u[outside].square()).sqrt()
+    rough = (second * ends.scale.square().unsqueeze(-1)).sqrt().T
+    off = p.tail_max[1].sqrt().unsqueeze(-1) * ends.wrong
+    assert ((true - rough).abs() <= off * 1.001).all()
+    assert (off > 0).all()
 
 
 def test_lengths_of_small_and_large_vectors_are_not_lost():

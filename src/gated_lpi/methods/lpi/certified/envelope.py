@@ -30,6 +30,7 @@ from gated_lpi.methods.rounding import (
     gamma,
     gram,
     gram_gamma,
+    into_range,
     lengths,
     quadratic_form,
     quadratic_gamma,
@@ -78,7 +79,12 @@ def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
     Returns:
         [n], float64.
     """
-    found: Tensor = quadratic_form(values, matrix) + slack * lengths(values).square()
+    length = lengths(values)
+    scale = into_range(length)
+    if scale is not None:  # so that no square underflows
+        near = (values.double() * scale.unsqueeze(-1)).to(values.dtype)
+        return squares(near, matrix, slack) / scale.square()
+    found: Tensor = quadratic_form(values, matrix) + slack * length.square()
     return found.clamp_min_(0.0)
 
 
