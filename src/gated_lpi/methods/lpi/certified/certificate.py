@@ -327,8 +327,8 @@ def _higher(
     four_error = error * c**4 * (fourth + 4 * a * size_3 + 6 * a.square() * second + 4 * a**3 * size_1 + a**4 * mass)
     # Sums above are of the computed u. With |y − y'| ≤ w, |g(y) − g(y')| ≤ w·(|e^y − 1| + (e^w − 1)·e^y), and again
     # |e^y − 1| ≤ |y| + g(y).
-    sum_of_g = phi(largest) * variance.high
-    moved = wrong * ((variance.high * mass).sqrt() + sum_of_g + torch.expm1(wrong) * (1 + sum_of_g))
+    tilted = (variance.high * mass).sqrt() + phi(largest) * variance.high  # at least Σ_S p·|e^y − 1|
+    moved = wrong * (tilted + torch.expm1(wrong) * (mass + tilted))
     middle = two / 2 + three / 6
     slack = two_error / 2 + three_error / 6 + moved
     high = middle + psi(largest) * (four + four_error).clamp_min(0.0) + slack

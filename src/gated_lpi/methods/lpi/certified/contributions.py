@@ -4,13 +4,13 @@ The bounds on units hold for any vector. But a head's summed contribution differ
 tokens is not shared: one vector costs what a unit costs that only one prompt uses. m of them go through the same steps,
 
 1. no token: mean and envelope (`envelope`);
-2. the first level of tokens: m dot products with each, in one matrix product, and four moments;
-3. all the other tokens by 8 bits (`eight_bit`);
-4. four moments over all tokens. Those of heads come from u of the block's units, which all prompts share: the head's
-   vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`);
+2. the likeliest tokens, level by level: Σ p·g(y) term by term, which is no dearer than moments for one pair;
+3. all the other tokens by 8 bits (`eight_bit`), if a sample shows that it pays (`_score_roughly`);
+4. all tokens, term by term;
 5. what is left is summed exactly (`exact_pairs`).
 
-Of 3 and 4 the cheaper one is gone first, by how many vectors 3 is likely to leave (`_rough_pays`).
+In 2 and 4 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's vector
+is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
 
 What rounding took from a vector while it was summed up (`Summed.slip`) moves a score by at most twice what it moves a
 logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
@@ -91,7 +91,7 @@ class _Sums(NamedTuple):
         return self if rounding is None else self._replace(rounding=torch.maximum(self.rounding, rounding))
 
     def take(self, here: slice, u: Tensor, p: Tensor, weights: Tensor | None) -> None:
-        """Add tokens, in place: u and p [n', tokens] of some of the vectors, which are overwritten; q [tokens]."""
+        """Add tokens, in place: u and p [n', tokens] of some of the vectors, `p` being overwritten; q [tokens]."""
         terms, ends = self.terms[here], self.ends[:, here]
         torch.maximum(ends[0], -u.amin(dim=1), out=ends[0])
         torch.maximum(ends[1], u.amax(dim=1), out=ends[1])
