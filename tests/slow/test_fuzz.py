@@ -208,7 +208,9 @@ def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatc
     if way == "8 bits":
         monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all vectors
     elif way == "u of the units":
-        monkeypatch.setattr(contributions.Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf)
+        monkeypatch.setattr(
+            contributions.Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf
+        )
         monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, level: left)
     for seed in range(first, min(first + GROUP, FIRST + COUNT)):
         problem, tolerance, pieces = fuzzed(seed)

@@ -9,8 +9,8 @@ tokens is not shared: one vector costs what a unit costs that only one prompt us
 4. all tokens, term by term;
 5. what is left is summed exactly (`exact_pairs`).
 
-In 2 and 4 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's vector
-is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
+In 2 and 4 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's
+vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
 
 What rounding took from a vector while it was summed up (`Summed.slip`) moves a score by at most twice what it moves a
 logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.

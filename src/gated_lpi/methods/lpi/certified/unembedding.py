@@ -10,7 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.rounding import GRAM_ROWS, frobenius, gamma, gram, gram_gamma, lengths, quadratic_gamma, underflow
+from gated_lpi.methods.rounding import (
+    GRAM_ROWS,
+    frobenius,
+    gamma,
+    gram,
+    gram_gamma,
+    lengths,
+    quadratic_gamma,
+    underflow,
+)
 from gated_lpi.models import Readout
 
 
