@@ -225,7 +225,7 @@ def go(way, monkeypatch):
     if way == "8 bits":
         monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all of them
     else:
-        monkeypatch.setattr(Vectors, "_score_roughly", lambda _, left, level: left)
+        monkeypatch.setattr(Vectors, "_score_roughly", lambda _, left, _level: left)
 
 
 @pytest.mark.parametrize("way", ["8 bits", "u of the units", "a product for each"])

@@ -211,7 +211,7 @@ def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatc
         monkeypatch.setattr(
             contributions.Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf
         )
-        monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, level: left)
+        monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, _level: left)
     for seed in range(first, min(first + GROUP, FIRST + COUNT)):
         problem, tolerance, pieces = fuzzed(seed)
         given, units = heads_of(Odds(seed + 10**6), problem)
