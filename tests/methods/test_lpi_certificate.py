@@ -145,6 +145,45 @@ def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, f
     assert ((found.score - true).abs() <= found.bound + 1e-14).all()  # the truth itself is rounded
 
 
+def term_by_term(seed, inside, spread, concentration, dtype):
+    """As `split`, with Σ p·g(y) over the tokens that are looked at, computed in the certificate's dtype."""
+    true, pairs, moments, region = split(seed, inside, spread, concentration, four=False, shift=1.0)
+    p, u, *_ = ingredients(seed, spread, concentration)
+    pairs = in_dtype(pairs, dtype)
+    y = pairs.c.T * (u[:, :inside].to(dtype) - pairs.shift.T)
+    above = (torch.expm1(y) - y) @ p[:, :inside].T.to(dtype)
+    return true, pairs, moments._replace(above=above.T.double()), region
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    inside=st.sampled_from([1, 10, 59, 60]),
+    spread=st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 5.0]),
+    concentration=st.sampled_from([0.0, 1.0, 10.0]),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_the_interval_holds_where_tokens_were_summed_term_by_term(seed, inside, spread, concentration, dtype):
+    true, *given = term_by_term(seed, inside, spread, concentration, dtype)
+    found = certify(*given, TOLERANCE)
+    assert ((found.score - true).abs() <= found.bound + 1e-14).all()
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-7), (torch.float32, 1e-3)])
+def test_summed_term_by_term_nothing_but_rounding_is_open(dtype, rounding):
+    """Where two moments, or four, would say little: contributions that move logits by several nats."""
+    _, *given = term_by_term(7, 60, 3.0, 1.0, dtype)
+    _, pairs, moments, region = split(7, 60, 3.0, 1.0, four=True, shift=1.0)
+    by_moments = certify(pairs, moments, region, TOLERANCE).bound
+    bound = certify(*given, TOLERANCE).bound
+    reached = bound.isfinite()
+    assert reached.sum() >= 3
+    # E_p[y], which the split is off by on purpose, is no matter of the tokens.
+    assert (bound[reached] < 0.1 * by_moments[reached]).any()
+    less = given[0]._replace(shift_error=torch.zeros_like(given[0].shift_error))
+    assert (certify(less, *given[1:], TOLERANCE).bound[reached] < rounding).all()
+
+
 def in_dtype(pairs, dtype):
     """What is stored of pairs in the certificate's dtype."""
     c, shift, gain = (part.to(dtype) for part in (pairs.c, pairs.shift, pairs.gain))

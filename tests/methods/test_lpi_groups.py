@@ -1,5 +1,6 @@
 """Heads, experts and blocks under the certified estimator: bounds against the definition, and what they cost."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from flat import asked
 from gated_lpi.loading import wrap_model
 from gated_lpi.methods import attribute_encoded, block_problems, unit_lpi
-from gated_lpi.methods.lpi.certified import eight_bit
-from gated_lpi.methods.lpi.certified.contributions import _Steps
+from gated_lpi.methods.lpi.certified import contributions, eight_bit
+from gated_lpi.methods.lpi.certified.contributions import Vectors
 from gated_lpi.methods.lpi.reference import _contributions
 from gated_lpi.models import Readout
 from gated_lpi.options import ALL_UNITS
@@ -186,19 +187,23 @@ def test_with_a_foil_groups_need_no_projection_at_all(monkeypatch):
 def steps_of(model, prompts, monkeypatch):
     """How many vectors each step took."""
     taken: dict[str, int] = {}
-    plain, exactly = _Steps._certify, _Steps._sum_exactly
+    plain, exactly, by_units = Vectors._certify, Vectors._sum_exactly, Vectors._by_units
 
     def certify(steps, left, moments_of, level):
-        name = moments_of.__name__ + ("" if level < len(steps._p.levels) - 1 else " everywhere")
-        taken[name] = taken.get(name, 0) + len(left)
+        taken[moments_of.__name__] = taken.get(moments_of.__name__, 0) + len(left)
         return plain(steps, left, moments_of, level)
+
+    def from_units(steps, left):
+        taken["_by_units"] = taken.get("_by_units", 0) + len(left)
+        return by_units(steps, left)
 
     def sum_exactly(steps, left):
         taken["exactly"] = taken.get("exactly", 0) + len(left)
         return exactly(steps, left)
 
-    monkeypatch.setattr(_Steps, "_certify", certify)
-    monkeypatch.setattr(_Steps, "_sum_exactly", sum_exactly)
+    monkeypatch.setattr(Vectors, "_certify", certify)
+    monkeypatch.setattr(Vectors, "_by_units", from_units)
+    monkeypatch.setattr(Vectors, "_sum_exactly", sum_exactly)
     scored(model, prompts)
     return taken
 
@@ -208,23 +213,30 @@ def test_a_sequential_block_without_biases_looks_at_no_token(monkeypatch):
     taken = steps_of(tiny_model("OLMoE", **LARGE), encoded(random_prompts(6)), monkeypatch)
     groups = 6 * 2 * (4 + 2)  # heads, and experts that each prompt is routed to
     assert taken["_nothing"] == groups + 6 * 4
-    assert taken["_summed"] <= groups + 6
+    assert taken["_likeliest"] <= 2 * (groups + 6)  # at either of two levels
 
 
-WAYS = {"8 bits": (True, 1e9), "u of the units": (False, 0.5), "a product for each": (False, 1e9)}
+def go(way, monkeypatch):
+    """Have vectors go this way, whatever it costs; only heads can be summed from units."""
+    if way == "u of the units":
+        monkeypatch.setattr(Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf)
+    else:
+        monkeypatch.setattr(Vectors, "_cost_by_units", lambda *_: math.inf)
+    if way == "8 bits":
+        monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all of them
+    else:
+        monkeypatch.setattr(Vectors, "_score_roughly", lambda _, left, _level: left)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["8 bits", "u of the units", "a product for each"])
 @pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-2"])
 def test_bounds_hold_whichever_way_is_thought_cheapest(case, way, monkeypatch):
-    rough, fewest = WAYS[way]
-    monkeypatch.setattr(_Steps, "_rough_pays", lambda _, left: rough and len(left) > 0)
-    monkeypatch.setattr(_Steps, "_fewest_factored", fewest)
+    go(way, monkeypatch)
     model, prompts = tiny_model(case, **LARGE), encoded(random_prompts(6))
     assert_within(model, prompts, 1e-3)
     taken = steps_of(model, prompts, monkeypatch)
-    assert (taken.get("_by_units everywhere", 0) > 0) == (way == "u of the units")
-    assert (taken.get("_roughly_over_others", 0) > 0) == (rough and eight_bit.supported("cpu"))
+    assert (taken.get("_by_units", 0) > 0) == (way == "u of the units")
+    assert (taken.get("_outside_roughly", 0) > 0) == (way == "8 bits" and eight_bit.supported("cpu"))
 
 
 def flops(call):

@@ -4,6 +4,7 @@ It took about a thousand such problems of up to 900 units to find the one pair t
 GATED_LPI_FUZZ_SEED gives another first seed, GATED_LPI_FUZZ_COUNT another number of problems.
 """
 
+import math
 import os
 import random
 from typing import NamedTuple
@@ -204,15 +205,19 @@ def scores_of(problem: BlockProblem, prompts: Tensor, vectors: Tensor) -> tuple[
 @pytest.mark.parametrize("way", ["as it comes", "8 bits", "u of the units"])
 @pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, GROUP))
 def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatch):
-    if way != "as it comes":
-        monkeypatch.setattr(contributions._Steps, "_rough_pays", lambda _, left: way == "8 bits" and len(left) > 0)
-        monkeypatch.setattr(contributions._Steps, "_fewest_factored", 0.5 if way == "u of the units" else 1e9)
+    if way == "8 bits":
+        monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all vectors
+    elif way == "u of the units":
+        monkeypatch.setattr(
+            contributions.Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf
+        )
+        monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, _level: left)
     for seed in range(first, min(first + GROUP, FIRST + COUNT)):
         problem, tolerance, pieces = fuzzed(seed)
         given, units = heads_of(Odds(seed + 10**6), problem)
         prepared = Scorer(problem.readout, tolerance, Room(**pieces)).prepared
         laid = estimator._laid_out(prepared, problem)
-        found = contributions.score_vectors(prepared, problem, laid.p, laid.envelope, given, tolerance, units)
+        found = contributions.Vectors(prepared, problem, laid, given, tolerance, units).score()
         true, size = scores_of(problem, given.prompts, given.vectors)
         assert ((found.scores - true).abs() <= found.bound + 4e-14 * size).all(), seed
         slip = contributions._moved_by_slip(prepared, problem, given)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 PIECE = 256
-TILE = 512  # columns of a symmetric matrix that are multiplied at a time
+TILE = 192  # columns of a symmetric matrix that are multiplied at a time: what is above the diagonal is spared
 ACROSS = 1024  # by so many, where one is summed: the sum of the pieces stays in a processor's cache
 WIDE_ROWS = 512  # that are converted to float64 at a time
 GRAM_ROWS = 1024  # whose products `gram` sums up in their dtype, in pieces
+WIDE_RANGE = 2.0**20  # sizes over 1, or below, of what is left as it is
 RUN = 128  # terms that are summed in their own dtype
 FLOAT64_TERMS = 2**20  # more additions in float64 than any sum here has
 
@@ -104,8 +105,25 @@ def quadratic_gamma(dtype: torch.dtype) -> float:
 
 def lengths(rows: Tensor) -> Tensor:
     """Upper bounds on ‖x‖ of rows x [n, d], [n] in float64."""
-    found: Tensor = torch.linalg.vector_norm(rows, dim=-1).double()
-    return found * (1 + gamma(rows.shape[-1] + 4, rows.dtype))
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64)  # squares of float32 may underflow
+    return found * (1 + gamma(rows.shape[-1] + 4, torch.float64))
+
+
+def into_range(sizes: Tensor) -> Tensor | None:
+    """Powers of two that bring `sizes` [n] near 1, [n] in float64; None where all are near enough, or 0.
+
+    What is multiplied by them loses nothing, and can be squared twice without leaving the range of float32.
+    """
+    outside = (sizes > 0) & ((sizes < 1 / WIDE_RANGE) | (sizes > WIDE_RANGE))
+    if not bool(outside.any()):
+        return None
+    sizes = sizes.double()
+    return torch.where(outside, torch.ldexp(torch.ones_like(sizes), -torch.frexp(sizes).exponent), 1.0)
+
+
+def underflow(dtype: torch.dtype, terms: int) -> float:
+    """What so many products may lose because each is too small for the dtype."""
+    return terms * float(torch.finfo(dtype).tiny)
 
 
 def sum_in_runs(terms: Tensor) -> Tensor:

@@ -116,7 +116,9 @@ class Readout:
     @cached_property
     def longest_row(self) -> float:
         """The largest ‖w_j‖ of W_U's rows, or a little more: no rounding makes it less."""
-        longest = [torch.linalg.vector_norm(rows, dim=-1).max() for rows in self.weight.split(ROWS)]
+        longest = [
+            torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).max() for rows in self.weight.split(ROWS)
+        ]
         found = float(torch.stack(longest).max())
         return found * (1 + (self.weight.shape[1] + 2) * float(torch.finfo(self.weight.dtype).eps))
 

@@ -80,7 +80,7 @@ class Cascade:
         n_prompts, n_units = slab.coefficients.shape
         size = max(1, self._prepared.room.pairs // n_prompts)
         for start in range(0, n_units, size):
-            part = Part.of(slab, slice(start, start + size))
+            part = Part.of(slab, slice(start, start + size)).into_range(self._prepared.reach)
             pairs, folded = pairs_of(self._problem, self._p, self._table, part, self._dtype)
             squares = self._prepared.squares(self._problem, int(part.units[0]), folded, self._envelope)
             part = part._replace(pairs=pairs._replace(squares=squares))

@@ -9,6 +9,7 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
 1. g(y) = φ(y)·y² with φ(y) = (e^y − 1 − y)/y² increasing, so on S the sum lies between φ(min y) and φ(max y) times
    Σ_S p·y², which the first and second moments give. Where the third and fourth are there too, it also is
    ½Σp·y² + ⅙Σp·y³ plus between ψ(min y) and ψ(max y) times Σp·y⁴, ψ(y) = (e^y − 1 − y − y²/2 − y³/6)/y⁴ increasing.
+   Or it is summed term by term, which costs too much for units but not for a vector that only one prompt has.
 2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² for any weights q of the tokens
    and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|. Where u was found roughly on T
    (`eight_bit`), Σ_T p·u² and the ends of y there are known from both sides, and with them Σ_T p·g(y).
@@ -37,6 +38,7 @@ LARGEST = 30.0  # exponents above this are left to the exact sum
 TILE_BYTES = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
 SAFETY = {torch.float64: 1e-9, torch.float32: 2e-5}  # relative: of the arithmetic on sums of terms of one sign
 ABSOLUTE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of that on scores, over the size of their terms
+EXPONENTIAL = 16  # unit roundoffs of e^y − 1 that computing e^y − 1 − y may cost
 UNDERFLOW = 1e-30
 ROUGH = 2e-4  # relative: of sums over runs of tokens in float32, whatever the dtype of the weights
 
@@ -76,6 +78,7 @@ class Moments(NamedTuple):
         squares: [n], a lower bound on Σq·u², q the weights of the envelope.
         least, largest: [n], least and largest u.
         third, fourth: [P, n], Σp·u³ and Σp·u⁴, or None.
+        above: [P, n], Σp·g(y) of the y that u gives in the pairs' dtype, or None.
         outside_least, outside_largest: [n], bounds on u over the tokens of T, or None.
         outside_second: [P, n], Σ_T p·û² of a rough û, or None.
         outside_wrong: [n], Σ_T p·(u − û)² is at most the largest p in T times the square of this; or None.
@@ -88,6 +91,7 @@ class Moments(NamedTuple):
     largest: Tensor
     third: Tensor | None = None
     fourth: Tensor | None = None
+    above: Tensor | None = None
     outside_least: Tensor | None = None
     outside_largest: Tensor | None = None
     outside_second: Tensor | None = None
@@ -267,7 +271,19 @@ def _inside(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _S
         other_low, other_high = _higher(pairs, moments, region, given, variance, least, largest)
         low, high = torch.maximum(low, other_low), torch.minimum(high, other_high)  # both intervals hold
         guess = (low + high) / 2
+    if moments.above is not None:
+        sums = _summed_up(moments.above, region, given, variance)
+        low, high, guess = torch.maximum(low, sums.low), torch.minimum(high, sums.high), moments.above
     return _Sums(low, high, guess, variance.high, largest)
+
+
+def _summed_up(above: Tensor, region: Region, given: _Given, variance: _Interval) -> _Interval:
+    """Bounds on Σ_S p·g(y) where it was summed term by term."""
+    wrong, root, rounding = given.wrong, (variance.high * region.inside).sqrt(), unit_roundoff(above.dtype)
+    above_most = above * (1 + region.sum_rounding + SAFETY[above.dtype])
+    tilted = root + above_most  # at least Σ_S p·|e^y − 1|
+    moved = wrong * (tilted + torch.expm1(wrong) * (region.inside + tilted)) + EXPONENTIAL * rounding * tilted
+    return _Interval((2 * above - above_most - moved).clamp_min(0.0), above_most + moved)
 
 
 def _variance(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Interval:
@@ -311,8 +327,8 @@ def _higher(
     four_error = error * c**4 * (fourth + 4 * a * size_3 + 6 * a.square() * second + 4 * a**3 * size_1 + a**4 * mass)
     # Sums above are of the computed u. With |y − y'| ≤ w, |g(y) − g(y')| ≤ w·(|e^y − 1| + (e^w − 1)·e^y), and again
     # |e^y − 1| ≤ |y| + g(y).
-    sum_of_g = phi(largest) * variance.high
-    moved = wrong * ((variance.high * mass).sqrt() + sum_of_g + torch.expm1(wrong) * (1 + sum_of_g))
+    tilted = (variance.high * mass).sqrt() + phi(largest) * variance.high  # at least Σ_S p·|e^y − 1|
+    moved = wrong * (tilted + torch.expm1(wrong) * (mass + tilted))
     middle = two / 2 + three / 6
     slack = two_error / 2 + three_error / 6 + moved
     high = middle + psi(largest) * (four + four_error).clamp_min(0.0) + slack

@@ -4,13 +4,13 @@ The bounds on units hold for any vector. But a head's summed contribution differ
 tokens is not shared: one vector costs what a unit costs that only one prompt uses. m of them go through the same steps,
 
 1. no token: mean and envelope (`envelope`);
-2. the first level of tokens: m dot products with each, in one matrix product, and four moments;
-3. all the other tokens by 8 bits (`eight_bit`);
-4. four moments over all tokens. Those of heads come from u of the block's units, which all prompts share: the head's
-   vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`);
+2. the likeliest tokens, level by level: Σ p·g(y) term by term, which is no dearer than moments for one pair;
+3. all the other tokens by 8 bits (`eight_bit`), if a sample shows that it pays (`_score_roughly`);
+4. all tokens, term by term;
 5. what is left is summed exactly (`exact_pairs`).
 
-Of 3 and 4 the cheaper one is gone first, by how many vectors 3 is likely to leave (`_rough_pays`).
+In 2 and 4 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's
+vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
 
 What rounding took from a vector while it was summed up (`Summed.slip`) moves a score by at most twice what it moves a
 logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
@@ -18,6 +18,7 @@ logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -26,25 +27,92 @@ from torch import Tensor
 
 from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified.certificate import Moments, Pairs, certify
-from gated_lpi.methods.lpi.certified.distribution import Distribution
-from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
 from gated_lpi.methods.lpi.certified.moments import TOKENS, lower_squares, region
-from gated_lpi.methods.lpi.certified.prepared import Prepared, arithmetic
+from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
+from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, product_gamma, unit_roundoff
 
 TILE_NUMBERS = 2**20  # numbers in a matrix of vectors and tokens, which stay in a processor's cache
-LIKELY, LARGEST_Y = 1.6, 4.5  # of likely tokens, and of the most that is moved, y over its root mean square, about
-ROUGHLY = 0.02  # how wrong 8 bits are, over the root mean square of y, about
-ROUGH_COST = 0.35  # of a vector that goes through 8 bits, over one that goes to all tokens, about
+SAMPLE = 64  # vectors that show whether 8 bits pay
+TERMS, ROUGH_TERMS = 60, 30  # multiply-adds that take as long as summing up one u, and one that 8 bits gave
 
 Tiles = Callable[[Tensor], Iterator[tuple[slice, Tensor]]]
 """From rows of the unembedding [tokens, d], u [n, tokens] of some of the vectors at a time, and which they are."""
 
-MomentsOf = Callable[[Tensor, int], Moments]
+
+class Seen(NamedTuple):
+    """Moments of vectors, and the γ of their u, [n, 1]; None where it is that of a product over the width."""
+
+    moments: Moments
+    rounding: Tensor | None
+
+
+MomentsOf = Callable[[Tensor, int], Seen]
 """Moments of some of the vectors, whose indices are [n], over the tokens of a level."""
+
+
+class _Sums(NamedTuple):
+    """Sums over tokens, of n vectors.
+
+    Attributes:
+        terms: [n, 4], float64: Σp·u, Σp·u², Σp·g(y), and Σq·u² under the envelope.
+        ends: [2, n], −least and largest u.
+        rounding: [n, 1], float64, the γ of u; of a product over the width where nothing was added that was summed
+            from units.
+        c, shift: [n, 1], in the certificate's dtype, with y = c·(u − shift).
+    """
+
+    terms: Tensor
+    ends: Tensor
+    rounding: Tensor
+    c: Tensor
+    shift: Tensor
+
+    @classmethod
+    def nothing(cls, pairs: Pairs, folded: Tensor) -> _Sums:
+        """Over no token, of folded vectors [n, d]."""
+        terms = torch.zeros(len(folded), 4, dtype=torch.float64, device=folded.device)
+        rounding = torch.full_like(terms[:, :1], product_gamma(folded.shape[1], folded.dtype))
+        ends = folded.new_full((2, len(folded)), -torch.inf)
+        return cls(terms, ends, rounding, pairs.c, pairs.shift)
+
+    def some(self, chosen: Tensor) -> _Sums:
+        """A copy of those whose indices are `chosen` [m]."""
+        return _Sums(*(part[:, chosen] if part is self.ends else part[chosen] for part in self))
+
+    def put(self, chosen: Tensor, sums: _Sums) -> None:
+        """Write back what `some` gave."""
+        self.terms[chosen], self.ends[:, chosen], self.rounding[chosen] = sums.terms, sums.ends, sums.rounding
+
+    def rounded(self, rounding: Tensor | None) -> _Sums:
+        """These, where u of tokens that are added has this γ."""
+        return self if rounding is None else self._replace(rounding=torch.maximum(self.rounding, rounding))
+
+    def take(self, here: slice, u: Tensor, p: Tensor, weights: Tensor | None) -> None:
+        """Add tokens, in place: u and p [n', tokens] of some of the vectors, `p` being overwritten; q [tokens]."""
+        terms, ends = self.terms[here], self.ends[:, here]
+        torch.maximum(ends[0], -u.amin(dim=1), out=ends[0])
+        torch.maximum(ends[1], u.amax(dim=1), out=ends[1])
+        if weights is not None:
+            terms[:, 3] += u.square() @ weights
+        y = (u - self.shift[here]).mul_(self.c[here])
+        terms[:, 2] += torch.expm1(y).sub_(y).mul_(p).sum(dim=-1)
+        for order in range(2):
+            terms[:, order] += p.mul_(u).sum(dim=-1)
+
+    def moments(self, lower: Tensor) -> Moments:
+        """As the certificate reads them; `lower` [n] is a lower bound on Σq·u²."""
+        first, second, above, _ = self.terms.split(1, dim=1)
+        least, largest = -self.ends[0].unsqueeze(-1), self.ends[1].unsqueeze(-1)
+        return Moments(first, second, lower.unsqueeze(-1), least, largest, above=above)
+
+
+def _runs(tokens: slice) -> Iterator[slice]:
+    """So many tokens at a time."""
+    for start in range(tokens.start, tokens.stop, TOKENS):
+        yield slice(start, min(start + TOKENS, tokens.stop))
 
 
 class Units(NamedTuple):
@@ -66,61 +134,49 @@ class Units(NamedTuple):
         return len(self.coefficients)
 
 
-def score_vectors(
-    prepared: Prepared,
-    problem: BlockProblem,
-    p: Distribution,
-    envelope: Envelope,
-    given: Summed,
-    tolerance: float,
-    units: Units | None = None,
-) -> Found:
-    """Score what groups add, each on its prompt.
+class Vectors:
+    """What groups add, each on its prompt, on its way; arrays of pairs are [m, 1], as if it were a prompt's one unit.
 
     Args:
         prepared: of the checkpoint.
         problem: the block whose base it is added to.
-        p: its distributions.
-        envelope: what bounds the tokens that are not looked at.
+        laid: how that block is certified.
         given: the vectors.
         tolerance: what no bound should exceed.
         units: what heads are sums of; their vectors then come head after head.
     """
-    return _Steps(prepared, problem, p, envelope, given, tolerance, units).score()
-
-
-class _Steps:
-    """The vectors on their way; arrays of pairs are [m, 1], as if every vector were the one unit of a prompt."""
 
     def __init__(
         self,
         prepared: Prepared,
         problem: BlockProblem,
-        p: Distribution,
-        envelope: Envelope,
+        laid: LaidOut,
         given: Summed,
         tolerance: float,
         units: Units | None = None,
     ) -> None:
         self._units = units
-        self._prepared, self._problem, self._p, self._envelope = prepared, problem, p, envelope
+        self._prepared, self._problem, self._p, self._envelope = prepared, problem, laid.p, laid.envelope
         self._table, self._given = prepared.table, given
         self._dtype = arithmetic(problem, tolerance)
         self._slip = _moved_by_slip(prepared, problem, given)
         self._tolerance = tolerance * (1 - 4 * unit_roundoff(self._dtype))
         self._scores = torch.zeros(len(given.prompts), 1, dtype=torch.float64, device=given.vectors.device)
         self._bound = torch.full_like(self._scores, torch.inf)
+        self._scale = into_range(torch.linalg.vector_norm(given.vectors, dim=-1) * prepared.reach)
         self._pairs, self._folded = self._lay_out()
+        self._sums = _Sums.nothing(self._pairs, self._folded)
+        self._reached = 0
 
     def score(self) -> Found:
         """All steps."""
+        last = len(self._p.levels) - 1
         left = self._certify(torch.arange(len(self._slip), device=self._slip.device), self._nothing, 0)
-        if len(self._p.levels) > 2:
-            left = self._certify(left, self._summed, 1)
-            if eight_bit.supported(self._slip.device.type) and self._rough_pays(left):
-                left = self._certify(left, self._roughly_over_others, 1)
-        factored = self._units is not None and len(left) > self._fewest_factored
-        left = self._certify(left, self._by_units if factored else self._summed, len(self._p.levels) - 1)
+        for level in range(1, last):
+            left = self._certify(left, self._likeliest, level)
+        if last > 1 and len(left) and eight_bit.supported(self._slip.device.type):
+            left = self._score_roughly(left, last - 1)
+        left = self._certify(left, self._everywhere, last)
         if len(left):
             self._sum_exactly(left)
         return Found(self._scores.squeeze(1), self._bound.squeeze(1))
@@ -132,6 +188,8 @@ class _Steps:
         width, mean = wide.shape[1], p.mean[prompts]
         c = problem.base_logits.inverse_scale[prompts].double()
         length = torch.linalg.vector_norm(wide, dim=-1)
+        if self._scale is not None:
+            wide, length, c = wide * self._scale.unsqueeze(-1), length * self._scale, c / self._scale
         shift = (mean * wide).sum(dim=-1).to(self._dtype)
         gain = (table.rows(problem.targets[prompts]).double() * wide).sum(dim=-1).sub_(shift).mul_(c)
         folded = wide.to(table.dtype)
@@ -159,46 +217,67 @@ class _Steps:
         if not len(left):
             return left
         pairs = Pairs(*(part[left] for part in self._pairs))
+        moments, rounding = moments_of(left, level)
         at = region(self._table, self._p, self._envelope, self._given.prompts[left], level)
-        if moments_of == self._by_units:
-            at = at._replace(unit_rounding=self._rounding_by_units(left))
+        at = at if rounding is None else at._replace(unit_rounding=rounding)
         slip = self._slip[left].unsqueeze(-1)
         room = (self._tolerance - slip).clamp_min(0.0).to(self._dtype)
-        found = certify(pairs, moments_of(left, level), at, room)
+        found = certify(pairs, moments, at, room)
         bound = found.bound.double() + slip
         better = bound < self._bound[left]
         self._scores[left] = torch.where(better, found.score.double(), self._scores[left])
         self._bound[left] = torch.where(better, bound, self._bound[left])
         return left[(~(self._bound[left] <= self._tolerance)).squeeze(-1)]
 
-    def _nothing(self, left: Tensor, level: int) -> Moments:
+    def _nothing(self, left: Tensor, level: int) -> Seen:
         del level
         none = torch.zeros(len(left), 1, dtype=torch.float64, device=left.device)
-        return Moments(none, none, none, none, none)
+        return Seen(Moments(none, none, none, none, none), None)
 
-    @property
-    def _fewest_factored(self) -> float:
-        """From how many heads on their u is cheaper from that of the units; 0 if there are no units."""
-        if self._units is None:
-            return 0.0
-        n_units, width = self._units.folded.shape
-        return n_units * width / (width - n_units / self._units.n_heads + 1)
+    def _likeliest(self, left: Tensor, level: int) -> Seen:
+        """Sums over the tokens of a level below the last; those of the level before are known."""
+        p, ranks = self._p, slice(self._reached, self._p.levels[level])
+        if ranks.start < ranks.stop:
+            tiles, rounding = self._tiles(left)
+            sums, chosen = self._sums.some(left).rounded(rounding), self._given.prompts[left]
+            for some in _runs(ranks):
+                for here, u in tiles(p.rows(self._table, some)):
+                    weights = p.p[:, some].index_select(0, chosen[here])
+                    sums.take(here, u, weights, self._envelope.weights[some])
+            self._sums.put(left, sums)
+            self._reached = ranks.stop
+        sums, mass = self._sums.some(left), self._envelope.mass[0] - self._envelope.mass[level]
+        lower = lower_squares(self._table, self._folded[left], sums.terms[:, 3], mass)
+        return Seen(sums.moments(lower), sums.rounding)
 
-    def _rough_pays(self, left: Tensor) -> bool:
-        """Whether 8 bits, and all tokens for what they leave, cost less than all tokens at once."""
-        if not len(left):
-            return False
-        p, prompts, vocabulary = self._p, self._given.prompts[left], self._p.levels[-1]
-        size = self._pairs.c[left].double().abs() * self._pairs.length[left].double() * self._table.root_mean_square
-        outside, largest = 1 - p.inside[1][prompts], p.tail_max[1][prompts]
-        y = LIKELY * size.squeeze(-1) / self._folded.shape[1] ** 0.5  # about what a vector moves a likely logit by
-        doubt = outside * y.square() * (y * LARGEST_Y / 6 + ROUGHLY * (largest * vocabulary / outside).sqrt())
-        remaining = len(left) * float((doubt > self._tolerance / 2).double().mean())
-        factored = self._fewest_factored or len(left)
-        return ROUGH_COST * len(left) + min(remaining, factored) < min(len(left), factored)
+    def _everywhere(self, left: Tensor, level: int) -> Seen:
+        """Sums over all tokens, in the order of the vocabulary."""
+        p, table, chosen = self._p, self._table, self._given.prompts[left]
+        tiles, rounding = self._tiles(left)
+        pairs = Pairs(*(part[left] for part in self._pairs))
+        sums = _Sums.nothing(pairs, self._folded[left]).rounded(rounding)
+        for some in _runs(slice(0, p.levels[level])):
+            probability = p.log_p[:, some].exp()
+            for here, u in tiles(table.weight[some] - table.mean):
+                sums.take(here, u, probability.index_select(0, chosen[here]), None)
+        return Seen(sums.moments(torch.zeros_like(sums.terms[:, 3])), sums.rounding)  # nothing is outside
 
-    def _roughly_over_others(self, left: Tensor, level: int) -> Moments:
-        """Four moments over the first level, and 8 bits over the others."""
+    def _score_roughly(self, left: Tensor, level: int) -> Tensor:
+        """By 8 bits, where a sample of the vectors shows that it pays; those that are left."""
+        few = torch.zeros(len(left), dtype=torch.bool, device=left.device)
+        few[:: max(1, len(left) // SAMPLE)] = True
+        kept, others = self._certify(left[few], self._outside_roughly, level), left[~few]
+        if not len(others):
+            return kept
+        heads, width = len(self._given.groups[left].unique()), self._folded.shape[1]
+        rough = len(others) * (width / eight_bit.speed(self._folded.device.type) + ROUGH_TERMS)
+        after = len(kept) + len(others) * len(kept) / int(few.sum())
+        if rough + self._cost(after, heads) < self._cost(len(kept) + len(others), heads):
+            others = self._certify(others, self._outside_roughly, level)
+        return torch.cat([kept, others]).sort().values
+
+    def _outside_roughly(self, left: Tensor, level: int) -> Seen:
+        """The sums over the tokens of a level, and what 8 bits tell of the others."""
         second = torch.zeros(len(left), dtype=torch.float64, device=left.device)
         prompts = self._given.prompts[left]
 
@@ -207,45 +286,67 @@ class _Steps:
 
         ends = self._prepared.eight_bit(self._folded[left], self._p, level, take)
         second *= ends.scale.square()
-        return self._summed(left, level)._replace(
+        seen = self._likeliest(left, level)
+        moments = seen.moments._replace(
             outside_least=ends.least.unsqueeze(-1),
             outside_largest=ends.largest.unsqueeze(-1),
             outside_wrong=ends.wrong.unsqueeze(-1),
             outside_second=second.unsqueeze(-1),
         )
+        return seen._replace(moments=moments)
 
-    def _summed(self, left: Tensor, level: int) -> Moments:
-        """Four moments over the tokens of a level."""
+    def _cost(self, count: float, heads: int) -> float:
+        """Multiply-adds for each token of the cheaper way to u of so many vectors, of so many heads."""
+        return min(self._cost_direct(count), self._cost_by_units(count, heads))
+
+    def _cost_direct(self, count: float) -> float:
+        return count * (self._folded.shape[1] + TERMS)
+
+    def _cost_by_units(self, count: float, heads: int) -> float:
+        if self._units is None or self._scale is not None:
+            return math.inf
+        n_units, width = self._units.folded.shape
+        return n_units // self._units.n_heads * (heads * width + count) + count * TERMS
+
+    def _tiles(self, left: Tensor) -> tuple[Tiles, Tensor | None]:
+        """How u of vectors [n] is computed, and what its rounding is, where it is not that of a product."""
+        if self._cost_by_units(len(left), len(self._given.groups[left].unique())) < self._cost_direct(len(left)):
+            return self._by_units(left), self._rounding_by_units(left)
+        return self._direct(left), None
+
+    def _direct(self, left: Tensor) -> Tiles:
+        """A product for each."""
         like = self._folded
-        step = max(1, TILE_NUMBERS // min(TOKENS, self._p.levels[level]))
-        multiply = BlockedProduct(min(step, len(left)), min(TOKENS, self._p.levels[level]), like)
+        step = max(1, TILE_NUMBERS // TOKENS)
+        multiply = BlockedProduct(min(step, len(left)), TOKENS, like)
 
         def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
             for first in range(0, len(left), step):
                 here = slice(first, first + step)
                 yield here, multiply(like[left[here]], rows.T)
 
-        return self._moments(left, level, tiles)
+        return tiles
 
-    def _by_units(self, left: Tensor, level: int) -> Moments:
-        """The same for heads, from u of the units."""
+    def _by_units(self, left: Tensor) -> Tiles:
+        """For heads, from u of the units of those that some vector is of."""
         assert self._units is not None
-        units, like = self._units, self._folded
+        units = self._units
         heads, counts = self._given.groups[left].unique_consecutive(return_counts=True)
+        folded = units.folded.unflatten(0, (units.n_heads, -1))[heads].flatten(0, 1)
         coefficients = [
             units.coefficients[head][some]
             for head, some in zip(heads.tolist(), self._given.prompts[left].split(counts.tolist()), strict=True)
         ]
-        multiply = BlockedProduct(len(units.folded), TOKENS, like)
+        multiply = BlockedProduct(len(folded), TOKENS, self._folded)
 
         def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            of_units = multiply(units.folded, rows.T).view(units.n_heads, -1, len(rows))
+            of_units = multiply(folded, rows.T).view(len(coefficients), -1, len(rows))
             first = 0
-            for head, some in zip(heads.tolist(), coefficients, strict=True):
-                yield slice(first, first + len(some)), some @ of_units[head]
+            for some, u in zip(coefficients, of_units, strict=True):
+                yield slice(first, first + len(some)), some @ u
                 first += len(some)
 
-        return self._moments(left, level, tiles)
+        return tiles
 
     def _rounding_by_units(self, left: Tensor) -> Tensor:
         """Bound on the rounding of u from that of the units, over ‖v‖·max‖w_j − w̄‖: [n, 1]."""
@@ -256,37 +357,15 @@ class _Steps:
         both = product_gamma(width, dtype) + gamma(len(units.folded) // units.n_heads + 4, dtype)
         return both * (1 + both) * size / self._pairs.length[left].double().clamp_min(torch.finfo(dtype).tiny)
 
-    def _moments(self, left: Tensor, level: int, tiles: Tiles) -> Moments:
-        """Four moments over the tokens of a level; `tiles` gives u [n, tokens] of some of the vectors at a time."""
-        p, last, like = self._p, self._p.levels[level], self._folded
-        whole, prompts = level == len(p.levels) - 1, self._given.prompts[left]
-        sums = like.new_zeros(len(left), 5, dtype=torch.float64)  # the last one under the envelope
-        ends = like.new_full((2, len(left)), -torch.inf)  # −least, largest
-        for start in range(0, last, TOKENS):
-            some = slice(start, min(start + TOKENS, last))
-            rows = self._table.weight[some] - self._table.mean if whole else p.rows(self._table, some)
-            probability = p.log_p[:, some].exp() if whole else p.p[:, some]
-            for here, u in tiles(rows):
-                ends[0, here] = torch.maximum(ends[0, here], -u.amin(dim=1))
-                ends[1, here] = torch.maximum(ends[1, here], u.amax(dim=1))
-                if not whole:
-                    sums[here, 4] += u.square() @ self._envelope.weights[some]
-                weighted = probability.index_select(0, prompts[here])
-                for order in range(4):
-                    sums[here, order] += weighted.mul_(u).sum(dim=-1)
-        mass = self._envelope.mass[0] - self._envelope.mass[level]
-        lower = lower_squares(self._table, like[left], sums[:, 4], mass).unsqueeze(-1)
-        least, largest = -ends[0].unsqueeze(-1), ends[1].unsqueeze(-1)
-        first, second, third, fourth = sums[:, :4].split(1, dim=1)
-        return Moments(first, second, lower, least, largest, third, fourth)
-
     def _sum_exactly(self, left: Tensor) -> None:
         """Step 4, of the vectors as the weights' dtype has them."""
         some = self._given.some(left)
-        values = some.vectors.to(self._table.dtype)
-        lost = torch.linalg.vector_norm(some.vectors - values.double(), dim=-1)
+        scale = some.slip.new_ones(len(left)) if self._scale is None else self._scale[left]
+        vectors = some.vectors * scale.unsqueeze(-1)
+        values = vectors.to(self._table.dtype)
+        lost = torch.linalg.vector_norm(vectors - values.double(), dim=-1) / scale
         slip = _moved_by_slip(self._prepared, self._problem, some._replace(slip=some.slip + lost))
-        c = self._problem.base_logits.inverse_scale[some.prompts].double()
+        c = self._problem.base_logits.inverse_scale[some.prompts].double() / scale
         each = torch.arange(len(left), device=left.device)
         score, bound = exact_pairs(
             self._problem,
@@ -303,7 +382,5 @@ class _Steps:
 
 def _moved_by_slip(prepared: Prepared, problem: BlockProblem, given: Summed) -> Tensor:
     """How far scores may be off because vectors are off by their `slip`, [m] in float64."""
-    readout = problem.readout
-    folding = float(readout.gamma.abs().max()) / readout.divisor
     c = problem.base_logits.inverse_scale[given.prompts].double()
-    return 2 * given.slip * c * (folding * prepared.table.longest * (1 + 1e-6))
+    return 2 * given.slip * c * (prepared.reach * (1 + 1e-6))

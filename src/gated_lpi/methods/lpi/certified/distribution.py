@@ -161,15 +161,17 @@ def _sums_over_vocabulary(table: Unembedding, log_p: Tensor, outside_norms: Tens
     n_prompts, vocabulary = log_p.shape
     row = torch.zeros(n_prompts, table.weight.shape[1], dtype=torch.float64, device=log_p.device)
     outside = (outside_norms > 0).to(log_p.dtype)
-    weights = torch.stack([table.raw_norms, outside, outside_norms.square()], dim=1)
-    sums = row.new_zeros(n_prompts, 3)
+    unit = outside_norms.max().clamp_min(torch.finfo(log_p.dtype).tiny)  # over which squares do not underflow
+    weights = torch.stack([table.raw_norms, outside, (outside_norms / unit).square()])
+    sums = row.new_zeros(3, n_prompts)
     multiply = BlockedProduct(row.shape[0], row.shape[1], log_p)
     for start in range(0, vocabulary, COLUMNS):
         columns = slice(start, start + COLUMNS)
         p = log_p[:, columns].exp()
         row += multiply(p, table.weight[columns])
-        sums += p @ weights[columns]
-    return _OverVocabulary(row, *(sums * (1 + 2 * gamma(COLUMNS + 4, log_p.dtype))).unbind(dim=1))
+        sums += weights[:, columns] @ p.T  # not p times three columns, which takes three times as long
+    norm, mass, squares = sums * (1 + 2 * gamma(COLUMNS + 8, log_p.dtype))
+    return _OverVocabulary(row, norm, mass, squares * unit.double().square())
 
 
 def largest_beyond(log_p: Tensor, tokens: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the product û = ŵ·v̂ of integers is exact, and
 
-    u − û = e·v + ŵ·f = e·v + w·f − e·f.
+    u − û = e·v̂ + w·f.
 
-1. For one token that is at most ‖e‖·‖v‖ + ‖ŵ‖·‖f‖, which bounds the largest u of a unit.
+1. For one token that is at most ‖e‖·‖v‖ + ‖ŵ‖·‖f‖ (it is e·v + ŵ·f as well), which bounds the largest u of a unit.
 2. Over many tokens it is far less, since the e of different tokens point everywhere: with Σ_j (e_j·x)² = xᵀEx and
    Σ_j (w_j·x)² = xᵀCx, both matrices known for the checkpoint, and p ≤ p_max on these tokens,
 
-       √Σ_T p·(u − û)² ≤ √p_max·(√(vᵀEv) + √(fᵀCf) + √(fᵀEf)),
+       √Σ_T p·(u − û)² ≤ √p_max·(√(v̂ᵀEv̂) + √(fᵀCf)),
 
    a few percent of √Σ_T p·u². So Σ_T p·û², one product for all prompts, tells Σ_T p·u² from both sides.
 
@@ -34,11 +34,11 @@ from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import (
     GRAM_ROWS,
     frobenius,
-    gamma,
     gram,
     gram_gamma,
     lengths,
     quadratic_gamma,
+    underflow,
     unit_roundoff,
 )
 
@@ -157,7 +157,7 @@ class EightBit:
 
         spread = gram(errors(), total)
         rounding = gram_gamma(table.dtype) * self._trace + quadratic_gamma(table.dtype) * frobenius(spread)
-        return spread.to(table.dtype), rounding * 1.01
+        return spread.to(table.dtype), rounding * 1.01 + underflow(table.dtype, len(spread) * (len(table.weight) + 1))
 
     def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
         """Go through all tokens outside of a level.
@@ -194,14 +194,10 @@ class EightBit:
         return Ends(least, largest, self._wrong_over_tokens(folded, units, length), unit)
 
     def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
-        """√Σ_j (u_j − û_j)², at most: √(vᵀEv) + √(fᵀCf) + √(fᵀEf), and what rounding of e and f may add."""
+        """√Σ_j (u_j − û_j)², at most: √(v̂ᵀEv̂) + √(fᵀCf), and what rounding of e and f may add."""
         table, (matrix, slack) = self._table, self._spread
         error = _error(folded, units)
-        roots = [
-            squares(folded, matrix, slack).sqrt(),
-            squares(error, table.spread, table.slack).sqrt(),
-            squares(error, matrix, slack).sqrt(),
-        ]
+        roots = [squares(folded - error, matrix, slack).sqrt(), squares(error, table.spread, table.slack).sqrt()]
         rounding = 8 * unit_roundoff(table.dtype) * length * table.longest * len(table.weight) ** 0.5
         return torch.stack([*roots, rounding]).sum(dim=0) * (1 + ROUNDING)
 
@@ -232,6 +228,6 @@ def _encode_tile(rows: Tensor, largest: int) -> _Codes:
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-largest, largest)
     codes = rounded.to(torch.int8)
-    wrong = torch.linalg.vector_norm(rounded.mul_(safe).sub_(rows), dim=-1).double()
-    rounding = 4 * unit_roundoff(rows.dtype) * torch.linalg.vector_norm(rows, dim=-1).double()
-    return _Codes(codes, scale, (wrong + rounding) * (1 + gamma(rows.shape[-1] + 8, rows.dtype)))
+    wrong = lengths(rounded.mul_(safe).sub_(rows))
+    rounding = 4 * unit_roundoff(rows.dtype) * lengths(rows) + underflow(torch.float32, 2 * largest * rows.shape[-1])
+    return _Codes(codes, scale, wrong + rounding)

@@ -30,9 +30,11 @@ from gated_lpi.methods.rounding import (
     gamma,
     gram,
     gram_gamma,
+    into_range,
     lengths,
     quadratic_form,
     quadratic_gamma,
+    underflow,
 )
 
 LISTED = 16384  # tokens that a fitted envelope tells apart
@@ -77,7 +79,12 @@ def squares(values: Tensor, matrix: Tensor, slack: float) -> Tensor:
     Returns:
         [n], float64.
     """
-    found: Tensor = quadratic_form(values, matrix) + slack * lengths(values).square()
+    length = lengths(values)
+    scale = into_range(length)
+    if scale is not None:  # so that no square underflows
+        near = (values.double() * scale.unsqueeze(-1)).to(values.dtype)
+        return squares(near, matrix, slack) / scale.square()
+    found: Tensor = quadratic_form(values, matrix) + slack * length.square()
     return found.clamp_min_(0.0)
 
 
@@ -146,7 +153,8 @@ def _spread(table: Unembedding, p: Distribution, weights: Tensor, beyond: float)
     trace = excess.double() * table.norms[p.order[: len(weights)]].square()
     rounding = gram_gamma(table.dtype, roundings=10) * float(trace[first:].sum())
     rounding += gamma(10, table.dtype) * float(trace.sum()) + quadratic_gamma(table.dtype) * frobenius(total)
-    return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01
+    lost = underflow(table.dtype, len(total) * (len(weights) + 1))
+    return total.to(table.dtype), (rounding + beyond * table.slack) * 1.01 + lost
 
 
 def _mass_outside(weights: Tensor, beyond: float, levels: tuple[int, ...]) -> Tensor:

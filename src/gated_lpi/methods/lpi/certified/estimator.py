@@ -10,7 +10,7 @@ from gated_lpi.methods.contract import BlockScores, Estimator, Room
 from gated_lpi.methods.lpi import exact
 from gated_lpi.methods.lpi.certified.blocks import Ahead, Known, step_to, target_log_p
 from gated_lpi.methods.lpi.certified.cascade import Cascade
-from gated_lpi.methods.lpi.certified.contributions import Units, score_vectors
+from gated_lpi.methods.lpi.certified.contributions import Units, Vectors
 from gated_lpi.methods.lpi.certified.parts import Part, fold
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.certified.stops import choose
@@ -71,7 +71,7 @@ class CertifiedEstimator(Estimator[Prepared]):
         with full_precision():
             laid = _laid_out(prepared, problem)
             after = _log_p(prepared, problem, laid)
-            step = score_vectors(prepared, problem, laid.p, laid.envelope, ahead.step, STEP_SHARE * laid.tolerance)
+            step = Vectors(prepared, problem, laid, ahead.step, STEP_SHARE * laid.tolerance).score()
         scores = after.log_p + step.scores - ahead.before.log_p
         bound = after.error + step.bound + ahead.before.error
         return Found(scores, bound + unit_roundoff(problem.base.dtype) * scores.abs())
@@ -135,6 +135,6 @@ class _Groups:
 
     def _certify(self, part: Summed, units: Units | None = None) -> torch.Tensor:
         laid = self._laid
-        found = score_vectors(self._prepared, self._problem, laid.p, laid.envelope, part, laid.tolerance, units)
+        found = Vectors(self._prepared, self._problem, laid, part, laid.tolerance, units).score()
         self._bound.scatter_reduce_(0, part.prompts, found.bound, "amax")
         return found.scores

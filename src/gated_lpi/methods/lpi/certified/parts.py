@@ -14,7 +14,7 @@ from gated_lpi.methods.lpi.certified.distribution import Distribution
 from gated_lpi.methods.lpi.certified.moments import MomentSums
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import BlockedProduct, gamma, product_gamma, unit_roundoff
+from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, lengths, product_gamma, unit_roundoff
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -45,6 +45,14 @@ class Part(NamedTuple):
         """A part that has some of a slab's units; nothing is copied."""
         units = torch.arange(slab.start, slab.start + len(slab.values), device=slab.values.device)[chosen]
         return cls(units, slab.values[chosen], slab.coefficients[:, chosen], slab.prompts)
+
+    def into_range(self, factor: float) -> Part:
+        """The same with value vectors whose length times `factor` is near 1, and coefficients over what that took."""
+        scale = into_range(lengths(self.values) * factor)
+        if scale is None:
+            return self
+        values = (self.values.double() * scale.unsqueeze(-1)).to(self.values.dtype)
+        return self._replace(values=values, coefficients=self.coefficients / scale)
 
     def some(self, chosen: Tensor) -> Part:
         """A part that has some of these units, whose indices are `chosen` [m]."""

@@ -86,6 +86,12 @@ class Prepared:
         return Unembedding(self.readout)
 
     @cached_property
+    def reach(self) -> float:
+        """What no logit is moved by more than, over σ and the length of what moves it."""
+        folding = float(self.readout.gamma.abs().max()) / self.readout.divisor
+        return folding * self.table.longest
+
+    @cached_property
     def eight_bit(self) -> EightBit:
         """The unembedding's rows in 8 bits."""
         return EightBit(self.table)

@@ -67,7 +67,7 @@ def _cheapest(
     if n_units < SAMPLE * step:
         return stops, uniform
     costs = Costs(n_prompts, slab.values.shape[1], p.levels, eight_bit.speed(p.log_p.device.type))
-    sample = Part.of(slab, slice(0, n_units, step))
+    sample = Part.of(slab, slice(0, n_units, step)).into_range(prepared.reach)
     pairs, folded = pairs_of(problem, p, prepared.table, sample, dtype)
     sample = sample._replace(pairs=pairs)
     units = FoldedUnits(folded, sample.prompts)

@@ -10,7 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.rounding import GRAM_ROWS, RUN, frobenius, gamma, gram, gram_gamma, quadratic_gamma, sum_in_runs
+from gated_lpi.methods.rounding import (
+    GRAM_ROWS,
+    frobenius,
+    gamma,
+    gram,
+    gram_gamma,
+    lengths,
+    quadratic_gamma,
+    underflow,
+)
 from gated_lpi.models import Readout
 
 
@@ -35,9 +44,8 @@ class Unembedding:
         for rows in pieces:
             total += rows.sum(dim=0)
         self.mean = (total / len(weight)).to(weight.dtype)
-        norms = torch.cat([sum_in_runs((rows - self.mean).square_()).sqrt() for rows in pieces])
-        self.norms = norms * (1 + gamma(RUN + 8, weight.dtype))
-        self.raw_norms = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for rows in pieces])
+        self.norms = torch.cat([lengths(rows - self.mean) for rows in pieces]) * (1 + gamma(2, weight.dtype))
+        self.raw_norms = torch.cat([lengths(rows) for rows in pieces]).to(weight.dtype)
         self.longest = float(self.norms.max())
         self.root_mean_square = float(self.norms.square().mean().sqrt())
         spread = gram((rows - self.mean for rows in pieces), total.new_zeros(len(total), len(total)))
@@ -45,6 +53,7 @@ class Unembedding:
         trace = float(self.norms.square().sum())
         rounding = (gram_gamma(self.dtype) + gamma(4, self.dtype)) * trace
         self.slack = (rounding + quadratic_gamma(self.dtype) * frobenius(spread)) * 1.01
+        self.slack += underflow(self.dtype, len(total) * (len(weight) + 1))
 
     def rows(self, tokens: Tensor) -> Tensor:
         """w_j − w̄ of `tokens` [n], [n, d]."""
