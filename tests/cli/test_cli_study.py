@@ -79,9 +79,8 @@ name = "recall"
 """
 
 
-@pytest.mark.parametrize(
-    "form", [pytest.param((), id="in words", marks=pytest.mark.slow), pytest.param(("--json",), id="as JSON")]
-)
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["in words", "as JSON"])
+@pytest.mark.slow
 def test_checkpoints_in_quarantine_are_named_and_make_the_exit_code_3(monkeypatch, capsys, tmp_path, form):
     two_arms(tmp_path)
     file = tmp_path / "two.toml"

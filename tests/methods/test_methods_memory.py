@@ -67,13 +67,8 @@ def least(family, width, method, count, length, by_layer=True):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
-@pytest.mark.parametrize(
-    "methods",
-    [
-        ("grad_x_act",),
-        pytest.param(("integrated_gradients", "true_effect", "rollout"), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("methods", [("grad_x_act",), ("integrated_gradients", "true_effect", "rollout")])
+@pytest.mark.slow
 def test_the_cap_holds_for_methods_that_run_the_model(methods):
     cases = [
         (family, width, method, count, length)

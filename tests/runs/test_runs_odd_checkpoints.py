@@ -89,7 +89,10 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("odd", ODD)
+QUICK = ("another width", "a target without a token", "targets that are swapped")  # one of each kind of check
+
+
+@pytest.mark.parametrize("odd", [pytest.param(odd, marks=[] if odd in QUICK else [pytest.mark.slow]) for odd in ODD])
 def test_an_odd_checkpoint_is_quarantined_by_name_and_the_run_goes_on(series, tmp_path, odd):
     spoil, error, message = ODD[odd]
     spoil(series / "step-10")
