@@ -48,30 +48,28 @@ def options() -> Iterable[str]:
 
 def attributed() -> Iterable[str]:
     """Types of causal language models that can be attributed, by what they are read by."""
-    types = _types("attributed")
-    yield f"{len(types)} types:"
-    yield ""
-    yield "| `model_type` | read as |"
-    yield "|---|---|"
-    for one in types:
-        yield f"| `{one['model_type']}` | {one['family']} |"
+    return _types("attributed", "read as", lambda one: one["family"])
 
 
 def refused() -> Iterable[str]:
     """Types that cannot be attributed, with the reason."""
-    types = _types("refused")
-    yield f"{len(types)} types:"
-    yield ""
-    yield "| `model_type` | why it is refused |"
-    yield "|---|---|"
-    for one in types:
-        reason = re.sub(r"[|<>*_\[\]]", lambda found: "\\" + found[0], one["reason"])
-        yield f"| `{one['model_type']}` | {reason} |"
+    return _types(
+        "refused",
+        "why it is refused",
+        lambda one: re.sub(r"[|<>*_\[\]]", lambda found: "\\" + found[0], one["reason"]),
+    )
 
 
-def _types(status: str) -> list[Mapping[str, str]]:
+def _types(status: str, head: str, said: Callable[[Mapping[str, str]], str]) -> Iterable[str]:
+    """The types of one status, with what is said of each."""
     types = json.loads(CENSUS.read_text(encoding="utf-8"))["types"]
-    return [one for one in types if one["status"] == status]
+    chosen = [one for one in types if one["status"] == status]
+    yield f"{len(chosen)} types:"
+    yield ""
+    yield f"| `model_type` | {head} |"
+    yield "|---|---|"
+    for one in chosen:
+        yield f"| `{one['model_type']}` | {said(one)} |"
 
 
 PAGES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from gated_lpi.results import open_run
+from gated_lpi.studies._replicates import over_replicates
 
 PLACE = Path(__file__).parent.parent / "docs" / "findings" / "twins.png"
 GROUPS = {"moe": "mixture of experts", "dense-active": "dense, same active", "dense-total": "dense, same total"}
@@ -43,13 +44,14 @@ def main() -> None:
     figure.savefig(PLACE, dpi=110, metadata={"Software": None})
 
 
-def _line(axes: object, summaries: list[xr.Dataset], name: str, label: str) -> None:
+def _line(axes: Axes, summaries: list[xr.Dataset], name: str, label: str) -> None:
     chosen = {"kind": "ffn"} if name != "hit" else {"hit_k": 10}
     values = 100 * np.stack([one[name].sel(chosen).to_numpy() for one in summaries])
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(axis=0, ddof=1) / len(values) ** 0.5
-    mean, steps = values.mean(axis=0), summaries[0]["step"].to_numpy()
-    (line,) = axes.plot(steps, mean, marker=".", label=label)  # type: ignore[attr-defined]
-    axes.fill_between(steps, mean - half, mean + half, alpha=0.15, color=line.get_color(), linewidth=0)  # type: ignore[attr-defined]
+    means = [over_replicates(column) for column in values.T.tolist()]
+    steps = summaries[0]["step"].to_numpy()
+    (line,) = axes.plot(steps, [one.value for one in means], marker=".", label=label)
+    low, high = [one.low for one in means], [one.high for one in means]
+    axes.fill_between(steps, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
 
 
 if __name__ == "__main__":
