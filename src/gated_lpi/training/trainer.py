@@ -39,6 +39,7 @@ from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.training import folder
 from gated_lpi.training.arms import arm_config, new_model
 from gated_lpi.training.corpus import Corpus, data_order, encode_corpus
+from gated_lpi.training.learnt_positions import LearntPositionsTrainer
 from gated_lpi.training.schedule import checkpoint_steps, learning_rate_factor
 from gated_lpi.training.spec import ArmSpec, TrainingSpec
 from gated_lpi.training.stabilise import Stabiliser, Watch, refuse_unwatched, stabiliser_of
@@ -243,7 +244,7 @@ def build_trainer(
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
+    trainer = LearntPositionsTrainer(
         model=model,
         args=arguments,
         train_dataset=[example for batch in batches for example in batch],
