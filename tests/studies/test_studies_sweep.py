@@ -17,7 +17,8 @@ def test_a_trend_is_spearmans_with_a_permutation_p_and_an_interval_over_replicat
     found = trend([0.0, 1.0, 2.0, 3.0], values, OPTIONS)
     assert found.rho == pytest.approx(spearmanr([0, 0, 1, 1, 2, 2, 3, 3], np.concatenate(values)).statistic)
     assert found.p < 0.01
-    assert 0.8 < found.low <= found.rho <= found.high <= 1
+    assert 0.8 < found.low <= found.rho + 1e-12
+    assert found.rho <= found.high <= 1
     assert _verdict("lpi", found, OPTIONS).verdict == "supported"
     falls = OPTIONS.model_copy(update={"rises": False})
     assert _verdict("lpi", found, falls).verdict == "contradicted"
@@ -29,7 +30,7 @@ def test_no_trend_is_undecided_and_no_spread_has_no_number():
     assert _verdict("lpi", found, OPTIONS).verdict == "undecided"
     assert np.isnan(trend([0.0, 1.0], [[1.0], [1.0]], OPTIONS)).all()
     single = trend([0.0, 1.0, 2.0], [[1.0], [2.0], [3.0]], OPTIONS)
-    assert single.rho == 1.0
+    assert single.rho == pytest.approx(1)
     assert np.isnan(single.low)
     assert single.p > 0.2  # of six orders, two are as extreme
 
@@ -46,8 +47,7 @@ def test_a_measure_is_its_last_value_mean_or_mean_height_over_log_tokens():
 
     assert of("entropy", "last") == 4.0
     assert of("entropy", "mean") == pytest.approx(7 / 3)
-    x = np.log1p(tokens)
-    assert of("entropy", "area") == pytest.approx((1.5 * (x[1] - x[0]) + 3 * (x[2] - x[1])) / x[2])
+    assert of("entropy", "area") == pytest.approx(3)  # 0 tokens are not on a log axis
     assert of("stability", "last") == 0.5
     assert np.isnan(of("stability", "area"))
     with pytest.raises(OptionError, match="measure = 'entrpy' was given; summaries have entropy, stability"):

@@ -17,16 +17,16 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.stats import rankdata
 
 from gated_lpi._common.flatten import flatten
 from gated_lpi.errors import OptionError
+from gated_lpi.metrics import spearman_within, trajectory_area
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
-from gated_lpi.studies._replicates import SIGNIFICANT
+from gated_lpi.studies._replicates import SIGNIFICANT, rank_correlation
 from gated_lpi.studies._runs import methods_of, with_scores
 from gated_lpi.studies.finding import Analysis, Answer, Table, Verdict
 from gated_lpi.studies.page import method_name
@@ -183,28 +183,18 @@ def _measure(summary: xr.Dataset, options: Options) -> float:
     if along is None:
         return float(values[0])
     if options.at == "area":
-        return _height(_log_tokens(summary, along), values)
+        return float(trajectory_area(values, _seen(summary, along)).mean)
     known = values[np.isfinite(values)]
     if not known.size:
         return math.nan
     return float(known[-1] if options.at == "last" else known.mean())
 
 
-def _log_tokens(summary: xr.Dataset, along: str) -> Floats:
-    """The log of tokens, or of steps where those are not known, at each checkpoint or the later one of a pair."""
+def _seen(summary: xr.Dataset, along: str) -> Floats:
+    """Tokens, or steps where those are not known, at each checkpoint or the later one of a pair."""
     name = "tokens" if "tokens" in summary.coords and (summary["tokens"].to_numpy() >= 0).all() else "step"
-    seen = summary[name].to_numpy().astype(np.float64)
-    found: Floats = np.log1p(seen if along == "checkpoint" else seen[1:])
-    return found
-
-
-def _height(x: Floats, y: Floats) -> float:
-    """The mean height of a curve over x, by the trapezoidal rule; NaN for less than two points."""
-    known = np.isfinite(y)
-    x, y = x[known], y[known]
-    if x.size < 2 or x[-1] == x[0]:
-        return math.nan
-    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / (x[-1] - x[0]))
+    seen: Floats = summary[name].to_numpy().astype(np.float64)
+    return seen if along == "checkpoint" else seen[1:]
 
 
 def trend(places: list[float], values: list[list[float]], options: Options) -> Trend:
@@ -220,28 +210,17 @@ def trend(places: list[float], values: list[list[float]], options: Options) -> T
     group = np.repeat(np.arange(len(values)), [len(one) for one in values])
     known = np.isfinite(y)
     x, y, group = x[known], y[known], group[known]
-    rho = _spearman(x, y)
-    if math.isnan(rho):
-        return Trend(math.nan, math.nan, math.nan, math.nan)
-    generator = np.random.default_rng(options.seed)
-    permuted = np.array([_spearman(x, generator.permutation(y)) for _ in range(options.draws)])
-    p = (1 + int(np.count_nonzero(np.abs(permuted) >= abs(rho) - 1e-12))) / (1 + options.draws)
+    found = rank_correlation(x, y, draws=options.draws, seed=options.seed)
     members = [np.flatnonzero(group == one) for one in np.unique(group)]
-    if all(len(one) < 2 for one in members):
-        return Trend(rho, math.nan, math.nan, p)
+    if math.isnan(found.rho) or all(len(one) < 2 for one in members):
+        return Trend(found.rho, math.nan, math.nan, found.p)
+    generator = np.random.default_rng(options.seed)
     drawn = []
     for _ in range(options.draws):
         chosen = np.concatenate([generator.choice(one, len(one)) for one in members])
-        drawn.append(_spearman(x[chosen], y[chosen]))
+        drawn.append(spearman_within(x[chosen], y[chosen], np.zeros(len(chosen))))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Trend(rho, float(low), float(high), p)
-
-
-def _spearman(x: Floats, y: Floats) -> float:
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / size if size else math.nan
+    return Trend(found.rho, float(low), float(high), found.p)
 
 
 def _verdict(method: str, found: Trend, options: Options) -> Verdict:
