@@ -15,7 +15,7 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.results import create_run
 from gated_lpi.runs import watch_facts
 from gated_lpi.runs.train import corpus_of, train_arms
-from gated_lpi.training import ARMS, StabiliseSpec, TrainingSpec
+from gated_lpi.training import ARMS, StabiliseSpec, TrainingOverrides, TrainingSpec
 from gated_lpi.training import folder as arm_folder
 from gated_lpi.training.stabilise import Importance
 from gated_lpi.training.trainer import train_arm
@@ -69,6 +69,13 @@ def never(plain, corpus, tokenizer, tmp_path_factory):
 def frozen(plain, corpus, tokenizer, tmp_path_factory):
     spec, out = stabilised(plain, when="step", step=4), tmp_path_factory.mktemp("frozen") / "moe"
     return spec, out, train_arm(MOE, spec, corpus, tokenizer, out)
+
+
+def test_never_is_as_if_it_were_left_out(plain):
+    shared = stabilised(plain, when="step", step=4)
+    without = TrainingOverrides.model_validate({"stabilise": {"when": "never"}})
+    assert shared.with_overrides(without) == plain
+    assert stabilised(plain, when="never").sha256 == plain.sha256
 
 
 def test_frozen_routers_stay_to_the_bit_and_all_else_learns_on(frozen, never):
@@ -277,7 +284,7 @@ def test_a_threshold_needs_something_to_watch(plain, corpus, tokenizer, tmp_path
         ({"when": "random", "between": (5, 3)}, r"between is \[5, 3\]; expected \[first step, last step\]"),
         ({"when": "step", "step": 360}, "names step 360 of 360"),
         ({"when": "random", "between": (5, 400)}, "names step 400 of 360"),
-        ({"when": "now"}, "Input should be 'threshold', 'step' or 'random'"),
+        ({"when": "now"}, "Input should be 'threshold', 'step', 'random' or 'never'"),
     ],
 )
 def test_what_means_nothing_is_refused(keys, said):

@@ -21,7 +21,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gated_lpi.errors import OptionError
 from gated_lpi.options.methods import different
@@ -164,7 +164,8 @@ class StabiliseSpec(Spec):
     Attributes:
         action: "freeze": the routers' weights stay as they are, without gradient, weight decay or momentum; "decay":
             their learning rate falls linearly to 0 over `decay_steps`.
-        when: "threshold": once `measure` reaches `threshold`; at "step"; or, as a control, at a "random" step.
+        when: "threshold": once `measure` reaches `threshold`; at "step"; as a control, at a "random" step; or "never",
+            which lets an arm do without what others share.
         step: for "step": after how many steps.
         between: for "random": first and last step that may be drawn.
         seed: for "random": with the training's seed, so that replicates draw steps of their own.
@@ -179,7 +180,7 @@ class StabiliseSpec(Spec):
     """
 
     action: Literal["freeze", "decay"] = "freeze"
-    when: Literal["threshold", "step", "random"]
+    when: Literal["threshold", "step", "random", "never"]
     step: Positive | None = None
     between: tuple[Positive, Positive] | None = None
     seed: Whole = 0
@@ -251,6 +252,11 @@ class TrainingSpec(Spec):
     shift: ShiftSpec | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     stabilise: StabiliseSpec | None = None
+
+    @field_validator("stabilise")
+    @classmethod
+    def _stabilised_at_all(cls, given: StabiliseSpec | None) -> StabiliseSpec | None:
+        return None if given is not None and given.when == "never" else given
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Self:
