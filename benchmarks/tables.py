@@ -32,6 +32,7 @@ RESOLVED_GOAL = Goal(4, 2)  # over summed positions
 SUMMARY_GOAL = Goal(120, 30)  # seconds
 SUMMARY_MEMORY = 1.1  # peak of many checkpoints over that of few
 MEMORY_GOAL = 1.10
+ALONE = "SmolLM2-135M, one prompt alone, default call, in its lenses"
 
 
 class Work(NamedTuple):
@@ -152,7 +153,7 @@ def lens(found: Results) -> list[str]:
 def overview(found: Results) -> list[str]:
     """Everything that has a goal, in one table; what users call comes first."""
     real = found["smollm2"] or {}
-    rows: list[Sequence[str]] = []
+    rows: list[list[str]] = []
     for work in works(found):
         if work.goal is not None:
             rows.append(_goal_row(f"{work.name}: over the published formula", work.published / work.fast, work.goal, 0))
@@ -163,11 +164,7 @@ def overview(found: Results) -> list[str]:
             2, ["the same, heads and blocks beside units", *_beside({"groups_beside_units": real["groups"]["beside"]})]
         )
     if "alone" in real:
-        rows.append(
-            _goal_row(
-                "SmolLM2-135M, one prompt alone, default call, in its lenses", real["alone"]["over_lens"], ALONE_GOAL, 1
-            )
-        )
+        rows.append(_goal_row(ALONE, real["alone"]["over_lens"], ALONE_GOAL, 1))
     if real:
         rows += _gradient_goal(real) + _cap_goals(real)
     if "resolved" in real:
@@ -175,7 +172,36 @@ def overview(found: Results) -> list[str]:
         rows.append(_goal_row(name, real["resolved"]["over_summed"], RESOLVED_GOAL, 1))
     if found.get("summaries"):
         rows += _summary_goals(found["summaries"]["runs"])
-    return table(["work", "measured", "must", "aim", ""], rows, right=(1, 2, 3))
+    then = _then(real, [row[0] for row in rows])
+    whole = [[name, then.get(name, ""), *cells] for name, *cells in rows]
+    return [*table(["work", "before", "measured", "must", "aim", ""], whole, right=(1, 2, 3, 4)), *_compared(real)]
+
+
+def _then(real: Results, names: Sequence[str]) -> dict[str, str]:
+    """What the old code reached of the rows that it was measured for in this run, by name."""
+    old = real.get("before", {}).get("before")
+    if old is None:
+        return {}
+    prompt = old["all"] / real["before"]["prompts"]
+    published, lens = real["published"]["seconds"] / real["prompts"], real["lens"] / real["prompts"]
+    alone = times(old["one"] / real["alone"]["lens"], 1)
+    return {names[0]: times(published / prompt), names[1]: times(prompt / lens, 1), ALONE: alone}
+
+
+def _compared(real: Results) -> list[str]:
+    """A sentence on the old code beside this one, or on why it was not run."""
+    if "before" not in real:
+        return []
+    found = real["before"]
+    if "reason" in found:
+        return ["", f"Not run beside the code of before ({found['commit'][:7]}): {found['reason']}"]
+    old, new = found["before"], found["now"]
+    return [
+        "",
+        f"*Before* is commit {found['commit'][:7]}, run in turn with this code on {found['prompts']} prompts: its "
+        f"default call took {duration(old['all'])}, this one {duration(new['all'])}, **{times(old['all'] / new['all'], 1)}** "
+        f"less; on one prompt alone {duration(old['one'])} and {duration(new['one'])}.",
+    ]
 
 
 def _goal_row(name: str, value: float, goal: Goal, digits: int) -> list[str]:

@@ -14,7 +14,20 @@ import xarray as xr
 from benchmarks.scorer import Scorer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import calibrate, gradients, layers, loads, plots, published, run, summaries, synthetic, tables, timing
+from benchmarks import (
+    before,
+    calibrate,
+    gradients,
+    layers,
+    loads,
+    plots,
+    published,
+    run,
+    summaries,
+    synthetic,
+    tables,
+    timing,
+)
 from flat import asked, certified
 from gated_lpi.methods import attribute_encoded, block_problems, problem_of
 from gated_lpi.trace import trace
@@ -220,21 +233,38 @@ def test_all_that_has_a_goal_is_in_one_table_and_the_default_call_leads():
         "resolved": {"prompts": 8, "over_summed": 1.5},
         "gradient": {"per_prompt": 0.1, "curve": [{"x": 8, "per_prompt": 1.0}, {"x": 100, "per_prompt": 0.04}]},
         "memory": [run_of, run_of, long],
+        "before": {
+            "commit": 40 * "c",
+            "prompts": 5,
+            "before": {"all": 2.0, "one": 40.0},
+            "now": {"all": 0.1, "one": 20.0},
+        },
     }
     size = {"name": "an arm", "relations": 12}
     runs = [
         {"way": way, "size": size, "units": 10, "checkpoints": count, "seconds": 60.0, "peak": peak}
         for way, count, peak in (("whole", 4, 9e9), ("streamed", 4, 1e9), ("streamed", 20, 1.05e9))
     ]
-    head, _, *rows = tables.overview({"smollm2": real, "layers": [], "summaries": {"runs": runs}})
+    head, _, *rows, blank, sentence = tables.overview({"smollm2": real, "layers": [], "summaries": {"runs": runs}})
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert head.count("|") == 6
+    assert head.count("|") == 7
+    assert blank == ""
+    assert f"**20.0{tables.TIMES}** less" in sentence
+    before = [row.pop(1) for row in cells]
+    assert [f"{3 - 0.24:.0f}{tables.TIMES}", f"362.4{tables.TIMES}", "", f"40.0{tables.TIMES}"] == before[:4]
     assert "default call" in cells[0][0]
     verdicts = [row[-1] for row in cells]
     aim, must, missed = "aim reached", "must reached", "**missed**"
     assert verdicts == [must, must, must, missed, aim, must, aim, must, must]
     assert [cell.strip("*≥ ") for cell in cells[0][1:4]] == [f"{n}{tables.TIMES}" for n in (250, 200, 400)]
     assert cells[5][1] == f"**1.10{tables.TIMES}**"
+
+
+def test_where_the_old_commit_is_not_there_the_table_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(before, "COMMIT", 40 * "0")
+    found = before.compare(tmp_path, [("The capital of France is", "Paris")])
+    assert set(found) == {"commit", "reason"}
+    assert tables._compared({"before": found})[1].startswith("Not run beside the code of before (0000000): ")
 
 
 @pytest.mark.parametrize(("peak", "verdict"), [(1.09e9, "must reached"), (1.11e9, "**missed**")])
