@@ -196,11 +196,12 @@ def _compared(real: Results) -> list[str]:
     if "reason" in found:
         return ["", f"Not run beside the code of before ({found['commit'][:7]}): {found['reason']}"]
     old, new = found["before"], found["now"]
+    less = times(old["all"] / new["all"], 1)
     return [
         "",
         f"*Before* is commit {found['commit'][:7]}, run in turn with this code on {found['prompts']} prompts: its "
-        f"default call took {duration(old['all'])}, this one {duration(new['all'])}, **{times(old['all'] / new['all'], 1)}** "
-        f"less; on one prompt alone {duration(old['one'])} and {duration(new['one'])}.",
+        f"default call took {duration(old['all'])}, this one {duration(new['all'])}, **{less}** less; "
+        f"on one prompt alone {duration(old['one'])} and {duration(new['one'])}.",
     ]
 
 
