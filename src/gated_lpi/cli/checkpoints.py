@@ -32,6 +32,10 @@ def command(
         str | None, typer.Option(help="The checkpoints nearest to these steps, such as 0,1000,5k.")
     ] = None,
     tokens: Annotated[str | None, typer.Option(help="Those nearest to these tokens, such as 20B,1.5T.")] = None,
+    words: Annotated[
+        str | None, typer.Option(help="Those nearest to these words, where the series counts words.")
+    ] = None,
+    bytes_: Annotated[str | None, typer.Option("--bytes", help="Those nearest to these bytes, likewise.")] = None,
     count: Annotated[int | None, typer.Option(help="So many of them, from the first to the last.")] = None,
     spacing: Annotated[str | None, typer.Option(help="With --count: log (the default) or even.")] = None,
     every: Annotated[int | None, typer.Option(help="Those nearest to each multiple of so many steps.")] = None,
@@ -55,6 +59,8 @@ def command(
     choice: dict[str, Any] = {
         "steps": None if steps is None else parse_counts(steps),
         "tokens": None if tokens is None else parse_counts(tokens),
+        "words": None if words is None else parse_counts(words),
+        "bytes": None if bytes_ is None else parse_counts(bytes_),
         "count": count,
         "spacing": spacing,
         "every": every,
@@ -96,13 +102,16 @@ def _print_suites(json: bool) -> None:
 
 
 def _print_series(series: Series, selection: Selection, report: Integrity | None) -> None:
+    from gated_lpi.checkpoints.types import BYTES, WORDS
+
     chosen, there = len(selection.checkpoints), len(series.checkpoints)
     suite = f", suite {series.suite.name}" if series.suite is not None else ""
     console.print(f"{series.source}{suite}: {chosen} of {there} checkpoints", markup=False)
-    columns = ["key", *(["stage"] if series.stages != ("",) else []), "step", "tokens", "commit"]
+    counted = series.step_unit if series.step_unit in (WORDS, BYTES) else "step"
+    columns = ["key", *(["stage"] if series.stages != ("",) else []), counted, "tokens", "commit"]
     table = _table(*columns, *(["flags"] if report is not None else []))
     for c in selection.checkpoints:
-        cells = {"key": c.key, "stage": c.stage, "step": f"{c.step:,}", "tokens": _tokens(c), "commit": c.commit[:8]}
+        cells = {"key": c.key, "stage": c.stage, counted: f"{c.step:,}", "tokens": _tokens(c), "commit": c.commit[:8]}
         flags = [] if report is None else ["\n".join(report.flags[c.key]) or "none found"]
         table.add_row(*(Text(cell) for cell in (*(cells[column] for column in columns), *flags)))
     console.print(table)
@@ -114,7 +123,9 @@ def _table(first: str, *others: str) -> Table:
     """A table that shows every cell in full: only columns of words are folded, names and numbers are to be copied."""
     table = Table()
     for header in (first, *others):
-        table.add_column(header, no_wrap=header in (first, "step", "tokens", "commit"), overflow="fold")
+        table.add_column(
+            header, no_wrap=header in (first, "step", "words", "bytes", "tokens", "commit"), overflow="fold"
+        )
     return table
 
 

@@ -74,7 +74,7 @@ ENDINGS = (
     *(f".{part}.summary.json" for part in (KNOWN, KNOWN_LAST)),
     *(f".{name}.{part}.summary.json" for name in SUMMARISED for part in (KNOWN, KNOWN_LAST)),
 )
-SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
+SELECTION = ("steps", "tokens", "words", "bytes", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
 def _count(given: object) -> object:
@@ -291,8 +291,8 @@ class Arm(Spec):
         train: trained by the run: a kind of model.
         checkpoints: a folder of checkpoints, all of which are taken.
         series: a suite, a repository, several repositories or a folder: see `list_series`.
-        steps, tokens, count, spacing, every, stages: which checkpoints of the series: see `select`. Steps and tokens
-            are numbers, or text such as "10K" and "2.5T".
+        steps, tokens, words, bytes, count, spacing, every, stages: which checkpoints of the series: see `select`. Steps,
+            tokens, words and bytes are numbers, or text such as "10K" and "2.5T".
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
         group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
@@ -309,6 +309,8 @@ class Arm(Spec):
     series: Source | None = None
     steps: Counts = None
     tokens: Counts = None
+    words: Counts = None
+    bytes: Counts = None
     count: Positive | None = None
     spacing: Spacing | None = None
     every: Positive | None = None
@@ -348,7 +350,8 @@ class Arm(Spec):
                 f"arm {self.name!r} has {', '.join(chosen)}, which choose from a `series`, and no `series`; give the "
                 "folder or repository as `series`"
             )
-        ways = [key for key in ("steps", "tokens", "count", "every", "tokens_aligned_with") if key in chosen]
+        several = ("steps", "tokens", "words", "bytes", "count", "every", "tokens_aligned_with")
+        ways = [key for key in several if key in chosen]
         if len(ways) > 1:
             raise ValueError(f"arm {self.name!r} chooses by {' and '.join(ways)} at once; give one of them")
         if self.spacing is not None and self.count is None:
