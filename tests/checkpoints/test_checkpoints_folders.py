@@ -90,7 +90,7 @@ def test_wrong_bytes_in_a_folder_are_removed(server, hub_of):
 
 def test_a_training_checkpoint_is_not_fetched(server, hub_of):
     hub = hub_of(server)
-    with pytest.raises(WeightsError, match="torch distributed checkpoint.*gated-lpi import"):
+    with pytest.raises(WeightsError, match=r"torch distributed checkpoint.*gated-lpi import"):
         fetch(list_series("a/b", hub=hub).checkpoints[-1], hub=hub)
 
 
@@ -107,6 +107,18 @@ def test_what_counts_another_thing_than_the_rest_is_left_out(hub_of, tmp_path):
     for name in branches:
         (tmp_path / name).mkdir()
     assert [c.step_unit for c in list_series(tmp_path).checkpoints] == ["words", "words"]
+
+
+def test_code_names_are_read_by_the_suite_s_order(hub_of):
+    names = ("starling", "kestrel", "main", "deeper-starling", "experiment")
+    with HubServer({"marin-community/marin-8b-base": {name: {} for name in names}}) as server:
+        series = list_series("marin", hub=hub_of(server))
+    assert [(c.key, c.step, c.step_unit) for c in series.checkpoints] == [
+        ("kestrel", 0, "index"),
+        ("starling", 4, "index"),
+        ("deeper-starling", 5, "index"),
+    ]
+    assert {item.name for item in series.excluded} == {"main", "experiment"}
 
 
 def test_seeds_in_one_repository_are_parallel(hub_of):

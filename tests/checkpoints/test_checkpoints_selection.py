@@ -239,13 +239,13 @@ def test_words_are_an_axis_of_their_own():
     assert {m.axis for m in select(counted, count=3).matches} == {"words"}
     assert {m.axis for m in select(counted, every=5_000_000).matches} == {"words"}
     assert len(align(counted, counted[1:], on="words").pairs) == 4
-    with pytest.raises(OptionError, match="tells no optimizer steps, but words. Choose on words"):
+    with pytest.raises(OptionError, match=r"tells no optimizer steps, but words. Choose on words"):
         select(counted, steps=[5])
-    with pytest.raises(OptionError, match="No tokens are known of .* Choose on words"):
+    with pytest.raises(OptionError, match=r"No tokens are known of .* Choose on words"):
         select(counted, tokens=[5])
     with pytest.raises(OptionError, match="No tokens are known"):
         align(counted, checkpoints([1, 2]))
-    with pytest.raises(OptionError, match="tells no words, but steps. Choose on steps"):
+    with pytest.raises(OptionError, match=r"tells no words, but steps. Choose on steps"):
         align(counted, checkpoints([1, 2]), on="words")
     with pytest.raises(OptionError, match="tells no bytes, but words"):
         select(counted, bytes=[5])

@@ -232,6 +232,8 @@ def _of_points(
 
 
 def _read(name: str, repo: str, commit: str, suite: Suite | None) -> Checkpoint | Excluded:
+    if suite is not None and name in suite.codenames and commit:
+        return Checkpoint(None, name, suite.codenames.index(name), None, "", commit, repo, name, INDEX)
     parsed = parse_name(name)
     if parsed is None:
         main = suite.main if suite is not None and name == MAIN else ""
@@ -284,8 +286,8 @@ def _series(
         shown = "; ".join(f"{item.name} ({item.reason})" for item in excluded[:6]) or "nothing at all"
         raise CheckpointError(
             f"{source} has no branch, and no folder of main, that names a step (found: {shown}). Expected names "
-            "such as step1000-tokens4B or stage1-step1000. If its checkpoints are repositories of their own, give all of "
-            "them."
+            "such as step1000-tokens4B or stage1-step1000. If its checkpoints are repositories of their own, give "
+            "all of them."
         )
     checkpoints = tuple(kept.values())
     return Series(source, checkpoints, tuple(excluded), suite, main, _notes(checkpoints, suite))
@@ -293,6 +295,8 @@ def _series(
 
 def _notes(checkpoints: tuple[Checkpoint, ...], suite: Suite | None) -> tuple[str, ...]:
     notes = list(() if suite is None else suite.notes)
+    if suite is not None and suite.obstacle:
+        notes.insert(0, f"these models {suite.obstacle}")
     ingredients = sorted({checkpoint.stage for checkpoint in checkpoints if "ingredient" in checkpoint.stage})
     if len(ingredients) > 1:
         notes.append(f"{', '.join(ingredients)} are parallel runs from one checkpoint, not one after the other")

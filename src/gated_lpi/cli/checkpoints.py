@@ -15,7 +15,7 @@ from gated_lpi.cli.console import out as console
 from gated_lpi.errors import OptionError
 
 if TYPE_CHECKING:
-    from gated_lpi.checkpoints import Checkpoint, Integrity, Selection, Series
+    from gated_lpi.checkpoints import Checkpoint, Continuity, Hub, Integrity, Selection, Series
 
 NAME = "checkpoints"
 INTERRUPTED = "interrupted; what was listed is kept in the cache: run the command again"
@@ -43,6 +43,13 @@ def command(
     integrity: Annotated[
         bool, typer.Option("--integrity", help="Compare the weight files by their hashes, without downloading them.")
     ] = False,
+    continuity: Annotated[
+        bool,
+        typer.Option(
+            "--continuity",
+            help="Compare the weights of neighbours with the series' own trend; downloads each, and deletes it again.",
+        ),
+    ] = False,
     against: Annotated[
         list[str] | None, typer.Option(help="Compare with this series, too; may be given several times.")
     ] = None,
@@ -67,7 +74,7 @@ def command(
         "stages": stage or None,
     }
     if not source:
-        if integrity or against or any(value is not None for value in choice.values()):
+        if integrity or continuity or against or any(value is not None for value in choice.values()):
             raise OptionError("There is nothing to choose from: give a suite, a repository or a folder.")
         _print_suites(json)
         return
@@ -79,10 +86,42 @@ def command(
         others = [list_series(other, hub=hub) for other in against or []]
         with ConsoleProgress().task("compare files") as advance:
             report = inspect_series(series, selection.checkpoints, against=others, hub=hub, progress=advance)
+    course = _continuity(selection, hub) if continuity else None
     if json:
-        print_json(_as_json(series, selection, report))
-    else:
-        _print_series(series, selection, report)
+        found = {} if course is None else {"continuity": dataclasses.asdict(course)}
+        print_json(_as_json(series, selection, report) | found)
+        return
+    _print_series(series, selection, report)
+    if course is not None:
+        _print_continuity(course)
+
+
+def _continuity(selection: Selection, hub: Hub) -> Continuity:
+    from gated_lpi.checkpoints import Signature, check_continuity, evict, fetch, signature
+
+    def reach(checkpoint: Checkpoint) -> Signature:
+        fetched = fetch(checkpoint, hub=hub)
+        try:
+            return signature(fetched.path, checkpoint.key, checkpoint.step)
+        finally:
+            if checkpoint.path is None:
+                evict(fetched, hub=hub)
+
+    with ConsoleProgress().task("read weights") as advance:
+        return check_continuity(selection.checkpoints, reach, advance)
+
+
+def _print_continuity(course: Continuity) -> None:
+    table = _table("after", "checkpoint", "distance of the median kind of matrix")
+    for i, distance in enumerate(course.distances):
+        table.add_row(course.keys[i], course.keys[i + 1], f"{distance:.3g}")
+    console.print(table)
+    for found in course.breaks:
+        console.print(f"breaks off: {found}", markup=False)
+    if course.apart:
+        console.print(f"not in all of them, and not compared: {len(course.apart)} matrices, first {course.apart[0]}")
+    told = f"{len(course.breaks)} kinds of matrices break off" if course.breaks else "no matrix breaks off"
+    console.print(f"continuity: {told} the series' own trend; 0: equal weights, 1.41: two independent draws")
 
 
 def _print_suites(json: bool) -> None:
@@ -97,7 +136,10 @@ def _print_suites(json: bool) -> None:
         known = [f"known defect: {defect.what}" for defect in suite.defects]
         main = [f"main: {suite.main}"] if suite.main else []
         kind = f"{suite.name} (MoE)" if suite.moe else suite.name
-        table.add_row(kind, "\n".join(repos), "\n".join([*suite.notes, *main, *known]), end_section=True)
+        seeds = [f"replicates: {repo}" for repo in suite.replicates]
+        obstacle = [suite.obstacle] if suite.obstacle else []
+        told = "\n".join([*obstacle, *suite.notes, *main, *seeds, *known])
+        table.add_row(kind, "\n".join(repos), told, end_section=True)
     console.print(table)
 
 
