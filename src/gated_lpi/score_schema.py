@@ -6,7 +6,8 @@ Whoever writes, keeps, reads or shows scores takes names from here. docs/results
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 VERSION = 1  # of names and meanings: raised when one changes
 
@@ -40,6 +41,16 @@ WhichFacts = Literal["all", "known", "known_last"]
 """Over which facts scores are meant: all, those known at the checkpoint itself, those known at the arm's last one."""
 
 KNOWN_K = 10  # a fact is known where its target is among so many likeliest tokens
+
+
+STEP_UNIT = "step_unit"  # attribute of a summary, and key of a checkpoint's record
+STEPS = "steps"
+
+
+def step_unit(attributes: Mapping[str, Any]) -> str:
+    """What `step` counts in scores or a summary with these attributes: optimizer steps, unless it is said otherwise."""
+    records = attributes.get("checkpoints") or [{}]
+    return str(attributes.get(STEP_UNIT) or records[0].get(STEP_UNIT) or STEPS)
 
 
 def mean_of(name: str) -> str:

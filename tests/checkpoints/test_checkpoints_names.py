@@ -31,11 +31,41 @@ B, T = 10**9, 10**12
         ("global_step500", "step", "", 500, None),
         ("iter_0000500", "step", "", 500, None),
         ("step10-tokens1.5T", "step-tokens", "", 10, 3 * T // 2),
+        ("step-0334000_tokens-0700B-phase1", "step-phase", "phase1", 334_000, 700 * B),
+        ("step100-phase2", "step-phase", "phase2", 100, None),
+        ("CrystalCoder_phase2_checkpoint_018000", "phase-checkpoint", "phase2", 18_000, None),
+        ("phase3-step-500", "phase-checkpoint", "phase3", 500, None),
+        ("step0050000", "step", "", 50_000, None),  # Lucie
+        ("extension_step0001220", "later-stage-step", "extension", 1220, None),
+        ("annealing-step-100", "later-stage-step", "annealing", 100, None),
+        ("base_0720000", "base-step", "base", 720_000, None),  # K2-V2
+        ("mid_1_0012500", "mid-step", "mid_1", 12_500, None),
+        ("mid_3_0000500", "mid-step", "mid_3", 500, None),
+        ("step69369-seed-default", "step-seed", "seed-default", 69_369, None),  # DataDecide
+        ("step0-seed-large-aux-2", "step-seed", "seed-large-aux-2", 0, None),
+        ("step-125000", "step", "", 125_000, None),  # SmolLM2
+        ("iter_0005473", "step", "", 5473, None),  # FLAME-MoE's folders
     ],
 )
 def test_a_step_of_a_series(name, scheme, stage, step, tokens):
     found = parse_name(name)
     assert (found.scheme, found.stage, found.step, found.tokens) == (scheme, stage, step, tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "number"),
+    [
+        ("chck_10M", "words", 10**7),  # BabyLM
+        ("chck_1000M", "words", 10**9),
+        ("words-2.5B", "words", 25 * 10**8),
+        ("bytes-20B", "bytes", 20 * B),
+        ("bytes512", "bytes", 512),
+        ("step-512", "steps", 512),
+    ],
+)
+def test_words_and_bytes_are_neither_steps_nor_tokens(name, counts, number):
+    found = parse_name(name)
+    assert (found.counts, found.step, found.tokens, found.index) == (counts, number, None, None)
 
 
 def test_a_count_of_checkpoints_is_no_step():
@@ -57,6 +87,12 @@ def test_a_count_of_checkpoints_is_no_step():
         ("refs/pr/1", "names no step"),
         ("step", "names no step"),
         ("revision-12b", "names no step"),
+        ("base_720", "names no step"),  # too short to be meant as a step of that suite
+        ("base_0720000_final", "side run: '_final' follows the step"),
+        ("mid_final", "names no step"),
+        ("chck_10M-ema", "side run: '-ema' follows the number of words"),
+        ("chck_9223373T", "tells a step of 19 digits"),
+        ("step5-seed-", "'-seed-' follows"),
         ("step" + "9" * 22, "tells a step of 22 digits, more than 9,223,372,036,854,775,807, the largest number"),
         ("step" + "9" * 5000, "tells a step of 5000 digits"),
         ("step9223372036854775808", "tells a step of 19 digits"),

@@ -225,6 +225,29 @@ def test_alignment_needs_the_axis_and_a_sane_tolerance():
         align(checkpoints([1]), checkpoints([1]), tolerance=-1)
     with pytest.raises(OptionError, match="tolerance=nan was given"):
         align(checkpoints([1]), checkpoints([1]), tolerance=float("nan"))
-    with pytest.raises(OptionError, match=r"on='epochs' was given. Expected \"tokens\" or \"steps\""):
+    with pytest.raises(OptionError, match=r"on='epochs' was given. Expected \"tokens\", \"steps\", \"words\" or"):
         align(checkpoints([1]), checkpoints([1]), on="epochs")
     assert align(checkpoints([1]), checkpoints([9]), tolerance=float("inf")).pairs
+
+
+def test_words_are_an_axis_of_their_own():
+    """What counts words is chosen and aligned on words, spaced on them, and never passes for steps or tokens."""
+    counted = checkpoints([m * 10**6 for m in (1, 2, 5, 10, 100)], None, unit="words")
+    chosen = select(counted, words=[4_000_000, 100_000_000])
+    assert steps(chosen) == [5_000_000, 100_000_000]
+    assert [(m.axis, m.mismatch) for m in chosen.matches] == [("words", 1_000_000), ("words", 0)]
+    assert {m.axis for m in select(counted, count=3).matches} == {"words"}
+    assert {m.axis for m in select(counted, every=5_000_000).matches} == {"words"}
+    assert len(align(counted, counted[1:], on="words").pairs) == 4
+    with pytest.raises(OptionError, match=r"tells no optimizer steps, but words. Choose on words"):
+        select(counted, steps=[5])
+    with pytest.raises(OptionError, match=r"No tokens are known of .* Choose on words"):
+        select(counted, tokens=[5])
+    with pytest.raises(OptionError, match="No tokens are known"):
+        align(counted, checkpoints([1, 2]))
+    with pytest.raises(OptionError, match=r"tells no words, but steps. Choose on steps"):
+        align(counted, checkpoints([1, 2]), on="words")
+    with pytest.raises(OptionError, match="tells no bytes, but words"):
+        select(counted, bytes=[5])
+    with pytest.raises(OptionError, match="words and count were given"):
+        select(counted, words=[5], count=2)

@@ -216,7 +216,7 @@ def test_a_folder_is_a_series(tmp_path):
         ("pythia", "several series. Give one of its repositories: EleutherAI/pythia-14m"),
         ("nothing-of-that-name", "no folder here, no suite and no repository"),
         ("a/absent", "does not show the branches of a/absent"),
-        ("a/empty", r"no branch that names a step \(found: main"),
+        ("a/empty", r"no branch, and no folder of main, that names a step \(found: main"),
     ],
 )
 def test_errors_say_what_to_do(hub_of, source, words):

@@ -18,6 +18,7 @@ def test_every_recorded_repository_belongs_to_a_suite():
 def test_suites_are_found_by_name_and_by_repository():
     assert suite_named("OLMoE-0924").repos == ("allenai/OLMoE-1B-7B-0924",)
     assert suite_named("nothing") is None
+    assert suite_of("EleutherAI/pythia-410m-seed7").name == "polypythias"
     assert suite_of("EleutherAI/pythia-160m-deduped").tokens_per_step == 2_097_152
     assert suite_of("allenai/OLMo-2-1124-7B").name == "olmo-2"
     assert suite_of("allenai/OLMo-7B").name == "olmo"
@@ -38,6 +39,13 @@ def test_suites_are_found_by_name_and_by_repository():
         ("EleutherAI/pythia-12b", "", 58_000, ["first shard"]),
         ("EleutherAI/pythia-410m", "", 2, ["steps 0, 1 and 2"]),
         ("EleutherAI/pythia-410m", "", 4, []),
+        ("EleutherAI/pythia-410m-seed9", "", 40_000, ["without weights"]),
+        ("EleutherAI/pythia-410m-seed6", "", 88_000, ["without weights"]),
+        ("EleutherAI/pythia-410m-seed2", "", 111_000, ["without weights"]),
+        ("EleutherAI/pythia-410m-seed2", "", 40_000, []),
+        ("EleutherAI/pythia-160m-weight-seed1", "", 0, ["do not descend"]),
+        ("EleutherAI/pythia-160m-weight-seed2", "", 0, ["do not descend"]),
+        ("EleutherAI/pythia-160m-data-seed1", "", 0, []),
     ],
 )
 def test_known_defects_are_those_of_the_very_checkpoint(repo, stage, step, words):
@@ -45,6 +53,16 @@ def test_known_defects_are_those_of_the_very_checkpoint(repo, stage, step, words
     found = [defect.what for defect in suite_of(repo).defects if defect.afflicts(checkpoint)]
     assert len(found) == len(words)
     assert all(word in what for word, what in zip(words, found, strict=True))
+
+
+def test_what_cannot_be_run_as_it_is_says_so():
+    found = {suite.name: suite for suite in suites()}
+    assert {name for name, suite in found.items() if suite.runs == "not"} == {"ling-mini", "openmoe-8b", "olmo"}
+    assert {name for name, suite in found.items() if suite.runs == "import"} == {"flame-moe"}
+    assert found["ling-mini"].obstacle.startswith("CANNOT BE RUN: ")
+    assert found["emo-twins"].obstacle.startswith("need trust_remote_code: ")
+    assert found["pythia"].obstacle == ""
+    assert {"smollm2", "polypythias", "datadecide", "lucie", "marin", "k2-v2", "babylm", "flame-moe"} <= set(found)
 
 
 def test_every_defect_has_a_source():
@@ -57,6 +75,9 @@ def test_every_defect_has_a_source():
         ({"name": "x", "scheme": "step"}, "either repos or points"),
         ({"name": "x", "scheme": "step", "repos": ["a/b"], "point": [{"repo": "a/c-5T"}]}, "either repos or points"),
         ({"name": "x", "scheme": "epoch", "repos": ["a/b"]}, "no scheme 'epoch'"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "runs": "not"}, "says why not as they are"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "why": "x"}, "says why not as they are"),
+        ({"name": "x", "scheme": "step", "repos": ["a/b"], "replicates": ["a/b-seed"]}, "where the seed stands"),
         ({"name": "x", "scheme": "step", "repos": ["a/b"], "tokens_per_step": 0}, "greater than 0"),
         ({"name": "x", "scheme": "step", "repos": ["a/b"], "token_per_step": 5}, "not permitted"),
         ({"name": "x", "scheme": "repository", "point": [{"repo": "a/model"}]}, "tells no tokens"),

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import test_cli
+import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from hub_server import LISTINGS, HubServer, recorded
 
@@ -242,3 +244,20 @@ def test_the_installed_command_asks_the_hub_of_the_environment(server, tmp_path)
     offline = environment | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": server.url}
     again = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=offline).stdout)
     assert again == shown
+
+
+def test_continuity_says_what_breaks_off(run, tmp_path):
+    """Steps 1 to 4 go on from each other, and none of them from step 0."""
+    generator = torch.Generator().manual_seed(0)
+    other, now, drift = (torch.randn(32, 32, generator=generator) for _ in range(3))
+    for step in range(5):
+        (tmp_path / f"step-{step}").mkdir()
+        weights = other if step == 0 else now + 0.01 * step * drift
+        save_file({"layers.0.weight": weights}, tmp_path / f"step-{step}" / ONE)
+    code, out, _ = run(None, tmp_path, "--continuity")
+    assert code == 0
+    assert "breaks off: step-1 after step-0: layers.*.weight farther from it than the intervals beside" in flat(out)
+    assert "1 kinds of matrices break off the series' own trend" in flat(out)
+    code, out, _ = run(None, tmp_path, "--continuity", "--json", "--steps", "1,2,3,4")
+    assert code == 0
+    assert json.loads(out)["continuity"]["breaks"] == []

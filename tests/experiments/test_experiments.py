@@ -123,6 +123,42 @@ def test_replicates_are_arms_of_one_group_with_seeds_in_a_row(tmp_path):
     assert again.differences(experiment) == []
 
 
+def test_seeds_of_a_published_series_are_replicates(tmp_path):
+    text = """name = "e"
+[[arms]]
+name = "pythia"
+series = "EleutherAI/pythia-410m-seed{seed}"
+steps = [0, 1000]
+seeds = [2, 6]
+
+[[arms]]
+name = "decide"
+series = "allenai/DataDecide-x"
+group = "data"
+seeds = ["default", "large-aux-2"]
+"""
+    experiment = load_experiment(written(tmp_path, text))
+    assert experiment.groups == {
+        "pythia": ("pythia-2", "pythia-6"),
+        "data": ("decide-default", "decide-large-aux-2"),
+    }
+    assert [(arm.series, arm.steps, arm.stages) for arm in experiment.arms] == [
+        ("EleutherAI/pythia-410m-seed2", (0, 1000), None),
+        ("EleutherAI/pythia-410m-seed6", (0, 1000), None),
+        ("allenai/DataDecide-x", None, ("seed-default",)),
+        ("allenai/DataDecide-x", None, ("seed-large-aux-2",)),
+    ]
+    assert Experiment.model_validate(experiment.model_dump(mode="json")) == experiment
+    for old, new, words in (
+        ("seeds = [2, 6]", "", "no seeds to put there; give `seeds`"),
+        ("-seed{seed}", "", "has seeds and stages, and no"),
+        ('series = "allenai/DataDecide-x"', 'train = "moe"', "has seeds but no `series`"),
+    ):
+        broken = text.replace(old, new, 1).replace("steps = [0, 1000]", 'stages = ["stage1"]')
+        with pytest.raises(OptionError, match=words):
+            load_experiment(written(tmp_path, broken))
+
+
 def test_replicates_have_the_name_and_the_seed_that_are_given(tmp_path):
     more = 'name = "big"\ngroup = "sizes"\nreplicates = 2\ntraining = {seed = 40, steps = 30}\n'
     experiment = load_experiment(written(tmp_path, TRAINED + more))

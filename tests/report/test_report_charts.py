@@ -51,6 +51,16 @@ def test_values_drawn_are_the_summary_s(results: Results) -> None:
     assert line.hover[-1] == "moe, step 200"
 
 
+def test_a_series_that_counts_words_says_so_on_its_axis(results: Results) -> None:
+    counted = {name: summary.assign_attrs(step_unit="words") for name, summary in results.summaries.items()}
+    panel = charts.stability(counted).panels[0]
+    assert (panel.title, panel.x.label) == ("FFN neurons, by words", "training words (log scale)")
+    assert next(line for line in panel.lines if line.label == "moe").hover[-1] == "moe, words 200"
+    mixed = charts.stability(results.summaries | {"moe": counted["moe"]}).panels[0]
+    assert set(mixed.x.label.removesuffix(" (log scale)").split(" or ")) == {"training step", "training words"}
+    assert charts.stability(results.summaries).panels[0].x.label == "training step (log scale)"
+
+
 def test_arms_without_tokens_are_left_out_by_tokens(results: Results) -> None:
     panels = charts.stability(results.summaries).panels
     by_clock = {panel.title: {line.group for line in panel.lines} for panel in panels}

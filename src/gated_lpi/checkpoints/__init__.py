@@ -1,6 +1,7 @@
 """Series of checkpoints: where they are, their steps and tokens, and whether their weights can be trusted."""
 
 from gated_lpi._common.weight_files import WeightFiles, weight_files
+from gated_lpi.checkpoints.continuity import Break, Continuity, Signature, check_continuity, signature
 from gated_lpi.checkpoints.download import Fetched, evict, fetch, sweep
 from gated_lpi.checkpoints.hub import Hub
 from gated_lpi.checkpoints.integrity import Gap, Integrity, Shared, find_gaps, inspect_series
@@ -14,7 +15,9 @@ from gated_lpi.checkpoints.weights import check_weights
 
 __all__ = [
     "Alignment",
+    "Break",
     "Checkpoint",
+    "Continuity",
     "Excluded",
     "Fetched",
     "Gap",
@@ -26,11 +29,13 @@ __all__ = [
     "Selection",
     "Series",
     "Shared",
+    "Signature",
     "Suite",
     "WeightFile",
     "WeightFiles",
     "WeightsReport",
     "align",
+    "check_continuity",
     "check_weights",
     "evict",
     "fetch",
@@ -44,6 +49,7 @@ __all__ = [
     "reason_against",
     "scan_local",
     "select",
+    "signature",
     "suites",
     "sweep",
     "weight_files",

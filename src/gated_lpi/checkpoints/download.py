@@ -25,7 +25,7 @@ from huggingface_hub.errors import CacheNotFound
 from gated_lpi._common.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
 from gated_lpi.checkpoints.holding import deciding, hold, is_held, release
 from gated_lpi.checkpoints.hub import Hub, require_commit
-from gated_lpi.checkpoints.inventory import Inventory, RemoteFile, folder_listing
+from gated_lpi.checkpoints.inventory import DISTRIBUTED, Inventory, RemoteFile, folder_listing
 from gated_lpi.checkpoints.types import Checkpoint, WeightFile
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import CheckpointError, WeightsError
@@ -88,7 +88,7 @@ def fetch(
     _refuse_incomplete(checkpoint, inventory)
     wanted = _wanted(inventory, remote_code)
     storage = _storage(checkpoint.repo, hub)
-    hold(storage, checkpoint.commit)
+    hold(storage, _held(checkpoint.commit, checkpoint.folder))
     brought: list[Path] = []
     size = 0
     paths: dict[str, Path] = {}
@@ -126,12 +126,12 @@ def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | N
     """
     hub = Hub() if hub is None else hub
     hub = hub if cache_dir is None else dataclasses.replace(hub, cache_dir=cache_dir)
-    storage, commit = fetched.path.parent.parent, fetched.path.name
-    release(storage, commit)
+    storage, held = _place(fetched.path)
+    release(storage, held)
     if not fetched.downloaded_files or not storage.is_dir():
         return 0
     with deciding(storage):
-        if is_held(storage, commit):
+        if is_held(storage, held):
             return 0
         _drop_dead_links(storage)
         try:
@@ -154,7 +154,7 @@ def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
         The bytes that this frees.
     """
     storage, freed = _storage(checkpoint.repo, hub), 0
-    for file in _wanted(hub.inventory(checkpoint.repo, checkpoint.commit), remote_code=True):
+    for file in _wanted(hub.inventory(checkpoint.repo, checkpoint.commit, checkpoint.folder), remote_code=True):
         halves = list((storage / "blobs").glob(f"{file.digest}.*.incomplete")) if file.digest else []
         if not halves:
             continue
@@ -166,8 +166,8 @@ def sweep(checkpoint: Checkpoint, hub: Hub) -> int:
 
 
 def _downloaded(checkpoint: Checkpoint, file: RemoteFile, hub: Hub) -> Path:
-    path = hub.download(checkpoint.repo, checkpoint.commit, file.name, file.size)
-    if path.parent.name != checkpoint.commit:
+    path = hub.download(checkpoint.repo, checkpoint.commit, _within(checkpoint, file.name), file.size)
+    if (path.parents[1] if checkpoint.folder else path.parent).name != checkpoint.commit:
         raise WeightsError(
             f"{file.name} of {checkpoint.repo} came to {path}, which is not of the commit {checkpoint.commit[:8]} that "
             "was asked for: the hub serves wrong files. Try again later, or leave this checkpoint out."
@@ -178,11 +178,11 @@ def _downloaded(checkpoint: Checkpoint, file: RemoteFile, hub: Hub) -> Path:
 def _listing(checkpoint: Checkpoint, hub: Hub) -> Inventory:
     """The hub's listing of the commit or, offline and never listed, what the cache itself tells of it."""
     try:
-        return hub.inventory(checkpoint.repo, checkpoint.commit)
+        return hub.inventory(checkpoint.repo, checkpoint.commit, checkpoint.folder)
     except WeightsError:
         raise
     except CheckpointError:
-        snapshot = _storage(checkpoint.repo, hub) / "snapshots" / checkpoint.commit
+        snapshot = _storage(checkpoint.repo, hub) / "snapshots" / checkpoint.commit / checkpoint.folder
         if not hub.is_offline or not snapshot.is_dir():
             raise
     return folder_listing(snapshot, tuple(_cached_file(snapshot / name) for name in file_names(snapshot)))
@@ -202,6 +202,11 @@ def _refuse_incomplete(checkpoint: Checkpoint, inventory: Inventory) -> None:
         raise WeightsError(
             f"{where} {inventory.objection}{odd}. Leave it out of the series, or download it by other means and "
             "rename the file that holds the weights to model.safetensors."
+        )
+    if inventory.format == DISTRIBUTED:
+        raise WeightsError(
+            f"{where} is {inventory.objection}. Download its folder by other means (hf download), give that to "
+            "gated-lpi import, and take the folder that it writes (docs/importing.md)."
         )
     if inventory.format == "pickle":
         raise WeightsError(
@@ -230,7 +235,24 @@ def _storage(repo: str, hub: Hub) -> Path:
     return hub.cache / f"models{constants.REPO_ID_SEPARATOR}{repo.replace('/', constants.REPO_ID_SEPARATOR)}"
 
 
+def _within(checkpoint: Checkpoint, name: str) -> str:
+    """A file's path in the repository."""
+    return f"{checkpoint.folder}/{name}" if checkpoint.folder else name
+
+
+def _place(folder: Path) -> tuple[Path, str]:
+    """The repository's folder in the cache that a checkpoint's folder is in, and by what name that one is held."""
+    inner = "" if folder.parent.name == "snapshots" else folder.name
+    snapshot = folder.parent if inner else folder
+    return snapshot.parent.parent, _held(snapshot.name, inner)
+
+
+def _held(commit: str, folder: str) -> str:
+    return f"{commit}+{folder}" if folder else commit
+
+
 def _cached(checkpoint: Checkpoint, name: str, hub: Hub) -> str | None:
+    name = _within(checkpoint, name)
     found = try_to_load_from_cache(checkpoint.repo, name, cache_dir=hub.cache, revision=checkpoint.commit)
     return found if isinstance(found, str) else None
 
@@ -271,7 +293,7 @@ def _git_oid(path: Path, size: int) -> str:
 
 def _discard(path: Path) -> None:
     """Remove a file of the cache and all that it links to, so that nothing brings the same bytes back."""
-    storage = path.parent.parent.parent
+    storage, _ = _place(path.parent)
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()

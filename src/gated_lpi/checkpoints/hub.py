@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
@@ -61,6 +61,7 @@ _TELLING = 10.0  # seconds, from which on a wait is told of
 _LOG = logging.getLogger("gated_lpi")
 _MOST_DOUBLINGS = 60  # of the wait between two attempts: more than any wait that anyone takes
 T = TypeVar("T")
+_Listing = tuple[tuple[RemoteFile, ...], tuple[str, ...]]
 
 
 class RepositoryMissingError(CheckpointError):
@@ -95,6 +96,7 @@ class Hub:
     slowest: float = 10_000.0
     slow_after: float = 60.0
     _shards: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _listings: dict[tuple[str, str], _Listing] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def address(self) -> str:
@@ -155,10 +157,15 @@ class Hub:
         self._keep(repo, f"commit of {revision}", {revision: found})
         return found
 
-    def inventory(self, repo: str, commit: str) -> Inventory:
+    def inventory(self, repo: str, commit: str, folder: str = "") -> Inventory:
         """The files of a commit with their hashes, and the shards that its weights' index names.
 
         One request, two if there is an index that no commit before had; none if it was asked before.
+
+        Args:
+            repo: the repository.
+            commit: the commit's id.
+            folder: a folder of it, whose files are listed by their names within it; "" for the whole commit.
 
         Raises:
             RepositoryMissingError: the hub knows no such repository, or does not show it.
@@ -166,7 +173,8 @@ class Hub:
             WeightsError: the index cannot be used.
         """
         require_commit(repo, commit)
-        kept = Inventory.from_json(self._kept(repo, commit))
+        record = f"{commit} {folder}" if folder else commit
+        kept = Inventory.from_json(self._kept(repo, record))
         if kept is not None:
             return kept
         if self.is_offline:
@@ -174,18 +182,47 @@ class Hub:
                 f"The files of {repo} at {commit[:8]} were never listed on this machine, and the hub may not be asked "
                 "(offline). List the series with its integrity once while online."
             )
+        listed = self._listings.get((repo, commit))
+        files, left_out = self._listed(repo, commit) if listed is None else listed
+        if folder:
+            start = f"{folder}/"
+            inside = (file for file in files if file.name.startswith(start))
+            files = tuple(replace(file, name=file.name.removeprefix(start)) for file in inside)
+        found = Inventory(files, self._index(repo, commit, files, folder), left_out)
+        self._keep(repo, record, asdict(found))
+        return found
+
+    def folders(self, repo: str, commit: str) -> tuple[str, ...]:
+        """The folders of a commit that hold files themselves, in order; none where nothing is known offline.
+
+        Raises:
+            RepositoryMissingError: the hub knows no such repository, or does not show it.
+            CheckpointError: the hub does not answer, or `commit` is no commit's id.
+        """
+        require_commit(repo, commit)
+        record = f"folders of {commit}"
+        kept = self._kept(repo, record)
+        kept = kept.get("folders") if isinstance(kept, dict) else None
+        if isinstance(kept, list) and all(is_file_path(name) for name in kept):
+            return tuple(kept)
+        if self.is_offline:
+            return ()
+        self._listings[repo, commit] = self._listed(repo, commit)  # for each folder's own files
+        found = sorted({file.name.rpartition("/")[0] for file in self._listings[repo, commit][0]} - {""})
+        self._keep(repo, record, {"folders": found})
+        return tuple(found)
+
+    def _listed(self, repo: str, commit: str) -> _Listing:
+        """All files of a commit, and lines about entries of the listing that cannot be used."""
         api = HfApi(endpoint=self.address, token=self.token)
         what = f"the files of {repo} at {commit[:8]}"
         info = self.patiently(
             what, lambda: api.model_info(repo, revision=commit, files_metadata=True, timeout=self.timeout)
         )
-        files, left_out = listed_files(
+        return listed_files(
             (sibling.rfilename, sibling.size, None if sibling.lfs is None else sibling.lfs.sha256, sibling.blob_id)
             for sibling in info.siblings or []
         )
-        found = Inventory(files, self._index(repo, commit, files), left_out)
-        self._keep(repo, commit, asdict(found))
-        return found
 
     def download(self, repo: str, commit: str, name: str, size: int = 0) -> Path:
         """One file of a commit, from the cache or the hub.
@@ -270,13 +307,13 @@ class Hub:
                     f"{_short(error)}). Check that it is the address of a hub ($HF_ENDPOINT), and try again."
                 ) from error
 
-    def _index(self, repo: str, commit: str, files: tuple[RemoteFile, ...]) -> tuple[str, ...] | None:
+    def _index(self, repo: str, commit: str, files: tuple[RemoteFile, ...], folder: str) -> tuple[str, ...] | None:
         """The shards that the index of the weights names; indexes with one git id are one file, read once."""
         index = index_of(files)
         if index is None:
             return None
         if index.git_oid not in self._shards or not index.git_oid:
-            url = hf_hub_url(repo, index.name, revision=commit, endpoint=self.address)
+            url = hf_hub_url(repo, index.name, subfolder=folder or None, revision=commit, endpoint=self.address)
 
             def ask() -> Any:
                 headers = build_hf_headers(token=self.token)

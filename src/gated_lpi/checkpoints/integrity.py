@@ -158,7 +158,7 @@ def inspect_series(
 def _inventory(checkpoint: Checkpoint, hub: Hub) -> Inventory:
     if checkpoint.path is not None:
         return local_inventory(Path(checkpoint.path))
-    return hub.inventory(checkpoint.repo, checkpoint.commit)
+    return hub.inventory(checkpoint.repo, checkpoint.commit, checkpoint.folder)
 
 
 def _report(

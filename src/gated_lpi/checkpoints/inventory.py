@@ -39,6 +39,7 @@ from gated_lpi._common.weight_files import (
 from gated_lpi.checkpoints.weights import file_sha256
 from gated_lpi.errors import WeightsError
 
+DISTRIBUTED = "distributed"
 _MOST_SHARDS = 10_000
 
 
@@ -100,10 +101,12 @@ class Inventory:
 
     @property
     def format(self) -> str:
-        """What the weights are stored as: "safetensors", "pickle" or, without any, ""."""
+        """What the weights are stored as: "safetensors", "distributed", "pickle" or, without any, ""."""
         names = {file.name for file in self.files}
         if INDEX_NAME in names or any(is_safetensors(name) for name in names):
             return "safetensors"
+        if any(name.endswith(".distcp") for name in names):
+            return DISTRIBUTED
         return "pickle" if PICKLE_INDEX_NAME in names or any(is_pickle(name) for name in names) else ""
 
     @property
@@ -139,6 +142,8 @@ class Inventory:
         if self.format == "safetensors":
             found = ", ".join(writable(file.name) for file in self.weights[:4])
             return f"holds {found}, but neither {SINGLE_NAME} nor {INDEX_NAME}: transformers loads none of these"
+        if self.format == DISTRIBUTED:
+            return "a torch distributed checkpoint (.distcp) of a training run: convert it with gated-lpi import first"
         if self.format:
             return "pickled weights only, which are never opened: convert them to safetensors first"
         return "holds no weights"

@@ -19,7 +19,7 @@ from typing import Any
 from gated_lpi._common.entries import LARGEST, is_count, quoted
 from gated_lpi._common.foreign import ForeignTextError, parse_json
 from gated_lpi.checkpoints.names import ACCEPTED, INDEX_ONLY, Name, parse_name, reason_against, stage_order
-from gated_lpi.checkpoints.types import SHOWN, Checkpoint, Excluded, LocalListing
+from gated_lpi.checkpoints.types import SHOWN, Checkpoint, Excluded, LocalListing, of_one_unit
 from gated_lpi.errors import CheckpointError
 
 RECORD_NAME = "checkpoint.json"
@@ -76,10 +76,10 @@ def scan_local(folder: str | Path) -> LocalListing:
             f"{root} is not a folder. Expected a folder with sub-folders named {ACCEPTED}; check the path."
         )
     found = [_entry(path) for path in paths if not path.name.startswith(".")]
-    checkpoints = [item for item in found if isinstance(item, Checkpoint)]
+    checkpoints, others = of_one_unit([item for item in found if isinstance(item, Checkpoint)])
     _refuse_rivals(checkpoints)
     checkpoints.sort(key=lambda checkpoint: (stage_order(checkpoint.stage), checkpoint.step))
-    return LocalListing(tuple(checkpoints), tuple(item for item in found if isinstance(item, Excluded)))
+    return LocalListing(tuple(checkpoints), (*(item for item in found if isinstance(item, Excluded)), *others))
 
 
 def _entry(path: Path) -> Checkpoint | Excluded:
@@ -123,6 +123,7 @@ def _checkpoint(path: Path, name: Name, step: int) -> Checkpoint:
         step=step,
         tokens=name.tokens if tokens is None else tokens,
         stage=record.get("stage") or name.stage,
+        step_unit=name.counts,
     )
 
 

@@ -1,8 +1,11 @@
 """The name of a branch or folder → stage, step and tokens; or why it is no step of the series.
 
 `SCHEMES` is the whole knowledge of how checkpoints are named: one row per scheme, the first whose pattern is the whole
-name decides. Named groups: `stage`, `step`, `tokens` with `unit`, or `index` where a name counts checkpoints rather
-than steps. Names are only ever read: a token suffix is rounded differently from suite to suite, so none is built.
+name decides. Named groups: `stage` or `seed`, `step` (with `power` where it is written in thousands or millions),
+`tokens` with `unit`, or `index` where a name counts checkpoints rather than steps. What `step` counts is the scheme's
+`counts`: words and bytes are units of their own, since neither is a number of tokens. A seed is kept as the stage
+"seed-NAME": runs with different seeds are parallel to each other, as ingredients are.
+Names are only ever read: a token suffix is rounded differently from suite to suite, so none is built.
 Digits and letters are those of ASCII: other scripts have digits too, and a step in them is one that nobody meant. Steps
 and tokens are stored as 64-bit integers, so a name that tells a larger number is none of a checkpoint.
 """
@@ -13,16 +16,21 @@ import re
 from dataclasses import dataclass
 
 from gated_lpi._common.entries import LARGEST, TOO_LARGE, quoted
+from gated_lpi.checkpoints.types import BYTES, STEPS, WORDS
 from gated_lpi.errors import OptionError
 
 UNITS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}  # powers of ten
-ACCEPTED = "step-100, step_100, step100, checkpoint-100, step100-tokens5B or stage1-step100-tokens5B"
+ACCEPTED = "step-100, step_100, step100, checkpoint-100, step100-tokens5B, stage1-step100-tokens5B or words-10M"
 
 _FLAGS = re.IGNORECASE | re.ASCII
 _STEP = r"(?:step|checkpoint|global[-_]?step|iter)[-_]?(?P<step>\d+)"
 _TOKENS = r"[-_]tokens?[-_]?(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[KMBT]?)"
 _STAGE = r"(?P<stage>stage[-_]?\d+(?:[-_]ingredient[-_]?\d+)?)[-_]"
 _LONG = r"(?P<stage>lc(?:[-_][a-z0-9]+)*?)[-_]"
+_PHASE = r"(?P<stage>phase[-_]?\d+)"
+_LATER = r"(?P<stage>extension|anneal(?:ing)?|cooldown|decay|mid[-_]?train(?:ing)?)[-_]"
+_SEED = r"[-_]seed[-_](?P<seed>[a-z0-9]+(?:[-_][a-z0-9]+)*)"
+_AMOUNT = r"[-_]?(?P<step>\d+(?:\.\d+)?)(?P<power>[KMBT]?)"
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,14 @@ class Scheme:
         pattern: regular expression that whole names match.
         example: a real name.
         used_by: who names checkpoints so.
+        counts: what `step` counts: STEPS, WORDS or BYTES.
     """
 
     name: str
     pattern: str
     example: str
     used_by: str
+    counts: str = STEPS
 
     def match(self, name: str) -> re.Match[str] | None:
         """Match a whole name, whatever its case."""
@@ -51,8 +61,26 @@ SCHEMES = (
     Scheme("stage-step-tokens", _STAGE + _STEP + _TOKENS, "stage1-step1000-tokens5B", "OLMo 2, OLMoE-0125"),
     Scheme("stage-step", _STAGE + _STEP, "stage1-step1000", "Olmo 3, SmolLM3"),
     Scheme("long-context-step", _LONG + _STEP, "lc-4k-to-32k-step-4000", "SmolLM3, long-context extension"),
+    Scheme("later-stage-step", _LATER + _STEP, "extension_step0001220", "Lucie's context extension"),
+    Scheme("step-phase", rf"{_STEP}(?:{_TOKENS})?[-_]{_PHASE}", "step-0334000_tokens-0700B-phase1", "runs in phases"),
+    Scheme(
+        "phase-checkpoint",
+        r"(?:[a-z0-9][a-z0-9.]*[-_])?" + _PHASE + r"[-_](?:checkpoint|step)[-_]?(?P<step>\d+)",
+        "CrystalCoder_phase2_checkpoint_018000",
+        "CrystalCoder",
+    ),
+    Scheme("base-step", r"(?P<stage>base)[-_](?P<step>\d{5,})", "base_0720000", "K2-V2, pre-training"),
+    Scheme("mid-step", r"(?P<stage>mid[-_]\d+)[-_](?P<step>\d+)", "mid_1_0001000", "K2-V2, stages of mid-training"),
+    Scheme(
+        "step-seed",
+        _STEP + r"[-_]seed[-_](?P<seed>[a-z0-9]+(?:[-_][a-z0-9]+)*)",
+        "step69369-seed-default",
+        "DataDecide",
+    ),
     Scheme("step", _STEP, "step143000", "Pythia, Stanford's GPT-2, transformers.Trainer; GPT-NeoX, Megatron"),
     Scheme("index", r"ckpt[-_]?(?P<index>\d+)", "ckpt_358", "Amber"),
+    Scheme("words", r"(?:chck|words)" + _AMOUNT, "chck_10M", "BabyLM", WORDS),
+    Scheme("bytes", r"bytes" + _AMOUNT, "bytes-20B", "folders of models that read bytes", BYTES),
 )
 # The end of a repository's name. "-7B" alone is a number of parameters; "-8b-400B" is one and then tokens.
 REPOSITORY = Scheme(
@@ -69,6 +97,7 @@ _REASONS = (
     (r"it[-_].*", "instruction tuning, after pre-training"),
 )
 NO_STEP = "names no step"
+SEED = "seed-"  # before the name of a seed that is kept as a stage
 INDEX_ONLY = "counts checkpoints, not steps: which step or token it is has to come from the suite's data"
 
 
@@ -79,9 +108,10 @@ class Name:
     Attributes:
         scheme: name of the scheme that read it.
         stage: "" where it tells none.
-        step: None where it counts checkpoints instead.
+        step: what `counts` says; None where it counts checkpoints instead.
         tokens: training tokens, None where untold.
         index: the number of the checkpoint where names count them, else None.
+        counts: what `step` counts: STEPS, WORDS or BYTES.
     """
 
     scheme: str
@@ -89,20 +119,22 @@ class Name:
     step: int | None
     tokens: int | None
     index: int | None
+    counts: str = STEPS
 
 
 def parse_name(name: str) -> Name | None:
     """Read a branch's or folder's name; None if it is no checkpoint of a series (`reason_against` tells why)."""
-    found = _match(name)
-    if found is None or _too_large(found):
+    scheme, found = _match(name)
+    if scheme is None or _too_large(found):
         return None
-    step, tokens, index = found.get("step"), found.get("tokens"), found.get("index")
+    step, tokens, index, seed = (found.get(group) for group in ("step", "tokens", "index", "seed"))
     return Name(
-        scheme=found["scheme"] or "",
-        stage=(found.get("stage") or "").lower(),
-        step=None if step is None else _count(step),
+        scheme=scheme.name,
+        stage=(f"{SEED}{seed}" if seed else found.get("stage") or "").lower(),
+        step=None if step is None else _count(step, found.get("power") or ""),
         tokens=None if tokens is None else _count(tokens, found.get("unit") or ""),
         index=None if index is None else _count(index),
+        counts=scheme.counts,
     )
 
 
@@ -120,13 +152,14 @@ def reason_against(name: str) -> str:
     for pattern, reason in _REASONS:
         if re.fullmatch(pattern, name, _FLAGS):
             return reason
-    found = _match(name)
-    if found is not None and _too_large(found):
+    scheme, found = _match(name)
+    if scheme is not None and _too_large(found):
         return f"tells {_too_large(found)}"
     for scheme in SCHEMES:
         start = re.match(scheme.pattern + r"(?=[-_])", name, _FLAGS)
         if start and start["step" if "step" in start.groupdict() else "index"]:
-            return f"a side run: {quoted(name[start.end() :])} follows the step"
+            what = "step" if scheme.counts == STEPS else f"number of {scheme.counts}"
+            return f"a side run: {quoted(name[start.end() :])} follows the {what}"
     return NO_STEP
 
 
@@ -163,19 +196,20 @@ def stage_order(stage: str) -> tuple[bool, bool, tuple[tuple[int, str], ...]]:
     return stage != "", not stage.startswith("stage"), natural
 
 
-def _match(name: str) -> dict[str, str | None] | None:
-    """The named groups of the first scheme that reads the whole name, and "scheme", its name."""
+def _match(name: str) -> tuple[Scheme | None, dict[str, str | None]]:
+    """The first scheme that reads the whole name, and its named groups; None and nothing if none does."""
     for scheme in SCHEMES:
         match = scheme.match(name)
         if match:
-            return {**match.groupdict(), "scheme": scheme.name}
-    return None
+            return scheme, match.groupdict()
+    return None, {}
 
 
 def _too_large(found: dict[str, str | None]) -> str:
     """What a name tells that is too large to be stored, in words; "" if nothing is."""
+    powers = {"tokens": found.get("unit"), "step": found.get("power")}
     for group, what in (("step", "a step"), ("tokens", "tokens"), ("index", "a number")):
-        text, unit = found.get(group), (found.get("unit") or "") if group == "tokens" else ""
+        text, unit = found.get(group), powers.get(group) or ""
         if text is not None and _count(text, unit) is None:
             return f"{what} of {len(_magnitude(text.split('.')[0])[1]) + UNITS[unit.upper()]} digits, {TOO_LARGE}"
     return ""

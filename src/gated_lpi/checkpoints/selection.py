@@ -1,6 +1,7 @@
 """Choosing checkpoints of a series, and pairing those of two series.
 
 Asked-for steps or tokens are matched to the nearest checkpoint there is, and every mismatch is kept to be shown.
+What a series counts instead of steps, words or bytes, is an axis of its own and never stands in for tokens.
 Steps and tokens often begin anew in each stage. A choice over several stages is therefore made only where each stage
 goes on from the one before; otherwise the stage has to be named.
 """
@@ -8,19 +9,19 @@ goes on from the one before; otherwise the stage has to be named.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from gated_lpi._common.entries import LARGEST, is_count, quoted
 from gated_lpi.checkpoints.series import Series
-from gated_lpi.checkpoints.types import STEPS, Checkpoint
+from gated_lpi.checkpoints.types import PROGRESS, STEPS, Checkpoint
 from gated_lpi.errors import OptionError
 
-AxisName = Literal["steps", "tokens"]
+AxisName = Literal["steps", "tokens", "words", "bytes"]
 Spacing = Literal["log", "even"]
 
 
@@ -29,8 +30,8 @@ class Match:
     """What was asked for on an axis, and the checkpoint that is nearest to it.
 
     Attributes:
-        axis: "steps" or "tokens".
-        asked: the step, or the number of tokens, that was asked for.
+        axis: "steps", "tokens", "words" or "bytes".
+        asked: the step, or the number of tokens, words or bytes, that was asked for.
         found: that of the nearest checkpoint.
         key: the name of this checkpoint.
     """
@@ -42,7 +43,7 @@ class Match:
 
     @property
     def mismatch(self) -> int:
-        """The difference found − asked, in steps or tokens."""
+        """The difference found − asked, in what the axis counts."""
         return self.found - self.asked
 
 
@@ -72,7 +73,7 @@ class Pair:
 
     Attributes:
         a, b: the checkpoints.
-        difference: that of b minus that of a, in steps or tokens.
+        difference: that of b minus that of a, in what the axis counts.
         relative: the difference over the larger of the two.
     """
 
@@ -87,7 +88,7 @@ class Alignment:
     """Checkpoints of two series, paired.
 
     Attributes:
-        on: the axis, "steps" or "tokens".
+        on: the axis, "steps", "tokens", "words" or "bytes".
         pairs: in training order.
         unmatched_a, unmatched_b: the checkpoints of each series that have no partner.
     """
@@ -103,6 +104,8 @@ def select(
     *,
     steps: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
+    words: Sequence[int] | None = None,
+    bytes: Sequence[int] | None = None,  # noqa: A002
     count: int | None = None,
     spacing: Spacing | None = None,
     every: int | None = None,
@@ -112,11 +115,12 @@ def select(
 
     Args:
         series: what to choose from.
-        steps, tokens: the nearest checkpoint to each.
+        steps, tokens, words, bytes: the nearest checkpoint to each.
         count: so many different ones, from the first to the last.
-        spacing: with `count`, how they are spaced on the axis of steps: "log" (the default, equal ratios, and step 0 if
-            there is one) or "even".
-        every: the nearest to each multiple of so many steps, where one lies within half that distance.
+        spacing: with `count`, how they are spaced on the series' own axis: "log" (the default, equal ratios, and step 0
+            if there is one) or "even".
+        every: the nearest to each multiple of so many steps (words or bytes, where the series counts these), where one
+            lies within half that distance.
         stages: only these stages, before anything else.
 
     Raises:
@@ -124,14 +128,15 @@ def select(
             axis that the series does not tell or that begins anew within the stages, or more checkpoints than there
             are.
     """
-    steps, tokens = _whole("steps", steps), _whole("tokens", tokens)
+    given: dict[AxisName, Sequence[int] | None] = {"steps": steps, "tokens": tokens, "words": words, "bytes": bytes}
+    asked = {axis: _whole(axis, values) for axis, values in given.items()}
     count, every = _positive("count", count), _positive("every", every)
-    _refuse_contradictions(steps, tokens, count, spacing, every)
+    ways: dict[str, object] = {str(axis): values for axis, values in asked.items()}
+    _refuse_contradictions(ways | {"count": count, "every": every}, spacing)
     candidates = _of_stages(series, stages)
-    if steps is not None:
-        return _nearest_each(candidates, "steps", steps)
-    if tokens is not None:
-        return _nearest_each(candidates, "tokens", tokens)
+    for axis, values in asked.items():
+        if values is not None:
+            return _nearest_each(candidates, axis, values)
     if count is not None:
         return _spaced(candidates, count, spacing or "log")
     if every is not None:
@@ -146,7 +151,7 @@ def align(
     on: AxisName = "tokens",
     tolerance: float | None = 0.1,
 ) -> Alignment:
-    """Pair the checkpoints of two series that are nearest to each other in tokens (or steps).
+    """Pair the checkpoints of two series that are nearest to each other in tokens (or steps, words or bytes).
 
     Each has one partner at most, and pairs do not cross; the closest are made first.
 
@@ -159,8 +164,8 @@ def align(
         OptionError: an axis that is none, that one of them does not tell or on which it begins anew, or a tolerance
             below 0 or that is no number.
     """
-    if on not in ("steps", "tokens"):
-        raise OptionError(f'on={quoted(on)} was given. Expected "tokens" or "steps".')
+    if on != "tokens" and on not in PROGRESS:
+        raise OptionError(f'on={quoted(on)} was given. Expected "tokens", "steps", "words" or "bytes".')
     if tolerance is not None and not tolerance >= 0:
         raise OptionError(f"tolerance={tolerance} was given. Expected a relative difference of 0 or more, or None.")
     left, right = _checkpoints(a), _checkpoints(b)
@@ -186,18 +191,11 @@ def align(
     )
 
 
-def _refuse_contradictions(
-    steps: Sequence[int] | None,
-    tokens: Sequence[int] | None,
-    count: int | None,
-    spacing: str | None,
-    every: int | None,
-) -> None:
-    ways = {"steps": steps, "tokens": tokens, "count": count, "every": every}
+def _refuse_contradictions(ways: Mapping[str, object], spacing: str | None) -> None:
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} were given. Expected one way of choosing: leave the others out.")
-    if spacing is not None and count is None:
+    if spacing is not None and ways["count"] is None:
         raise OptionError(f"spacing={spacing!r} was given without count. Say how many checkpoints, or leave it out.")
     if spacing not in (None, "log", "even"):
         raise OptionError(f'spacing={spacing!r} was given. Expected "log" or "even".')
@@ -252,8 +250,8 @@ def _axis(checkpoints: tuple[Checkpoint, ...], axis: AxisName) -> list[int]:
     Raises:
         OptionError: they are untold for some checkpoint, are no numbers that can be stored, or do not grow.
     """
-    values = [checkpoint.step if axis == "steps" else checkpoint.tokens for checkpoint in checkpoints]
-    other = "tokens" if axis == "steps" else "steps"
+    values = [checkpoint.tokens if axis == "tokens" else checkpoint.step for checkpoint in checkpoints]
+    other = own_axis(checkpoints) if axis == "tokens" else "tokens"
     silent = [c.key for c, value in zip(checkpoints, values, strict=True) if value is None]
     if silent or not values:
         raise OptionError(
@@ -267,9 +265,11 @@ def _axis(checkpoints: tuple[Checkpoint, ...], axis: AxisName) -> list[int]:
             "or leave this checkpoint out."
         )
     told = [value for value in values if value is not None]
-    if axis == "steps" and checkpoints[0].step_unit != STEPS:
+    counted = checkpoints[0].step_unit
+    if axis != "tokens" and counted != axis:
+        what = "optimizer steps" if axis == "steps" else axis
         raise OptionError(
-            f"{checkpoints[0].key} tells no optimizer steps, but {checkpoints[0].step_unit}. Choose on tokens instead."
+            f"{checkpoints[0].key} tells no {what}, but {counted}. Choose on {own_axis(checkpoints)} instead."
         )
     if any(later < earlier for earlier, later in pairwise(told)):
         stages = ", ".join(dict.fromkeys(repr(checkpoint.stage) for checkpoint in checkpoints))
@@ -287,22 +287,29 @@ def _nearest_each(candidates: tuple[Checkpoint, ...], axis: AxisName, asked: Seq
     return Selection(tuple(candidates[i] for i in sorted(set(nearest))), matches)
 
 
+def own_axis(checkpoints: Sequence[Checkpoint]) -> AxisName:
+    """The axis that checkpoints are told on: what their steps count or, where that is no progress, tokens."""
+    counted = checkpoints[0].step_unit if checkpoints else STEPS
+    return next((axis for axis in get_args(AxisName) if axis == counted), "tokens")
+
+
 def _multiples(candidates: tuple[Checkpoint, ...], every: int) -> Selection:
-    values = _axis(candidates, "steps")
+    axis: AxisName = "steps" if own_axis(candidates) == "tokens" else own_axis(candidates)
+    values = _axis(candidates, axis)
     nearest: dict[int, int] = {}
     for i, value in enumerate(values):
         multiple = (value + every // 2) // every * every
         best = nearest.setdefault(multiple, i)
         if abs(value - multiple) < abs(values[best] - multiple):
             nearest[multiple] = i
-    matches = tuple(Match("steps", multiple, values[i], candidates[i].key) for multiple, i in nearest.items())
+    matches = tuple(Match(axis, multiple, values[i], candidates[i].key) for multiple, i in nearest.items())
     unmet = (max(nearest) - min(nearest)) // every + 1 - len(nearest)
     return Selection(tuple(candidates[i] for i in nearest.values()), matches, unmet)
 
 
 def _spaced(candidates: tuple[Checkpoint, ...], count: int, spacing: Spacing) -> Selection:
     """`count` different checkpoints: each target, in order, takes the nearest that leaves room for the rest."""
-    axis: AxisName = "steps" if candidates[0].step_unit == STEPS else "tokens"
+    axis = own_axis(candidates)
     values = _axis(candidates, axis)
     if count > len(values):
         raise OptionError(

@@ -2,27 +2,46 @@
 
 1. A repository's branches are listed with their commits, which are pinned from then on.
 2. Each branch's name is read by `names`; what the name leaves unsaid comes from the suite's row, if it has one.
-3. What is no step of the series is left out with the reason: `main`, side runs, names without a step, numbers too
-   large to be stored, a branch without a commit, and a second one that claims the same step of the same stage.
-4. The rest is sorted by stage and then numerically by step.
+3. Where no branch names a step, the folders at the top of `main` are read instead, by the same table.
+4. What is no step of the series is left out with the reason: `main`, side runs, names without a step, numbers too
+   large to be stored, a branch without a commit, what counts another thing than the rest, and a second one that claims
+   the same step of the same stage.
+5. The rest is sorted by stage and then numerically by step.
 
 Where every checkpoint has a repository of its own, each repository's `main` is one checkpoint of the series.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gated_lpi._common.entries import TOO_LARGE, is_count, quoted
 from gated_lpi.checkpoints.hub import NO_COMMIT, Hub, RepositoryMissingError
 from gated_lpi.checkpoints.local import checkpoints_in
-from gated_lpi.checkpoints.names import INDEX_ONLY, Name, parse_name, reason_against, repository_tokens, stage_order
+from gated_lpi.checkpoints.names import (
+    INDEX_ONLY,
+    SEED,
+    Name,
+    parse_name,
+    reason_against,
+    repository_tokens,
+    stage_order,
+)
 from gated_lpi.checkpoints.suites import Defect, Suite, suite_named, suite_of, suites
-from gated_lpi.checkpoints.types import BILLION_TOKENS, INDEX, STEPS, Checkpoint, Excluded, left_out
+from gated_lpi.checkpoints.types import (
+    BILLION_TOKENS,
+    BYTES,
+    INDEX,
+    STEPS,
+    WORDS,
+    Checkpoint,
+    Excluded,
+    left_out,
+    of_one_unit,
+)
 from gated_lpi.errors import CheckpointError
 
 MAIN = "main"
@@ -87,7 +106,7 @@ def list_series(source: str | Path | Sequence[str], *, offline: bool = False, hu
             A single branch or folder that cannot be used is no error: it is excluded, with the reason.
     """
     hub = Hub() if hub is None else hub
-    hub = dataclasses.replace(hub, offline=True) if offline else hub
+    hub = replace(hub, offline=True) if offline else hub
     if not isinstance(source, str | Path):
         return _of_repos(", ".join(source), _named_repos(source), hub)
     if isinstance(source, Path) or _is_folder(source):
@@ -146,7 +165,7 @@ def _of_listed_points(suite: Suite, hub: Hub) -> Series:
     if not listed:
         raise CheckpointError(f"None of the repositories of {suite.name} is to be had. The first: {missing[0].reason}")
     series = _of_points(suite.name, listed, {point.repo: point.tokens for point in suite.points}, suite)
-    return dataclasses.replace(series, excluded=(*missing, *series.excluded))
+    return replace(series, excluded=(*missing, *series.excluded))
 
 
 def _of_repos(source: str, repos: tuple[str, ...], hub: Hub) -> Series:
@@ -165,13 +184,28 @@ def _of_repos(source: str, repos: tuple[str, ...], hub: Hub) -> Series:
             excluded.append(Excluded(repo, f"joined to this series, but not to be had: {error}", repo))
             continue
         found = [_read(name, repo, commit, suite) for name, commit in listed[repo].items()]
-        steps = [item for item in found if isinstance(item, Checkpoint)]
-        checkpoints += steps
+        if len(repos) == 1 and not any(isinstance(item, Checkpoint) for item in found):
+            found += _folders(repo, listed[repo].get(MAIN, ""), suite, hub)
+        checkpoints += [item for item in found if isinstance(item, Checkpoint)]
         excluded += [item for item in found if isinstance(item, Excluded)]
     if not checkpoints and len(repos) > 1:
         return _of_points(source, listed, dict.fromkeys(repos), suite)
     mains = [_main(repo, branches[MAIN]) for repo, branches in listed.items() if branches.get(MAIN)]
     return _series(source, checkpoints, excluded, suite, mains[0] if mains else None)
+
+
+def _folders(repo: str, commit: str, suite: Suite | None, hub: Hub) -> list[Checkpoint | Excluded]:
+    """The folders at the top of `main` that name a step, and all other folders in it, with the reasons."""
+    if not commit:
+        return []
+    found: list[Checkpoint | Excluded] = []
+    for folder in hub.folders(repo, commit):
+        if "/" in folder:
+            found.append(Excluded(folder, "a folder within a folder; those at the top of main are read", repo))
+            continue
+        item = _read(folder, repo, commit, suite)
+        found.append(replace(item, revision=MAIN, folder=folder) if isinstance(item, Checkpoint) else item)
+    return found
 
 
 def _of_points(
@@ -192,14 +226,14 @@ def _of_points(
             continue
         point = _main(repo, branches[MAIN])
         key = repo.rsplit("/", 1)[-1]
-        checkpoints.append(
-            dataclasses.replace(point, key=key, tokens=seen, step=seen // 10**9, step_unit=BILLION_TOKENS)
-        )
+        checkpoints.append(replace(point, key=key, tokens=seen, step=seen // 10**9, step_unit=BILLION_TOKENS))
         excluded += [Excluded(name, reason_against(name), repo) for name in branches if name != MAIN]
     return _series(source, checkpoints, excluded, suite, None)
 
 
 def _read(name: str, repo: str, commit: str, suite: Suite | None) -> Checkpoint | Excluded:
+    if suite is not None and name in suite.codenames and commit:
+        return Checkpoint(None, name, suite.codenames.index(name), None, "", commit, repo, name, INDEX)
     parsed = parse_name(name)
     if parsed is None:
         main = suite.main if suite is not None and name == MAIN else ""
@@ -207,7 +241,7 @@ def _read(name: str, repo: str, commit: str, suite: Suite | None) -> Checkpoint 
     if not commit:
         return Excluded(name, NO_COMMIT, repo)
     if parsed.step is not None:
-        place, unit = parsed.step, STEPS
+        place, unit = parsed.step, parsed.counts
         tokens = parsed.tokens if parsed.tokens is not None else _tokens_of_steps(parsed, suite)
     elif suite is None or suite.index is None or parsed.index is None:
         return Excluded(name, INDEX_ONLY, repo)
@@ -220,7 +254,7 @@ def _read(name: str, repo: str, commit: str, suite: Suite | None) -> Checkpoint 
 
 
 def _tokens_of_steps(name: Name, suite: Suite | None) -> int | None:
-    if suite is None or suite.tokens_per_step is None or name.step is None:
+    if suite is None or suite.tokens_per_step is None or name.step is None or name.counts != STEPS:
         return None
     if suite.tokens_stages and name.stage not in suite.tokens_stages:
         return None
@@ -238,6 +272,8 @@ def _series(
     suite: Suite | None,
     main: Checkpoint | None,
 ) -> Series:
+    found, others = of_one_unit(found)
+    excluded = [*excluded, *others]
     found = sorted(found, key=lambda checkpoint: (stage_order(checkpoint.stage), checkpoint.step))
     kept: dict[tuple[str, int], Checkpoint] = {}
     for checkpoint in found:
@@ -249,8 +285,9 @@ def _series(
     if not kept:
         shown = "; ".join(f"{item.name} ({item.reason})" for item in excluded[:6]) or "nothing at all"
         raise CheckpointError(
-            f"{source} has no branch that names a step (found: {shown}). Expected names such as step1000-tokens4B or "
-            "stage1-step1000. If its checkpoints are repositories of their own, give all of them."
+            f"{source} has no branch, and no folder of main, that names a step (found: {shown}). Expected names "
+            "such as step1000-tokens4B or stage1-step1000. If its checkpoints are repositories of their own, give "
+            "all of them."
         )
     checkpoints = tuple(kept.values())
     return Series(source, checkpoints, tuple(excluded), suite, main, _notes(checkpoints, suite))
@@ -258,9 +295,19 @@ def _series(
 
 def _notes(checkpoints: tuple[Checkpoint, ...], suite: Suite | None) -> tuple[str, ...]:
     notes = list(() if suite is None else suite.notes)
+    if suite is not None and suite.obstacle:
+        notes.insert(0, f"these models {suite.obstacle}")
     ingredients = sorted({checkpoint.stage for checkpoint in checkpoints if "ingredient" in checkpoint.stage})
     if len(ingredients) > 1:
         notes.append(f"{', '.join(ingredients)} are parallel runs from one checkpoint, not one after the other")
+    seeds = sorted({c.stage for c in checkpoints if c.stage.startswith(SEED)})
+    if len(seeds) > 1:
+        notes.append(f"{', '.join(seeds)} are replicates, trained from one seed each: choose one by its stage")
+    if checkpoints[0].folder:
+        notes.append("the checkpoints are folders of the branch main, all of one commit")
+    if checkpoints[0].step_unit in (WORDS, BYTES):
+        unit = checkpoints[0].step_unit
+        notes.append(f"progress is counted in training {unit}, which are neither optimizer steps nor tokens")
     if checkpoints[0].step_unit == INDEX:
         notes.append("the step column counts checkpoints, not optimizer steps")
     if checkpoints[0].step_unit == BILLION_TOKENS:

@@ -10,7 +10,7 @@ import fnmatch
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,7 @@ from gated_lpi.checkpoints.names import REPOSITORY, SCHEMES, repository_tokens
 from gated_lpi.checkpoints.types import Checkpoint
 
 _Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+SEED_MARK = "{seed}"
 _Positive = Annotated[int, Field(strict=True, gt=0, le=LARGEST)]
 
 
@@ -93,11 +94,15 @@ class Suite(_Row):
         scheme: name of a row of `gated_lpi.checkpoints.names.SCHEMES`, or "repository".
         repos: its repositories, each a series; one with * stands for all that match.
         points: instead, one repository per checkpoint, together a series.
+        codenames: branches whose names tell nothing, in training order; their places count as their steps.
         joined: for a repository, others whose branches belong to the same series.
         tokens_per_step: training tokens in a step, where names tell no tokens.
         tokens_stages: the stages that this holds for, all if empty.
         index: for names that count checkpoints.
         moe: whether the models are mixtures of experts.
+        runs: how they can be run: "as they are"; with "trust_remote_code"; after gated-lpi "import"; or "not".
+        why: why not as they are.
+        replicates: repositories that differ in the seed alone, {seed} in its place: arms with `seeds` take them.
         main: what the default branch is, where it is known.
         notes: what to know before use.
         defects: what is known to be wrong with some checkpoints.
@@ -107,11 +112,15 @@ class Suite(_Row):
     scheme: str
     repos: tuple[str, ...] = ()
     points: tuple[Point, ...] = Field(default=(), alias="point")
+    codenames: tuple[str, ...] = ()
     joined: dict[str, tuple[str, ...]] = {}
     tokens_per_step: _Positive | None = None
     tokens_stages: tuple[str, ...] = ()
     index: Index | None = None
     moe: bool = False
+    runs: Literal["as they are", "trust_remote_code", "import", "not"] = "as they are"
+    why: str = ""
+    replicates: tuple[str, ...] = ()
     main: str = ""
     notes: tuple[str, ...] = ()
     defects: tuple[Defect, ...] = Field(default=(), alias="defect")
@@ -120,6 +129,10 @@ class Suite(_Row):
     def _consistent(self) -> Suite:
         if bool(self.repos) == bool(self.points):
             raise ValueError(f"suite {self.name} needs either repos or points")
+        if (self.runs == "as they are") is bool(self.why):
+            raise ValueError(f"suite {self.name}: why goes with runs, and says why not as they are")
+        if any(SEED_MARK not in repo for repo in self.replicates):
+            raise ValueError(f"suite {self.name}: replicates need {SEED_MARK} where the seed stands")
         known = {scheme.name for scheme in (*SCHEMES, REPOSITORY)}
         if self.scheme not in known:
             raise ValueError(f"suite {self.name}: no scheme {self.scheme!r}; known are {', '.join(sorted(known))}")
@@ -128,6 +141,17 @@ class Suite(_Row):
     def matches(self, repo: str) -> bool:
         """Whether a repository is one of the suite's series."""
         return any(fnmatch.fnmatchcase(repo.lower(), pattern.lower()) for pattern in self.repos)
+
+    @property
+    def obstacle(self) -> str:
+        """How its models can be run, if not as they are, in words; else ""."""
+        ways = {
+            "as they are": "",
+            "trust_remote_code": "need trust_remote_code",
+            "import": "need gated-lpi import first",
+            "not": "CANNOT BE RUN",
+        }
+        return f"{ways[self.runs]}: {self.why}" if self.why else ""
 
     @property
     def named_repos(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,11 @@ from gated_lpi._common.entries import writable
 from gated_lpi._common.weight_files import Stamp
 
 STEPS = "steps"
+WORDS = "words"
+BYTES = "bytes"
 BILLION_TOKENS = "billion tokens"
 INDEX = "index"
+PROGRESS = (STEPS, WORDS, BYTES)  # what a series may be chosen and aligned on as it is
 SHOWN = 12  # names that a line has room for
 
 
@@ -28,7 +31,8 @@ class Checkpoint:
         stage: stage of the training run, "" where it has one only.
         commit: pinned commit, "" for a local folder.
         repo, revision: repository and branch on the hub, "" for a local folder.
-        step_unit: STEPS, or, where a series does not tell its optimizer steps, BILLION_TOKENS or INDEX.
+        step_unit: STEPS, or, where a series does not tell its optimizer steps, WORDS, BYTES, BILLION_TOKENS or INDEX.
+        folder: its folder within the branch, "" where the branch itself is the checkpoint.
     """
 
     path: Path | None
@@ -40,6 +44,7 @@ class Checkpoint:
     repo: str = ""
     revision: str = ""
     step_unit: str = STEPS
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,17 @@ class Excluded:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", writable(self.name))
         object.__setattr__(self, "reason", writable(self.reason))
+
+
+def of_one_unit(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[Excluded]]:
+    """Those that count what most of them count, and the others, left out: a series has one axis."""
+    units = Counter(checkpoint.step_unit for checkpoint in checkpoints)
+    usual = max(units, key=lambda unit: units[unit], default=STEPS)
+    return [c for c in checkpoints if c.step_unit == usual], [
+        Excluded(c.key, f"counts {c.step_unit}, and most of the series {usual}", c.repo)
+        for c in checkpoints
+        if c.step_unit != usual
+    ]
 
 
 def left_out(excluded: Iterable[Excluded]) -> tuple[str, ...]:

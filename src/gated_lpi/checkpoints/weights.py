@@ -54,7 +54,7 @@ def check_weights(folder: str | Path | None) -> WeightsReport:
     refuse_long_headers(chosen.paths)
     for path in chosen.paths:
         seen[path] = set()
-        for name, tensor in _tensors(path):
+        for name, tensor in tensors_of(path):
             seen[path].add(name)
             dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
             broken += _broken_values(path, name, tensor)
@@ -72,7 +72,12 @@ def check_weights(folder: str | Path | None) -> WeightsReport:
     return WeightsReport(files, digest, dtypes.total(), dict(dtypes), chosen.aside, stamp)
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a safetensors file with its name, one at a time.
+
+    Raises:
+        WeightsError: the file is cut short or corrupt.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.offset_keys():

@@ -40,7 +40,8 @@ from gated_lpi.metrics import (
 
 FloatArray = NDArray[np.float64]
 Facts = Literal["all", "known", "known_last"]
-Clock = Literal["tokens", "step", "checkpoint"]
+Clock = Literal["tokens", "step", "words", "bytes", "checkpoint"]
+COUNTED: tuple[Clock, ...] = ("words", "bytes")  # instead of steps
 
 OVER_PAIRS = ("stability", "gain_top_set", "gain_top_by_gain")
 OVER_CHECKPOINTS = ("importance_share", "entropy", "effective_units")
@@ -87,7 +88,8 @@ class ArmSeries:
 
     Attributes:
         arm: its name.
-        clock: what `at` counts: tokens if they are known and ascend, else steps, else checkpoints.
+        clock: what `at` counts: tokens if they are known and ascend, else steps (or the words or bytes that the series
+            counts instead), else checkpoints.
         at: [T], the axis.
         steps: [T].
         series: by name, [1 + B, T] or [1 + B, T − 1] for B draws of relations, whose first row is the arm's own.
@@ -386,13 +388,14 @@ def _with_last(profiles: FloatArray) -> FloatArray:
 
 
 def clock_of(scores: xr.Dataset, places: NDArray[np.int64]) -> tuple[Clock, FloatArray, FloatArray]:
-    """The axis of checkpoints: tokens, else steps, else their number."""
+    """The axis of checkpoints: tokens, else steps (or words or bytes in their place), else their number."""
     steps = scores["step"].to_numpy()[places].astype(np.float64)
     tokens = scores["tokens"].to_numpy()[places].astype(np.float64) if "tokens" in scores.coords else -np.ones(1)
     if (tokens >= 0).all() and (np.diff(tokens) > 0).all():
         return "tokens", tokens, steps
     if (np.diff(steps) > 0).all() and (steps >= 0).all():
-        return "step", steps, steps
+        unit = schema.step_unit(scores.attrs)
+        return next((clock for clock in COUNTED if clock == unit), "step"), steps, steps
     return "checkpoint", np.arange(steps.size, dtype=np.float64), steps
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from gated_lpi.claims.judge import LEAST, Answer, Compared
 from gated_lpi.claims.judged import Finding
 from gated_lpi.claims.publication import UNIT_WORDS, Direction, Unit
-from gated_lpi.claims.series import Facts
+from gated_lpi.claims.series import COUNTED, Facts
 
 KIND_WORDS = {"ffn": "FFN neurons", "attention": "attention neurons"}
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -53,6 +53,8 @@ def interval(one: Compared, place: int, *, size: bool = False) -> str:
 
 def when(one: Compared, place: int) -> str:
     """A point of training: its step where arms have it in common, else its tokens."""
+    if one.clock in COUNTED:
+        return f"{_short(float(one.at[place]))} {one.clock}"
     if one.steps.size and math.isfinite(one.steps[place]):
         return f"step {int(one.steps[place]):,}"
     if one.clock == "tokens":
@@ -132,7 +134,7 @@ def _values(one: Compared, place: int) -> str:
             _short(2.0 ** float(value[place])) if math.isfinite(value[place]) else DASH
             for value in (one.moe_value, one.dense_value)
         )
-        of = " tokens" if unit == "doublings" and one.clock == "tokens" else ""
+        of = f" {one.clock}" if unit == "doublings" and one.clock in ("tokens", *COUNTED) else ""
         return f"{moe}{of} against {dense}"
     sign = "%" if unit in ("share", "percent") else ""
     moe, dense = (f"{written(float(value[place]), unit)}{sign}" for value in (one.moe_value, one.dense_value))

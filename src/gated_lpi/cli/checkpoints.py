@@ -15,7 +15,7 @@ from gated_lpi.cli.console import out as console
 from gated_lpi.errors import OptionError
 
 if TYPE_CHECKING:
-    from gated_lpi.checkpoints import Checkpoint, Integrity, Selection, Series
+    from gated_lpi.checkpoints import Checkpoint, Continuity, Hub, Integrity, Selection, Series
 
 NAME = "checkpoints"
 INTERRUPTED = "interrupted; what was listed is kept in the cache: run the command again"
@@ -32,12 +32,23 @@ def command(
         str | None, typer.Option(help="The checkpoints nearest to these steps, such as 0,1000,5k.")
     ] = None,
     tokens: Annotated[str | None, typer.Option(help="Those nearest to these tokens, such as 20B,1.5T.")] = None,
+    words: Annotated[
+        str | None, typer.Option(help="Those nearest to these words, where the series counts words.")
+    ] = None,
+    bytes_: Annotated[str | None, typer.Option("--bytes", help="Those nearest to these bytes, likewise.")] = None,
     count: Annotated[int | None, typer.Option(help="So many of them, from the first to the last.")] = None,
     spacing: Annotated[str | None, typer.Option(help="With --count: log (the default) or even.")] = None,
     every: Annotated[int | None, typer.Option(help="Those nearest to each multiple of so many steps.")] = None,
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be given several times.")] = None,
     integrity: Annotated[
         bool, typer.Option("--integrity", help="Compare the weight files by their hashes, without downloading them.")
+    ] = False,
+    continuity: Annotated[
+        bool,
+        typer.Option(
+            "--continuity",
+            help="Compare the weights of neighbours with the series' own trend; downloads each, and deletes it again.",
+        ),
     ] = False,
     against: Annotated[
         list[str] | None, typer.Option(help="Compare with this series, too; may be given several times.")
@@ -55,13 +66,15 @@ def command(
     choice: dict[str, Any] = {
         "steps": None if steps is None else parse_counts(steps),
         "tokens": None if tokens is None else parse_counts(tokens),
+        "words": None if words is None else parse_counts(words),
+        "bytes": None if bytes_ is None else parse_counts(bytes_),
         "count": count,
         "spacing": spacing,
         "every": every,
         "stages": stage or None,
     }
     if not source:
-        if integrity or against or any(value is not None for value in choice.values()):
+        if integrity or continuity or against or any(value is not None for value in choice.values()):
             raise OptionError("There is nothing to choose from: give a suite, a repository or a folder.")
         _print_suites(json)
         return
@@ -73,10 +86,42 @@ def command(
         others = [list_series(other, hub=hub) for other in against or []]
         with ConsoleProgress().task("compare files") as advance:
             report = inspect_series(series, selection.checkpoints, against=others, hub=hub, progress=advance)
+    course = _continuity(selection, hub) if continuity else None
     if json:
-        print_json(_as_json(series, selection, report))
-    else:
-        _print_series(series, selection, report)
+        found = {} if course is None else {"continuity": dataclasses.asdict(course)}
+        print_json(_as_json(series, selection, report) | found)
+        return
+    _print_series(series, selection, report)
+    if course is not None:
+        _print_continuity(course)
+
+
+def _continuity(selection: Selection, hub: Hub) -> Continuity:
+    from gated_lpi.checkpoints import Signature, check_continuity, evict, fetch, signature
+
+    def reach(checkpoint: Checkpoint) -> Signature:
+        fetched = fetch(checkpoint, hub=hub)
+        try:
+            return signature(fetched.path, checkpoint.key, checkpoint.step)
+        finally:
+            if checkpoint.path is None:
+                evict(fetched, hub=hub)
+
+    with ConsoleProgress().task("read weights") as advance:
+        return check_continuity(selection.checkpoints, reach, advance)
+
+
+def _print_continuity(course: Continuity) -> None:
+    table = _table("after", "checkpoint", "distance of the median kind of matrix")
+    for i, distance in enumerate(course.distances):
+        table.add_row(course.keys[i], course.keys[i + 1], f"{distance:.3g}")
+    console.print(table)
+    for found in course.breaks:
+        console.print(f"breaks off: {found}", markup=False)
+    if course.apart:
+        console.print(f"not in all of them, and not compared: {len(course.apart)} matrices, first {course.apart[0]}")
+    told = f"{len(course.breaks)} kinds of matrices break off" if course.breaks else "no matrix breaks off"
+    console.print(f"continuity: {told} the series' own trend; 0: equal weights, 1.41: two independent draws")
 
 
 def _print_suites(json: bool) -> None:
@@ -91,18 +136,24 @@ def _print_suites(json: bool) -> None:
         known = [f"known defect: {defect.what}" for defect in suite.defects]
         main = [f"main: {suite.main}"] if suite.main else []
         kind = f"{suite.name} (MoE)" if suite.moe else suite.name
-        table.add_row(kind, "\n".join(repos), "\n".join([*suite.notes, *main, *known]), end_section=True)
+        seeds = [f"replicates: {repo}" for repo in suite.replicates]
+        obstacle = [suite.obstacle] if suite.obstacle else []
+        told = "\n".join([*obstacle, *suite.notes, *main, *seeds, *known])
+        table.add_row(kind, "\n".join(repos), told, end_section=True)
     console.print(table)
 
 
 def _print_series(series: Series, selection: Selection, report: Integrity | None) -> None:
+    from gated_lpi.checkpoints.types import BYTES, WORDS
+
     chosen, there = len(selection.checkpoints), len(series.checkpoints)
     suite = f", suite {series.suite.name}" if series.suite is not None else ""
     console.print(f"{series.source}{suite}: {chosen} of {there} checkpoints", markup=False)
-    columns = ["key", *(["stage"] if series.stages != ("",) else []), "step", "tokens", "commit"]
+    counted = series.step_unit if series.step_unit in (WORDS, BYTES) else "step"
+    columns = ["key", *(["stage"] if series.stages != ("",) else []), counted, "tokens", "commit"]
     table = _table(*columns, *(["flags"] if report is not None else []))
     for c in selection.checkpoints:
-        cells = {"key": c.key, "stage": c.stage, "step": f"{c.step:,}", "tokens": _tokens(c), "commit": c.commit[:8]}
+        cells = {"key": c.key, "stage": c.stage, counted: f"{c.step:,}", "tokens": _tokens(c), "commit": c.commit[:8]}
         flags = [] if report is None else ["\n".join(report.flags[c.key]) or "none found"]
         table.add_row(*(Text(cell) for cell in (*(cells[column] for column in columns), *flags)))
     console.print(table)
@@ -114,7 +165,9 @@ def _table(first: str, *others: str) -> Table:
     """A table that shows every cell in full: only columns of words are folded, names and numbers are to be copied."""
     table = Table()
     for header in (first, *others):
-        table.add_column(header, no_wrap=header in (first, "step", "tokens", "commit"), overflow="fold")
+        table.add_column(
+            header, no_wrap=header in (first, "step", "words", "bytes", "tokens", "commit"), overflow="fold"
+        )
     return table
 
 

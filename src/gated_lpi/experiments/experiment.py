@@ -22,7 +22,9 @@ from pydantic import (
 
 from gated_lpi._common.flatten import flatten
 from gated_lpi.checkpoints import parse_count
+from gated_lpi.checkpoints.names import SEED
 from gated_lpi.checkpoints.selection import Spacing
+from gated_lpi.checkpoints.suites import SEED_MARK
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments.design import MOST_CELLS, Cells, Grid, cells_of, shared_keys
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
@@ -74,7 +76,7 @@ ENDINGS = (
     *(f".{part}.summary.json" for part in (KNOWN, KNOWN_LAST)),
     *(f".{name}.{part}.summary.json" for name in SUMMARISED for part in (KNOWN, KNOWN_LAST)),
 )
-SELECTION = ("steps", "tokens", "count", "spacing", "every", "stages", "tokens_aligned_with")
+SELECTION = ("steps", "tokens", "words", "bytes", "count", "spacing", "every", "stages", "tokens_aligned_with")
 
 
 def _count(given: object) -> object:
@@ -91,6 +93,7 @@ Source = Annotated[
 ]
 Count = Annotated[int, BeforeValidator(_count), Field(ge=0, le=GREATEST)]
 Counts = Annotated[Listed[Count] | None, BeforeValidator(_several)]
+SeedName = Annotated[int, Field(strict=True, ge=0)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Seeds = Listed[Annotated[int, Field(ge=0, lt=2**32)]]
 
 
@@ -291,14 +294,17 @@ class Arm(Spec):
         train: trained by the run: a kind of model.
         checkpoints: a folder of checkpoints, all of which are taken.
         series: a suite, a repository, several repositories or a folder: see `list_series`.
-        steps, tokens, count, spacing, every, stages: which checkpoints of the series: see `select`. Steps and tokens
-            are numbers, or text such as "10K" and "2.5T".
+        steps, tokens, words, bytes, count, spacing, every, stages: which checkpoints of the series: see `select`.
+            Steps, tokens, words and bytes are numbers, or text such as "10K" and "2.5T".
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
         group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
         replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group NAME
             (unless `group` says another), each with a seed one more than the one before it. NAME is the group or the
             kind if there is no `name`.
+        seeds: in an experiment that is read, a replicate for each of these seeds of a published series instead of this
+            arm: NAME-SEED of the group NAME (unless `group` says another). A seed takes the place of "{seed}" in
+            `series`; in a repository that holds runs of several seeds it is the stage "seed-SEED".
         grid, cells: in an experiment that is read, an arm for every combination of options of `training` instead of
             this one, in place of what the experiment has of both (see `design`); each is a group of its own.
     """
@@ -309,6 +315,8 @@ class Arm(Spec):
     series: Source | None = None
     steps: Counts = None
     tokens: Counts = None
+    words: Counts = None
+    bytes: Counts = None
     count: Positive | None = None
     spacing: Spacing | None = None
     every: Positive | None = None
@@ -317,6 +325,7 @@ class Arm(Spec):
     training: TrainingOverrides | None = None
     group: ArmName | None = None
     replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
+    seeds: Annotated[Listed[SeedName], AfterValidator(different)] | None = Field(default=None, exclude=True)
     grid: Grid | None = Field(default=None, exclude=True)
     cells: Cells | None = Field(default=None, exclude=True)
 
@@ -342,13 +351,25 @@ class Arm(Spec):
                 f"arm {self.name!r} has {' and '.join(trained)} but no `train`, which that is for; other arms are put "
                 "together by `group`"
             )
+        if self.seeds is not None and self.series is None:
+            raise ValueError(
+                f"arm {self.name!r} has seeds but no `series`, which they are of; a trained arm has `replicates`"
+            )
+        if self.seeds is not None and self.stages is not None and not self._has_seed_mark():
+            raise ValueError(
+                f"arm {self.name!r} has seeds and stages, and no {SEED_MARK} in `series`, so that seeds are stages; "
+                "leave one of them out"
+            )
+        if self.seeds is None and self._has_seed_mark():
+            raise ValueError(f"arm {self.name!r} has {SEED_MARK} in `series`, and no seeds to put there; give `seeds`")
         chosen = [key for key in SELECTION if getattr(self, key) is not None]
         if chosen and self.series is None:
             raise ValueError(
                 f"arm {self.name!r} has {', '.join(chosen)}, which choose from a `series`, and no `series`; give the "
                 "folder or repository as `series`"
             )
-        ways = [key for key in ("steps", "tokens", "count", "every", "tokens_aligned_with") if key in chosen]
+        several = ("steps", "tokens", "words", "bytes", "count", "every", "tokens_aligned_with")
+        ways = [key for key in several if key in chosen]
         if len(ways) > 1:
             raise ValueError(f"arm {self.name!r} chooses by {' and '.join(ways)} at once; give one of them")
         if self.spacing is not None and self.count is None:
@@ -365,6 +386,9 @@ class Arm(Spec):
         Raises:
             ValueError: the arm has a seed of its own beside `seeds`.
         """
+        if self.seeds is not None:
+            yield from self._each_published(self.seeds)
+            return
         if self.train is None or (self.replicates is None and seeds is None):
             yield self
             return
@@ -381,6 +405,22 @@ class Arm(Spec):
         for i, own in enumerate(seeds or ()):
             name = f"{self.name}-{i + 1}"
             yield Arm.model_validate(content | {"name": name, "training": training | {"seed": own}})
+
+    def _has_seed_mark(self) -> bool:
+        return any(SEED_MARK in one for one in ([self.series] if isinstance(self.series, str) else self.series or ()))
+
+    def _each_published(self, seeds: Sequence[int | str]) -> Iterator[Arm]:
+        """A replicate for each seed of a published series."""
+        content = self.model_dump() | {"group": self.group or self.name}
+        for seed in seeds:
+            own: dict[str, Any] = {"name": f"{self.name}-{seed}"}
+            if self._has_seed_mark():
+                series = content["series"]
+                put = [one.replace(SEED_MARK, str(seed)) for one in ([series] if isinstance(series, str) else series)]
+                own |= {"series": put[0] if isinstance(series, str) else put}
+            else:
+                own |= {"stages": [f"{SEED}{seed}".lower()]}
+            yield Arm.model_validate(content | own)
 
     def spread(self, grid: Grid | None, cells: Cells | None) -> Iterator[Arm]:
         """The arms of every cell of its own grid and cells or, if it has none and is trained, of these; or itself.
@@ -456,7 +496,7 @@ class Experiment(Spec):
         if design and not any(arm.train for arm in arms):
             raise ValueError(f"{' and '.join(design)} was given, which arms with `train` are made by, and none has it")
         cells = [cell for arm in arms for cell in arm.spread(info.data["grid"], info.data["cells"])]
-        count = sum(cell.replicates or len(info.data["seeds"] or (0,)) for cell in cells)
+        count = sum(cell.replicates or len(cell.seeds or info.data["seeds"] or (0,)) for cell in cells)
         if count > MOST_CELLS and len(cells) > 1:
             raise ValueError(
                 f"cells and replicates make {count:,} arms; expected at most {MOST_CELLS:,}: ask for fewer"

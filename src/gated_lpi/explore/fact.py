@@ -18,6 +18,7 @@ from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
+from gated_lpi.report.clocks import at_step
 from gated_lpi.report.token_routes import route
 
 TOP = 15
@@ -81,7 +82,7 @@ def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
     found = {key: float(column[prompt]) for key, column in learning(arm, moment.place).items()}
 
     def step(value: float) -> str:
-        return "never" if np.isnan(value) else f"step {int(value):,}"
+        return "never" if np.isnan(value) else at_step(value, arm.scores.attrs)
 
     return [
         ("rank", f"{int(found['rank']):,} at {moment.key}"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gated_lpi.explore.arm import Arm, Moment
 from gated_lpi.explore.view import address
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, StepScale, arm_styles
-from gated_lpi.report.charts import CLOCK_LABELS, Clock
+from gated_lpi.report.clocks import Clock, clock_label
 
 GREY = ArmStyle("#7f868d", "circle")
 DENSE = 40  # points beyond which markers would cover the curve: the lines are thinner and bear none
@@ -27,7 +27,9 @@ class Times:
     """
 
     def __init__(self, arms: Iterable[Arm], clock: Clock | None = None) -> None:
+        arms = list(arms)
         moments = [moment for arm in arms for moment in arm.moments]
+        self._counted = [arm.scores.attrs for arm in arms]
         known = all(moment.tokens >= 0 for moment in moments)
         self.clock: Clock = clock if clock is not None and (known or clock == "step") else "tokens" if known else "step"
         self._scale = StepScale(float(self._of(moment)) for moment in moments)
@@ -35,7 +37,7 @@ class Times:
     @property
     def axis(self) -> Axis:
         """For a panel."""
-        return self._scale.axis(CLOCK_LABELS[self.clock])
+        return self._scale.axis(clock_label(self.clock, self._counted))
 
     def at(self, moments: Sequence[Moment]) -> tuple[float, ...]:
         """Where checkpoints stand."""

@@ -15,7 +15,8 @@ from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES, Results, tokens_known
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Chart, arm_styles
-from gated_lpi.report.charts import Clock, Measure, filled, series
+from gated_lpi.report.charts import Measure, filled, series
+from gated_lpi.report.clocks import Clock
 from gated_lpi.report.estimates import Estimate
 from gated_lpi.report.grouped import by_group
 

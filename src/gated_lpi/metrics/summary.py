@@ -150,10 +150,12 @@ def summarise(
     for table, extra in (_hits(scores, level), _routing(scores)):
         variables |= table
         coords |= extra
-    over = {} if facts == "all" else {"facts": facts}
+    over: dict[str, str] = {} if facts == "all" else {"facts": facts}
     if over:
         known = scores[schema.count_over(facts)].sum("relation").to_numpy().astype(np.int64)
         variables["known_prompts"] = (("checkpoint",), known)
+    counted = schema.step_unit(scores.attrs)
+    over |= {} if counted == schema.STEPS else {schema.STEP_UNIT: counted}
     summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method} | over)
     return _refuse(summary, refused, scores) if refused.any() else summary
 

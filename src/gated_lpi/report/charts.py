@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -16,14 +16,12 @@ import xarray as xr
 from gated_lpi.report.arms import KIND_NAMES, kinds_of, tokens_known
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, StepScale, arm_styles, short_number
+from gated_lpi.report.clocks import Clock, clock_label, clock_name
 from gated_lpi.report.estimates import ablation_drop
 from gated_lpi.results.records import AblationRow, ArmRecord
 
 Summaries = Mapping[str, xr.Dataset]
 Styles = Mapping[str, ArmStyle]
-Clock = Literal["step", "tokens"]
-
-CLOCK_LABELS: dict[Clock, str] = {"step": "training step", "tokens": "training tokens"}
 BANDS = "Bands: 95% intervals, bootstrapped over relations; of replicates, over these around their mean"
 
 
@@ -53,7 +51,9 @@ def stability(summaries: Summaries) -> Chart:
     counted = {name: summary for name, summary in summaries.items() if tokens_known(summary)}
     clocks: tuple[tuple[Clock, Summaries], ...] = (("step", summaries), ("tokens", counted))
     panels = [
-        series(Measure(f"{KIND_NAMES[kind]}, by {clock}", "stability", "J_stab", kind), shown, styles, clock)
+        series(
+            Measure(f"{KIND_NAMES[kind]}, by {_names(clock, shown)}", "stability", "J_stab", kind), shown, styles, clock
+        )
         for clock, shown in clocks
         for kind in kinds_of(list(shown.values()))
     ]
@@ -209,7 +209,16 @@ def series(measure: Measure, summaries: Summaries, styles: Styles, clock: Clock 
         for line in _arm_lines(measure, name, summary, styles[name], scale, clock)
     ]
     height = Axis(measure.label, percent=measure.percent, limits=measure.limits)
-    return Panel(measure.title, scale.axis(CLOCK_LABELS[clock]), height, tuple(lines))
+    return Panel(
+        measure.title,
+        scale.axis(clock_label(clock, [summary.attrs for summary in summaries.values()])),
+        height,
+        tuple(lines),
+    )
+
+
+def _names(clock: Clock, summaries: Summaries) -> str:
+    return " or ".join(dict.fromkeys(clock_name(clock, summary.attrs) for summary in summaries.values()))
 
 
 def _arm_lines(
@@ -224,7 +233,7 @@ def _arm_lines(
         return []
     times = summary[clock].to_numpy()[len(summary["step"]) - len(values) :]
     x = tuple(scale.position(float(time)) for time in times)
-    hover = tuple(f"{arm}, {clock} {short_number(float(time))}" for time in times)
+    hover = tuple(f"{arm}, {clock_name(clock, summary.attrs)} {short_number(float(time))}" for time in times)
     common: dict[str, Any] = {"group": arm, "style": style, "x": x, "hover": hover}
     ends: dict[str, Any] = {
         end: _floats(here[f"{measure.name}_{end}"].to_numpy())
@@ -247,7 +256,8 @@ def _over_layers(summary: xr.Dataset, measures: Sequence[Measure]) -> xr.Dataset
             variables[measure.name] = values.mean("moe_layer")
             variables[f"{measure.name}_low"] = values.min("moe_layer")
             variables[f"{measure.name}_high"] = values.max("moe_layer")
-    return xr.Dataset(variables, {name: summary[name] for name in ("step", "tokens") if name in summary.coords})
+    coords = {name: summary[name] for name in ("step", "tokens") if name in summary.coords}
+    return xr.Dataset(variables, coords, summary.attrs)
 
 
 def _place(row: AblationRow, several: bool) -> str:

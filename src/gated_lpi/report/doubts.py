@@ -153,7 +153,7 @@ def _beside(summary: xr.Dataset, name: str) -> dict[str, xr.Dataset]:
         if f"{name}_routing_null{end}" in summary
     }
     coords = {place: summary[place] for place in ("step", "tokens", "kind") if place in summary.coords}
-    return {OBSERVED: summary, ALONE: xr.Dataset(alone, coords)}
+    return {OBSERVED: summary, ALONE: xr.Dataset(alone, coords, summary.attrs)}
 
 
 def _pairs(found: xr.Dataset) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gated_lpi.experiments.experiment import AttributionSpec
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, capital
+from gated_lpi.report.clocks import at_step
 from gated_lpi.report.estimates import Estimate, number, read
 from gated_lpi.report.tables import RHO_AVG, listing, show
 
@@ -106,5 +107,10 @@ def settling(results: Results, kind: str) -> str:
 
 
 def _steps(results: Results, kind: str, name: str) -> str:
-    steps = {arm.name: number(arm.summary, name, kind=kind) for arm in results.arms}
-    return listing([f"never in {arm}" if np.isnan(s) else f"from step {int(s):,} in {arm}" for arm, s in steps.items()])
+    found = [(arm, number(arm.summary, name, kind=kind)) for arm in results.arms]
+    return listing(
+        [
+            f"never in {arm.name}" if np.isnan(step) else f"from {at_step(step, arm.summary.attrs)} in {arm.name}"
+            for arm, step in found
+        ]
+    )

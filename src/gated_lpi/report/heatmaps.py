@@ -13,6 +13,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.metrics.relations import over_relations
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
+from gated_lpi.report.clocks import clock_label, clock_name
 
 ROW_TICKS = 16
 MOST_LAYERS = 3  # of an arm, whose utilisation by relation is drawn
@@ -26,12 +27,12 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
     panels = [
         Panel(
             f"{name}: {KIND_NAMES[kind]}",
-            category_axis("training step", _steps(summary)),
+            category_axis(clock_label("step", [summary.attrs]), _steps(summary)),
             category_axis("layer", [str(layer) for layer in summary["layer"].to_numpy()], ROW_TICKS),
             heat=Heat(
                 _profile(summary, kind).T,
                 tuple(f"layer {layer}" for layer in summary["layer"].to_numpy()),
-                tuple(f"step {step}" for step in _steps(summary)),
+                tuple(f"{clock_name('step', summary.attrs)} {step}" for step in _steps(summary)),
                 limits[kind],
                 "nats",
                 diverging=limits[kind][0] < 0,
@@ -77,12 +78,12 @@ def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
     panels += [
         Panel(
             f"{name}: over training",
-            category_axis("training step", _steps(scores[name])),
+            category_axis(clock_label("step", [scores[name].attrs]), _steps(scores[name])),
             category_axis("before block", blocks[name], ROW_TICKS),
             heat=Heat(
                 mean.T,
                 tuple(f"before {block}" for block in blocks[name]),
-                tuple(f"step {step}" for step in _steps(scores[name])),
+                tuple(f"{clock_name('step', scores[name].attrs)} {step}" for step in _steps(scores[name])),
                 limits,
                 "nats",
             ),

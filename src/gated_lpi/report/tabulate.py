@@ -12,6 +12,7 @@ from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.breakdown import ablations_by_relation, splits, trust, trust_by_layer
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.claims import table as claim_table
+from gated_lpi.report.clocks import clock_name
 from gated_lpi.report.doubt_tables import (
     agreements,
     damage,
@@ -248,7 +249,7 @@ def checkpoints(arm: ArmResults) -> Table:
     """Provenance of each checkpoint."""
     columns = (
         Column("checkpoint"),
-        Column("step", "count"),
+        Column(clock_name("step", arm.scores.attrs), "count"),
         Column("tokens", "count"),
         Column("stage"),
         Column("weights SHA-256"),

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from gated_lpi.claims import Compared, Judged
+from gated_lpi.claims.series import COUNTED
 from gated_lpi.claims.words import when
 from gated_lpi.report.arms import KIND_NAMES, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, StepScale, arm_styles
-from gated_lpi.report.charts import CLOCK_LABELS, Measure, filled, series
+from gated_lpi.report.charts import Measure, filled, series
 from gated_lpi.report.grouped import by_group
 
 VARIABLES = {"profile_with_last": "profile_pearson"}  # what a series is called in summaries
@@ -59,7 +60,8 @@ def _panels(results: Results, judged: Judged, compared: list[Compared]) -> Itera
 
 
 def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle], percent: bool) -> Panel:
-    clock = "step" if all(np.isfinite(one.steps).all() for one in compared) else compared[0].clock
+    stepwise = all(np.isfinite(one.steps).all() for one in compared)
+    clock = "step" if stepwise and compared[0].clock not in COUNTED else compared[0].clock
     axes = [one.steps if clock == "step" else one.at for one in compared]
     scale = StepScale(float(value) for axis in axes for value in axis)
     several = len({one.moe for one in compared}) > 1
@@ -73,7 +75,7 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
         grey = ArmStyle("#888888", "circle")
         nil = Line("no difference", "nil", grey, ends, (0.0, 0.0), ("", ""), drawn="dashed", in_legend=False)
         lines.insert(0, nil)
-    label = "checkpoint" if clock == "checkpoint" else CLOCK_LABELS[clock]
+    label = "checkpoint" if clock == "checkpoint" else f"training {clock}"
     return Panel(f"{title}: MoE less dense", scale.axis(label), Axis("difference", percent=percent), tuple(lines))
 
 

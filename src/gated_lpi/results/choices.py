@@ -24,6 +24,7 @@ class _Entry(Entry):
         commit: names a folder of the cache.
         repo, revision: repository and branch on the hub.
         step_unit: what its steps count.
+        folder: its folder within the branch, "" where the branch is the checkpoint.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -32,7 +33,8 @@ class _Entry(Entry):
     commit: Annotated[str, Field(pattern="^[0-9a-fA-F]{7,64}$")]
     repo: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
     revision: str = ""
-    step_unit: Literal["steps", "billion tokens", "index"] = "steps"
+    step_unit: Literal["steps", "words", "bytes", "billion tokens", "index"] = "steps"
+    folder: Annotated[str, Field(pattern=r"^([\w-][\w.-]*)?$")] = ""
 
 
 class _Chosen(BaseModel):

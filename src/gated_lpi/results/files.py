@@ -37,6 +37,7 @@ class Entry(BaseModel):
     Attributes:
         key: its name within the series.
         step: what the series counts, as a rule optimizer steps.
+        step_unit: what that is; records of earlier versions do not say.
         tokens: training tokens seen, None where unknown.
         stage: of the training run, "" where it has one only.
         commit: pinned commit, "" for a local folder.
@@ -46,6 +47,7 @@ class Entry(BaseModel):
 
     key: Annotated[str, Field(min_length=1)]
     step: Number
+    step_unit: str = "steps"
     tokens: Number | None = None
     stage: str = ""
     commit: str = ""

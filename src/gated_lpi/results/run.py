@@ -48,7 +48,7 @@ from gated_lpi._common.folders import (
     unwritten,
 )
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
+from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
@@ -409,6 +409,9 @@ _FIRST_KEYS = (
 )
 
 
+_LATER_ARM_KEYS = ("training", "group", "replicates", "words", "bytes", "tokenizer", "trust_remote_code")
+
+
 def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     """The content of run.json as it was at first, in order and names, so that a name made of it stays."""
     content = experiment.model_dump(mode="json")
@@ -426,8 +429,8 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
         del content["ablation"]["text"]
     del content["engine"]["workers"]
     for arm in content["arms"]:
-        for key in ("training", "group", "replicates"):
-            if arm[key] is None:
+        for key in _LATER_ARM_KEYS:
+            if key in arm and arm[key] == Arm.model_fields[key].default:
                 del arm[key]
     return content
 

@@ -93,6 +93,8 @@ def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: No
         series,
         steps=arm.steps,
         tokens=arm.tokens,
+        words=arm.words,
+        bytes=arm.bytes,
         count=arm.count,
         spacing=arm.spacing,
         every=arm.every,
@@ -102,7 +104,8 @@ def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: No
         asked = f"asked for {match.asked:,} {match.axis}"
         note(arm.name, f"{asked}, nearest is {match.found:,} ({match.key}, {match.mismatch:+,})")
     if selection.unmet:
-        note(arm.name, f"{selection.unmet} multiples of {arm.every:,} steps have no checkpoint near them")
+        unit = selection.matches[0].axis
+        note(arm.name, f"{selection.unmet} multiples of {arm.every:,} {unit} have no checkpoint near them")
     return list(selection.checkpoints)
 
 

@@ -36,7 +36,7 @@ def listed_bytes(checkpoint: Checkpoint, hub: Hub) -> int:
     if checkpoint.path is not None:
         return 0
     try:
-        inventory = hub.inventory(checkpoint.repo, checkpoint.commit)
+        inventory = hub.inventory(checkpoint.repo, checkpoint.commit, checkpoint.folder)
     except CheckpointError:
         return 0  # the download will say why
     beside = sum(file.size for file in inventory.files if file.name.endswith(_TEXTS) and "/" not in file.name)
@@ -92,7 +92,8 @@ class Ledger:
         """
         with self._lock:
             entries = self._entries()
-            kept = [entry for entry in entries if Path(entry).name != checkpoint.commit]
+            end = Path("snapshots", checkpoint.commit, checkpoint.folder).parts
+            kept = [entry for entry in entries if Path(entry).parts[-len(end) :] != end]
             if len(kept) < len(entries):
                 self._write(kept)
 
@@ -111,4 +112,4 @@ class Ledger:
 
 def _snapshot(checkpoint: Checkpoint, hub: Hub) -> str:
     storage = f"models--{checkpoint.repo.replace('/', constants.REPO_ID_SEPARATOR)}"
-    return str(hub.cache / storage / "snapshots" / checkpoint.commit)
+    return str(hub.cache / storage / "snapshots" / checkpoint.commit / checkpoint.folder)

@@ -19,7 +19,7 @@ from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.facts import FactSet
 
-LABELS = ("key", "step", "tokens", "stage", "commit")
+LABELS = ("key", "step", "step_unit", "tokens", "stage", "commit")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Sizes come from the hub's listing. The rest is an estimate within a factor of a 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from gated_lpi._common.foreign import parse_json
@@ -308,7 +309,7 @@ def _shape(checkpoint: Checkpoint, hub: Hub) -> Shape:
     try:
         folder = checkpoint.path
         file = (
-            hub.download(checkpoint.repo, checkpoint.commit, "config.json")
+            hub.download(checkpoint.repo, checkpoint.commit, str(PurePosixPath(checkpoint.folder, "config.json")))
             if folder is None
             else folder / "config.json"
         )

@@ -382,7 +382,7 @@ def _own_folder(job: Job) -> Iterator[Job]:
     if path is not None:
         yield dataclasses.replace(kept, checkpoint=dataclasses.replace(job.checkpoint, path=path))
         return
-    name = f"{hub.address} {job.checkpoint.repo} {job.checkpoint.commit}"
+    name = f"{hub.address} {job.checkpoint.repo} {job.checkpoint.commit} {job.checkpoint.folder}"
     folder = hub.cache / SCRATCH / hashlib.sha256(name.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # another run may want the same checkpoint
@@ -395,7 +395,7 @@ def _own_folder(job: Job) -> Iterator[Job]:
 def _cached(checkpoint: Checkpoint, hub: Hub) -> Path | None:
     """The checkpoint's folder if all of it is in the node's cache."""
     try:
-        hub.inventory(checkpoint.repo, checkpoint.commit)
+        hub.inventory(checkpoint.repo, checkpoint.commit, checkpoint.folder)
         return fetch(checkpoint, hub=dataclasses.replace(hub, offline=True)).path
     except CheckpointError:
         return None
