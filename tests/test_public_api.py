@@ -44,6 +44,7 @@ PUBLIC = {
     "claims",
     "cli",
     "comparison",
+    "datasets",
     "diagnosis",
     "errors",
     "experiments",

@@ -47,17 +47,20 @@ from gated_lpi._common.folders import (
     refuse_links,
     unwritten,
 )
+from gated_lpi.datasets import Records
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
+from gated_lpi.results.described import described
 from gated_lpi.results.files import read_file, write_file
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
 from gated_lpi.results.store import ResultStore
 from gated_lpi.results.summaries import keep_summary, kept_summary, made_of, summary_file
+from gated_lpi.results.whole import as_dataset, as_datatree
 from gated_lpi.results.writer import is_ours
 from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
@@ -101,6 +104,10 @@ class Run:
         self.path = path
         self.experiment = experiment
         self.info = info
+
+    def __repr__(self) -> str:
+        """Its name and place, and what each arm has."""
+        return described(self)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -152,7 +159,7 @@ class Run:
             if not quarantined:
                 raise
             raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
-        return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
+        return scores.assign_attrs(quarantined=Records(quarantined)) if quarantined else scores
 
     def split_store(self, arm: str) -> ResultStore:
         """Where the splits of an arm's changes into routing and neurons are.
@@ -237,6 +244,35 @@ class Run:
             if digest is not None:
                 keep_summary(file, source, summary)
         return summary
+
+    def to_dataset(self, facts: schema.WhichFacts = "all") -> xr.Dataset:
+        """Every summary metric of every arm by every method, as one dataset.
+
+        Scores of units are not in it, as arms need not have the same units: `scores`, or `to_datatree` for all of them.
+
+        Args:
+            facts: over which facts; see `summary`.
+
+        Returns:
+            The variables of `summary` with `arm` and `by`, the method, in front, NaN where an arm has none.
+                `checkpoint` are the checkpoints of any arm in training order, with an index on `step`; `tokens` (arm,
+                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and `missing`, the
+                arms without results, with the reason.
+
+        Raises:
+            OptionError: no arm has a summary, and of one the options are why.
+            RunError: no arm has a summary.
+        """
+        return as_dataset(self, facts)
+
+    def to_datatree(self) -> xr.DataTree:
+        """Everything of every arm, read lazily: nodes ARM/scores, ARM/split and ARM/summary/METHOD.
+
+        Raises:
+            OptionError: no arm has results, and of one the options are why.
+            RunError: no arm has results.
+        """
+        return as_datatree(self)
 
     def quarantine(self, arm: str) -> Quarantine:
         """Where it is kept which checkpoints of an arm could not be used.
