@@ -49,6 +49,7 @@ PUBLIC = {
     "errors",
     "experiments",
     "explore",
+    "export",
     "facts",
     "interventions",
     "live",

@@ -29,8 +29,9 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -55,6 +56,7 @@ from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.described import described
 from gated_lpi.results.files import read_file, write_file
+from gated_lpi.results.frames import ROWS, metrics_frame, unit_frames
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
@@ -64,6 +66,9 @@ from gated_lpi.results.whole import as_dataset, as_datatree
 from gated_lpi.results.writer import is_ours
 from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN_FILE = "run.json"
 
@@ -256,14 +261,48 @@ class Run:
         Returns:
             The variables of `summary` with `arm` and `by`, the method, in front, NaN where an arm has none.
                 `checkpoint` are the checkpoints of any arm in training order, with an index on `step`; `tokens` (arm,
-                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and `missing`, the
-                arms without results, with the reason.
+                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and
+                `missing`, the arms without results, with the reason.
 
         Raises:
             OptionError: no arm has a summary, and of one the options are why.
             RunError: no arm has a summary.
         """
         return as_dataset(self, facts)
+
+    def to_dataframe(self, facts: schema.WhichFacts = "all") -> pd.DataFrame:
+        """Every summary metric of every arm by every method as a table of pandas, a row a number.
+
+        Args:
+            facts: over which facts; see `summary`.
+
+        Returns:
+            The columns of `gated_lpi.results.frames.METRIC_COLUMNS`: arm, method, metric, kind, step, …, value, low,
+                high, chance; missing where a metric has none.
+
+        Raises:
+            OptionError: no arm has a summary, and of one the options are why.
+            RunError: no arm has a summary.
+        """
+        return metrics_frame(self, facts)
+
+    def unit_frames(self, arm: str, steps: str | int = "all", rows: int = ROWS) -> Iterator[pd.DataFrame]:
+        """An arm's units and their scores as tables of pandas, read a slice at a time: `next(run.unit_frames(arm))`.
+
+        Args:
+            arm: its name.
+            steps: "all" checkpoints, the "last" one, or those of a training step.
+            rows: units of a slice, at most.
+
+        Yields:
+            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores for each of `methods`, nats.
+
+        Raises:
+            OptionError: no arm has this name, no checkpoint this step, or units have no scores.
+            DamagedError: what is there is not what was written.
+            RunError: none of its checkpoints is complete.
+        """
+        return unit_frames(self, arm, steps, rows)
 
     def to_datatree(self) -> xr.DataTree:
         """Everything of every arm, read lazily: nodes ARM/scores, ARM/split and ARM/summary/METHOD.
