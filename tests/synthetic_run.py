@@ -164,8 +164,8 @@ class SyntheticRun(Run):
     def arms(self) -> tuple[str, ...]:
         return tuple(self.plans)
 
-    def summary(self, arm: str, method: str | None = None) -> xr.Dataset:
-        return summarise(self.scores(arm), **self.metrics.model_dump(), method=method or "lpi")
+    def summary(self, arm: str, method: str | None = None, facts: Any = "all") -> xr.Dataset:
+        return summarise(self.scores(arm), **self.metrics.model_dump(), method=method or "lpi", facts=facts)
 
     def scores(self, arm: str) -> xr.Dataset:
         plan = self.plans[arm]

@@ -17,6 +17,7 @@ from gated_lpi.version import __version__
 if TYPE_CHECKING:
     from gated_lpi.ablation import ablate
     from gated_lpi.comparison import compare
+    from gated_lpi.datasets import index_units, open_scores
     from gated_lpi.errors import (
         CheckpointError,
         DamagedError,
@@ -91,10 +92,12 @@ _HOMES = {
     "attribute": "methods",
     "build_report": "report",
     "compare": "comparison",
+    "index_units": "datasets",
     "load_experiment": "experiments",
     "load_facts": "facts",
     "load_model": "loading",
     "open_run": "results",
+    "open_scores": "datasets",
     "run_experiment": "runs",
     "split_change": "routing",
     "summarise": "metrics",
@@ -138,10 +141,12 @@ __all__ = [
     "attribute",
     "build_report",
     "compare",
+    "index_units",
     "load_experiment",
     "load_facts",
     "load_model",
     "open_run",
+    "open_scores",
     "run_experiment",
     "split_change",
     "summarise",

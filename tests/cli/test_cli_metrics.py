@@ -20,9 +20,13 @@ def shown(monkeypatch):
     return lambda *options: CliRunner().invoke(app, ["metrics", "run", *options]).output
 
 
-def test_every_method_has_its_rows(shown):
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown().splitlines() if line.startswith("│")]
-    assert [row[:3] for row in rows] == [
+def rows(printed):
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+
+
+def test_every_method_has_its_rows_with_interval_and_chance(shown):
+    found = rows(shown())
+    assert [row[:3] for row in found if row[3] == "R_t"] == [
         ["moe", "lpi", "ffn"],
         ["moe", "lpi", "attention"],
         ["moe", "grad_x_act", "ffn"],
@@ -30,14 +34,27 @@ def test_every_method_has_its_rows(shown):
         ["dense", "lpi", "ffn"],
         ["dense", "lpi", "attention"],
     ]
-    for method, row in (("lpi", rows[0]), ("grad_x_act", rows[2])):
-        assert row[4] == f"{float(TWICE.summary('moe', method)['gain_top_set'].sel(kind='ffn')[-1]):.3f}"
+    for number, method in ((0, "lpi"), (2, "grad_x_act")):
+        summary = TWICE.summary("moe", method).sel(kind="ffn").isel(pair=-1)
+        value, low, high, chance, least, most = (
+            f"{float(summary[f'gain_top_set{end}']):.3f}"
+            for end in ("", "_low", "_high", "_chance", "_chance_low", "_chance_high")
+        )
+        row = [row for row in found if row[3] == "R_t"][number]
+        assert row[4:] == [value, f"[{low}, {high}]", f"{chance} [{least}, {most}]"]
+    assert next(row[4:] for row in found if row[3] == "rho_avg")[1:] == ["", ""]  # it has neither
+
+
+def test_what_measures_say_is_said(shown):
+    printed = shown()
+    for title in {row[3] for row in rows(printed)} - {"measure"}:
+        assert f"\n{title}: " in printed
 
 
 def test_methods_are_told_apart_on_a_narrow_screen(shown, monkeypatch):
-    monkeypatch.setattr("gated_lpi.cli.console.out._width", 66)
-    methods = "".join(line.split("│")[2].strip() for line in shown().splitlines() if line.startswith("│"))
-    assert methods == "lpi" * 2 + "grad_x_act" * 2 + "lpi" * 2
+    monkeypatch.setattr("gated_lpi.cli.console.out._width", 84)
+    methods = "".join(row[1] for row in rows(shown()))
+    assert methods == "lpi" * 10 + "grad_x_act" * 10 + "lpi" * 10
 
 
 def test_json_has_the_first_method_s_summary_and_the_others_under_it(shown):

@@ -51,7 +51,7 @@ def test_answers_follow_without_a_space_if_asked():
     assert joined["text"].values.tolist() == ["12+34=46"]
     assert spaced["text"].values.tolist() == ["12+34= 46"]
     assert joined.attrs["separator"] == ""
-    assert spaced.attrs["separator"] is None
+    assert "separator" not in spaced.attrs
     assert not np.allclose(joined["lpi"], spaced["lpi"], atol=1e-4)
 
 
@@ -64,7 +64,7 @@ def test_a_bos_token_is_as_asked_and_recorded(adds_bos, bos):
     assert ids_of(model, [("1+1=", "2")], separator="", bos=bos) == [((*start, *spelt("1+1=")), spelt("2")[0])]
     found = attribute(model, [("1+1=", "2")], separator="", bos=bos, **QUICK)
     assert found.attrs["bos_added"] == wanted
-    assert found.attrs["bos"] is bos
+    assert found.attrs.get("bos") == bos
 
 
 def test_a_bos_token_makes_room_for_an_answer_that_the_prompt_brings_no_token_before():

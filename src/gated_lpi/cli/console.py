@@ -22,6 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.segment import Segment
+from rich.table import Table
 
 from gated_lpi._common.entries import printable
 
@@ -44,6 +45,14 @@ class _Printable(Console):
 
 out = _Printable(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = _Printable(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def folding(*columns: str) -> Table:
+    """A table that folds cells where the screen is too narrow: names that are cut off look alike."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 class ConsoleProgress:

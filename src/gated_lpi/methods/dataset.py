@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi import score_schema as schema
+from gated_lpi.datasets import plain_attributes
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
@@ -214,10 +215,10 @@ def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[st
 
 
 def provenance(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything needed to say where a result comes from, as values that any store keeps."""
+    """Everything needed to say where a result comes from, as values that any store keeps; not what is not set."""
     check = model.reconstruction
     recorded: dict[str, Any] = dict(model.provenance)
-    recorded |= {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()}
+    recorded |= options
     recorded |= {
         "coverage": model.coverage,
         "reconstruction_error": None if check is None else check.worst,
@@ -225,4 +226,4 @@ def provenance(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
         "schema": schema.VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    return recorded
+    return plain_attributes(recorded)

@@ -67,6 +67,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
+from gated_lpi.datasets import as_expected
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arm import KINDS as KINDS  # whose place this is for importers
 from gated_lpi.metrics._arm import arm_of
@@ -157,7 +158,7 @@ def summarise(
     counted = schema.step_unit(scores.attrs)
     over |= {} if counted == schema.STEPS else {schema.STEP_UNIT: counted}
     summary = xr.Dataset(variables, coords, attrs=asdict(options) | {"method": method} | over)
-    return _refuse(summary, refused, scores) if refused.any() else summary
+    return as_expected(_refuse(summary, refused, scores) if refused.any() else summary)
 
 
 def _series(

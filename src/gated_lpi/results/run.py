@@ -29,8 +29,9 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -47,20 +48,27 @@ from gated_lpi._common.folders import (
     refuse_links,
     unwritten,
 )
+from gated_lpi.datasets import Records
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
+from gated_lpi.results.described import described
 from gated_lpi.results.files import read_file, write_file
+from gated_lpi.results.frames import ROWS, metrics_frame, unit_frames
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
 from gated_lpi.results.quarantine import Quarantine
 from gated_lpi.results.records import ArmRecord
 from gated_lpi.results.store import ResultStore
 from gated_lpi.results.summaries import keep_summary, kept_summary, made_of, summary_file
+from gated_lpi.results.whole import as_dataset, as_datatree
 from gated_lpi.results.writer import is_ours
 from gated_lpi.training.spec import CorpusSpec
 from gated_lpi.version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN_FILE = "run.json"
 
@@ -101,6 +109,10 @@ class Run:
         self.path = path
         self.experiment = experiment
         self.info = info
+
+    def __repr__(self) -> str:
+        """Its name and place, and what each arm has."""
+        return described(self)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -152,7 +164,7 @@ class Run:
             if not quarantined:
                 raise
             raise RunError(f"{error}. {len(quarantined)} are quarantined: {quarantined[0]['quarantined']}") from error
-        return scores.assign_attrs(quarantined=quarantined) if quarantined else scores
+        return scores.assign_attrs(quarantined=Records(quarantined)) if quarantined else scores
 
     def split_store(self, arm: str) -> ResultStore:
         """Where the splits of an arm's changes into routing and neurons are.
@@ -237,6 +249,69 @@ class Run:
             if digest is not None:
                 keep_summary(file, source, summary)
         return summary
+
+    def to_dataset(self, facts: schema.WhichFacts = "all") -> xr.Dataset:
+        """Every summary metric of every arm by every method, as one dataset.
+
+        Scores of units are not in it, as arms need not have the same units: `scores`, or `to_datatree` for all of them.
+
+        Args:
+            facts: over which facts; see `summary`.
+
+        Returns:
+            The variables of `summary` with `arm` and `by`, the method, in front, NaN where an arm has none.
+                `checkpoint` are the checkpoints of any arm in training order, with an index on `step`; `tokens` (arm,
+                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and
+                `missing`, the arms without results, with the reason.
+
+        Raises:
+            OptionError: no arm has a summary, and of one the options are why.
+            RunError: no arm has a summary.
+        """
+        return as_dataset(self, facts)
+
+    def to_dataframe(self, facts: schema.WhichFacts = "all") -> pd.DataFrame:
+        """Every summary metric of every arm by every method as a table of pandas, a row a number.
+
+        Args:
+            facts: over which facts; see `summary`.
+
+        Returns:
+            The columns of `gated_lpi.results.frames.METRIC_COLUMNS`: arm, method, metric, kind, step, …, value, low,
+                high, chance; missing where a metric has none.
+
+        Raises:
+            OptionError: no arm has a summary, and of one the options are why.
+            RunError: no arm has a summary.
+        """
+        return metrics_frame(self, facts)
+
+    def unit_frames(self, arm: str, steps: str | int = "all", rows: int = ROWS) -> Iterator[pd.DataFrame]:
+        """An arm's units and their scores as tables of pandas, read a slice at a time: `next(run.unit_frames(arm))`.
+
+        Args:
+            arm: its name.
+            steps: "all" checkpoints, the "last" one, or those of a training step.
+            rows: units of a slice, at most.
+
+        Yields:
+            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores for each of `methods`, nats.
+
+        Raises:
+            OptionError: no arm has this name, no checkpoint this step, or units have no scores.
+            DamagedError: what is there is not what was written.
+            RunError: none of its checkpoints is complete.
+        """
+        return unit_frames(self, arm, steps, rows)
+
+    def to_datatree(self) -> xr.DataTree:
+        """Everything of every arm, read lazily: nodes ARM/scores, ARM/split and ARM/summary/METHOD.
+
+        Raises:
+            OptionError: no arm has results, and of one the options are why.
+            RunError: no arm has results.
+        """
+        return as_datatree(self)
 
     def quarantine(self, arm: str) -> Quarantine:
         """Where it is kept which checkpoints of an arm could not be used.

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from gated_lpi import score_schema as schema
@@ -41,6 +42,7 @@ from gated_lpi._common.folders import (
     write_atomically,
 )
 from gated_lpi.checkpoints.names import stage_order
+from gated_lpi.datasets import as_expected
 from gated_lpi.errors import DamagedError, RunError, WriteError
 from gated_lpi.metrics.relations import over_relations
 from gated_lpi.options.spec import GREATEST
@@ -104,6 +106,15 @@ class ResultStore:
             RunError: the folder is there but is no result store, or a later version of this package wrote it.
         """
         return [record["key"] for record in self.records()]
+
+    def in_training_order(self) -> list[dict[str, Any]]:
+        """Provenance of the complete checkpoints, first to last in training.
+
+        Raises:
+            RunError: the folder is there but is no result store, or a later version of this package wrote it.
+        """
+        records = self.records()
+        return [records[row] for row in _in_training_order(records)]
 
     def digest(self) -> str | None:
         """Digest of what is complete, scores and provenance; None if nothing is, or an earlier version wrote it.
@@ -170,8 +181,9 @@ class ResultStore:
     def open(self) -> xr.Dataset:
         """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
 
-        Beside what was appended there is the coordinate `weights_sha256` (checkpoint), "" where it is unknown. What is
-        opened stays as it is while checkpoints are added.
+        Texts, attributes and the index on `step` are those of `gated_lpi.datasets`. Beside what was appended there is
+        the coordinate `weights_sha256` (checkpoint), "" where it is unknown. What is opened stays as it is while
+        checkpoints are added.
 
         Raises:
             DamagedError: files are missing, or are not as long as what was written; later, as values are read, they are
@@ -189,7 +201,7 @@ class ResultStore:
         try:
             scores = xr.open_zarr(self._verified(commit), consolidated=True, chunks=None)
             scores = scores.set_coords(set(commit.group["attributes"][COORDS]).intersection(scores.variables))
-            scores = scores.assign_coords(weights_sha256=(DIM, digests))
+            scores = scores.assign_coords(weights_sha256=(DIM, digests), **_checkpoint_coords(records))
         except DamagedError:
             raise
         except Exception as error:  # whatever zarr, numpy and xarray make of files that were cut off or edited
@@ -200,8 +212,7 @@ class ResultStore:
         for name in _INTERNAL:
             scores.attrs.pop(name, None)
         scores.attrs[LOG] = [records[row] for row in order]
-        ordered: xr.Dataset = scores if (np.diff(order) == 1).all() else scores.isel({DIM: order})
-        return ordered
+        return as_expected(scores if (np.diff(order) == 1).all() else scores.isel({DIM: order}))
 
     def damage(self, *, whole: bool = True) -> Damage:
         """What of the store is not what was written.
@@ -395,18 +406,22 @@ def _varies(variable: xr.Variable) -> bool:
     return DIM in variable.dims
 
 
+def _checkpoint_coords(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Coordinates of checkpoints, in the order of their records, from which no chunk has to be read."""
+    texts = {"checkpoint_key": [str(one["key"]) for one in records], "stage": [one.get("stage", "") for one in records]}
+    tokens = [-1 if one.get("tokens") is None else one["tokens"] for one in records]
+    coords = {name: (DIM, np.array(values, dtype=object)) for name, values in texts.items()}
+    return coords | {
+        "step": (DIM, np.array([one["step"] for one in records], dtype=np.int64)),
+        "tokens": (DIM, np.array(tokens, dtype=np.int64)),
+    }
+
+
 def _with_checkpoint(scores: xr.Dataset, record: Mapping[str, Any]) -> xr.Dataset:
     """Give every data variable a leading checkpoint dimension, and the checkpoint its coordinates."""
-    tokens = record.get("tokens")
-    coords = {
-        "checkpoint_key": (DIM, np.array([record["key"]], dtype=object)),
-        "step": (DIM, np.array([record["step"]], dtype=np.int64)),
-        "tokens": (DIM, np.array([-1 if tokens is None else tokens], dtype=np.int64)),
-        "stage": (DIM, np.array([record.get("stage", "")], dtype=object)),
-    }
     varying = [name for name in scores.variables if name in scores.data_vars or name == TARGET]
     expanded = {name: scores.variables[name].expand_dims(DIM) for name in varying}
-    rebuilt = scores.drop_vars(varying).assign(expanded).assign_coords(coords)
+    rebuilt = scores.drop_vars(varying).assign(expanded).assign_coords(_checkpoint_coords([record]))
     texts = {name: v.astype(object) for name, v in rebuilt.coords.items() if v.dtype.kind == "U"}
     rebuilt = rebuilt.assign_coords(texts)  # zarr has no stable format for strings of a fixed length
     return rebuilt.set_coords(TARGET) if TARGET in rebuilt else rebuilt

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gated_lpi import score_schema as schema
 from gated_lpi._common.folders import Folder, is_remote
+from gated_lpi.datasets import as_expected
 from gated_lpi.errors import RunError
 from gated_lpi.metrics.summary import SUMMARY_VERSION
 from gated_lpi.results.files import read_file, write_file
@@ -77,7 +78,7 @@ def kept_summary(file: Folder, source: dict[str, Any]) -> xr.Dataset | None:
         variables = {name: (array.dims, _decoded(array)) for name, array in content.variables.items()}
     except (RunError, ValueError, TypeError):
         return None
-    return xr.Dataset(variables, attrs=content.attributes).set_coords(content.coordinates)
+    return as_expected(xr.Dataset(variables, attrs=content.attributes).set_coords(content.coordinates))
 
 
 def keep_summary(file: Folder, source: dict[str, Any], summary: xr.Dataset) -> None:
