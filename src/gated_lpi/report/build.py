@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from gated_lpi._common.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
 from gated_lpi.diagnosis import Diagnosis, examine
@@ -41,8 +41,8 @@ PAGE_NAME = "report"
 SUMMARY_FILE = "summary.json"
 FIGURES_FOLDER = "figures"
 DIGESTS_FILE = "report.sha256"
-FORMATS: tuple[Format, ...] = get_args(Format)
-PICTURES = ("png", "svg")
+PAGES: tuple[Format, ...] = get_args(Format)
+FORMATS = ("png", "svg")  # of figures
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def build_report(
         OptionError: the run's options for metrics do not fit its checkpoints; a format or address that is none; there
             is no browser to make a PDF.
     """
-    odd = [one for one in formats if one not in FORMATS]
+    odd = [one for one in formats if one not in PAGES]
     if odd or not formats:
-        raise OptionError(f"format {', '.join(map(repr, odd)) or 'none'} was given; expected {', '.join(FORMATS)}")
+        raise OptionError(f"format {', '.join(map(repr, odd)) or 'none'} was given; expected {', '.join(PAGES)}")
     program = browser() if "pdf" in formats else ""  # before anything is computed
-    leads = {one: explorer_at(explorer or (ADDRESS if one == "html" else None), run.experiment.name) for one in FORMATS}
+    leads = {one: explorer_at(explorer or (ADDRESS if one == "html" else None), run.experiment.name) for one in PAGES}
     folder = run.path if out is None else as_folder(out)
     results, diagnosis = load_results(run), examine(run)
     shown = all_charts(results)
@@ -119,7 +119,7 @@ def build_report(
         return folder / name
 
     drawn = {name: matplotlib_figure(chart) for name, chart in shown.items()}
-    images = {f"{name}.{kind}": image(figure, kind) for name, figure in drawn.items() for kind in PICTURES}
+    images = {f"{name}.{kind}": image(figure, kind) for name, figure in drawn.items() for kind in FORMATS}
     pictures = [write(f"{FIGURES_FOLDER}/{name}", content) for name, content in images.items()]
     summary = write(SUMMARY_FILE, _summary(run, results, diagnosis, tables).encode())
     written = datetime.now(UTC)
@@ -131,7 +131,7 @@ def build_report(
         elif one == "md":
             page = as_markdown(content, FIGURES_FOLDER).encode()
         else:
-            page = printed(for_paper(content, {name: images[f"{name}.svg"] for name in shown}), program)
+            page = printed(for_paper(content, {name: image(figure, "svg") for name, figure in drawn.items()}), program)
         pages[one] = write(f"{PAGE_NAME}.{one}", page)
     write_atomically(folder / DIGESTS_FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     return ReportFiles(pages, tuple(pictures), summary)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gated_lpi.diagnosis import Diagnosis
 from gated_lpi.report.arms import KIND_NAMES, Results, capital
-from gated_lpi.report.findings import recall_warning, small_sets_note
+from gated_lpi.report.findings import recall_warning, smallest_set
 from gated_lpi.report.html import Html, join, tag
 from gated_lpi.report.tables import listing
 
@@ -27,13 +27,13 @@ def _all(results: Results, diagnosis: Diagnosis, trusted: bool) -> Iterator[tupl
     if warning:
         yield warning, {"class_": "weighs", "id": "recall-warning"}
     for name, reason in results.missing.items():
-        yield join(tag("strong", "No results. "), f"Arm {name} is left out: {reason}"), {"class_": "weighs"}
+        yield join(tag("strong", "No results."), f" Arm {name} is left out: {reason}"), {"class_": "weighs"}
     for text in (*_holes(results), *_refused(results)):
-        yield join(tag("strong", "Checkpoints left out. "), text), {"class_": "weighs"}
+        yield join(tag("strong", "Checkpoints left out."), f" {text}"), {"class_": "weighs"}
     for alarm in dict.fromkeys(one.name for one in diagnosis.findings):
         arms = list(dict.fromkeys(one.arm for one in diagnosis.findings if one.name == alarm))
         about = tag("a", "evidence", href="#diagnosis")
-        yield join(tag("strong", f"{capital(alarm)} "), f"in {listing(arms)} (", about, ")."), {"class_": "weighs"}
+        yield join(tag("strong", capital(alarm)), f" in {listing(arms)} (", about, ")."), {"class_": "weighs"}
     seeds = _seeds(results)
     if seeds:
         yield seeds, {}
@@ -41,11 +41,13 @@ def _all(results: Results, diagnosis: Diagnosis, trusted: bool) -> Iterator[tupl
         yield f"This run has {results.lacks}: there is nothing to compare with what was published.", {}
     if not trusted:
         about = tag("a", "how to have it measured", href="#method")
-        text = "Scores were not held against what silencing a neuron really does: no true effect was measured ("
+        text = "Scores were not held against the true effects of silencing neurons ("
         yield join(text, about, ")."), {}
-    small = small_sets_note(results)
-    if small:
-        yield small, {}
+    least = smallest_set(results)
+    if least is not None:
+        about = tag("a", "which", href="#run")
+        text = f"Some top sets are small, down to {least}: one neuron more or less moves their measures far ("
+        yield join(text, about, ")."), {}
     yield from ((text, {}) for text in _unscored(results))
 
 
@@ -58,14 +60,15 @@ def _seeds(results: Results) -> str | None:
         return None
     least = min(min(one.replicates) for one in compared)
     runs = "One training run of each model" if least == 1 else f"As few as {least} training runs of a model"
-    return f"{runs}: intervals are over relations and prompts, and other seeds may come out otherwise."
+    return f"{runs}: other seeds may come out otherwise."
 
 
 def _unscored(results: Results) -> Iterator[str]:
     """Which kinds of neuron have no scores, so that no measure over them is given."""
     for kind, words in KIND_NAMES.items():
         if kind not in results.kinds:
-            yield f"{capital(words)} were not scored (attribution.units leaves them out): no measure over them is given."
+            why = "attribution.units leaves them out"
+            yield f"{capital(words)} were not scored ({why}): no measure over them is given."
 
 
 def _holes(results: Results) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gated_lpi.report.chart import Chart, Heat, Line, Panel
 
-MOST_LINES, MOST_PANELS, MOST_POINTS = 4, 8, 4
+MOST_LINES, MOST_PANELS, MOST_POINTS = 4, 4, 4
 
 
 def described(chart: Chart) -> str:
@@ -20,14 +20,15 @@ def described(chart: Chart) -> str:
 
 
 def _panel(panel: Panel) -> str:
-    title = panel.title.replace("\n", " ")
+    title = f"{panel.title}: ".replace("\n", " ") if panel.title else ""
     if panel.heat is not None:
-        return f"{title}: {_heat(panel.heat)}."
-    lines = [line for line in panel.lines if line.in_legend or not line.faint and line.drawn != "dashed"]
+        return f"{title}{_heat(panel.heat)}."
+    named = [line for line in panel.lines if line.in_legend]
+    lines = named or [line for line in panel.lines if line.drawn == "solid"]
     shown = [text for line in lines if (text := _line(line, percent=panel.y.percent))]
     more = len(shown) - MOST_LINES
     listed = [*shown[:MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
-    return f"{title}: {'; '.join(listed) or 'nothing to show'}."
+    return f"{title}{'; '.join(listed) or 'nothing to show'}."
 
 
 def _line(line: Line, *, percent: bool) -> str:
@@ -47,8 +48,8 @@ def _line(line: Line, *, percent: bool) -> str:
 
 def _point(line: Line, place: int, percent: bool) -> str:
     """A value and where it is: the text of a point begins with its line's name."""
-    where = line.hover[place].removeprefix(f"{line.label}, ")
-    return f"{_number(line.y[place], percent)} at {where}" if where != line.label else _number(line.y[place], percent)
+    where = line.hover[place].rsplit(", ", 1)[-1]
+    return f"{_number(line.y[place], percent)} at {where}" if where else _number(line.y[place], percent)
 
 
 def _heat(heat: Heat) -> str:

@@ -1,7 +1,7 @@
 """Charts over training, and of ablations: each a pure function of summaries or records by arm.
 
-Arms keep their colour and marker: those of `styles`, else by their place in the mapping. Panels in which no arm has anything to show
-are left out, so a chart may have fewer panels than its caption speaks of, or none.
+Arms keep their colour and marker: those of `styles`, else by their place in the mapping. Panels in which no arm has
+anything to show are left out, so a chart may have fewer panels than its caption speaks of, or none.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def routing_null(arms: tuple[ArmResults, ...], styles: Styles | None = None) -> 
     return Chart(
         "routing_null",
         "Neurons or routing",
-        "J_stab and R_t of FFN neurons as observed, and in grey with neurons permuted within their experts, which leaves only "
-        f"what the routing does. Dashed: random sets. {BANDS}; of routing alone, over permutations.",
+        "J_stab and R_t of FFN neurons as observed, and in grey with neurons permuted within their experts, which "
+        f"leaves only what the routing does. Dashed: random sets. {BANDS}; of routing alone, over permutations.",
         filled(panels),
     )
 

@@ -74,7 +74,7 @@ def explorer_at(address: str | None, run: str) -> Explorer | None:
         sound = False
     if not sound or any(c.isspace() or not c.isprintable() for c in address):
         raise OptionError(
-            f"the explorer's address {address!r} was given; expected one such as {ADDRESS}, as gated-lpi explore prints "
-            f'it, or "{NONE}" for names that lead nowhere'
+            f"the explorer's address {address!r} was given; expected one such as {ADDRESS}, as gated-lpi explore "
+            f'prints it, or "{NONE}" for names that lead nowhere'
         )
     return Explorer(address if address.endswith("/") else f"{address}/", run)

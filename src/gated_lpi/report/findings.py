@@ -46,6 +46,12 @@ def explained_sentence(asked: AttributionSpec) -> str:
     return " ".join(said)
 
 
+def smallest_set(results: Results) -> int | None:
+    """The size of the smallest top set that is too small for smooth measures; None if none is."""
+    sizes = (int(arm.summary["top_units"].sel(kind=kind)) for arm in results.arms for kind in arm.kinds())
+    return min((size for size in sizes if size < SMALL_SET), default=None)
+
+
 def small_sets_note(results: Results) -> str | None:
     """Which top sets are too small for smooth measures; None if none is."""
     small = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gated_lpi.report.caveats import caveats
 from gated_lpi.report.claims import claims
 from gated_lpi.report.content import Content, chart_figure
-from gated_lpi.report.html import Html, join, section, tag
+from gated_lpi.report.html import Html, section, tag
 from gated_lpi.report.lead import Answered, Tone, by_method, neurons_or_routing, recalled
 from gated_lpi.report.tables import listing
 
@@ -42,7 +42,7 @@ def first_screen(content: Content) -> Html:
         section(
             "found",
             "What was found here",
-            tag("div", tag("div", answers, limits), tag("div", shown), class_="first"),
+            tag("div", tag("div", answers), tag("div", shown, limits), class_="first"),
             tag("p", HOW_TO_READ, class_="soft"),
         ),
     )
@@ -59,13 +59,14 @@ def _questions(content: Content) -> Iterator[Answered]:
 
 def _answer(one: Answered) -> Html:
     verdict = tag("span", one.verdict, class_=f"verdict {one.tone}")
-    return tag("li", tag("a", one.question, href=f"#{one.anchor}"), " ", verdict, tag("p", one.sentence))
+    question = tag("strong", tag("a", one.question, href=f"#{one.anchor}"))
+    return tag("li", question, " ", verdict, tag("p", one.sentence))
 
 
 def _what(content: Content) -> str:
     arms = content.results.groups or {arm.name: (arm.name,) for arm in content.results.arms}
     counted = [name if len(names) == 1 else f"{name} ({len(names)} runs)" for name, names in arms.items()]
-    return join(
+    return (
         f"Gated-LPI report of {listing(counted)}: which neurons raise the log-probability of known facts, and when in "
-        f"training they came to. Written {content.written:%Y-%m-%d %H:%M} UTC."
+        "training they came to."
     )

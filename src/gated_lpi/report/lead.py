@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gated_lpi.claims import Compared, Finding
+from gated_lpi.claims.publication import Direction
 from gated_lpi.claims.words import SHORT_UNITS, interval, leading, when, written
 from gated_lpi.report.arms import Results, capital
 from gated_lpi.report.by_method import findings, method_name
 from gated_lpi.report.estimates import Estimate, read
 from gated_lpi.report.findings import RELIABLE_RECALL, recall
-from gated_lpi.report.plain_words import measured_in_words
+from gated_lpi.report.plain_words import briefly, measured_in_words
 from gated_lpi.report.routing_share import explained
 from gated_lpi.report.tables import listing, show
 
@@ -43,53 +44,81 @@ class Answered(NamedTuple):
 
 def one_sentence(finding: Finding) -> str:
     """A claim's effect against every dense group, in one sentence."""
-    clauses = [(f"against {dense}", _clause(finding, moe, dense)) for moe, dense in finding.pairs]
+    named: set[str] = set()
     answers = {finding.against(*pair) for pair in finding.pairs}
-    if len(clauses) == 1:
-        return capital(f"{clauses[0][1]}.")
-    if len(answers) == 1:
-        return capital("; ".join(clause for _, clause in clauses) + ".")
-    named = [
-        f"{finding.against(*pair)} {against}: {clause}"
-        for pair, (against, clause) in zip(finding.pairs, clauses, strict=True)
-    ]
-    return capital("; ".join(named) + ".")
+    clauses = []
+    for moe, dense in finding.pairs:
+        clause = _clause(finding, moe, dense, named)
+        clauses.append(clause if len(answers) == 1 else f"{finding.against(moe, dense)} against {dense}: {clause}")
+    return capital("; ".join(clauses) + ".")
 
 
-def _clause(finding: Finding, moe: str, dense: str) -> str:
+def _clause(finding: Finding, moe: str, dense: str, named: set[str]) -> str:
+    """The effect against one dense group; `named` are the measures that the sentence has explained."""
     told = finding.of(moe, dense)
     if not told:
         return f"nothing has an interval in both {moe} and {dense}"
     answer = finding.against(moe, dense)
     one = leading(told, answer)
     if answer == "mixed":
-        other = next((c for c in told if c.answer == "contradicted"), None)
-        clauses = list(_ways(one)) if other is None or one.answer == "mixed" else [*_ways(one), *_ways(other)]
-        return ", but ".join(clauses)
+        return ", but ".join(_way(of, way, named) for of, way in _both(told))
     if one.told:
-        return next(_ways(one))
+        return _way(one, "higher" if one.higher.any() else "lower", named)
     if answer == "contradicted":  # every band lies within differences that would not matter
         least = f"{written(one.measure.smallest, one.measure.unit)}{SHORT_UNITS[one.measure.unit]}"
-        return f"{moe} and {dense} differ by less than {least} in {measured_in_words(one.measure)}"
+        return f"differences between {moe} and {dense} are below {least} in {_words(one, named)}"
     place = one.greatest()
-    at = f" at {when(one, place)}" if one.measure.over_time else ""
     return (
-        f"{moe} and {dense} are not told apart; the clearest difference is {interval(one, place)}{at} in "
-        f"{measured_in_words(one.measure)}"
+        f"no difference between {moe} and {dense} is told from 0; clearest is {_amount(one, place, size=False)} in "
+        f"{_words(one, named)}"
+        f"{_at(one, place)}"
     )
 
 
-def _ways(one: Compared) -> Iterator[str]:
-    """Which way, by how much and when; of a measure that lies on both sides, one after the other."""
-    for way, mask in (("higher", one.higher), ("lower", one.lower)):
-        if mask.any():
-            place = one.greatest(mask)
-            most = "up to " if one.measure.over_time and mask.sum() > 1 else ""
-            at = f" at {when(one, place)}" if one.measure.over_time else ""
-            yield (
-                f"{measured_in_words(one.measure)} is {way} in {one.moe} than in {one.dense}, by {most}"
-                f"{interval(one, place, size=True)}{at}"
-            )
+def _both(told: Sequence[Compared]) -> list[tuple[Compared, Direction]]:
+    """What speaks most for a claim and what most against it: measures, or times of one."""
+    ways: tuple[Direction, ...] = ("higher", "lower")
+    found = [(one, way) for one in told for way in ways if (one.higher if way == "higher" else one.lower).any()]
+
+    def weight(case: tuple[Compared, Direction]) -> float:
+        one, way = case
+        place = one.greatest(one.higher if way == "higher" else one.lower)
+        return abs(float(one.contrast.estimate[place])) / float(one.contrast.error[place])
+
+    sides = ([case for case in found if (case[0].measure.claimed == case[1]) is wanted] for wanted in (True, False))
+    return [max(side, key=weight) for side in sides if side]
+
+
+def _way(one: Compared, way: Direction, named: set[str]) -> str:
+    """That a measure is higher, or lower, by how much and when."""
+    mask = one.higher if way == "higher" else one.lower
+    place = one.greatest(mask)
+    most = "up to " if one.measure.over_time and mask.sum() > 1 else ""
+    return (
+        f"{_words(one, named)} is {way} in {one.moe} than in {one.dense}, by {most}{_amount(one, place, size=True)}"
+        f"{_at(one, place)}"
+    )
+
+
+def _words(one: Compared, named: set[str]) -> str:
+    words = briefly(one.measure) if one.measure.name in named else measured_in_words(one.measure)
+    named.add(one.measure.name)
+    return words
+
+
+def _at(one: Compared, place: int) -> str:
+    return f" at {when(one, place)}" if one.measure.over_time else ""
+
+
+def _amount(one: Compared, place: int, *, size: bool) -> str:
+    """A difference with its band; of what is measured in doublings, as a factor."""
+    if one.measure.unit not in ("doublings", "factors"):
+        return interval(one, place, size=size)
+    value, low, high = (float(x[place]) for x in one.contrast[:3])
+    if size and value < 0:
+        value, low, high = -value, -high, -low
+    band = f" [{2.0**low:.2f}, {2.0**high:.2f}]" if np.isfinite(low) else ""
+    return f"a factor of {2.0**value:.2f}{band}"
 
 
 def recalled(results: Results) -> Answered:
@@ -99,7 +128,7 @@ def recalled(results: Results) -> Answered:
     least = min((value.value for values in by_group.values() for value in values), default=float("nan"))
     verdict, tone = _recall_verdict(least)
     sentence = (
-        f"Right token among the ten likeliest (HIT@10), share of prompts at the end: {listing(parts)}."
+        f"Share of prompts with the right token among the ten likeliest at the end (HIT@10): {listing(parts)}."
         if np.isfinite(least)
         else "The rank of the right token was not recorded."
     )

@@ -61,6 +61,7 @@ class _Reader(HTMLParser):
         self._text: list[str] | None = None  # of the block that is open
         self._silent = 0
         self._links: list[str] = []
+        self._marks: list[tuple[str, int]] = []
         self._rows: list[list[str]] = []
         self._head = 0
         self._depth = 0  # of lists
@@ -74,14 +75,11 @@ class _Reader(HTMLParser):
         elif tag == "a":
             self._open_link(given.get("href", ""))
         elif tag in INLINE:
-            self._add(INLINE[tag])
+            self._mark(INLINE[tag])
         elif tag in KEPT:
             self._add(f"<{tag}>")
-        elif tag == "span" and "verdict" in given.get("class", ""):
-            self._add("**")
-            self._links.append("**")
         elif tag == "span":
-            self._links.append("")
+            self._mark(INLINE["em"] if "verdict" in given.get("class", "") else "")
         elif tag == "figure":
             self._figure = given.get("id", "").removeprefix("figure-")
         elif given.get("aria-label") and self._figure and tag in ("div", "img"):
@@ -109,10 +107,10 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in LEFT_OUT:
             self._silent -= 1
-        elif tag in ("a", "span"):
+        elif tag == "a":
             self._add(self._links.pop())
-        elif tag in INLINE:
-            self._add(INLINE[tag])
+        elif tag in INLINE or tag == "span":
+            self._close_mark()
         elif tag in KEPT:
             self._add(f"</{tag}>")
         elif tag in ("th", "td"):
@@ -151,6 +149,19 @@ class _Reader(HTMLParser):
         if self._text is not None and not self._silent:
             self._text.append(text)
 
+    def _mark(self, sign: str) -> None:
+        self._marks.append((sign, len(self._text or [])))
+
+    def _close_mark(self) -> None:
+        """What was emphasised, with its signs close to it: blanks stay outside."""
+        sign, start = self._marks.pop()
+        if self._text is None or self._silent:
+            return
+        said = "".join(self._text[start:])
+        inner = said.strip()
+        before, after = said[: len(said) - len(said.lstrip())], said[len(said.rstrip()) :]
+        self._text[start:] = [f"{before}{sign}{inner}{sign}{after}" if inner else said]
+
     def _end(self) -> str:
         said = " ".join("".join(self._text or []).split())
         self._text = None
@@ -185,7 +196,8 @@ class _Reader(HTMLParser):
     def _open_link(self, to: str) -> None:
         if to.startswith(("http://", "https://")) and not self._silent:
             self._add("[")
-            self._links.append(f"]({to.replace('(', '%28').replace(')', '%29').replace(' ', '%20').replace('|', '%7C')})")
+            safe = to.translate({ord(sign): f"%{ord(sign):02X}" for sign in "()<> |\\"})
+            self._links.append(f"]({safe})")
         else:
             self._links.append("")
 

@@ -30,7 +30,8 @@ def interactive(content: Content) -> str:
     heights = {name: int(figure["layout"]["height"]) for name, figure in figures.items()}
     data = {"figures": {f"plot-{name}": figure for name, figure in figures.items()}, "templates": templates()}
     scripts = (
-        f'{NOSCRIPT}<p class="point" id="point" aria-live="polite"></p>\n<script>{_file("plotly-cartesian.min.js")}</script>\n'
+        f'{NOSCRIPT}<p class="spoken" id="spoken" aria-live="polite"></p>\n'
+        f"<script>{_file('plotly-cartesian.min.js')}</script>\n"
         f'<script type="application/json" id="figure-data">{_script_json(data)}</script>\n'
         f"<script>\n{_file('page.js')}</script>"
     )
@@ -44,9 +45,7 @@ def for_paper(content: Content, pictures: Mapping[str, bytes]) -> str:
         content: of the page.
         pictures: SVG files of all charts, by name.
     """
-    addresses = {
-        name: f"data:image/svg+xml;base64,{b64encode(picture).decode()}" for name, picture in pictures.items()
-    }
+    addresses = {name: f"data:image/svg+xml;base64,{b64encode(picture).decode()}" for name, picture in pictures.items()}
     return _page(replace(content, pictures=addresses), "light", "")
 
 

@@ -1,4 +1,4 @@
-"""The page as a PDF, printed by the system's Chromium or Chrome, which lays out pages and writes text that can be found.
+"""The page as a PDF, printed by the system's Chromium or Chrome, whose pages hold text that can be searched.
 
 The browser is given a page without scripts, whose figures are drawn already: it has nothing to run and nothing to load.
 """
@@ -37,7 +37,11 @@ def browser() -> str:
     found = [path for name in ((given,) if given else BROWSERS) if (path := shutil.which(name))]
     if found:
         return found[0]
-    looked = f"${VARIABLE} is {given!r}, which is no program" if given else f"none of {', '.join(BROWSERS[:6])} is there"
+    looked = (
+        f"${VARIABLE} is {given!r}, which is no program"
+        if given
+        else f"none of {', '.join(BROWSERS[:6])} is installed here"
+    )
     raise OptionError(
         f"--format pdf prints with Chromium or Chrome, and {looked}: install one (apt install chromium, or Google "
         f"Chrome), name it in ${VARIABLE}, or open report.html in any browser and print it"
@@ -76,7 +80,8 @@ def printed(page: str, program: str) -> bytes:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise _not_printed(program, str(error)) from error
         if done.returncode or not target.is_file():
-            raise _not_printed(program, done.stderr.decode(errors="replace").strip()[-400:] or f"exit code {done.returncode}")
+            said = done.stderr.decode(errors="replace").strip()[-400:]
+            raise _not_printed(program, said or f"exit code {done.returncode}")
         return target.read_bytes()
 
 

@@ -17,7 +17,7 @@ from gated_lpi.report.arms import KIND_NAMES, Results, capital
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.claims import Claim, claims
 from gated_lpi.report.content import Content, chart_figure, shown_table
-from gated_lpi.report.findings import explained_sentence, recall_sentence, settling
+from gated_lpi.report.findings import explained_sentence, recall_sentence, settling, small_sets_note
 from gated_lpi.report.first_screen import first_screen
 from gated_lpi.report.html import Html, folded, items, join, section, tag
 from gated_lpi.report.routing_share import routing_sentences
@@ -149,11 +149,15 @@ def _what_was_run(content: Content) -> Iterator[str]:
     )
     yield explained_sentence(content.run.experiment.attribution)
     scored = sorted({str(arm.scores.attrs["created"]) for arm in results.arms if "created" in arm.scores.attrs})
-    yield f"Run folder: {content.run.path.name}{f', scored {scored[0]}' if scored else ''}."
+    begun = f", scored {scored[0]}" if scored else ""
+    yield f"Run folder: {content.run.path.name}{begun}; report written {content.written:%Y-%m-%d %H:%M} UTC."
+    small = small_sets_note(results)
+    if small:
+        yield small
     if content.explorer is not None:
         yield (
-            f"Names of neurons and experts lead to the explorer, while it runs: gated-lpi explore "
-            f"{content.run.path.name}, at {content.explorer.address}."
+            "Names of neurons lead to the explorer, while it runs (gated-lpi explore "
+            f"{content.run.path.name}), at {content.explorer.address}."
         )
 
 

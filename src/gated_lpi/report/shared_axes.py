@@ -36,7 +36,8 @@ def _limits(chart: Chart, which: str) -> dict[str, tuple[float, float]]:
             panels[scale] = panels.get(scale, 0) + 1
             found.setdefault(scale, []).extend(_values(panel, which))
     ends = {scale: (min(values), max(values)) for scale, values in found.items() if values and panels[scale] > 1}
-    return {scale: (low - ROOM * (high - low), high + ROOM * (high - low)) for scale, (low, high) in ends.items() if high > low}
+    room = {scale: ROOM * (high - low) for scale, (low, high) in ends.items()}
+    return {scale: (low - room[scale], high + room[scale]) for scale, (low, high) in ends.items() if high > low}
 
 
 def _values(panel: Panel, which: str) -> Iterator[float]:

@@ -74,8 +74,8 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
         nil = Line("no difference", "nil", grey, ends, (0.0, 0.0), ("", ""), drawn="dashed", in_legend=False)
         lines.insert(0, nil)
     label = "checkpoint" if clock == "checkpoint" else CLOCK_LABELS[clock]
-    axis = scale.axis(label, "" if clock == "checkpoint" else clock)
-    return Panel(f"{title}: MoE less dense", axis, Axis("difference", percent=percent), tuple(lines))
+    across = scale.axis(label, "" if clock == "checkpoint" else clock)
+    return Panel(f"{title}: MoE less dense", across, Axis("difference", percent=percent), tuple(lines))
 
 
 def _lines(one: Compared, label: str, x: list[float], style: ArmStyle) -> Iterator[Line]:

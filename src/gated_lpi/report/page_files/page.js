@@ -66,7 +66,7 @@
     const { trace, curve, points } = found[line];
     const axis = (trace.xaxis || "x") + (trace.yaxis || "y");
     Plotly.Fx.hover(place, [{ curveNumber: curve, pointNumber: points[point] }], axis);
-    document.getElementById("point").textContent = said(found[line], points[point]);
+    document.getElementById("spoken").textContent = said(found[line], points[point]);
   }
 
   all();
