@@ -78,9 +78,7 @@ class UnitTable:
         Raises:
             OptionError: there is no such unit.
         """
-        words = self.label(unit).replace("shared expert", "shared").split()
-        letters = {"layer": "L", "head": "H", "expert": "E", "neuron": "n"}
-        return re.sub(r"([LHEn]) ", r"\1", " ".join(letters.get(word, word) for word in words))
+        return short_name(self.label(unit))
 
     def find(self, name: str) -> Ints:
         """Indices, [n] ascending, of the unit that a name such as `label` gives means, or of all that it covers.
@@ -169,6 +167,13 @@ class GroupTable:
                 f"{int(self.layer.max(initial=-1))}; give one that is there"
             )
         return int(found[0])
+
+
+def short_name(label: str) -> str:
+    """The short form of a name as `UnitTable.label` gives it, or of a head's or expert's: "L2 E5 n17", "L3 H2"."""
+    words = label.replace("shared expert", "shared").split()
+    letters = {"layer": "L", "head": "H", "expert": "E", "neuron": "n"}
+    return re.sub(r"\b([LHEn]) (?=\d)", r"\1", " ".join(letters.get(word, word) for word in words))
 
 
 def _parsed(name: str) -> dict[str, int]:

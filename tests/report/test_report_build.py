@@ -22,6 +22,7 @@ from synthetic_run import DENSE, MOE, NASTY_TOKENS, ArmPlan, SyntheticRun
 
 SECTIONS = [
     "found",
+    "run",
     "source",
     "diagnosis",
     "stability",
@@ -39,6 +40,7 @@ SECTIONS = [
     "provenance",
 ]
 CHARTS = {
+    "contrast",
     "trajectories",
     "stability",
     "layer_profiles",

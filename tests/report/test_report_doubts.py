@@ -219,7 +219,7 @@ def test_only_moe_arms_have_panels_of_the_routing_null(results: Results) -> None
     chart = all_charts(results)["routing_null"]
     assert [panel.title for panel in chart.panels] == ["moe: J_stab", "moe: R_t"]
     labels = {line.label for line in chart.panels[0].lines}
-    assert labels == {"observed", "observed, chance", "routing alone"}
+    assert labels == {"moe", "moe, chance", "routing alone"}
     assert next(line for line in chart.panels[0].lines if line.label == "routing alone").low is not None
 
 
@@ -270,7 +270,7 @@ def test_tokens_and_their_experts_are_those_of_the_store(run: SyntheticRun, page
     assert part.count("<details>") == 4
     assert "The &lt;b&gt;capital&lt;/b&gt; of &amp; \\u202e 0 is" in part
     expert, gate = found[0].tokens[0][0][0]
-    assert f"{expert} ({gate:.2f})" in part
+    assert f"E{expert} ({gate:.2f})" in part
 
 
 def test_long_prompts_and_many_experts_are_cut_short(run: SyntheticRun, results: Results) -> None:

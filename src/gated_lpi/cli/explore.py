@@ -16,7 +16,14 @@ INTERRUPTED = "ended"
 
 def command(
     run: Annotated[str, typer.Argument(help="Folder or fsspec address of a run, finished or still being written.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port; 0: any that is free. Default: 8765, which reports lead to or, where that is taken, any.",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at. Other than a loopback one, others can read the run there.")
     ] = "127.0.0.1",

@@ -14,6 +14,7 @@ import uvicorn
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.app import LOOPBACK, create_app
 from gated_lpi.explore.workspace import Workspace
+from gated_lpi.report.explorer_links import PORT
 from gated_lpi.results import Run
 
 ANYWHERE = ("0.0.0.0", "::", "")
@@ -23,7 +24,7 @@ def serve(
     run: Run,
     *,
     host: str = "127.0.0.1",
-    port: int = 0,
+    port: int | None = None,
     browser: bool = True,
     by_relation: bool = True,
     announce: Callable[[str], None] = print,
@@ -33,7 +34,7 @@ def serve(
     Args:
         run: from `open_run`.
         host: the address to listen at; by default only this machine can reach it.
-        port: 0 for any that is free.
+        port: 0 for any that is free; None: the one that reports lead to or, where that is taken, any.
         browser: whether to open one.
         by_relation: whether curves by relation are indexed too.
         announce: is told the address once it answers.
@@ -41,7 +42,7 @@ def serve(
     Raises:
         OptionError: the address cannot be listened at.
     """
-    listening = _listen(host, port)
+    listening = _listen(host, port) if port is not None else _listen_as_reports_say(host)
     name = f"[{host}]" if ":" in host else host
     number = listening.getsockname()[1]
     url = f"http://{'127.0.0.1' if host in ANYWHERE else name}:{number}/"
@@ -67,6 +68,14 @@ def _tell(server: Any, url: str, announce: Callable[[str], None], browser: bool)
     announce(url)
     if browser:
         webbrowser.open(url)
+
+
+def _listen_as_reports_say(host: str) -> socket.socket:
+    """At the port that reports lead to or, where something else listens there, at any that is free."""
+    try:
+        return _listen(host, PORT)
+    except OptionError:
+        return _listen(host, 0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

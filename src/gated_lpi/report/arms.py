@@ -13,6 +13,7 @@ from gated_lpi.claims import Judged, judge
 from gated_lpi.claims.series import facts_kept
 from gated_lpi.errors import OptionError, RunError
 from gated_lpi.metrics import method_agreement
+from gated_lpi.report.chart import ArmStyle, group_styles
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.results.experts import is_moe
 
@@ -111,6 +112,11 @@ class Results:
         return {arm.name: arm.record for arm in self.arms}
 
     @property
+    def styles(self) -> dict[str, ArmStyle]:
+        """Colour and marker of every group and arm, the same in all figures; replicates have their group's colour."""
+        return group_styles(self.groups or {arm.name: (arm.name,) for arm in self.arms})
+
+    @property
     def methods(self) -> list[str]:
         """The methods that any arm has scores by, each once."""
         return list(dict.fromkeys(method for arm in self.arms for method in arm.by_method))
@@ -124,6 +130,10 @@ class Results:
     def dense(self) -> list[ArmResults]:
         """The arms without routed experts."""
         return [arm for arm in self.arms if not arm.is_moe]
+
+    def arm(self, name: str) -> ArmResults:
+        """The arm of a name, which has results."""
+        return next(arm for arm in self.arms if arm.name == name)
 
     def arms_and_kinds(self) -> Iterator[tuple[ArmResults, str]]:
         """Every arm with each kind of unit that it has scores of."""

@@ -1,45 +1,48 @@
-"""From a run to its report: one HTML file, the same figures as files, and all numbers as JSON.
+"""From a run to its report: a page, the same figures as files, and all numbers as JSON.
 
 1. Every arm is read, summarised by every method (`arms`) and diagnosed; then nothing is computed, only laid out.
 2. Charts are built once and drawn twice: for the page, and as PNG and SVG.
-3. Every file is written beside its place and moved there whole; the page comes last but for report.sha256, which has
+3. The page is laid out once (`sections`) and written in the forms that are asked for (`page`).
+4. Every file is written beside its place and moved there whole; the pages come last but for report.sha256, which has
    the digest of each, in the form that `sha256sum --check` reads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.resources import files
-from string import Template
-from typing import Any
-
-import plotly.offline
+from typing import Literal, get_args
 
 from gated_lpi._common.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
 from gated_lpi.diagnosis import Diagnosis, examine
+from gated_lpi.errors import OptionError
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, doubts, heatmaps
 from gated_lpi.report.arms import Results, load_results
 from gated_lpi.report.chart import Chart
-from gated_lpi.report.figures import DARK, LIGHT, plotly_figure, template
+from gated_lpi.report.content import Content
+from gated_lpi.report.contrast import contrast
+from gated_lpi.report.explorer_links import ADDRESS, explorer_at
 from gated_lpi.report.grouped import by_group
-from gated_lpi.report.html import escape
-from gated_lpi.report.sections import Content, body
+from gated_lpi.report.page import as_markdown, for_paper, interactive
+from gated_lpi.report.pdf import browser, printed
+from gated_lpi.report.shared_axes import alike
 from gated_lpi.report.static import image, matplotlib_figure
 from gated_lpi.report.tables import Table, plain
 from gated_lpi.report.tabulate import all_tables
 from gated_lpi.report.trajectories import trajectories
 from gated_lpi.results import Run
 
-PAGE_FILE = "report.html"
+Format = Literal["html", "md", "pdf"]
+PAGE_NAME = "report"
 SUMMARY_FILE = "summary.json"
 FIGURES_FOLDER = "figures"
 DIGESTS_FILE = "report.sha256"
-FORMATS = ("png", "svg")
+PAGES: tuple[Format, ...] = get_args(Format)
+FORMATS = ("png", "svg")  # of figures
 
 
 @dataclass(frozen=True)
@@ -47,31 +50,58 @@ class ReportFiles:
     """The files that make a report.
 
     Attributes:
-        html: report.html.
+        pages: report.html, report.md, report.pdf, by format, as far as they were asked for.
         figures: the charts as PNG and SVG.
         summary: summary.json, with all numbers.
     """
 
-    html: Folder
+    pages: Mapping[Format, Folder]
     figures: tuple[Folder, ...]
     summary: Folder
 
+    @property
+    def html(self) -> Folder:
+        """report.html.
 
-def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
-    """Write the report of a run: report.html, figures/NAME.png and .svg, summary.json.
+        Raises:
+            OptionError: it was not asked for.
+        """
+        if "html" not in self.pages:
+            raise OptionError(f"the report was written as {', '.join(self.pages)}, not as html; ask for html, too")
+        return self.pages["html"]
+
+
+def build_report(
+    run: Run,
+    out: str | Folder | None = None,
+    *,
+    formats: Sequence[Format] = ("html",),
+    explorer: str | None = None,
+) -> ReportFiles:
+    """Write the report of a run: a page in each format, figures/NAME.png and .svg, summary.json.
 
     Args:
         run: from `open_run`.
         out: folder or fsspec address to write into, made if it is not there; default: the run's own.
+        formats: "html", one file that needs none of the others, and no network; "md", Markdown beside its figures;
+            "pdf", for which Chromium or Chrome has to be installed.
+        explorer: address of the run's explorer, which names of neurons lead to; "none": they lead nowhere. Default: in
+            "html" where `gated-lpi explore` listens by itself, in others none, as they are read on other machines.
 
     Returns:
-        Where the files are. report.html needs none of the others, and no network.
+        Where the files are.
 
     Raises:
         RunError: no arm has a complete checkpoint, or what is there is damaged.
-        WriteError: a file could not be written.
-        OptionError: the run's options for metrics do not fit its checkpoints.
+        WriteError: a file could not be written, or the browser did not print.
+        OptionError: the run's options for metrics do not fit its checkpoints; a format or address that is none; there
+            is no browser to make a PDF.
     """
+    odd = [one for one in formats if one not in PAGES]
+    if odd or not formats:
+        raise OptionError(f"format {', '.join(map(repr, odd)) or 'none'} was given; expected {', '.join(PAGES)}")
+    program = browser() if "pdf" in formats else ""  # before anything is computed
+    leads = {one: explorer_at(explorer or (ADDRESS if one == "html" else None), run.experiment.name) for one in PAGES}
     folder = run.path if out is None else as_folder(out)
     results, diagnosis = load_results(run), examine(run)
     shown = all_charts(results)
@@ -88,40 +118,50 @@ def build_report(run: Run, out: str | Folder | None = None) -> ReportFiles:
         digests[name] = sha256(content).hexdigest()
         return folder / name
 
-    pictures = []
-    for name, chart in shown.items():
-        drawn = matplotlib_figure(chart)
-        pictures += [write(f"{FIGURES_FOLDER}/{name}.{kind}", image(drawn, kind)) for kind in FORMATS]
+    drawn = {name: matplotlib_figure(chart) for name, chart in shown.items()}
+    images = {f"{name}.{kind}": image(figure, kind) for name, figure in drawn.items() for kind in FORMATS}
+    pictures = [write(f"{FIGURES_FOLDER}/{name}", content) for name, content in images.items()]
     summary = write(SUMMARY_FILE, _summary(run, results, diagnosis, tables).encode())
-    page = write(PAGE_FILE, _page(run, results, diagnosis, shown, tables).encode())
+    written = datetime.now(UTC)
+    pages: dict[Format, Folder] = {}
+    for one in dict.fromkeys(formats):
+        content = Content(run, results, diagnosis, shown, tables, written, explorer=leads[one])
+        if one == "html":
+            page = interactive(content).encode()
+        elif one == "md":
+            page = as_markdown(content, FIGURES_FOLDER).encode()
+        else:
+            page = printed(for_paper(content, {name: image(figure, "svg") for name, figure in drawn.items()}), program)
+        pages[one] = write(f"{PAGE_NAME}.{one}", page)
     write_atomically(folder / DIGESTS_FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
-    return ReportFiles(page, tuple(pictures), summary)
+    return ReportFiles(pages, tuple(pictures), summary)
 
 
 def all_charts(results: Results) -> dict[str, Chart]:
     """Every chart that has something to show, by name, in the order of the report."""
-    summaries, scores, grouped = results.summaries, results.scores, by_group(results)
+    summaries, scores, grouped, styles = results.summaries, results.scores, by_group(results), results.styles
     drawn = (
+        contrast(results),
         trajectories(results),
-        charts.stability(grouped),
+        charts.stability(grouped, styles),
         heatmaps.layer_profiles(summaries),
-        charts.profile_correlation(grouped),
-        charts.concentration(grouped),
-        charts.evenness(grouped),
-        doubts.by_method(results.arms),
-        doubts.agreement({arm.name: arm.agreement for arm in results.arms if arm.agreement is not None}),
-        charts.ablation(results.records),
-        doubts.damage(results.records),
-        doubts.routing_null(results.arms),
-        doubts.routing_split({arm.name: arm.split for arm in results.arms if arm.split is not None}),
+        charts.profile_correlation(grouped, styles),
+        charts.concentration(grouped, styles),
+        charts.evenness(grouped, styles),
+        doubts.by_method(results.arms, styles),
+        doubts.agreement({arm.name: arm.agreement for arm in results.arms if arm.agreement is not None}, styles),
+        charts.ablation(results.records, styles),
+        doubts.damage(results.records, styles),
+        doubts.routing_null(results.arms, styles),
+        doubts.routing_split({arm.name: arm.split for arm in results.arms if arm.split is not None}, styles),
         heatmaps.utilisation(scores),
-        charts.routing(grouped),
+        charts.routing(grouped, styles),
         heatmaps.utilisation_by_relation(scores),
         heatmaps.attention_positions(scores),
-        charts.hits(grouped),
-        heatmaps.base_logprob(scores),
+        charts.hits(grouped, styles),
+        heatmaps.base_logprob(scores, styles),
     )
-    return {chart.name: chart for chart in drawn if chart.panels}
+    return {chart.name: alike(chart) for chart in drawn if chart.panels}
 
 
 def _summary(run: Run, results: Results, diagnosis: Diagnosis, tables: Mapping[str, Table]) -> str:
@@ -137,26 +177,3 @@ def _summary(run: Run, results: Results, diagnosis: Diagnosis, tables: Mapping[s
         "tables": {name: plain(table) for name, table in tables.items()},
     }
     return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
-
-
-def _page(
-    run: Run, results: Results, diagnosis: Diagnosis, shown: Mapping[str, Chart], tables: Mapping[str, Table]
-) -> str:
-    drawn = {name: plotly_figure(chart) for name, chart in shown.items()}
-    heights = {name: int(figure.layout.height) for name, figure in drawn.items()}
-    content = Content(run, results, diagnosis, shown, tables, heights, datetime.now(UTC))
-    figures = {f"plot-{name}": _without_template(json.loads(figure.to_json())) for name, figure in drawn.items()}
-    templates = {"light": template(LIGHT).to_plotly_json(), "dark": template(DARK).to_plotly_json()}
-    page = Template(files("gated_lpi.report").joinpath("template.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        title=escape(f"{run.experiment.name}: Gated-LPI report"),
-        body=body(content),
-        plotly=plotly.offline.get_plotlyjs(),
-        figures=json.dumps({"figures": figures, "templates": templates}).replace("<", "\\u003c"),
-    )
-
-
-def _without_template(figure: dict[str, Any]) -> dict[str, Any]:
-    """A figure without its colours for one scheme: the page brings both."""
-    figure["layout"].pop("template")
-    return figure

@@ -7,7 +7,7 @@ ticks say what the positions mean. NaN is a gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -35,6 +35,7 @@ SEQUENTIAL = (
 )
 DIVERGING = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
 MOST_TICKS = 8
+GREY = "#7b838c"  # of what is no arm's: a null, no difference
 
 
 class ArmStyle(NamedTuple):
@@ -58,12 +59,15 @@ class Axis:
         ticks: (position, text); none for the backend's own.
         percent: whether its values are shares, shown in %.
         limits: where it begins and ends; None: where its values do.
+        scale: axes of one chart with the same scale are read against one another, so that `alike` gives them the same
+            limits, and they are zoomed together; "": on its own.
     """
 
     label: str
     ticks: tuple[tuple[float, str], ...] = ()
     percent: bool = False
     limits: tuple[float, float] | None = None
+    scale: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,12 +201,12 @@ class StepScale:
         """Where a value lies on the axis."""
         return float(np.log10(1.0 + value / self._first)) if self.logarithmic else float(value)
 
-    def axis(self, label: str) -> Axis:
+    def axis(self, label: str, scale: str = "") -> Axis:
         """The axis, with ticks at values that are there and far enough apart to be read."""
         where = [self.position(value) for value in self._values]
         kept = spread_out(where, (where[-1] - where[0]) / MOST_TICKS)
         ticks = tuple((where[i], short_number(self._values[i])) for i in kept)
-        return Axis(f"{label} (log scale)" if self.logarithmic else label, ticks)
+        return Axis(f"{label} (log scale)" if self.logarithmic else label, ticks, scale=scale)
 
 
 def spread_out(positions: Sequence[float], gap: float) -> list[int]:
@@ -232,3 +236,14 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     """Colour and marker of each arm, by its place; beyond six arms they repeat in other combinations."""
     n = len(COLOURS)
     return {arm: ArmStyle(COLOURS[i % n], MARKERS[(i + i // n) % n]) for i, arm in enumerate(arms)}
+
+
+def group_styles(groups: Mapping[str, Sequence[str]]) -> dict[str, ArmStyle]:
+    """Colour and marker of each group and of each of its arms, which have its colour and markers of their own."""
+    n = len(MARKERS)
+    styles = arm_styles(groups)
+    for group, arms in groups.items():
+        first = MARKERS.index(styles[group].marker)
+        for place, arm in enumerate(arms):
+            styles[arm] = ArmStyle(styles[group].colour, MARKERS[(first + place) % n])
+    return styles

@@ -1,7 +1,7 @@
 """Charts over training, and of ablations: each a pure function of summaries or records by arm.
 
-Arms keep their colour and marker, by their place in the mapping. Panels in which no arm has anything to show
-are left out, so a chart may have fewer panels than its caption speaks of, or none.
+Arms keep their colour and marker: those of `styles`, else by their place in the mapping. Panels in which no arm has
+anything to show are left out, so a chart may have fewer panels than its caption speaks of, or none.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Measure(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
-def stability(summaries: Summaries) -> Chart:
+def stability(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """J_stab of consecutive top sets, over steps and, where known, over tokens."""
-    styles = arm_styles(summaries)
+    styles = styles or arm_styles(summaries)
     counted = {name: summary for name, summary in summaries.items() if tokens_known(summary)}
     clocks: tuple[tuple[Clock, Summaries], ...] = (("step", summaries), ("tokens", counted))
     panels = [
@@ -67,7 +67,7 @@ def stability(summaries: Summaries) -> Chart:
     )
 
 
-def concentration(summaries: Summaries) -> Chart:
+def concentration(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """R_t, its variant by gain, and the top set's share of importance."""
     measures = (
         ("R_t", "gain_top_set", "share of positive gain"),
@@ -81,11 +81,11 @@ def concentration(summaries: Summaries) -> Chart:
         "Top by gain: the same for as many neurons of greatest gain. Importance share: the top set's share of "
         "positive importance. Dashed: what random sets of that size hold on average; a set that was chosen by the "
         f"values it is scored on exceeds it by construction. {BANDS}.",
-        _by_kind(measures, summaries, percent=True),
+        _by_kind(measures, summaries, styles, percent=True),
     )
 
 
-def evenness(summaries: Summaries) -> Chart:
+def evenness(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """Entropy, effective number of units and Gini coefficient of importance."""
     measures = (
         ("Entropy", "entropy", "H / log N"),
@@ -98,11 +98,11 @@ def evenness(summaries: Summaries) -> Chart:
         "Entropy is 1 where all neurons carry the same, 0 where one carries all. The effective number exp(H) also "
         "grows with the number of neurons, which differs between arms. Gini is 0 where even, near 1 where few carry "
         "all.",
-        _by_kind(measures, summaries),
+        _by_kind(measures, summaries, styles),
     )
 
 
-def profile_correlation(summaries: Summaries) -> Chart:
+def profile_correlation(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """Correlation of each checkpoint's layer profile with the last checkpoint's."""
     with_last = {name: summary.isel(other_checkpoint=-1) for name, summary in summaries.items()}
     return Chart(
@@ -110,13 +110,13 @@ def profile_correlation(summaries: Summaries) -> Chart:
         "Correlation with the last layer profile",
         "Pearson correlation of each checkpoint's layer profile with the last checkpoint's, which is 1 with itself. A "
         "curve that is high from early on belongs to an arm that settled early.",
-        _by_kind((("Correlation with the last profile", "profile_pearson", "Pearson correlation"),), with_last),
+        _by_kind((("Correlation with the last profile", "profile_pearson", "Pearson correlation"),), with_last, styles),
     )
 
 
-def hits(summaries: Summaries) -> Chart:
+def hits(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """HIT@k over training with Wilson intervals."""
-    styles = arm_styles(summaries)
+    styles = styles or arm_styles(summaries)
     recorded = {name: summary for name, summary in summaries.items() if "hit" in summary}
     ks = sorted({int(k) for summary in recorded.values() for k in summary["hit_k"].to_numpy()})
     panels = [
@@ -136,9 +136,9 @@ def hits(summaries: Summaries) -> Chart:
     )
 
 
-def routing(summaries: Summaries) -> Chart:
+def routing(summaries: Summaries, styles: Styles | None = None) -> Chart:
     """How even routing is and how much it changes, over training: mean and range over layers."""
-    styles = arm_styles(summaries)
+    styles = styles or arm_styles(summaries)
     measures = (
         Measure("Utilisation entropy", "utilisation_entropy", "H(p) / log E", None),
         Measure("Load imbalance", "load_imbalance", "max / mean over experts", None),
@@ -155,9 +155,9 @@ def routing(summaries: Summaries) -> Chart:
     )
 
 
-def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
+def ablation(records: Mapping[str, ArmRecord | None], styles: Styles | None = None) -> Chart:
     """The drop of HIT@k under each ablation, beside random ones."""
-    styles = arm_styles(records)
+    styles = styles or arm_styles(records)
     done = {name: record for name, record in records.items() if record is not None and record.ablation.rows}
     several = len({row.method for record in done.values() for row in record.ablation.rows}) > 1
     every = [row for record in done.values() for row in record.ablation.rows]
@@ -183,9 +183,9 @@ def ablation(records: Mapping[str, ArmRecord | None]) -> Chart:
 
 
 def _by_kind(
-    measures: Sequence[tuple[str, str, str]], summaries: Summaries, percent: bool = False
+    measures: Sequence[tuple[str, str, str]], summaries: Summaries, given: Styles | None, percent: bool = False
 ) -> tuple[Panel, ...]:
-    styles = arm_styles(summaries)
+    styles = given or arm_styles(summaries)
     return filled(
         [
             series(Measure(f"{title}, {KIND_NAMES[kind]}", name, label, kind, percent), summaries, styles)
@@ -208,13 +208,9 @@ def series(measure: Measure, summaries: Summaries, styles: Styles, clock: Clock 
         for name, summary in summaries.items()
         for line in _arm_lines(measure, name, summary, styles[name], scale, clock)
     ]
-    height = Axis(measure.label, percent=measure.percent, limits=measure.limits)
-    return Panel(
-        measure.title,
-        scale.axis(clock_label(clock, [summary.attrs for summary in summaries.values()])),
-        height,
-        tuple(lines),
-    )
+    height = Axis(measure.label, percent=measure.percent, limits=measure.limits, scale=measure.name)
+    label = clock_label(clock, [summary.attrs for summary in summaries.values()])
+    return Panel(measure.title, scale.axis(label, clock), height, tuple(lines))
 
 
 def _names(clock: Clock, summaries: Summaries) -> str:

@@ -18,6 +18,7 @@ from gated_lpi.report.arms import KIND_NAMES, Results
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.estimates import Estimate
 from gated_lpi.report.findings import settling
+from gated_lpi.report.lead import one_sentence
 from gated_lpi.report.tables import Column, Form, Table, listing, show
 
 
@@ -31,6 +32,7 @@ class Claim:
         answer: "Supported", "Contradicted", "Mixed" or "Undecided"; "… in these runs" where no band is over
             replicates, so that nothing is said of other seeds; "Not judged" where nothing has a band.
         lead: the answer against every dense group, with its greatest difference and when that was.
+        short: its effect against every dense group, in one sentence of plain words.
         decides: what it would take to decide it, or to undo the decision.
         sentences: what is observed here, a measure each.
     """
@@ -39,6 +41,7 @@ class Claim:
     reported: str
     answer: str
     lead: str
+    short: str
     decides: str
     sentences: tuple[str, ...]
 
@@ -89,6 +92,7 @@ def _claim(results: Results, lead: Judged, place: int) -> Claim:
         finding.claim.reported,
         _answer(finding),
         finding_sentence(finding) if finding.judged else _nothing(results, finding),
+        one_sentence(finding) if finding.judged else _nothing(results, finding),
         f"What would change this: {decide_sentence(finding)}" if finding.judged else "",
         tuple(_observed(results, place)),
     )

@@ -19,6 +19,7 @@ from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Table, show
 from gated_lpi.report.token_routes import Route, routes
 from gated_lpi.results.records import AblationRow, AblationTable, Selectivity
+from gated_lpi.unit_names import short_name
 
 LAST = -1
 MOST_EXPERTS = 4  # of a token in a layer, by name
@@ -243,7 +244,7 @@ def redundancy(results: Results) -> Table:
         for row in () if arm.record is None else arm.record.redundancy:
             frozen, free = (row.logprob_intact - one for one in (row.logprob_frozen, row.logprob_free))
             random = row.random_recovered
-            name = ", ".join(row.experts)
+            name = ", ".join(short_name(expert) for expert in row.experts)
             drawn = float(np.mean(random)), f"{show(min(random), 'number')} to {show(max(random), 'number')}"
             kept = row.jaccard, float(np.mean(row.random_jaccard))
             what = arm.name, name, method_name(row.method)
@@ -282,8 +283,8 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
 
 
 def _experts(gates: Sequence[tuple[int, float]]) -> str:
-    """Experts with their gates: 3 (0.61), 7 (0.22) and how many more."""
-    shown = ", ".join(f"{expert} ({gate:.2f})" for expert, gate in gates[:MOST_EXPERTS])
+    """Experts with their gates: E3 (0.61), E7 (0.22) and how many more."""
+    shown = ", ".join(f"E{expert} ({gate:.2f})" for expert, gate in gates[:MOST_EXPERTS])
     more = len(gates) - MOST_EXPERTS
     return (f"{shown} and {more} more" if more > 0 else shown) or "none"
 

@@ -11,22 +11,27 @@ import xarray as xr
 
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, kinds_of
 from gated_lpi.report.by_method import method_name
-from gated_lpi.report.chart import MARKERS, ArmStyle, Axis, Chart, Line, Panel, arm_styles
+from gated_lpi.report.chart import GREY, MARKERS, ArmStyle, Axis, Chart, Line, Panel, arm_styles
 from gated_lpi.report.charts import BANDS, Measure, filled, series
 from gated_lpi.report.estimates import ablation_damage, ablation_drop
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.results import ArmRecord
 
 WHOLE = (-0.03, 1.03)  # of shares: small multiples are read against one another
-OBSERVED, ALONE = "observed", "routing alone"
+ALONE = "routing alone"
+Styles = Mapping[str, ArmStyle]
 
 
-def routing_null(arms: tuple[ArmResults, ...]) -> Chart:
+def routing_null(arms: tuple[ArmResults, ...], styles: Styles | None = None) -> Chart:
     """J_stab and R_t of the FFN beside what routing alone gives and chance, over training: a row for each MoE arm."""
-    styles = arm_styles((OBSERVED, ALONE))
+    styles = styles or arm_styles([arm.name for arm in arms])
     measures = (("J_stab", "stability", "J_stab", False), ("R_t", "gain_top_set", "share of positive gain", True))
     panels = [
-        series(Measure(f"{arm.name}: {title}", name, label, "ffn", percent, WHOLE), _beside(arm.summary, name), styles)
+        series(
+            Measure(f"{arm.name}: {title}", name, label, "ffn", percent, WHOLE),
+            _beside(arm, name),
+            {arm.name: styles[arm.name], ALONE: ArmStyle(GREY, "square")},
+        )
         for arm in arms
         if has_null(arm)
         for title, name, label, percent in measures
@@ -34,17 +39,17 @@ def routing_null(arms: tuple[ArmResults, ...]) -> Chart:
     return Chart(
         "routing_null",
         "Neurons or routing",
-        "J_stab and R_t of FFN neurons as observed, and with neurons permuted within their experts, which leaves only "
-        f"what the routing does. Dashed: random sets. {BANDS}; of routing alone, over permutations.",
+        "J_stab and R_t of FFN neurons as observed, and in grey with neurons permuted within their experts, which "
+        f"leaves only what the routing does. Dashed: random sets. {BANDS}; of routing alone, over permutations.",
         filled(panels),
     )
 
 
-def routing_split(splits: Mapping[str, xr.Dataset]) -> Chart:
+def routing_split(splits: Mapping[str, xr.Dataset], styles: Styles | None = None) -> Chart:
     """The share of the change between consecutive checkpoints that routing explains, over training."""
     shown = {name: split for name, split in splits.items() if "routing_share" in split}
     measure = Measure("Routing's share of the change", "routing_share", "share of the change", None, True, WHOLE)
-    panels = [series(measure, shown, arm_styles(splits))] if shown else []
+    panels = [series(measure, shown, styles or arm_styles(splits))] if shown else []
     return Chart(
         "routing_split",
         "Changes split into routing and neurons",
@@ -56,12 +61,12 @@ def routing_split(splits: Mapping[str, xr.Dataset]) -> Chart:
     )
 
 
-def by_method(arms: tuple[ArmResults, ...]) -> Chart:
+def by_method(arms: tuple[ArmResults, ...], styles: Styles | None = None) -> Chart:
     """J_stab and R_t over training by each method: a row for each method, a column for each measure and kind."""
     methods = list(dict.fromkeys(method for arm in arms for method in arm.by_method))
     if len(methods) < 2:
         return Chart("methods", "", "", ())
-    styles = arm_styles([arm.name for arm in arms])
+    styles = styles or arm_styles([arm.name for arm in arms])
     kinds = kinds_of([arm.summary for arm in arms])
     measures = (("J_stab", "stability", False), ("R_t", "gain_top_set", True))
     panels = [
@@ -83,9 +88,9 @@ def by_method(arms: tuple[ArmResults, ...]) -> Chart:
     )
 
 
-def agreement(agreements: Mapping[str, xr.Dataset]) -> Chart:
+def agreement(agreements: Mapping[str, xr.Dataset], styles: Styles | None = None) -> Chart:
     """How far the rankings of two methods agree at every checkpoint, by kind of neuron and pair of methods."""
-    styles = arm_styles(agreements)
+    styles = styles or arm_styles(agreements)
     pairs = list(dict.fromkeys(pair for found in agreements.values() for pair in _pairs(found)))
     panels = [
         series(
@@ -115,17 +120,17 @@ def agreement(agreements: Mapping[str, xr.Dataset]) -> Chart:
     )
 
 
-def damage(records: Mapping[str, ArmRecord | None]) -> Chart:
+def damage(records: Mapping[str, ArmRecord | None], styles: Styles | None = None) -> Chart:
     """The drop of HIT@k against the damage to all else, of chosen sets and random ones, by what is silenced."""
-    styles = arm_styles(records)
+    styles = styles or arm_styles(records)
     done = {name: record for name, record in records.items() if record is not None}
     methods = list(dict.fromkeys(row.method for record in done.values() for row in record.ablation.rows))
     titles = {"head": "Heads silenced", "unit": "FFN neurons silenced"}
     panels = [
         Panel(
             title,
-            Axis("loss on unrelated text, nats per token more than intact"),
-            Axis("HIT@k lost, % of intact"),
+            Axis("loss on unrelated text, nats per token more than intact", scale="loss"),
+            Axis("HIT@k lost, % of intact", scale="drop"),
             tuple(
                 line
                 for name, record in done.items()
@@ -145,15 +150,16 @@ def damage(records: Mapping[str, ArmRecord | None]) -> Chart:
     )
 
 
-def _beside(summary: xr.Dataset, name: str) -> dict[str, xr.Dataset]:
+def _beside(arm: ArmResults, name: str) -> dict[str, xr.Dataset]:
     """What was observed of a measure, with its chance, and what routing alone gives, under one name."""
+    summary = arm.summary
     alone = {
         f"{name}{end}": summary[f"{name}_routing_null{end}"].variable
         for end in ("", "_low", "_high")
         if f"{name}_routing_null{end}" in summary
     }
     coords = {place: summary[place] for place in ("step", "tokens", "kind") if place in summary.coords}
-    return {OBSERVED: summary, ALONE: xr.Dataset(alone, coords, summary.attrs)}
+    return {arm.name: summary, ALONE: xr.Dataset(alone, coords, summary.attrs)}
 
 
 def _pairs(found: xr.Dataset) -> list[tuple[str, str]]:

@@ -50,6 +50,7 @@ def figure_data(chart: Chart) -> dict[str, Any]:
     }
     data: list[dict[str, Any]] = []
     named: set[str] = set()
+    scales: dict[str, str] = {}
     for index, place in enumerate(places):
         suffix = str(index + 1) if index else ""
         axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
@@ -58,8 +59,10 @@ def figure_data(chart: Chart) -> dict[str, Any]:
         layout[f"yaxis{suffix}"] = {"anchor": axes["xaxis"], "domain": list(place.up)}
         if panel is None:
             continue
-        layout[f"xaxis{suffix}"] |= _axis(panel.x)
-        layout[f"yaxis{suffix}"] |= _axis(panel.y)
+        for way, axis in (("x", panel.x), ("y", panel.y)):
+            first = scales.setdefault(f"{way} {axis.scale}", axes[f"{way}axis"]) if axis.scale else axes[f"{way}axis"]
+            together = {} if first == axes[f"{way}axis"] else {"matches": first}  # are zoomed as one
+            layout[f"{way}axis{suffix}"] |= _axis(axis) | together
         data += [trace | axes for trace in _panel(panel, place, named)]
         if panel.title:
             layout["annotations"].append(_title(panel.title, place, 14 if chart.columns < 4 else 11))

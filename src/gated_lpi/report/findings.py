@@ -22,10 +22,10 @@ SMALL_SET = 10
 
 def recall_sentence(results: Results) -> str:
     """HIT@10 of every arm at its last checkpoint."""
-    recall = [f"{arm.name} {show(_recall(arm), 'share')}" for arm in results.arms]
+    each = [f"{arm.name} {show(recall(arm), 'share')}" for arm in results.arms]
     own = any(arm.scores.attrs.get("target") == "top1" for arm in results.arms)
     caution = " Targets are the models' own predictions, so this is 100% by construction." if own else ""
-    return f"HIT@10 at the last checkpoint, with Wilson's 95% interval: {listing(recall)}.{caution}"
+    return f"HIT@10 at the last checkpoint, with Wilson's 95% interval: {listing(each)}.{caution}"
 
 
 def explained_sentence(asked: AttributionSpec) -> str:
@@ -45,6 +45,12 @@ def explained_sentence(asked: AttributionSpec) -> str:
     if asked.gate != "gated":
         said.append(f"Neurons of routed experts count with the gate “{asked.gate}”, not as the router weighs them.")
     return " ".join(said)
+
+
+def smallest_set(results: Results) -> int | None:
+    """The size of the smallest top set that is too small for smooth measures; None if none is."""
+    sizes = (int(arm.summary["top_units"].sel(kind=kind)) for arm in results.arms for kind in arm.kinds())
+    return min((size for size in sizes if size < SMALL_SET), default=None)
 
 
 def small_sets_note(results: Results) -> str | None:
@@ -74,14 +80,15 @@ def recall_warning(results: Results) -> str | None:
     )
 
 
-def _recall(arm: ArmResults) -> Estimate:
+def recall(arm: ArmResults) -> Estimate:
+    """HIT@10 at the last checkpoint."""
     return read(arm.summary, "hit", checkpoint=LAST, hit_k=10)
 
 
 def _lowest_recall(arm: ArmResults) -> float:
     """The lower of the summary's HIT@10 and, at the same k, the intact one of the ablations."""
     intact = arm.record.ablation.hit if arm.record is not None and arm.record.ablation.k == 10 else float("nan")
-    return float(np.fmin(_recall(arm).value, intact))
+    return float(np.fmin(recall(arm).value, intact))
 
 
 def _recalls_too_little(arm: ArmResults) -> bool:

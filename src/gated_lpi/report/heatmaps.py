@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.metrics.relations import over_relations
 from gated_lpi.report.arms import KIND_NAMES
-from gated_lpi.report.chart import Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
+from gated_lpi.report.chart import ArmStyle, Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 from gated_lpi.report.clocks import clock_label, clock_name
 
 ROW_TICKS = 16
@@ -53,9 +53,9 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
     )
 
 
-def base_logprob(scores: Mapping[str, xr.Dataset]) -> Chart:
+def base_logprob(scores: Mapping[str, xr.Dataset], styles: Mapping[str, ArmStyle] | None = None) -> Chart:
     """Mean log p(target | base) by block: of all arms at their last checkpoint, and of each arm over training."""
-    styles = arm_styles(scores)
+    styles = styles or arm_styles(scores)
     recorded = {name: arm for name, arm in scores.items() if schema.BASE_LOGPROB in arm}
     if not recorded:
         return Chart("base_logprob", "", "", ())

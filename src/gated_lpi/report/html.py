@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from gated_lpi.report.explorer_links import Explorer, Linked
 from gated_lpi.report.tables import Column, Table, show
 
 NUMERIC = ("count", "number", "share", "percent")
-VOID = ("br", "hr", "meta")
+VOID = ("br", "hr", "img", "meta")
 
 
 class Html(str):
@@ -48,10 +49,15 @@ def section(anchor: str, title: str, *children: str) -> Html:
     )
 
 
-def data_table(table: Table) -> Html:
-    """A table with its caption; numbers to the right, and a frame that scrolls where it is too wide."""
+def data_table(table: Table, explorer: Explorer | None = None) -> Html:
+    """A table with its caption; numbers to the right, a frame that scrolls where it is too wide, names that lead to the
+    explorer.
+    """
     head = tag("tr", *(tag("th", column.label, scope="col", class_=_alignment(column)) for column in table.columns))
-    body = [tag("tr", *map(_cell, table.columns, row)) for row in table.rows]
+    body = [
+        tag("tr", *(_cell(column, value, explorer) for column, value in zip(table.columns, row, strict=True)))
+        for row in table.rows
+    ]
     inner = tag("table", tag("caption", table.caption), tag("thead", head), tag("tbody", *body))
     return tag("div", inner, class_="scroll", role="region", tabindex="0", aria_label=f"Table: {table.name}")
 
@@ -61,15 +67,15 @@ def folded(title: str, *children: str) -> Html:
     return tag("details", tag("summary", title), *children)
 
 
-def figure(number: int, name: str, title: str, caption: str, height: int) -> Html:
-    """The place of a chart, which a script fills, with its caption."""
-    label = f"Figure {number}. {title}. {caption}"
-    place = tag("div", id=f"plot-{name}", class_="plot", role="img", aria_label=label, style=f"min-height:{height}px")
+def figure(number: int, name: str, title: str, caption: str, place: Html) -> Html:
+    """A chart, or the place where a script draws it, with its caption."""
     words = tag("figcaption", tag("strong", f"Figure {number}. {title}."), f" {caption}")
     return tag("figure", tag("div", place, class_="scroll"), words, id=f"figure-{name}")
 
 
-def _cell(column: Column, value: object) -> Html:
+def _cell(column: Column, value: object, explorer: Explorer | None) -> Html:
+    if isinstance(value, Linked) and explorer is not None:
+        return tag("td", tag("a", value.text, href=explorer.link(value)), class_="words")
     if column.form == "tokens" and isinstance(value, tuple):
         chips = [tag("code", show((token,), "tokens")) for token in value]
         return tag("td", Html(" ".join(chips)), class_="tokens")

@@ -86,17 +86,26 @@ def _alone(arm: ArmResults) -> str:
 
 
 def _part(arm: ArmResults, name: str) -> str:
-    """The part of a measure that routing gives, of the sums over the pairs that have both; "all" from 100% on.
+    """The part of a measure that routing gives; "all" from 100% on."""
+    share = explained(arm, name)
+    if share is None:
+        return show(NAN, "share")
+    return ALL if share.value >= 1 else show(share, "share")
+
+
+def explained(arm: ArmResults, name: str) -> Estimate | None:
+    """The part of a measure that routing gives, of the sums over the pairs that have both; None where there is none.
 
     Its interval, where permutations were kept as one, is from all of their low ends to all of their high ones.
     """
+    if not has_null(arm):
+        return None
     null = f"{name}_routing_null"
     observed, alone = (arm.summary[variable].sel(kind="ffn").to_numpy() for variable in (name, null))
     known = ~(np.isnan(observed) | np.isnan(alone))
     whole = float(observed[known].sum())
     if whole <= 0:
-        return show(NAN, "share")
+        return None
     ends = (f"{null}_low", f"{null}_high")
     interval = [float(arm.summary[end].sel(kind="ffn").to_numpy()[known].sum()) for end in ends if end in arm.summary]
-    share, *around = (value / whole for value in (float(alone[known].sum()), *interval))
-    return ALL if share >= 1 else show(Estimate(share, *around), "share")
+    return Estimate(*(value / whole for value in (float(alone[known].sum()), *interval)))

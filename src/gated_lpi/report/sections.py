@@ -7,49 +7,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.resources import files
 
 from gated_lpi.diagnosis import NAMES, Diagnosis
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, Results, capital
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
-from gated_lpi.report.chart import Chart
 from gated_lpi.report.claims import Claim, claims
-from gated_lpi.report.findings import explained_sentence, recall_sentence, recall_warning, settling, small_sets_note
-from gated_lpi.report.html import Html, data_table, figure, folded, items, join, section, tag
+from gated_lpi.report.content import Content, chart_figure, shown_table
+from gated_lpi.report.findings import explained_sentence, recall_sentence, settling, small_sets_note
+from gated_lpi.report.first_screen import first_screen
+from gated_lpi.report.html import Html, folded, items, join, section, tag
 from gated_lpi.report.routing_share import routing_sentences
-from gated_lpi.report.tables import Table, listing, show
-from gated_lpi.results import Run
+from gated_lpi.report.tables import listing, show
 
 NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and nothing over time to show."
 NOT_POSITIVE = "No neuron of any arm has a positive score."
 NO_RECORD = "was not recorded."
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the sections are made of.
-
-    Attributes:
-        run: the run that is reported.
-        results: of its arms.
-        diagnosis: what is wrong with their training.
-        charts: by name, those that have something to show, in order of their numbers.
-        tables: by name.
-        heights: of charts, by name, in pixels.
-        written: when the report is made.
-    """
-
-    run: Run
-    results: Results
-    diagnosis: Diagnosis
-    charts: Mapping[str, Chart]
-    tables: Mapping[str, Table]
-    heights: Mapping[str, int]
-    written: datetime
 
 
 @dataclass(frozen=True)
@@ -91,13 +67,14 @@ def body(content: Content) -> Html:
     parts = sections(content)
     links = [tag("li", tag("a", part.title, href=f"#{part.anchor}")) for part in parts]
     contents = tag("nav", tag("h2", "Contents"), tag("ol", *links), aria_label="Contents")
-    return tag("main", _head(content), contents, *(_section(content, part) for part in parts))
+    return tag("main", first_screen(content), contents, *(_section(content, part) for part in parts))
 
 
 def sections(content: Content) -> tuple[Section, ...]:
     """All of the page below its head."""
     results = content.results
     return (
+        Section("run", "What was run", (Row(tuple(_what_was_run(content)), table="arms"),)),
         *_publication(results),
         Section("diagnosis", "Diagnosis", tuple(_diagnosis(content.diagnosis))),
         Section("stability", "Stability of the top sets", (Row(tuple(_settled(results)), chart="stability"),)),
@@ -134,7 +111,7 @@ def sections(content: Content) -> tuple[Section, ...]:
             "recall",
             "Recall and the logit lens",
             (
-                Row(chart="hits", absent=f"The rank of the target {NO_RECORD}"),
+                Row((recall_sentence(results),), chart="hits", absent=f"The rank of the target {NO_RECORD}"),
                 Row(tuple(_norms(results)), chart="base_logprob", absent=f"The base log-probability {NO_RECORD}"),
                 *_positions(content),
             ),
@@ -152,130 +129,41 @@ def _section(content: Content, part: Section) -> Html:
 def _row(content: Content, row: Row) -> Iterator[Html]:
     yield from (text if isinstance(text, Html) else tag("p", text) for text in row.finding)
     if row.chart is not None:
-        yield _figure(content, row.chart, row.absent)
+        yield chart_figure(content, row.chart, row.absent)
     if row.table is not None:
-        table = data_table(content.tables[row.table])
+        table = shown_table(content, row.table)
         yield table if row.title is None else folded(row.title, table)
 
 
-def _figure(content: Content, name: str, absent: str) -> Html:
-    """A chart's place with its number, or a paragraph that says why there is none."""
-    if name not in content.charts:
-        return tag("p", absent, class_="absent")
-    chart = content.charts[name]
-    number = list(content.charts).index(name) + 1
-    return figure(number, name, chart.title, chart.caption, content.heights[name])
-
-
-def _head(content: Content) -> Html:
+def _what_was_run(content: Content) -> Iterator[str]:
     results = content.results
-    warning = recall_warning(results)
-    lines = [
-        tag("h1", f"Gated-LPI report: {content.run.experiment.name}"),
-        tag("p", _when(content), class_="soft"),
-        tag("p", _what_this_is(results)),
-        tag("p", explained_sentence(content.run.experiment.attribution)),
-        *(
-            tag("div", tag("p", tag("strong", "No results. "), text), class_="warning", role="note")
-            for text in _missing(results)
-        ),
-        *([tag("div", tag("p", warning), class_="warning", id="recall-warning", role="note")] if warning else []),
-        *(tag("p", text, class_="absent") for text in _unscored(results)),
-        *(
-            tag("div", tag("p", tag("strong", "Checkpoints left out. "), text), class_="warning", role="note")
-            for text in (*_holes(results), *_refused(results))
-        ),
-        section("found", "What was found here", *_found(content)),
-    ]
-    return tag("header", *lines)
-
-
-def _found(content: Content) -> Iterable[str]:
-    results = content.results
-    found = claims(results)
-    short = [
-        join(
-            tag("strong", f"{claim.question} {claim.answer}."),
-            f" {claim.lead} ",
-            tag("span", claim.decides, class_="soft"),
-        )
-        for claim in found
-    ]
-    by_method = verdict(results)
-    if by_method is not None:
-        short.append(join(tag("strong", "Is it the method?"), f" {by_method}"))
-    yield tag("div", items([*short, recall_sentence(results)]), class_="short")
-    if results.lacks is not None:
-        yield tag("p", f"This run has {results.lacks}: there is nothing to compare with what was published.")
-    small = small_sets_note(results)
-    if small:
-        yield tag("p", small, class_="soft")
-    yield data_table(content.tables["arms"])
-
-
-def _when(content: Content) -> str:
-    scored = sorted({str(arm.scores.attrs["created"]) for arm in content.results.arms if "created" in arm.scores.attrs})
-    parts = [f"Run folder: {content.run.path.name}"]
-    parts += [f"scored {scored[0]}"] if scored else []
-    return " · ".join([*parts, f"report written {content.written:%Y-%m-%d %H:%M} UTC"])
-
-
-def _what_this_is(results: Results) -> str:
     described = [f"{arm.name} ({'mixture of experts' if arm.is_moe else 'dense'})" for arm in results.arms]
-    compared = (
-        " Below is what this run shows of three claims made for mixture-of-experts (MoE) models, whichever way it "
-        "falls."
-        if results.lacks is None
-        else ""
-    )
     others = (
         f" Where no method is named, numbers are those of {method_name(results.methods[0])}."
         if len(results.methods) > 1
         else ""
     )
-    return (
-        "Which neurons raise the log-probability of known facts, and when in training they came to: scores of "
-        f"every FFN and attention neuron by {_by(results)} at every checkpoint of "
-        f"{listing(described)}.{others}{compared} Square brackets hold 95% intervals; of differences over training, "
-        f"bands "
-        "that hold at all checkpoints at once."
+    yield (
+        f"Every FFN and attention neuron was scored by {_by(results)} at every checkpoint of {listing(described)}."
+        f"{others}"
     )
+    yield explained_sentence(content.run.experiment.attribution)
+    scored = sorted({str(arm.scores.attrs["created"]) for arm in results.arms if "created" in arm.scores.attrs})
+    begun = f", scored {scored[0]}" if scored else ""
+    yield f"Run folder: {content.run.path.name}{begun}; report written {content.written:%Y-%m-%d %H:%M} UTC."
+    small = small_sets_note(results)
+    if small:
+        yield small
+    if content.explorer is not None:
+        yield (
+            "Names of neurons lead to the explorer, while it runs (gated-lpi explore "
+            f"{content.run.path.name}), at {content.explorer.address}."
+        )
 
 
 def _by(results: Results) -> str:
     """By which methods neurons were scored, in words."""
     return listing([method_name(method) for method in results.methods]) or "Gated-LPI"
-
-
-def _missing(results: Results) -> list[str]:
-    return [f"Arm {name} is left out: {reason}" for name, reason in results.missing.items()]
-
-
-def _unscored(results: Results) -> list[str]:
-    """Which kinds of neuron have no scores, so that no measure over them is given."""
-    return [
-        f"{capital(words)} were not scored (attribution.units leaves them out): no measure over them is given."
-        for kind, words in KIND_NAMES.items()
-        if kind not in results.kinds
-    ]
-
-
-def _holes(results: Results) -> list[str]:
-    return [
-        f"{arm.name}: {listing([str(record.get('key')) for record in arm.quarantined])} could not be used (why: under "
-        "Provenance). J_stab and R_t are those of the neighbours that remain, so there their interval is longer."
-        for arm in results.arms
-        if arm.quarantined
-    ]
-
-
-def _refused(results: Results) -> list[str]:
-    return [
-        f"{arm.name}: consecutive checkpoints hold the same weights under two names, so J_stab and R_t between them "
-        f"are not given: {'; '.join(arm.refused_pairs)}."
-        for arm in results.arms
-        if arm.refused_pairs
-    ]
 
 
 def _publication(results: Results) -> Iterator[Section]:
@@ -418,7 +306,8 @@ def _units(results: Results) -> Iterator[Row]:
         (
             "The neurons of greatest mean score at the last checkpoint, and the tokens whose logits their value vector "
             "raises and lowers most where its coefficient is positive. Where the mean coefficient is negative, the "
-            "neuron usually does the opposite. ␣ is a space.",
+            "neuron usually does the opposite. ␣ is a space. L2 E5 n17 is neuron 17 of expert 5 in layer 2, L2 H3 n4 "
+            "neuron 4 of head 3.",
         )
     )
     for arm in results.arms:
@@ -435,7 +324,7 @@ def _units(results: Results) -> Iterator[Row]:
 
 def _definitions(results: Results) -> Row:
     fraction = results.arms[0].summary.attrs["fraction"]
-    listed = Html(files("gated_lpi.report").joinpath("definitions.html").read_text(encoding="utf-8"))
+    listed = Html(files("gated_lpi.report").joinpath("page_files", "definitions.html").read_text(encoding="utf-8"))
     return Row((f"The top set's fraction in this run is {show(float(fraction), 'share')}.", listed))
 
 

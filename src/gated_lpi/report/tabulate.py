@@ -23,10 +23,12 @@ from gated_lpi.report.doubt_tables import (
     token_routes,
 )
 from gated_lpi.report.estimates import NAN, ablation_drop, mean_over_pairs, number, read
+from gated_lpi.report.explorer_links import unit_link
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
 from gated_lpi.results import Run
 from gated_lpi.results.records import TopUnit
+from gated_lpi.unit_names import short_name
 
 LAST = -1
 
@@ -218,7 +220,17 @@ def top_units(arm: ArmResults, kind: str) -> Table:
         Column("raises most", "tokens"),
         Column("lowers most", "tokens"),
     )
-    rows = tuple((unit.label, unit.lpi, unit.mean_coefficient, unit.promoted, unit.suppressed) for unit in units)
+    last = arm.record.ablation.checkpoint
+    rows = tuple(
+        (
+            unit_link(arm.name, short_name(unit.label), last),
+            unit.lpi,
+            unit.mean_coefficient,
+            unit.promoted,
+            unit.suppressed,
+        )
+        for unit in units
+    )
     return Table(f"top_{kind}_{arm.name}", f"{arm.name}: top {KIND_NAMES[kind]} of the last checkpoint.", columns, rows)
 
 

@@ -15,7 +15,7 @@ from gated_lpi.claims.series import COUNTED
 from gated_lpi.claims.words import when
 from gated_lpi.report.arms import KIND_NAMES, Results
 from gated_lpi.report.by_method import method_name
-from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, StepScale, arm_styles
+from gated_lpi.report.chart import GREY, ArmStyle, Axis, Chart, Line, Panel, StepScale
 from gated_lpi.report.charts import Measure, filled, series
 from gated_lpi.report.grouped import by_group
 
@@ -55,8 +55,8 @@ def _panels(results: Results, judged: Judged, compared: list[Compared]) -> Itera
     title = measure.words.removeprefix("The ")
     title = title[:1].upper() + title[1:]
     label = "share" if percent else ""
-    yield series(Measure(title, name, label, judged.kind, percent), summaries, arm_styles(summaries))
-    yield _difference(compared, title, arm_styles(summaries), percent)
+    yield series(Measure(title, name, label, judged.kind, percent), summaries, results.styles)
+    yield _difference(compared, title, results.styles, percent)
 
 
 def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle], percent: bool) -> Panel:
@@ -72,11 +72,12 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
             lines += _lines(one, label, [scale.position(float(value)) for value in axis], styles[one.dense])
     if lines:
         ends = (min(min(line.x) for line in lines), max(max(line.x) for line in lines))
-        grey = ArmStyle("#888888", "circle")
+        grey = ArmStyle(GREY, "circle")
         nil = Line("no difference", "nil", grey, ends, (0.0, 0.0), ("", ""), drawn="dashed", in_legend=False)
         lines.insert(0, nil)
     label = "checkpoint" if clock == "checkpoint" else f"training {clock}"
-    return Panel(f"{title}: MoE less dense", scale.axis(label), Axis("difference", percent=percent), tuple(lines))
+    across = scale.axis(label, "" if clock == "checkpoint" else clock)
+    return Panel(f"{title}: MoE less dense", across, Axis("difference", percent=percent), tuple(lines))
 
 
 def _lines(one: Compared, label: str, x: list[float], style: ArmStyle) -> Iterator[Line]:

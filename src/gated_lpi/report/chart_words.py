@@ -1,0 +1,69 @@
+"""What a chart shows, in words: the text for those who cannot see it, and for where its picture is not shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gated_lpi.report.chart import Chart, Heat, Line, Panel
+
+MOST_LINES, MOST_PANELS, MOST_POINTS = 4, 4, 4
+
+
+def described(chart: Chart) -> str:
+    """A sentence for each of the first panels: where lines begin and end, or where a map is darkest."""
+    said = [_panel(panel) for panel in chart.panels[:MOST_PANELS]]
+    more = len(chart.panels) - MOST_PANELS
+    return " ".join([*said, *([f"And {more} more panels."] if more > 0 else [])])
+
+
+def _panel(panel: Panel) -> str:
+    title = f"{panel.title}: ".replace("\n", " ") if panel.title else ""
+    if panel.heat is not None:
+        return f"{title}{_heat(panel.heat)}."
+    named = [line for line in panel.lines if line.in_legend]
+    lines = named or [line for line in panel.lines if line.drawn == "solid"]
+    shown = [text for line in lines if (text := _line(line, percent=panel.y.percent))]
+    more = len(shown) - MOST_LINES
+    listed = [*shown[:MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
+    return f"{title}{'; '.join(listed) or 'nothing to show'}."
+
+
+def _line(line: Line, *, percent: bool) -> str:
+    known = [place for place, value in enumerate(line.y) if math.isfinite(value)]
+    if not known:
+        return ""
+    if line.drawn == "points":
+        return f"{line.label} {', '.join(_point(line, place, percent) for place in known[:MOST_POINTS])}"
+    first, last = known[0], known[-1]
+    top = max(known, key=lambda place: line.y[place])
+    said = f"{line.label} {_point(line, first, percent)}"
+    if last == first:
+        return said
+    highest = f", highest {_point(line, top, percent)}" if top not in (first, last) else ""
+    return f"{said}, {_point(line, last, percent)}{highest}"
+
+
+def _point(line: Line, place: int, percent: bool) -> str:
+    """A value and where it is: the text of a point begins with its line's name."""
+    where = line.hover[place].rsplit(", ", 1)[-1]
+    return f"{_number(line.y[place], percent)} at {where}" if where else _number(line.y[place], percent)
+
+
+def _heat(heat: Heat) -> str:
+    values = np.asarray(heat.values, dtype=np.float64)
+    if not np.isfinite(values).any():
+        return "nothing to show"
+    row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
+    least, most = (_number(float(end), percent=False) for end in (np.nanmin(values), np.nanmax(values)))
+    return f"{heat.label} from {least} to {most}, greatest at {_at(heat.rows, row)}, {_at(heat.columns, column)}"
+
+
+def _at(names: Sequence[str], place: np.intp) -> str:
+    return names[int(place)]
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:.3g}%" if percent else f"{value:.3g}"

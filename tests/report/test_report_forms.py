@@ -1,0 +1,273 @@
+"""The report's forms: one page with every section, links that the explorer answers, Markdown and PDF, and names that
+attack in each of them.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+from starlette.testclient import TestClient
+
+from explored_runs import HOSTILE, RELATIONS, explored_run
+from gated_lpi._common.entries import printable
+from gated_lpi.errors import OptionError, WriteError
+from gated_lpi.explore import Workspace, create_app
+from gated_lpi.report import ReportFiles, build_report
+from gated_lpi.report.explorer_links import explorer_at, unit_link
+from gated_lpi.report.html import Html, data_table, folded, items, join, tag
+from gated_lpi.report.markdown import markdown
+from gated_lpi.report.tables import Column, Table
+from gated_lpi.results import Run
+
+LINK = "[x](javascript:alert(1))"
+NAMES = [
+    HOSTILE,
+    *RELATIONS,
+    LINK,
+    "![x](http://127.0.0.1/x.png)",
+    "a|b|c",
+    "| a | b |\n| --- | --- |",
+    "`code` ``` ~~~",
+    "- item",
+    "1. item",
+    "# heading",
+    "*a* _b_ **c** ~~d~~ $x$ \\",
+    "<details open ontoggle=alert(1)>",
+    "&lt;script&gt;",
+    "http://127.0.0.1/ www.example.org",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Five arms with all that a run can keep, by two methods."""
+    arms = ("moe", "dense", "dense-b", "dense-c", "dense-d")
+    return explored_run(tmp_path_factory.mktemp("forms") / "run", (0, 10, 20, 40, 80, 160), arms)
+
+
+@pytest.fixture(scope="module")
+def browser_that_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In the browser's place: what it is given to print becomes the PDF."""
+    program = tmp_path_factory.mktemp("bin") / "copies"
+    program.write_text(
+        "#!/bin/sh\nfor a; do case $a in --print-to-pdf=*) to=${a#*=};; file://*) from=${a#file://};; esac; done\n"
+        'cp "$from" "$to"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="module")
+def files(run: Run, browser_that_copies: Path) -> Iterator[ReportFiles]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gated_lpi.report.build.FORMATS", ())  # the figures are drawn, but not as files
+        patch.setenv("GATED_LPI_CHROMIUM", str(browser_that_copies))
+        yield build_report(run, formats=("html", "md", "pdf"))
+
+
+@pytest.fixture(scope="module")
+def html(files: ReportFiles) -> str:
+    return files.html.read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Elements, their attributes and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, tag: str, name: str) -> list[str]:
+        return [given[name] or "" for element, given in self.elements if element == tag and name in given]
+
+
+def rendered(text: str) -> Elements:
+    """Markdown as a host shows it, by another's implementation."""
+    return Elements(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
+
+
+def test_a_page_with_several_arms_and_every_section_is_small(files: ReportFiles, html: str) -> None:
+    assert files.html.stat().st_size < 3_000_000
+    assert len(html.split('id="figure-data">')[0]) > 1_000_000  # plotly.js is in it
+    assert {"trust", "method_agreement", "routes_moe_1"} <= json.loads(files.summary.read_text())["tables"].keys()
+
+
+def test_the_first_screen_answers_each_question_shows_a_contrast_and_warns(html: str) -> None:
+    first = html.split("<header>")[1].split("</header>")[0]
+    questions = re.findall(
+        r"<li><strong><a href=\"#([a-z-]+)\">([^<]+)</a></strong> <span class=\"verdict [a-z]+\">", first
+    )
+    assert [anchor for anchor, _ in questions] == [
+        "recall",
+        "source",
+        "source",
+        "source",
+        "method",
+        "neurons-or-routing",
+    ]
+    assert len(re.findall(r"<p>[^<]+\.</p></li>", first)) == len(questions)
+    assert first.count('<figure id="figure-contrast">') == first.count("<figure") == 1
+    caveats = first.split('class="caveats"')[1]
+    assert "One training run of each model" in caveats
+    assert "Some top sets are small, down to" in caveats
+    assert "no true effect" not in caveats  # they were measured
+
+
+def test_figures_have_words_for_those_who_cannot_see_them(html: str) -> None:
+    places = [given for tag, given in Elements(html).elements if "plot" in (given.get("class") or "").split()]
+    assert len(places) > 10
+    assert all(re.search(r"\d", given["aria-label"] or "") and given["tabindex"] == "0" for given in places)
+
+
+def test_names_of_neurons_lead_to_the_explorer_that_knows_them(run: Run, files: ReportFiles, html: str) -> None:
+    links = [link for link in Elements(html).values("a", "href") if link.startswith("http://127.0.0.1:8765/")]
+    assert len(links) == 5  # of each arm its top FFN neuron
+    workspace = Workspace(run, findings=False)
+    try:
+        client = TestClient(create_app(workspace), base_url="http://127.0.0.1:8765")
+        for link in links:
+            parts = urlsplit(link)
+            answer = client.get(f"{parts.path}?{parts.query}")
+            assert answer.status_code == 200
+            assert re.search(r"<h1[^>]*>[^<]*layer 0 (expert 0 )?neuron 1", answer.text)
+        other = client.get("/units?arm=moe&run=another")
+        assert other.status_code == 400
+        assert "the address is of the run" in other.text
+    finally:
+        workspace.close()
+    assert not re.search(r"\]\(http://127", files.pages["md"].read_text(encoding="utf-8"))
+
+
+def test_addresses_of_explorers_are_looked_at() -> None:
+    assert explorer_at("none", "r") is None
+    explorer = explorer_at("https://example.org/x", "a b")
+    assert explorer is not None
+    assert explorer.link(unit_link("moe", "L0 E0 n1", "step-1")) == (
+        "https://example.org/x/unit?run=a+b&arm=moe&unit=L0+E0+n1&checkpoint=step-1"
+    )
+    for odd in ("javascript:alert(1)", "127.0.0.1:8765", "http://", "http://x/ y", "http://x/?a=1", "http://[x"):
+        with pytest.raises(OptionError, match="expected one such as http://127.0.0.1:8765/"):
+            explorer_at(odd, "r")
+
+
+def test_the_markdown_has_what_the_page_has(files: ReportFiles, html: str) -> None:
+    text = files.pages["md"].read_text(encoding="utf-8")
+    shown, page = rendered(text), Elements(html.split("<body>")[1].split("<noscript>")[0])
+    kinds = {tag for tag, _ in shown.elements}
+    assert kinds <= set(
+        [
+            "h1",
+            "h2",
+            "h3",
+            "p",
+            "ul",
+            "li",
+            "strong",
+            "em",
+            "a",
+            "img",
+            "table",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+            "code",
+            "sub",
+            "sup",
+            "details",
+            "summary",
+        ]
+    )
+    counts = Counter(tag for tag, _ in shown.elements)
+    of_page = Counter(tag for tag, _ in page.elements)
+    assert counts["table"] == of_page["table"]
+    assert counts["td"] == of_page["td"]
+    assert counts["img"] == of_page["figure"]
+    assert counts["h2"] == of_page["h2"] - 1  # the contents are the host's
+    sources = shown.values("img", "src")
+    assert sources[0] == "figures/contrast.png"
+    assert all(re.fullmatch(r"figures/[a-z_]+\.png", source) for source in sources)
+    assert all(alt.strip() for alt in shown.values("img", "alt"))
+    assert {urlsplit(link).scheme for link in shown.values("a", "href")} == {"https"}
+    assert printable(RELATIONS[0]) in shown.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_text_wherever_it_stands_in_markdown(name: str) -> None:
+    table = Table("t", name, (Column(name), Column("n", "number"), Column("k", "tokens")), ((name, 1.0, (name,)),))
+    parts = (tag("h2", name), tag("p", name), items([name]), folded(name, data_table(table)))
+    shown = rendered(markdown(join(*parts, tag("p", tag("strong", name), " after")), "figures"))
+    counts = Counter(tag for tag, _ in shown.elements)
+    allowed = {"h2": 1, "p": 2, "ul": 1, "li": 1, "details": 1, "summary": 1, "table": 1, "thead": 1, "tbody": 1}
+    allowed |= {"tr": 2, "th": 3, "td": 3, "code": 1, "strong": 1}
+    del counts["p"]  # the caption and the paragraph, and what the host makes of a table's surroundings
+    assert all(counts[tag] <= most for tag, most in allowed.items())
+    assert set(counts) <= set(allowed)
+    words = " ".join(printable(name).split())
+    assert " ".join(shown.text.split()).count(words) >= 6
+
+
+def test_only_addresses_of_the_web_become_links_in_markdown() -> None:
+    links = [tag("a", "x", href=to) for to in ("#part", "javascript:alert(1)", "https://example.org/a_(b)|c")]
+    shown = rendered(markdown(tag("p", *(Html(link) for link in links)), "figures"))
+    assert shown.values("a", "href") == ["https://example.org/a_%28b%29%7Cc"]
+
+
+def test_paper_gets_figures_that_are_drawn_and_no_scripts(files: ReportFiles, html: str) -> None:
+    page = Elements(files.pages["pdf"].read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.elements}
+    pictures = page.values("img", "src")
+    assert len(pictures) == len(re.findall("<figure ", html))
+    assert all(picture.startswith("data:image/svg+xml;base64,") for picture in pictures)
+    assert page.values("link", "href") == []
+    assert {urlsplit(link).scheme for link in page.values("a", "href")} == {"", "https"}  # no explorer of this machine
+
+
+def test_digests_are_of_all_pages(files: ReportFiles) -> None:
+    names = [line.split("  ")[1] for line in (files.html.parent / "report.sha256").read_text().splitlines()]
+    assert names == ["summary.json", "report.html", "report.md", "report.pdf"]
+
+
+def test_without_a_browser_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GATED_LPI_CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("gated_lpi.report.pdf.BROWSERS", ("chromium", "google-chrome"))
+    run = explored_run(tmp_path / "run", (0,), ("moe",))
+    with pytest.raises(OptionError, match=r"none of chromium, google-chrome .*install one \(apt install chromium"):
+        build_report(run, formats=("pdf",))
+    assert not (tmp_path / "run" / "figures").exists()
+    with pytest.raises(OptionError, match="format 'docx' was given; expected html, md, pdf"):
+        build_report(run, formats=("docx",))  # type: ignore[arg-type]
+
+
+def test_a_browser_that_fails_is_quoted(tmp_path: Path) -> None:
+    from gated_lpi.report.pdf import printed
+
+    program = tmp_path / "fails"
+    program.write_text("#!/bin/sh\necho no display >&2\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(WriteError, match="did not print it .no display.; try again"):
+        printed("<p>x</p>", str(program))
+
+
+@pytest.mark.slow
+def test_a_browser_prints_it(run: Run, tmp_path: Path) -> None:
+    found = build_report(run, tmp_path, formats=("pdf",)).pages["pdf"].read_bytes()
+    assert found.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", found)) > 3

@@ -1,0 +1,140 @@
+"""What is said and shown first: sentences with effects, the clearest contrast, axes that can be read together."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gated_lpi.claims.words import interval, leading
+from gated_lpi.report import all_charts, load_results, plotly_figure
+from gated_lpi.report.arms import Results
+from gated_lpi.report.chart import ArmStyle, Axis, Chart, Heat, Line, Panel, group_styles
+from gated_lpi.report.chart_words import described
+from gated_lpi.report.contrast import contrast, strongest
+from gated_lpi.report.lead import one_sentence, recalled
+from gated_lpi.report.shared_axes import alike
+from synthetic_run import DENSE, MOE, SyntheticRun
+
+LOOK = ArmStyle("#000000", "circle")
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    plans = {"moe": replace(MOE, spread=1.6), "dense": DENSE, "total": replace(DENSE, width=80)}
+    return load_results(SyntheticRun(Path("unused"), plans))
+
+
+def line(y: tuple[float, ...], label: str = "a", **more: object) -> Line:
+    x = tuple(float(i) for i in range(len(y)))
+    hover = tuple(f"{label}, step {10 * i}" for i in range(len(y)))
+    return Line(label, label, LOOK, x, y, hover, **more)  # type: ignore[arg-type]
+
+
+def test_a_claim_s_sentence_has_the_effect_against_each_dense_group(results: Results) -> None:
+    finding = results.judged[0].findings[0]
+    said = one_sentence(finding)
+    for pair in finding.pairs:
+        told = finding.of(*pair)
+        answer = finding.against(*pair)
+        one = leading(told, answer)
+        assert answer == "supported"
+        assert f"in moe than in {pair[1]}" in said
+        assert interval(one, one.greatest(), size=True) in said
+    assert said.endswith(".")
+    assert said.count(". ") == 0  # one sentence
+
+
+def test_recall_below_what_is_reliable_is_no_yes(results: Results) -> None:
+    assert recalled(results).verdict == "Yes"
+    forgetful = load_results(SyntheticRun(Path("unused"), {"moe": replace(MOE, recall=0.5), "dense": DENSE}))
+    assert recalled(forgetful).verdict == "Not all"
+    assert "50.0%" in recalled(forgetful).sentence
+
+
+def test_the_figure_is_of_the_difference_of_most_standard_errors(results: Results) -> None:
+    one = strongest(results)
+    assert one is not None
+    assert one.told
+    rivals = [
+        other
+        for judged in results.judged
+        for other in judged.comparisons
+        if judged.facts == "all" and other.measure.over_time and other.measure.counted and other.told
+    ]
+
+    def errors(compared):  # type: ignore[no-untyped-def]
+        place = compared.greatest()
+        return abs(compared.contrast.estimate[place]) / compared.contrast.error[place]
+
+    assert errors(one) == pytest.approx(max(map(errors, rivals)))
+    chart = contrast(results)
+    (panel,) = chart.panels
+    assert {"moe", "dense", "total"} <= {line.label for line in panel.lines}
+    marks = next(line for line in panel.lines if line.label.startswith("moe, told from"))
+    assert len(marks.x) == int((one.higher | one.lower).sum())
+    assert interval(one, one.greatest(), size=True) in chart.title
+
+
+def test_one_arm_alone_has_no_contrast() -> None:
+    only = load_results(SyntheticRun(Path("unused"), {"moe": MOE}))
+    assert strongest(only) is None
+    assert contrast(only).panels == ()
+
+
+def test_axes_of_one_scale_begin_and_end_alike() -> None:
+    panels = (
+        Panel("one", Axis("step", scale="step"), Axis("J", scale="J"), (line((0.2, 0.4)),)),
+        Panel(
+            "two",
+            Axis("step", scale="step"),
+            Axis("J", scale="J"),
+            (line((0.1, 0.9, math.nan), low=(0.0, 0.8, 0.8), high=(0.2, 1.0, 1.0)),),
+        ),
+        Panel("own", Axis("step", scale="step"), Axis("H"), (line((5.0,)),)),
+    )
+    one, two, own = alike(Chart("c", "", "", panels)).panels
+    assert one.y.limits == two.y.limits == pytest.approx((-0.04, 1.04))
+    assert one.x.limits == two.x.limits == own.x.limits == pytest.approx((-0.08, 2.08))
+    assert own.y.limits is None
+
+
+def test_all_small_multiples_share_their_axes(results: Results) -> None:
+    shared = 0
+    for chart in all_charts(results).values():
+        for way in ("x", "y"):
+            limits: dict[str, set[object]] = {}
+            for panel in chart.panels:
+                axis = getattr(panel, way)
+                if axis.scale and panel.lines:
+                    limits.setdefault(axis.scale, set()).add(axis.limits)
+                    values = [v for one in panel.lines for v in getattr(one, way) if np.isfinite(v)]
+                    assert axis.limits is None or axis.limits[0] <= min(values) <= max(values) <= axis.limits[1]
+            assert all(len(found) == 1 for found in limits.values())
+            shared += sum(found != {None} for found in limits.values())
+    assert shared > 10
+    drawn = plotly_figure(all_charts(results)["stability"]).layout
+    assert drawn.yaxis2.matches == "y"
+    assert drawn.xaxis2.matches == "x"
+    assert drawn.xaxis3.matches is None  # tokens are no steps
+
+
+def test_replicates_have_their_group_s_colour() -> None:
+    styles = group_styles({"moe": ("moe-0", "moe-1"), "dense": ("dense",)})
+    assert styles["moe"].colour == styles["moe-0"].colour == styles["moe-1"].colour != styles["dense"].colour
+    assert styles["moe-0"] != styles["moe-1"]
+    assert len({style.marker for style in (styles["moe-0"], styles["moe-1"])}) == 2
+
+
+def test_charts_are_told_in_words() -> None:
+    lines = (line((0.1, 0.75, 0.5), "a"), line((math.nan, 0.25), "b"), line((0.0, 0.0), "a, chance", in_legend=False))
+    heat = Heat(np.array([[0.0, 1.5], [-2.0, np.nan]]), ("layer 0", "layer 1"), ("step 0", "step 5"), (-2, 2), "nats")
+    panels = (
+        Panel("R_t", Axis("step"), Axis("share", percent=True), lines),
+        Panel("map", Axis("step"), Axis("layer"), heat=heat),
+    )
+    assert described(Chart("c", "", "", panels)) == (
+        "R_t: a 10% at step 0, 50% at step 20, highest 75% at step 10; b 25% at step 10. "
+        "map: nats from -2 to 1.5, greatest at layer 0, step 5."
+    )
