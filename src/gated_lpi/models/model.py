@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from numpy.typing import ArrayLike
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gated_lpi.errors import ModelError
-from gated_lpi.models.blocks import Block, PostNorm, Writer
+from gated_lpi.models.blocks import Block, BlockKind, PostNorm, Writer
 from gated_lpi.models.families import Family, find_family
+from gated_lpi.models.mixers import mixer_heads, mixes_otherwise
 from gated_lpi.models.readout import Readout, norm_eps
 from gated_lpi.models.units import (
     GroupTable,
@@ -94,7 +95,7 @@ class Model:
     @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
-        return len(self.blocks) // 2
+        return 1 + max(block.layer for block in self.blocks)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,7 +151,8 @@ class Model:
 
     def head_units(self, head: int) -> Ints:
         """Indices, [n], of the units of the head at this index of `heads`."""
-        return self.units.of_head(int(self.heads.layer[head]), int(self.heads.index[head]))
+        heads = self.heads
+        return self.units.of_head(int(heads.layer[head]), int(heads.index[head]), str(heads.block[head]))
 
     def label(self, unit: int) -> str:
         """A unit's name, such as "layer 2 expert 5 neuron 17".
@@ -212,12 +214,11 @@ def build_model(
     family = find_family(module.config.model_type) if family is None else family
     blocks: list[Block] = []
     layers = cast(nn.ModuleList, _part(module, family.layers, family))
-    for path in filter(None, (family.attention_post_norm, family.ffn_post_norm)):
+    for path in filter(None, (family.attention_post_norm, family.mixer_post_norm, family.ffn_post_norm)):
         if not any(_has(layer, path) for layer in layers):
             _part(layers[0], path, family)
     for index, (layer, stream) in enumerate(zip(layers, _streams(family, layers), strict=True)):
-        blocks.append(_attention_block(module, family, layer, index, stream))
-        blocks.append(_ffn_block(module, family, layer, index, stream))
+        blocks += _layer_blocks(module, family, layer, index, stream)
     parallel = family.parallel or bool(_config(module, family.parallel_attribute, False))
     return Model(
         module=module.eval(),
@@ -285,43 +286,111 @@ def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
     return [math.prod(scales[index:]) for index in range(len(scales))]
 
 
-def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
-    out = _part(layer, family.attention_out, family)
-    attention = _part(layer, family.attention, family)
-    width, heads = _projection_width(out), int(module.config.num_attention_heads)
-    own = [size for name in ("v_head_dim", "head_dim") if isinstance(size := getattr(attention, name, None), int)]
-    if own and width % own[0] == 0:
-        heads = width // own[0]  # some families have more in some layers
-    if width % heads:
-        raise ModelError(
-            f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
-            f"{width} inputs, which is no multiple of it: its heads cannot be told apart; give one of which they can"
+def _layer_blocks(
+    module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float
+) -> Iterator[Block]:
+    """The blocks of a layer, in the order in which they stand on the axis of units.
+
+    Raises:
+        ModelError: the layer has none of those that the row names, or lacks one that it must have.
+    """
+    shape = _LayerShape(module, family, layer, index, stream)
+    mixed = family.mixer is not None
+    if not mixed or shape.has_attention():
+        yield shape.attention()
+    if mixed and shape.has_mixer():
+        yield shape.mixer()
+    if not mixed or shape.has_ffn():
+        yield shape.ffn()
+
+
+class _LayerShape:
+    """What a family's row says of one layer."""
+
+    def __init__(self, module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> None:
+        self._module, self._family, self._layer, self._index, self._stream = module, family, layer, index, stream
+
+    def has_attention(self) -> bool:
+        """Whether it mixes positions by attention."""
+        path, out = self._family.attention, self._family.attention_out
+        return _has(self._layer, out) and not mixes_otherwise(self._part(path))
+
+    def has_mixer(self) -> bool:
+        """Whether it mixes positions otherwise; of a module in the attention's place its class says what it is."""
+        path, out = self._family.mixer, self._family.mixer_out
+        if path is None or out is None or not _has(self._layer, out):
+            return False
+        return path != self._family.attention or mixes_otherwise(self._part(path))
+
+    def has_ffn(self) -> bool:
+        """Whether it has an FFN."""
+        path = self._family.ffn
+        inside = [".".join(filter(None, (path, part))) for part in (self._family.down, self._family.experts)]
+        return any(_has(self._layer, one) for one in inside)
+
+    def attention(self) -> Block:
+        """Its attention."""
+        return self._mixing("attention", self._family.attention, self._family.attention_out)
+
+    def mixer(self) -> Block:
+        """What mixes positions otherwise."""
+        return self._mixing("mixer", cast(str, self._family.mixer), cast(str, self._family.mixer_out))
+
+    def ffn(self) -> Block:
+        """Its FFN."""
+        ffn = self._part(self._family.ffn)
+        return self._block("ffn", ffn, tuple(_ffn_writers(self._module, self._family, ffn)))
+
+    def _mixing(self, kind: Literal["attention", "mixer"], path: str, out: str) -> Block:
+        projection, module = self._part(out), self._part(path)
+        width = _projection_width(projection)
+        heads = self._attention_heads(module, width) if kind == "attention" else mixer_heads(module, width)
+        return self._block(kind, module, (Writer(kind, projection, 1, width, n_heads=heads),))
+
+    def _attention_heads(self, attention: nn.Module, width: int) -> int:
+        heads = int(self._module.config.num_attention_heads)
+        own = [size for name in ("v_head_dim", "head_dim") if isinstance(size := getattr(attention, name, None), int)]
+        if own and width % own[0] == 0:
+            heads = width // own[0]  # some families have more in some layers
+        if width % heads:
+            raise ModelError(
+                f"the config says num_attention_heads = {heads}, and the attention output projection of layer "
+                f"{self._index} has {width} inputs, which is no multiple of it: its heads cannot be told apart; give "
+                "one of which they can"
+            )
+        return heads
+
+    def _block(self, kind: BlockKind, module: nn.Module, writers: tuple[Writer, ...]) -> Block:
+        row = self._family
+        norm = {"attention": row.attention_post_norm, "mixer": row.mixer_post_norm, "ffn": row.ffn_post_norm}[kind]
+        scale = {"attention": row.attention_scale, "mixer": row.mixer_scale, "ffn": row.ffn_scale}[kind]
+        multiplier = _multiplier(self._module, row) * self._stream * self._number(scale)
+        return Block(
+            layer=self._index,
+            kind=kind,
+            module=module,
+            writers=writers,
+            post_norm=_post_norm(self._module, row, self._layer, norm),
+            multiplier=multiplier * row.ffn_multiplier if kind == "ffn" else multiplier,
+            stream=self._stream,
+            by_projection=row.by_projection,
         )
-    writer = Writer("attention", out, 1, width, n_heads=heads)
-    return Block(
-        layer=index,
-        kind="attention",
-        module=attention,
-        writers=(writer,),
-        post_norm=_post_norm(module, family, layer, family.attention_post_norm),
-        multiplier=_multiplier(module, family) * stream,
-        stream=stream,
-        by_projection=family.by_projection,
-    )
 
+    def _part(self, path: str) -> nn.Module:
+        return _part(self._layer, path, self._family)
 
-def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
-    ffn = _part(layer, family.ffn, family)
-    return Block(
-        layer=index,
-        kind="ffn",
-        module=ffn,
-        writers=tuple(_ffn_writers(module, family, ffn)),
-        post_norm=_post_norm(module, family, layer, family.ffn_post_norm),
-        multiplier=_multiplier(module, family) * family.ffn_multiplier * stream,
-        stream=stream,
-        by_projection=family.by_projection,
-    )
+    def _number(self, path: str | None) -> float:
+        """A number that the layer holds, or a part of it; 1 where the row names none."""
+        if path is None:
+            return 1.0
+        owner, _, name = path.rpartition(".")
+        number = getattr(self._part(owner), name, None)
+        if not isinstance(number, int | float):
+            raise ModelError(
+                f"the {self._family.name} row of the table of families expects a number at {path!r} of each layer, "
+                f"and {type(self._layer).__name__} has none; mend the row"
+            )
+        return float(number)
 
 
 def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> list[Writer]:
