@@ -21,8 +21,12 @@ KINDS = ("ffn", "attention", "mixer")
 KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons", "mixer": "mixer neurons"}
 """What pages and messages call units of each kind."""
 
+BLOCK_NAMES = {"ffn": "FFN", "attention": "attention", "mixer": "mixer"}
+"""What they call blocks."""
+
 _PART = re.compile(
-    r"(?P<what>layer|l|shared expert|shared|s|expert|e|head|h|neuron|n|ffn|attention|attn|mixer)\s*(?P<number>\d+)?[\s,]*",
+    r"(?P<what>layer|l|shared expert|shared|s|expert|e|head|h|neuron|n|ffn|attention|attn|mixer)\s*"
+    r"(?P<number>\d+)?[\s,]*",
     re.I,
 )
 _MEANING = {

@@ -3,9 +3,9 @@
 State-space layers (Mamba, Mamba-2), linear recurrences (gated delta nets, RG-LRU, mLSTM, linear attention) and short
 convolutions. They are known by the names of their classes, as attention is.
 
-A mixer ends, as attention does, in an output projection. What that is given at a position, whatever state led to it, are
-the coefficients of the mixer's units there, and its columns are their value vectors. Where the state is kept by heads,
-the projection's inputs are theirs, one head after the other.
+A mixer ends, as attention does, in an output projection. What that is given at a position, whatever state led to it,
+are the coefficients of the mixer's units there, and its columns are their value vectors. Where the state is kept by
+heads, the projection's inputs are theirs, one head after the other.
 """
 
 from __future__ import annotations

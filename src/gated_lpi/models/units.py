@@ -1,8 +1,8 @@
 """The axis of everything that gets a score: units, heads and experts of a model, in one fixed order.
 
-Order of units: layer; within it attention, then its mixer, then FFN, whichever it has; within a block routed experts before shared ones, expert by
-expert, neuron by neuron. Ties between scores are broken by this order. Nobody else counts along it: `UnitAxis` says
-where a unit is, and which units a writer has.
+Order of units: layer; within it attention, then another mixer, then FFN, whichever it has; within a block routed
+experts before shared ones, expert by expert, neuron by neuron. Ties between scores are broken by this order. Nobody
+else counts along it: `UnitAxis` says where a unit is, and which units a writer has.
 """
 
 from __future__ import annotations

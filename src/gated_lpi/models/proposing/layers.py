@@ -24,9 +24,9 @@ from gated_lpi.models.proposing.comparing import (
     same,
     width_of,
 )
+from gated_lpi.models.proposing.explaining import Written, why_it_does_not_add_up
 from gated_lpi.models.proposing.observing import Call, Observation
 from gated_lpi.models.proposing.refusing import ATTENTION, refusal
-
 
 _MIXING: tuple[BlockKind, ...] = ("attention", "mixer")
 
@@ -155,7 +155,7 @@ class Layer:
                 self._refuse_unwritten(known)
                 like = next(iter(known.values()), 1.0)  # what writes nothing as yet is taken for scaled like another
                 return stream, {kind: known.get(kind, like) for kind in kinds}
-        raise refusal(self._module, self._other_writes())
+        raise refusal(self._module, why_it_does_not_add_up(self._seen_written()))
 
     def down(self) -> list[str]:
         """Modules whose output tells whether the FFN was given another input: what its writers were given."""
@@ -176,67 +176,23 @@ class Layer:
                     "so that its units have no contribution of their own",
                 )
 
-    def _other_writes(self) -> str:
-        last = [name for name, one in self._norms.items() if close(one.leaving, self.returned)]
-        if last:
-            return (
-                f"{last[-1]} normalises the residual stream itself, after the block has written to it, so that what a "
-                "unit writes does not stay as it was"
-            )
-        outs = [self._relative(one.out) for one in self.mixing.values()] + ["the FFN"] * (self.ffn is not None)
-        said = f"what {self.path} adds to the residual stream is not what {' and '.join(outs)} put out"
-        norms = [name for name in self._norms if self._carries_on(name)]
-        if norms:
-            return (
-                f"{norms[-1]} normalises the residual stream itself: what it returns is passed on, so that what a unit "
-                "wrote does not stay as it was"
-            )
-        changed = [f"{path} ({class_of(self._module, path)})" for path in self._changing()]
-        if changed:
-            return (
-                f"{said}: {' and '.join(changed)} changes it, dimension by dimension or across positions, before it is "
-                "written, so that a unit has no one value vector"
-            )
-        if self._scales_dimensions():
-            return (
-                f"{said}, but each dimension of it and of the stream times a number of its own, which is no scale that "
-                "a unit's score could be told with"
-            )
-        children = ", ".join(f"{name} ({type(part).__name__})" for name, part in self.layer.named_children())
-        return f"{said}; it holds {children}"
-
-    def _carries_on(self, norm: str) -> bool:
-        """Whether the layer passes on what a norm returned, with what its last block wrote, both times a number."""
-        given = [flat(self._norms[norm].leaving), *self.writes().values()]
-        if given[0].shape != self.returned.shape:
-            return False
-        unknown = torch.stack([states.flatten() for states in given], dim=1).double().cpu()
-        target = self.returned.flatten().double().cpu()
-        found = torch.linalg.lstsq(unknown, target.unsqueeze(1)).solution[:, 0]
-        return bool((target - unknown @ found).abs().max() <= 10 * CLOSE * target.abs().max())
-
-    def _changing(self) -> list[str]:
-        """Modules of blocks whose outputs, added up, are what is written, but not what their projections put out."""
-        modules, computed = self._modules(), self._computed()
-        calls = {kind: self._seen.called(path) for kind, path in modules.items()}
-        if any(call is None or call.leaving.shape[-1] != self.d for call in calls.values()):
-            return []
-        returned = {kind: flat(cast(Call, call).leaving) for kind, call in calls.items()}
-        total = torch.stack(list(returned.values())).sum(dim=0)
-        streams = [self.entered, *(flat(norm.leaving) for norm in self._norms.values())]
-        if not any(one.shape == total.shape and close(one + total, self.returned) for one in streams):
-            return []
-        return [path for kind, path in modules.items() if not close(returned[kind], computed[kind])]
-
-    def _scales_dimensions(self) -> bool:
-        """Whether each dimension is the stream's and the writes' own, times numbers, plus one."""
-        given = [self.entered, *self.writes().values(), torch.ones_like(self.entered)]
-        unknown = torch.stack(given, dim=-1).transpose(0, 1).double().cpu()  # [d, T, unknowns]
-        target = self.returned.T.unsqueeze(-1).double().cpu()
-        if unknown.shape[1] <= unknown.shape[2]:
-            return False
-        found = torch.linalg.lstsq(unknown, target, driver="gelsd").solution
-        return bool((unknown @ found - target).abs().max() <= 10 * CLOSE * target.abs().max())
+    def _seen_written(self) -> Written:
+        """What was seen of the layer, for whoever says why it does not add up."""
+        names = {kind: f"{path} ({class_of(self._module, path)})" for kind, path in self._modules().items()}
+        calls = {kind: self._seen.called(path) for kind, path in self._modules().items()}
+        returned = {names[k]: flat(c.leaving) for k, c in calls.items() if c is not None}
+        whole = len(returned) == len(names) and all(states.shape == self.entered.shape for states in returned.values())
+        return Written(
+            self.path,
+            self.layer,
+            self.entered,
+            self.returned,
+            {name: flat(norm.leaving) for name, norm in self._norms.items()},
+            [self._relative(one.out) for one in self.mixing.values()] + ["the FFN"] * (self.ffn is not None),
+            {names[kind]: computed for kind, computed in self._computed().items()},
+            list(self.writes().values()),
+            returned if whole else {},
+        )
 
     def _relative(self, path: str) -> str:
         return path[len(self.path) + 1 :]
@@ -281,8 +237,8 @@ class Layer:
                 "would be its units"
             )
         return (
-            f"{held} has no output projection as wide as the residual stream, whose columns would be its units; experts "
-            "of attention, and attention over what earlier layers wrote, have none"
+            f"{held} has no output projection as wide as the residual stream, whose columns would be its units; "
+            "experts of attention, and attention over what earlier layers wrote, have none"
         )
 
     def _last_projection(self, path: str, but: tuple[str, ...] = ()) -> str | None:
@@ -343,7 +299,7 @@ class Layer:
             raise refusal(
                 self._module,
                 f"{held} holds experts otherwise than transformers fuses them, so that what each of their units writes "
-                "is not known",
+                f"is not known{self._called_with(path)}",
             )
         call = self._seen.called(path)
         if call is None or len(call.given) != 3 or call.given[1].is_floating_point() or call.given[2].dim() != 2:
@@ -373,6 +329,15 @@ class Layer:
             )
             written = factor * written + output
         return _Ffn(paths, written, (cast(Call, self._seen.called(router)), call, path))
+
+    def _called_with(self, path: str) -> str:
+        call = self._seen.called(path)
+        if call is None or len(call.given) > 1:
+            return ""
+        return (
+            ": they are given one tensor, every token for every expert, and no gates, which multiply what goes into "
+            "them and not what they write"
+        )
 
     def _routed_multiplier(self, ffn: str, routed: Tensor, shared: Tensor) -> dict[str, str]:
         """The number that multiplies what routed experts write, but not what the shared one does, if there is one."""

@@ -39,7 +39,9 @@ def scales(module: PreTrainedModel, parts: list[Layer]) -> dict[str, Any]:
     return row | _multiplier(module, parts[0].layer, of_all)
 
 
-def _one_for_all(module: PreTrainedModel, kind: BlockKind, factors: list[tuple[float, dict[BlockKind, float]]]) -> float:
+def _one_for_all(
+    module: PreTrainedModel, kind: BlockKind, factors: list[tuple[float, dict[BlockKind, float]]]
+) -> float:
     """What the blocks of a kind are multiplied by in all layers, beside what the stream is."""
     found = [of[kind] / stream for stream, of in factors if kind in of]
     if max(found) - min(found) > 10 * CLOSE * abs(found[0]):
@@ -130,7 +132,9 @@ def is_parallel(module: PreTrainedModel, ids: Tensor, seen: Observation, parts: 
 
     for part in parts:
         if len(part.mixing) > 1 and not all(same_input(one.path) for one in part.mixing.values()):
-            raise refusal(module, f"attention and mixer of {part.path} do not stand beside each other: one reads the other")
+            raise refusal(
+                module, f"attention and mixer of {part.path} do not stand beside each other: one reads the other"
+            )
     blind = [all(same_input(name) for name in part.down()) for part in parts if part.mixing and part.down()]
     if len(set(blind)) > 1:
         raise refusal(module, "the FFN reads the layer's input in some layers, and what attention wrote in others")
