@@ -106,7 +106,7 @@ class _LayerShape:
             by_projection=row.by_projection,
         )
 
-    def part_of(self, path: str) -> nn.Module:
+    def _part(self, path: str) -> nn.Module:
         return part_of(self._layer, path, self._family)
 
     def _number(self, path: str | None) -> float:
