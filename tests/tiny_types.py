@@ -44,6 +44,7 @@ MIXTURES = {
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "moe_top_k"), CHOSEN),
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 24,
     "shared_intermediate_size": 24,
     "shared_experts_intermediate_size": 24,
     "n_shared_experts": 2,
@@ -66,17 +67,28 @@ SCALES = {
     "mlp_bias": True,
     "use_bias": True,
 }
+MIXERS = {
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "linear_num_value_heads", "linear_num_heads"), HEADS),
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
+    **dict.fromkeys(("mamba_d_state", "ssm_state_size", "state_size", "linear_key_head_dim"), 8),
+    **dict.fromkeys(("mamba_n_groups", "n_groups"), 1),
+    **dict.fromkeys(("mamba_expand", "expand", "linear_num_key_heads"), 2),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 4),
+    "mamba_d_ssm": 64,
+    "lru_width": HIDDEN,
+}
 IMAGES = {"image_size": 16, "patch_size": 8, "num_mel_bins": 8, "embed_dim": HIDDEN, "out_hidden_size": HIDDEN}
-SIZES = {"vocab_size": 64, **TOKENS, **WIDTHS, **DEPTHS, **BLOCKS, **MIXTURES, **LATENT, **SCALES, **IMAGES}
+SIZES = {"vocab_size": 64, **TOKENS, **WIDTHS, **DEPTHS, **BLOCKS, **MIXTURES, **LATENT, **SCALES, **MIXERS, **IMAGES}
 ALL_HEADS = {"num_key_value_heads": HEADS}
 INDEXED = {**ALL_HEADS, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 64}
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
 BLT = {"hidden_size": HIDDEN, "intermediate_size": FFN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
 PLAIN_GEMMA4 = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "global_head_dim": 8}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "axk1": ALL_HEADS,
     "axk2": INDEXED,
-    "bamba": MAMBA,
+    "bailing_hybrid": {**LINEAR, **ALL_HEADS},
+    "bamba": {"attn_layer_indices": [1]},
     "blt": {
         **{f"{part}_config": {**BLT, "hidden_size_global": HIDDEN} for part in ("encoder", "decoder", "patcher")},
         "global_config": BLT,
@@ -93,6 +105,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v32": INDEXED,
     "dots3_note": {"text_config": {"model_type": "dots3_note_text", **INDEXED}},
     "dots3_note_text": INDEXED,
+    "falcon_h1": {
+        "attention_out_multiplier": 0.6,
+        "attention_in_multiplier": 1.2,
+        "ssm_out_multiplier": 0.7,
+        "mlp_multipliers": [1.3, 0.8],
+        "lm_head_multiplier": 0.4,
+        "key_multiplier": 0.9,
+        "ssm_in_multiplier": 1.1,
+    },
     "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 64},
     "gemma4_assistant": {"text_config": {"model_type": "gemma4_text", **PLAIN_GEMMA4, "num_kv_shared_layers": LAYERS}},
     "gemma4_text": PLAIN_GEMMA4,
@@ -101,19 +122,29 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm4_moe_lite": ALL_HEADS,
     "glm_moe_dsa": INDEXED,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {**LINEAR, **ALL_HEADS},
     "laguna": {"num_attention_heads_per_layer": [HEADS, 2 * HEADS]},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"ffn_hidden_size": FFN, "expert_ffn_hidden_size": 16, "zero_expert_num": 2},
-    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
+    "mamba2": {"num_heads": 4, "head_dim": 16},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"]},
     "minicpm3": ALL_HEADS,
     "mllama": {"text_config": {"model_type": "mllama_text_model", "cross_attention_layers": [1]}},
+    "olmo_hybrid": LINEAR,
+    "qwen3_5_moe_text": LINEAR,
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": LINEAR,
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"]},
     "youtu": ALL_HEADS,
+    "xlstm": {"num_heads": 4, "qk_dim_factor": 0.5},
     "zaya": {"num_experts_per_tok": 1},
 }
 

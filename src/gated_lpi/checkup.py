@@ -47,8 +47,8 @@ class Checkup:
     Attributes:
         family: the row of the table of families.
         layers, hidden, vocabulary: sizes.
-        units: number of units by kind: "attention", "dense", "routed", "shared".
-        heads: attention heads in all.
+        units: number of units by kind: "attention", "mixer", "dense", "routed", "shared".
+        heads: heads of attention and mixers in all.
         experts: experts in all, shared ones included.
         norms: how blocks and readout are normalised.
         biases: writers with a bias that belongs to no unit.
@@ -102,7 +102,7 @@ def examine(model: Model, prompts: int = 1000) -> Checkup:
         units=units,
         heads=len(model.heads),
         experts=len(model.experts),
-        norms=final + (", post-norms on block outputs" if model.blocks[0].post_norm is not None else ""),
+        norms=final + (", post-norms on block outputs" if any(b.post_norm is not None for b in model.blocks) else ""),
         biases=sum(writer.bias_parameter is not None for block in model.blocks for writer in block.writers),
         coverage=model.coverage,
         reconstruction=model.reconstruction,
@@ -138,7 +138,7 @@ def _estimate(model: Model, prompts: int) -> Cost:
 def _seconds_per_prompt(model: Model) -> float:
     """Time one batch of short prompts, scoring the middle layer for all of them."""
     middle = model.n_layers // 2
-    one_layer = dataclasses.replace(model, blocks=model.blocks[2 * middle : 2 * middle + 2])
+    one_layer = dataclasses.replace(model, blocks=tuple(b for b in model.blocks if b.layer == middle))
     ids = (probe_prompts(model) * TIMED_PROMPTS)[:TIMED_PROMPTS]
     encoded = [EncodedPrompt(tuple(row), 0, "", Prompt("", "")) for row in ids]
     attribute_encoded(one_layer, encoded[:1], scoring=MEAN)  # the first call also sets things up

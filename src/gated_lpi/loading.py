@@ -324,6 +324,7 @@ def verify(
     tolerance = default_tolerance(model) if tolerance is None else tolerance
     traced = trace(model, prompts)
     rebuilt, worst, worst_name, worst_layer = traced.embedding, 0.0, model.blocks[0].name, 0.0
+    left = traced.blocks[0].base  # the layer's input, and what its blocks have written so far
     for index, (block, seen) in enumerate(zip(model.blocks, traced.blocks, strict=True)):
         written = seen.bias(block)
         for slab in seen.slabs(block):
@@ -338,11 +339,11 @@ def verify(
             _refuse(model, f"the output of {block.name}", error, tolerance)
         if error > worst:
             worst, worst_name = error, block.name
-        if block.kind == "ffn":
-            last = index + 1 == len(model.blocks)
+        left = left + seen.written
+        last = index + 1 == len(model.blocks)
+        if last or model.blocks[index + 1].layer != block.layer:
             leaving = traced.final_residual if last else traced.blocks[index + 1].base
-            entering = traced.blocks[index - 1]
-            layer_error = relative_error(entering.base + entering.written + seen.written, leaving)
+            layer_error, left = relative_error(left, leaving), leaving
             if not layer_error <= tolerance:
                 _refuse(model, f"the output of layer {block.layer}", layer_error, tolerance)
             worst_layer = max(worst_layer, layer_error)

@@ -93,7 +93,7 @@ class Variable(NamedTuple):
 
 SCHEMA = {
     LPI: Variable(("prompt", "unit"), "nats", "score of every unit", reduced=True),
-    HEAD_LPI: Variable(("prompt", "head_unit"), "nats", "score of every attention head", reduced=True),
+    HEAD_LPI: Variable(("prompt", "head_unit"), "nats", "score of every head of attention and mixers", reduced=True),
     EXPERT_LPI: Variable(("prompt", "expert_unit"), "nats", "score of every expert", reduced=True),
     BLOCK_LPI: Variable(("prompt", "block_index"), "nats", "score of every block", reduced=True),
     POSITION_LPI: Variable(

@@ -15,8 +15,18 @@ from gated_lpi.errors import OptionError
 
 Ints = NDArray[np.int64]
 
+KINDS = ("ffn", "attention", "mixer")
+"""Kinds of units, by the kind of block that they are of."""
+
+KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons", "mixer": "mixer neurons"}
+"""What pages and messages call units of each kind."""
+
+BLOCK_NAMES = {"ffn": "FFN", "attention": "attention", "mixer": "mixer"}
+"""What they call blocks."""
+
 _PART = re.compile(
-    r"(?P<what>layer|l|shared expert|shared|s|expert|e|head|h|neuron|n|ffn|attention|attn)\s*(?P<number>\d+)?[\s,]*",
+    r"(?P<what>layer|l|shared expert|shared|s|expert|e|head|h|neuron|n|ffn|attention|attn|mixer)\s*"
+    r"(?P<number>\d+)?[\s,]*",
     re.I,
 )
 _MEANING = {
@@ -28,8 +38,11 @@ _MEANING = {
     "n": "neuron",
     "attn": "attention",
 }
-_WITHOUT_NUMBER = frozenset(("shared", "ffn", "attention"))
-NAMES = '"layer 2 expert 5 neuron 17", short "L2 E5 n17", "L2 shared n4", "L2 n17" (dense FFN), "L3 head 2", "L3 H2 n4"'
+_WITHOUT_NUMBER = frozenset(("shared", *KINDS))
+NAMES = (
+    '"layer 2 expert 5 neuron 17", short "L2 E5 n17", "L2 shared n4", "L2 n17" (dense FFN), "L3 head 2", "L3 H2 n4", '
+    '"L3 mixer H2 n4"'
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,11 @@ class UnitTable:
 
     Attributes:
         layer: the unit's layer.
-        block: "attention" or "ffn".
-        expert: routed expert, −1 for dense FFN, shared experts and attention.
+        block: "attention", "mixer" or "ffn".
+        expert: routed expert, −1 for dense FFN, shared experts, attention and mixers.
         shared: True for a shared expert's units.
-        head: attention head, −1 for FFN units.
-        neuron: index within the expert, the FFN or the head.
+        head: head of the attention or of the mixer, −1 for FFN units and mixers without heads.
+        neuron: index within the expert, the FFN, the head or the mixer without heads.
     """
 
     layer: Ints
@@ -64,6 +77,8 @@ class UnitTable:
         if not 0 <= unit < len(self):
             raise OptionError(f"unit {unit} was given; this model's units are 0 to {len(self) - 1}")
         parts = [f"layer {self.layer[unit]}"]
+        if self.block[unit] == "mixer":
+            parts.append("mixer")
         if self.head[unit] >= 0:
             parts.append(f"head {self.head[unit]}")
         if self.expert[unit] >= 0:
@@ -83,8 +98,9 @@ class UnitTable:
     def find(self, name: str) -> Ints:
         """Indices, [n] ascending, of the unit that a name such as `label` gives means, or of all that it covers.
 
-        Short forms are "L12 E37 n114", "L3 H2 n4", "L12 shared n5" (of a shared expert), "L3 n17" (of a dense FFN); a
-        name without a neuron, "L3 head 2", "L12 E37" or "L3 ffn", means every unit of it.
+        Short forms are "L12 E37 n114", "L3 H2 n4", "L12 shared n5" (of a shared expert), "L3 n17" (of a dense FFN),
+        "L3 mixer H2 n4" and, of a mixer without heads, "L3 mixer n17"; a name without a neuron, "L3 head 2", "L12 E37",
+        "L3 ffn" or "L3 mixer", means every unit of it.
 
         Raises:
             OptionError: the name cannot be read, or there is no such unit.
@@ -96,10 +112,10 @@ class UnitTable:
         for key, column in (("head", self.head), ("neuron", self.neuron)):
             if key in parts:
                 found = found & (column == parts[key])
-        if parts.keys() not in ({"layer", "ffn"}, {"layer", "attention"}):
+        if parts.keys() not in [{"layer", kind} for kind in KINDS]:
             found = found & (self.expert == parts.get("expert", -1)) & (self.shared == ("shared" in parts))
-            found = found & ((self.head >= 0) == ("head" in parts))
-        for kind in {"ffn", "attention"} & parts.keys():
+            found = found & ((self.head >= 0) == ("head" in parts)) & ((self.block == "mixer") == ("mixer" in parts))
+        for kind in set(KINDS) & parts.keys():
             found = found & (self.block == kind)
         if not found.any():
             raise OptionError(
@@ -114,11 +130,18 @@ class UnitTable:
         if not here.any():
             return f"its layers are 0 to {int(self.layer.max())}"
         parts = []
-        for what, column in (("heads", self.head), ("experts", self.expert)):
+        mixer = self.block == "mixer"
+        for what, column in (
+            ("heads", np.where(mixer, -1, self.head)),
+            ("mixer heads", np.where(mixer, self.head, -1)),
+            ("experts", self.expert),
+        ):
             if (column[here] >= 0).any():
                 parts.append(f"{what} 0 to {int(column[here].max())}")
         for what, rows in (
-            ("neurons of a head", here & (self.head >= 0)),
+            ("neurons of a head", here & (self.head >= 0) & ~mixer),
+            ("neurons of a mixer head", here & (self.head >= 0) & mixer),
+            ("neurons of the mixer", here & (self.head < 0) & mixer),
             ("neurons of an expert", here & (self.expert >= 0)),
             ("neurons of the shared expert", here & self.shared),
             ("neurons of the FFN", here & (self.block == "ffn") & (self.expert < 0) & ~self.shared),
@@ -127,9 +150,9 @@ class UnitTable:
                 parts.append(f"{what} 0 to {int(self.neuron[rows].max())}")
         return f"layer {layer} has {', '.join(parts)}"
 
-    def of_head(self, layer: int, head: int) -> Ints:
-        """Indices, [n], of the units of a layer's attention head."""
-        return np.flatnonzero((self.layer == layer) & (self.head == head))
+    def of_head(self, layer: int, head: int, block: str = "attention") -> Ints:
+        """Indices, [n], of the units of a head of a layer's attention, or of its mixer."""
+        return np.flatnonzero((self.layer == layer) & (self.head == head) & (self.block == block))
 
 
 @dataclass(frozen=True)
@@ -138,29 +161,41 @@ class GroupTable:
 
     Attributes:
         layer: [G], the layer of each.
-        index: [G], head or expert within the layer; −1 for a shared expert.
+        block: [G], "attention", "mixer" or "ffn".
+        index: [G], head or expert within the block; −1 for a shared expert.
     """
 
     layer: Ints
+    block: NDArray[np.str_]
     index: Ints
 
     def __len__(self) -> int:
         return len(self.layer)
 
+    def label(self, group: int) -> str:
+        """The name of a head or expert, such as "layer 3 head 2"."""
+        kind, index = str(self.block[group]), int(self.index[group])
+        of_ffn = "shared expert" if index < 0 else f"expert {index}"
+        part = of_ffn if kind == "ffn" else f"{'mixer ' if kind == 'mixer' else ''}head {index}"
+        return f"layer {self.layer[group]} {part}"
+
     def find(self, name: str) -> int:
         """The index of the head or expert that a name means: "layer 3 head 2", "L3 H2", "L12 E37", "L12 shared".
+
+        A mixer's head is "layer 3 mixer head 2", short "L3 mixer H2".
 
         Raises:
             OptionError: the name cannot be read, or there is no such head or expert.
         """
         parts = _parsed(name)
-        what = parts.keys() - {"layer"}
-        if len(what) != 1 or not what <= {"head", "expert", "shared"}:
+        what = parts.keys() - {"layer", "mixer"}
+        if len(what) != 1 or not what <= {"head", "expert", "shared"} or ("mixer" in parts and "head" not in parts):
             raise _unreadable(name)
         index = -1 if "shared" in parts else parts[what.pop()]
-        found = np.flatnonzero((self.layer == parts["layer"]) & (self.index == index))
+        of_kind = (self.block == "mixer") == ("mixer" in parts)
+        found = np.flatnonzero((self.layer == parts["layer"]) & (self.index == index) & of_kind)
         if not found.size:
-            here = self.index[self.layer == parts["layer"]]
+            here = self.index[(self.layer == parts["layer"]) & of_kind]
             has = f"layer {parts['layer']} has {', '.join(map(str, here.tolist())) or 'none'}"
             raise OptionError(
                 f"{name!r} was given, and there is no such one: {has}, and layers are 0 to "

@@ -97,7 +97,7 @@ def ablate(
         scores: in their place a ranking: what `attribute` returns, a variable of it, or an array [N] over all units.
         share: of the ranked units or heads, the top of which is silenced; several make a curve.
         variable: of the scores; None: their only one.
-        kind: which units are ranked: "ffn", "attention" or "all".
+        kind: which units are ranked: "ffn", "attention", "mixer" or "all".
         complement: silence all ranked units but the top share; a share of 0 is all of them.
         how: what coefficients become: "zero", their "mean" or a "resample" over the prompts of `facts`.
         routing: "free", or "frozen": experts and gates are those of the intact model.
@@ -298,7 +298,7 @@ def _listed(given: Names) -> list[Any]:
 
 
 def _named(model: Model, chosen: Chosen) -> str:
-    labels = [f"layer {model.heads.layer[head]} head {model.heads.index[head]}" for head in chosen.heads.tolist()]
+    labels = [model.heads.label(head) for head in chosen.heads.tolist()]
     labels += [model.label(unit) for unit in chosen.units[:SHOWN].tolist()]
     rest = len(chosen.heads) + len(chosen.units) - len(labels[:SHOWN])
     return ", ".join(labels[:SHOWN]) + (f" and {rest:,} more" if rest else "")

@@ -2,7 +2,7 @@
 
 | control | as many units … | answers |
 |---|---|---|
-| random | of the same kind, FFN or attention | would any do? |
+| random | of the same kind, FFN, attention or mixer | would any do? |
 | layer | in each layer | is it more than the layers that they are in? |
 | expert | in each expert, shared expert or block | is it more than the experts that they are in? |
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.models import Model
+from gated_lpi.unit_names import KINDS
 
 Ints = NDArray[np.int64]
 Control = Literal["random", "layer", "expert"]
@@ -43,7 +44,8 @@ class Chosen(NamedTuple):
 
 def draw(model: Model, chosen: Chosen, control: Control, generator: np.random.Generator) -> Chosen:
     """One random set that is matched to what was chosen."""
-    heads = np.zeros(len(model.heads), dtype=np.int64) if control == "random" else model.heads.layer
+    of_mixers = (model.heads.block == "mixer").astype(np.int64)
+    heads = of_mixers if control == "random" else 2 * model.heads.layer + of_mixers
     return Chosen(
         _matched(chosen.units, unit_groups(model, control), generator), _matched(chosen.heads, heads, generator)
     )
@@ -57,9 +59,9 @@ def shared(chosen: Ints, drawn: Iterable[Ints]) -> float:
 def unit_groups(model: Model, control: Control) -> Ints:
     """A number for the group of each of the model's units, [N]: within it, units are exchanged for one another."""
     table = model.units
-    group: Ints = (table.block == "ffn").astype(np.int64)
+    group: Ints = np.select([table.block == kind for kind in KINDS], range(len(KINDS)))
     if control != "random":
-        group += 2 * table.layer
+        group += len(KINDS) * table.layer
     if control == "expert":
         experts = int(table.expert.max()) + 3
         group = group * experts + np.where(table.shared, experts - 1, table.expert + 1)

@@ -13,6 +13,7 @@ from gated_lpi.ablation.controls import Chosen
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics import top_mask
 from gated_lpi.models import Model
+from gated_lpi.unit_names import KINDS
 
 Ints = NDArray[np.int64]
 NONE = np.empty(0, dtype=np.int64)
@@ -23,7 +24,7 @@ class Ranking(NamedTuple):
     """Units or heads and how important they are.
 
     Attributes:
-        what: "ffn units", "attention units", "units" or "heads".
+        what: "ffn units", "attention units", "mixer units", "units" or "heads".
         members: [n], indices on the model's axis of units, or of its heads.
         importance: [n].
         relations: those that the scores are of; empty if they do not say.
@@ -63,14 +64,14 @@ def rank(
         scores: what `attribute` returns, one of its variables, one checkpoint of a run's scores, or an array [N] over
             all units of the model. Scores with a `head_unit` dimension rank heads.
         variable: which one of a dataset; None: `lpi_mean` or `lpi`, or the only one that there is over units.
-        kind: "ffn" or "attention" units, or "all".
+        kind: "ffn", "attention" or "mixer" units, or "all".
 
     Raises:
         OptionError: there is no such variable, it is no score of units or heads of this model, it is of several
             checkpoints, or holds NaN or infinity; or `kind` is none of these.
     """
-    if kind not in ("ffn", "attention", "all"):
-        raise OptionError(f"kind={kind!r} was given; expected 'ffn', 'attention' or 'all'")
+    if kind not in (*KINDS, "all"):
+        raise OptionError(f"kind={kind!r} was given; expected {', '.join(map(repr, KINDS))} or 'all'")
     if isinstance(scores, xr.Dataset):
         array = scores[_variable(scores, variable)]
     elif isinstance(scores, xr.DataArray):

@@ -28,6 +28,7 @@ from gated_lpi.claims.publication import BACKBONE, CLAIMS, CONSOLIDATION, ROBUST
 from gated_lpi.claims.series import MATCHED, ArmSeries, Asked, Facts, arm_series, clock_of, kinds, units_of
 from gated_lpi.results import Run
 from gated_lpi.results.records import AblationRow, AblationTable
+from gated_lpi.unit_names import KINDS
 
 Choice = Callable[[str, NDArray[np.float64]], NDArray[np.int64]]
 MATCHED_SUBSETS = 20  # of units, where nothing is drawn besides
@@ -135,7 +136,7 @@ def judge(
     Args:
         run: with two groups of arms or more.
         method: by whose scores; None: the first of the run's.
-        kind: of unit; None: FFN neurons, or attention neurons where those were not scored.
+        kind: of unit; None: the first of FFN, attention and mixer neurons that was scored.
         facts: over which facts scores were averaged; others than "all" only where the run kept them.
         choose: which checkpoints of an arm count, from their axis; None: all.
         draws: of relations, where replicates are too few; None: as the run's metrics have it. Of very large arms fewer
@@ -160,7 +161,7 @@ def judge(
         return None
     if any(schema.mean_of(chosen) not in one for one in scores.values()):
         return None
-    known = [name for name in ("ffn", "attention") if all(name in kinds(one) for one in scores.values())]
+    known = [name for name in KINDS if all(name in kinds(one) for one in scores.values())]
     if kind is None:
         kind = next(iter(known), None)
     if kind is None or kind not in known:

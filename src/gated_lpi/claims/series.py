@@ -37,6 +37,7 @@ from gated_lpi.metrics import (
     top_mask,
     trajectory_area,
 )
+from gated_lpi.unit_names import KINDS
 
 FloatArray = NDArray[np.float64]
 Facts = Literal["all", "known", "known_last"]
@@ -58,7 +59,7 @@ class Asked:
 
     Attributes:
         method: by whose scores.
-        kind: of unit, "ffn" or "attention".
+        kind: of unit, "ffn", "attention" or "mixer".
         facts: over which facts scores were averaged.
         fraction: share of the units in a top set.
         stability_threshold, profile_threshold: from which on top sets and profiles count as settled.
@@ -122,7 +123,7 @@ class ArmSeries:
 def kinds(scores: xr.Dataset) -> list[str]:
     """The kinds of unit that an arm has scores of, FFN first."""
     blocks = scores["block"].to_numpy().astype(object).astype(str) if "block" in scores else np.array([])
-    return [kind for kind in ("ffn", "attention") if (blocks == kind).any()]
+    return [kind for kind in KINDS if (blocks == kind).any()]
 
 
 def facts_kept(scores: xr.Dataset, method: str) -> list[Facts]:

@@ -9,8 +9,9 @@ from gated_lpi.claims.judge import LEAST, Answer, Compared
 from gated_lpi.claims.judged import Finding
 from gated_lpi.claims.publication import UNIT_WORDS, Direction, Unit
 from gated_lpi.claims.series import COUNTED, Facts
+from gated_lpi.unit_names import KIND_NAMES
 
-KIND_WORDS = {"ffn": "FFN neurons", "attention": "attention neurons"}
+KIND_WORDS = KIND_NAMES
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 FACT_WORDS: dict[Facts, str] = {
     "all": "all facts",

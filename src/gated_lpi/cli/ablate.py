@@ -62,7 +62,7 @@ def command(
     variable: Annotated[
         str | None, typer.Option(help="Which of the scores rank: lpi, head_lpi, … Default: those of units.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="Which units are ranked: ffn, attention or all.")] = "ffn",
+    kind: Annotated[str, typer.Option(help="Which units are ranked: ffn, attention, mixer or all.")] = "ffn",
     complement: Annotated[
         bool, typer.Option("--complement", help="Silence all ranked units but the top share (0: all of them).")
     ] = False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = "compare"
-KINDS = {"ffn": "FFN units", "attention": "attention units"}
+KINDS = {"ffn": "FFN units", "attention": "attention units", "mixer": "mixer units"}
 FIGURES = {
     "spearman_within": "Spearman within layers",
     "spearman": "over all",
@@ -43,7 +43,7 @@ def command(
     foil: Annotated[
         str | None, typer.Option(help="relation or fact: everything once more with the target against this.")
     ] = None,
-    units: Annotated[str, typer.Option(help="Kinds that are compared: ffn, attention, or both.")] = "ffn",
+    units: Annotated[str, typer.Option(help="Kinds that are compared: ffn, attention, mixer, or several.")] = "ffn",
     at: Annotated[str, typer.Option(help="Silence and scale units at all positions, or the last.")] = "all",
     how: Annotated[str, typer.Option(help="What silenced coefficients become: zero, mean or resample.")] = "zero",
     sample: Annotated[

@@ -15,8 +15,8 @@ from gated_lpi.facts import EncodedPrompt, FactSet, Relation, Sample
 from gated_lpi.facts.types import Templates
 from gated_lpi.models import Model
 from gated_lpi.options import METHODS_BY_NAME, At, Explained, Foil, MethodOptions, Rollout, TrueEffect
+from gated_lpi.unit_names import KINDS
 
-KINDS = ("ffn", "attention")
 FOILS = tuple(foil for foil in get_args(Foil) if foil != "best")  # "best" is the margin, which is compared anyway
 Fact = tuple[str, str, str]
 
@@ -80,7 +80,7 @@ def refuse_kinds(kinds: Collection[str]) -> tuple[str, ...]:
     odd = [kind for kind in given if kind not in KINDS]
     if odd or not given or len(set(given)) < len(given):
         why = f"; no method but rollout and lpi scores {odd[0]}" if odd else ""
-        raise OptionError(f"units={list(given)} was given{why}; expected 'ffn', 'attention' or both")
+        raise OptionError(f"units={list(given)} was given{why}; expected some of {', '.join(map(repr, KINDS))}")
     return given
 
 

@@ -76,7 +76,7 @@ def compare(
         methods: names of `gated_lpi.options.METHODS_BY_NAME`, but for true_effect and rollout; or, under names of one's
             own, options: {"ig_2": IntegratedGradients(points=2)}.
         foil: "relation" or "fact": everything once more, with the target measured against this.
-        units: kinds that are compared, each by itself: "ffn", "attention".
+        units: kinds that are compared, each by itself: "ffn", "attention", "mixer".
         at: "all" positions or the "last": where units are silenced, and where named methods scale them, if they do.
         how: what silenced coefficients become: "zero", their "mean" or a "resample".
         sample: units of each block whose true effect is measured; None: none.

@@ -23,9 +23,8 @@ from gated_lpi.explore.curves import Advance, Curves
 from gated_lpi.explore.lives import Lives, lives
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.results.experts import is_moe
-from gated_lpi.unit_names import UnitTable
+from gated_lpi.unit_names import KINDS, UnitTable
 
-KINDS = ("ffn", "attention")
 ROOM = 256 << 20  # bytes of values of single checkpoints that are held
 SMALL = 64 << 20  # bytes up to which a variable is held over all checkpoints
 

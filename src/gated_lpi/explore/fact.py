@@ -20,9 +20,9 @@ from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
 from gated_lpi.report.clocks import at_step
 from gated_lpi.report.token_routes import route
+from gated_lpi.unit_names import BLOCK_NAMES
 
 TOP = 15
-WORDS = {"attention": "attention", "ffn": "FFN"}
 
 
 def fact(workspace: Workspace, params: Params) -> View:
@@ -75,7 +75,7 @@ def fact(workspace: Workspace, params: Params) -> View:
 def block_names(arm: Arm) -> list[str]:
     """Names of the blocks that there are scores of, such as "FFN 3"."""
     kinds, layers = texts(arm.scores["block_kind"]), arm.scores["block_layer"].to_numpy().tolist()
-    return [f"{WORDS.get(str(kind), str(kind))} {layer}" for kind, layer in zip(kinds, layers, strict=True)]
+    return [f"{BLOCK_NAMES.get(str(kind), str(kind))} {layer}" for kind, layer in zip(kinds, layers, strict=True)]
 
 
 def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
@@ -167,19 +167,18 @@ def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sh
     layer = int(arm.scores["block_layer"].to_numpy()[block])
     kind = str(texts(arm.scores["block_kind"])[block])
     found = {}
-    parts = (
-        ("head_lpi", "head_unit", "head", "H") if kind == "attention" else ("expert_lpi", "expert_unit", "expert", "E")
-    )
+    parts = ("expert_lpi", "expert_unit", "expert", "E") if kind == "ffn" else ("head_lpi", "head_unit", "head", "H")
     variable, dim, word, letter = parts
     over = f"Means over the prompts of “{relation}”: a run keeps no scores of single prompts."
     if variable in arm.scores and "relation" in arm.scores[variable].dims:
         values = arm.at(variable, moment.place)[place].astype(np.float64)
-        mine = np.flatnonzero(arm.scores[f"{dim}_layer"].to_numpy() == layer)
+        mine = np.flatnonzero((arm.scores[f"{dim}_layer"].to_numpy() == layer) & _of_kind(arm, dim, kind))
+        of_mixer = "mixer " if kind == "mixer" else ""
         index = arm.scores[f"{dim}_{word}"].to_numpy()
         best = mine[np.argsort(-values[mine], kind="stable")][:TOP]
         rows = [
             {
-                "part": f"L{layer} {letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
+                "part": f"L{layer} {of_mixer}{letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
                 "score": float(values[at]),
             }
             for at in best.tolist()
@@ -226,3 +225,10 @@ def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
     return Sheet("routes", caption, columns, rows)
+
+
+def _of_kind(arm: Arm, dim: str, kind: str) -> NDArray[np.bool_]:
+    """Which heads or experts are of blocks of a kind; all, where a run does not say it."""
+    there = np.ones(arm.scores.sizes[dim], dtype=np.bool_)
+    of: NDArray[np.bool_] = texts(arm.scores[f"{dim}_block"]) == kind if f"{dim}_block" in arm.scores.coords else there
+    return of

@@ -281,8 +281,7 @@ def _described(arm: Arm, kind: str, label: str) -> TopUnit | None:
     """What the run says of the tokens that a unit moves at the last checkpoint; None where it does not."""
     if arm.record is None:
         return None
-    listed = arm.record.top_ffn if kind == "ffn" else arm.record.top_attention
-    return next((one for one in listed if one.label == label), None)
+    return next((one for one in arm.record.top(kind) if one.label == label), None)
 
 
 def _said(arm: Arm, method: str, place: int, kind: str, moment: Moment) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """What is shown of a model in training at one step: a few of the summary's metrics, of this step and the one before.
 
 The numbers are those that `gated_lpi.metrics.summarise` gives for the same two checkpoints, so that a live curve and
-the report of the run say the same. FFN units unless the name says attention; means over layers of what is by layer.
+the report of the run say the same. FFN units unless the name says attention or mixer; means over layers of what is by
+layer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import xarray as xr
 from gated_lpi import score_schema as schema
 from gated_lpi.diagnosis import Finding
 from gated_lpi.metrics import dead_experts, summarise
+from gated_lpi.unit_names import KINDS
+
+_OTHERS = KINDS[1:]  # kinds of units beside those of FFNs
 
 METRICS = {
     "hit_at_10": "HIT@10, the share of prompts whose target is among the 10 likeliest tokens",
@@ -25,10 +29,10 @@ METRICS = {
     "entropy": "entropy of importance over units, 1 if even",
     "load_imbalance": "the busiest expert's load over the mean load at the prompts' last positions, mean over layers",
     "dead_experts": "the share of experts with less than a tenth of an even load over all positions, mean over layers",
-    "attention/j_stab": "J_stab of attention units",
-    "attention/r_t": "R_t of attention units",
-    "attention/top_share": "the top set's share of the importance of attention units",
-    "attention/entropy": "entropy of importance over attention units",
+    **{f"{kind}/j_stab": f"J_stab of {kind} units" for kind in _OTHERS},
+    **{f"{kind}/r_t": f"R_t of {kind} units" for kind in _OTHERS},
+    **{f"{kind}/top_share": f"the top set's share of the importance of {kind} units" for kind in _OTHERS},
+    **{f"{kind}/entropy": f"entropy of importance over {kind} units" for kind in _OTHERS},
 }
 """What is measured, by name, with its meaning. One that cannot be had (of a pair at the first step) is left out."""
 
@@ -88,7 +92,7 @@ def measure(scores: xr.Dataset, method: str, fraction: float) -> dict[str, float
     found: dict[str, float] = {}
     if "hit" in summary:
         found["hit_at_10"] = float(summary["hit"].sel(hit_k=10)[-1])
-    for kind, prefix in (("ffn", ""), ("attention", "attention/")):
+    for kind, prefix in (("ffn", ""), *((other, f"{other}/") for other in _OTHERS)):
         if kind not in summary["kind"].to_numpy():
             continue
         one = summary.sel(kind=kind)

@@ -58,6 +58,7 @@ from gated_lpi.options import (
 )
 from gated_lpi.options.methods import flat_fields, to_flat
 from gated_lpi.prompting import Prompting, encode_facts
+from gated_lpi.unit_names import KINDS
 
 
 def attribute(
@@ -93,7 +94,8 @@ def attribute(
             whitespace) or any text, "" too. None: as the facts say, "auto" where they say nothing.
         bos: put a BOS token before every prompt (True) or take it away (False). None: as the tokenizer does it.
         on_error: "raise" at facts that cannot be used, or "skip" them: they are counted and listed in the attributes.
-        units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
+        units: which scores: any of "ffn", "attention", "mixer", "heads", "experts", "blocks"; what a model lacks has no
+            scores.
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed": an attention unit's coefficient is its weighted value summed over source positions.
             "resolved": every source position is scored by itself; `lpi` is then the sum of these scores, which are
@@ -237,6 +239,7 @@ def attribute_encoded(
             finished(prompts)
         return collector, results
     _refuse_dense(model, gate=chosen.gate, routing=scoring.routing)
+    _refuse_without_attention(model, scoring)
     model = _read_out(model, chosen.readout_eps)
     sizes = _sizes(model, asked, scoring, chosen.gate)
     state = chosen.prepare(model.readout, sizes.room)
@@ -300,6 +303,15 @@ def _refuse_dense(model: Model, gate: Gate, routing: Routing = "last") -> None:
             )
 
 
+def _refuse_without_attention(model: Model, scoring: Scoring) -> None:
+    """Refuse source positions of a model that has no attention to look at them."""
+    if scoring.by_position and not any(block.kind == "attention" for block in model.blocks):
+        raise OptionError(
+            f"positions='resolved' was given, which is for attention units, and this {model.family.name} model has no "
+            "attention; expected positions='summed'"
+        )
+
+
 def _sizes(
     model: Model,
     asked: Sequence[Question],
@@ -334,10 +346,10 @@ def _refuse_unserved(method: AnyMethod, scoring: Scoring) -> None:
     if method.scores_heads and "heads" not in scoring.units:
         raise OptionError(f"{method.name} scores heads, and units={list(scoring.units)} leaves them out; add 'heads'")
     groups = isinstance(method, Method) and method.groups
-    if not groups and not method.scores_heads and {"ffn", "attention"}.isdisjoint(scoring.units):
+    if not groups and not method.scores_heads and set(KINDS).isdisjoint(scoring.units):
         raise OptionError(
-            f"{method.name} scores units alone, and units={list(scoring.units)} holds neither 'ffn' nor 'attention'; "
-            "add one of them"
+            f"{method.name} scores units alone, and units={list(scoring.units)} holds none of "
+            f"{', '.join(map(repr, KINDS))}; add one of them"
         )
     if isinstance(method, PassMethod) and scoring.positions == "resolved":
         raise OptionError(f"{method.name} has no scores by source position; use positions='summed', or method=LPI()")

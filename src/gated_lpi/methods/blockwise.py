@@ -223,8 +223,8 @@ class _Groups:
             scores, bound = self._later(problem)
             self._later = None
             yield self._piece(schema.BLOCK_LPI, index - 1, scores.to(problem.base.dtype).unsqueeze(-1), bound)
-        attention, block = problem.block.kind == "attention", "blocks" in self._wanted
-        inner = "heads" in self._wanted if attention else "experts" in self._wanted and has_experts(problem)
+        heads, block = problem.block.n_heads > 0, "blocks" in self._wanted
+        inner = "heads" in self._wanted if heads else "experts" in self._wanted and has_experts(problem)
         if not (inner or block):
             return
         found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)

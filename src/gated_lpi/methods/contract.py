@@ -162,7 +162,7 @@ class GivenPass:
         asked: P prompts.
         batch: the same, padded, with the items that their values are made of.
         aims: what is explained of them.
-        kinds: which units are to be scored: "ffn", "attention" or both.
+        kinds: which units are to be scored: any of "ffn", "attention", "mixer".
         by_layer: whether there is room for the activations of one layer at a time only; asked of methods that can do
             with that.
     """

@@ -21,6 +21,7 @@ from gated_lpi.methods.objective import Objective
 from gated_lpi.models import Model
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
 from gated_lpi.trace import PromptRouting
+from gated_lpi.unit_names import KINDS
 from gated_lpi.version import __version__
 
 
@@ -191,7 +192,7 @@ def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> 
 
 
 def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:
-    kept = np.isin(model.units.block, [unit for unit in units if unit in ("ffn", "attention")])
+    kept = np.isin(model.units.block, [unit for unit in units if unit in KINDS])
     coords: dict[str, Any] = {
         "block_layer": ("block_index", [block.layer for block in model.blocks]),
         "block_kind": ("block_index", _strings([block.kind for block in model.blocks])),
@@ -207,6 +208,7 @@ def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[st
         coords["attention_block_layer"] = ("attention_block", layers)
     if "head_unit" in used:
         coords["head_unit_layer"] = ("head_unit", model.heads.layer)
+        coords["head_unit_block"] = ("head_unit", model.heads.block.astype(object))
         coords["head_unit_head"] = ("head_unit", model.heads.index)
     if "expert_unit" in used:
         coords["expert_unit_layer"] = ("expert_unit", model.experts.layer)

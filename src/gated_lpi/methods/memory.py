@@ -142,7 +142,7 @@ def prompt_bytes(model: Model, positions: int = 0, *, all_experts: bool = False)
     if all_experts:
         routed = [writer.n_units for _, writer in model.routed()]
         kept += n * sum(routed) + (n + 16) * max(routed)
-    return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention))
+    return kept + positions * (n * sum(attention) + (2 * n + 40) * max(attention, default=0))
 
 
 def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
@@ -154,13 +154,13 @@ def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
         eager: whether the weights of attention are computed, whatever the model does by itself.
     """
     d = model.readout.weight.shape[1]
-    attention = max(block.n_units for block in model.blocks if block.kind == "attention")
-    ffn = max(_active_width(model, block) for block in model.blocks if block.kind == "ffn")
+    mixing = max((block.n_units for block in model.blocks if block.kind != "ffn"), default=0)
+    ffn = max((_active_width(model, block) for block in model.blocks if block.kind == "ffn"), default=0)
     routed = any(writer.kind == "routed" for block in model.blocks for writer in block.writers)
     experts = 3 * d * model.experts_per_token if routed else 0
     eager = eager or model.module.config._attn_implementation == "eager"
     weights = 4 * _heads(model) * longest if eager else 0
-    return _number(model) * (8 * d + 8 * attention + 5 * ffn + experts + weights + 2 * longest)
+    return _number(model) * (8 * d + 8 * mixing + 5 * ffn + experts + weights + 2 * longest)
 
 
 def fixed_bytes(model: Model) -> int:
@@ -170,8 +170,8 @@ def fixed_bytes(model: Model) -> int:
 
 
 def _heads(model: Model) -> int:
-    """Heads of the attention that has most."""
-    return max(writer.n_heads for block in model.blocks for writer in block.writers)
+    """Heads of the attention that has most; 0 where there is none."""
+    return max((block.n_heads for block in model.blocks if block.kind == "attention"), default=0)
 
 
 def _number(model: Model) -> int:

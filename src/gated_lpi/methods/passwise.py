@@ -18,6 +18,7 @@ from gated_lpi.methods.rounding import full_precision
 from gated_lpi.models import Model
 from gated_lpi.options import Scoring
 from gated_lpi.trace import TOKENS_AT_ONCE, forward_passes, pad, pad_id, similar_lengths, target_rank
+from gated_lpi.unit_names import KINDS
 
 LONG = 2 * TOKENS_AT_ONCE  # tokens of a pass, one prompt then, whose activations are not held of all layers
 
@@ -26,7 +27,7 @@ def pass_batches(
     model: Model, asked: Sequence[Question], method: PassMethod[Any], scoring: Scoring, sizes: Sizes
 ) -> Iterator[tuple[NDArray[np.int64], GivenPass]]:
     """Prompts of similar lengths, as many as one forward pass holds, with their indices [P] among all."""
-    kinds = {kind for kind in ("ffn", "attention") if kind in scoring.units}
+    kinds = {kind for kind in KINDS if kind in scoring.units}
     for prompts in similar_lengths([one.ids for one in asked], sizes.prompts):
         for some in forward_passes([asked[i].ids for i in prompts], sizes.forward.tokens):
             chosen = [asked[i] for i in prompts[some]]

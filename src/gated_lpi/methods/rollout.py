@@ -47,9 +47,15 @@ class AttentionRollout(PassMethod[Subjects]):
         """Where the subject stands in every prompt.
 
         Raises:
-            ModelError: the model came without a tokenizer.
+            ModelError: the model came without a tokenizer, or mixes positions otherwise than by attention.
             FactsError: a prompt names no subject.
         """
+        others = [block for block in model.blocks if block.kind == "mixer"]
+        if others:
+            raise ModelError(
+                f"rollout follows what each position takes from others through attention alone, and {others[0].name} "
+                f"of this model mixes positions by {type(others[0].module).__name__}; take another method"
+            )
         if model.tokenizer is None:
             raise ModelError("rollout asks where a prompt's subject is, and the model came without a tokenizer")
         return {one.encoded: subject_positions(model.tokenizer, one.encoded) for one in asked}

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import BoolArray, FloatArray, IntArray, refuse_not_finite
-
-KINDS = ("ffn", "attention")
+from gated_lpi.unit_names import KINDS
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def arm_of(scores: xr.Dataset, method: str, facts: schema.WhichFacts = "all") ->
     block = scores["block"].to_numpy().astype(object).astype(str)  # stores give back strings of their own kind
     unknown = sorted(set(block.tolist()) - set(KINDS))
     if unknown:
-        raise OptionError(f"`block` holds {', '.join(map(repr, unknown))}; expected {' and '.join(map(repr, KINDS))}.")
+        raise OptionError(f"`block` holds {', '.join(map(repr, unknown))}; expected {', '.join(map(repr, KINDS))}.")
     group, of_expert = _groups(scores, layer), _of_expert(scores)
     kinds = {}
     for kind in KINDS:

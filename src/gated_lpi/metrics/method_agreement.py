@@ -17,9 +17,9 @@ from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import FloatArray, IntArray
 from gated_lpi.metrics.agreement import spearman_within
 from gated_lpi.metrics.statistics import bootstrap
-from gated_lpi.metrics.summary import KINDS
 from gated_lpi.metrics.topset import set_size, top_mask
 from gated_lpi.score_schema import mean_of
+from gated_lpi.unit_names import KINDS
 
 
 def method_agreement(

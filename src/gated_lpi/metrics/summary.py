@@ -69,7 +69,6 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.datasets import as_expected
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics._arm import KINDS as KINDS  # whose place this is for importers
 from gated_lpi.metrics._arm import arm_of
 from gated_lpi.metrics._arrays import BoolArray, IntArray
 from gated_lpi.metrics._kind_series import KindSeries, SummaryOptions

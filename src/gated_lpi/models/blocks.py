@@ -1,9 +1,11 @@
-"""A transformer as writers to a residual stream.
+"""A decoder as writers to a residual stream.
 
-A layer has two *blocks*, attention and FFN. What a block writes is a sum over its *writers*:
+A layer has *blocks*: attention and FFN as a rule; a *mixer* in the place of attention or beside it, where positions are
+mixed otherwise than by softmax attention (state-space layers, linear recurrences, short convolutions); or one of the
+three alone. What a block writes is a sum over its *writers*:
 
-- the attention output projection, or a dense FFN's down projection, or a shared expert's: one expert, all
-  prompts;
+- the output projection of attention or of a mixer, or a dense FFN's down projection, or a shared expert's: one expert,
+  all prompts;
 - the routed experts, fused into one module of 3-D parameters: `n_experts` value matrices, each used by the
   prompts that the router sends to it.
 
@@ -28,8 +30,8 @@ from transformers.pytorch_utils import Conv1D
 from gated_lpi.errors import OptionError
 from gated_lpi.models.families import RouterScore
 
-BlockKind = Literal["attention", "ffn"]
-WriterKind = Literal["attention", "dense", "routed", "shared"]
+BlockKind = Literal["attention", "mixer", "ffn"]
+WriterKind = Literal["attention", "mixer", "dense", "routed", "shared"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Writer:
     """One projection into the residual stream, or one stack of routed experts.
 
     Attributes:
-        kind: "attention", "dense", "routed" or "shared".
+        kind: "attention", "mixer", "dense", "routed" or "shared".
         module: the projection, or the module that holds the fused experts.
         n_experts: how many value matrices it holds (1 unless routed).
         width: units per value matrix.
-        n_heads: heads that the units belong to (0 unless attention).
+        n_heads: heads that the units belong to, 0 where there are none: in FFNs, and in mixers without heads.
         gate: the module whose sigmoid scales a shared expert, or None.
         router: what chooses among routed experts; None unless routed. Called with hidden states, it returns logits
             [T, E], the final gates [T, k] and the experts chosen [T, k].
@@ -123,12 +125,12 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """The attention or the FFN of one layer, with all that writes through it.
+    """The attention, the mixer or the FFN of one layer, with all that writes through it.
 
     Attributes:
         layer: the layer's number, from 0.
-        kind: "attention" or "ffn".
-        module: the attention or the FFN.
+        kind: "attention", "mixer" or "ffn".
+        module: the attention, the mixer or the FFN.
         writers: what writes to the residual stream.
         post_norm: a norm on the output, or None.
         multiplier: what the output is multiplied by before it is written, and on its way to the final norm.
@@ -149,6 +151,11 @@ class Block:
     def n_units(self) -> int:
         """Units of all writers together."""
         return sum(writer.n_units for writer in self.writers)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads that its units belong to; 0 where there are none."""
+        return sum(writer.n_heads for writer in self.writers)
 
     @property
     def name(self) -> str:

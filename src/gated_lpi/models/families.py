@@ -4,10 +4,11 @@ A family is a row, not a class. The default row is a pre-RMSNorm transformer wit
 `model.norm`, `lm_head`, `self_attn.o_proj` and a gated `mlp.down_proj`, sequential residual, no scales; a
 mixture-of-experts layer has its router in `mlp.gate` and its experts, fused into 3-D parameters, in
 `mlp.experts`. Every row names only its differences. Whether a layer is dense or mixture-of-experts is read
-off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no rule.
+off the layer itself, so that families with both (DeepSeek, Qwen-MoE) need no rule; so is whether a layer mixes
+positions by attention or by another mixer, in families that have both (Jamba, Bamba).
 
-Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `ffn` and the post-norms to
-a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
+Paths are relative: `layers`, `final_norm` and `head` to the model; `attention_out`, `mixer_out`, `ffn` and the
+post-norms to a layer; `down`, `router`, `experts`, `shared` and `shared_gate` to the layer's FFN. Fields that end in
 `_attribute` name an attribute of the model's config.
 
 Families without a row here get one that is read off the model itself (`proposing`).
@@ -34,6 +35,8 @@ class Family:
         layers, final_norm, head: paths from the model.
         attention, attention_out, ffn: paths from a layer: the attention module, its output projection, the FFN; "" for
             an FFN whose parts stand in the layer itself.
+        mixer, mixer_out: paths from a layer: what mixes positions otherwise than by softmax attention, and its output
+            projection; None where the family has none. In a family that has, a layer may lack any of its blocks.
         down, router, experts, shared, shared_gate: paths from a layer's FFN: the down projection, what chooses experts,
             the fused routed experts, the shared expert and what gates it; None where the family has none.
         router_score: what the router makes of its logits before it chooses: "softmax", "sigmoid" of each alone, or
@@ -47,8 +50,10 @@ class Family:
         fewest_experts: how many experts a group, or a layer without groups, must have for the router to work at all.
         norm: "rms" or "layer" (mean-centred), for the final norm and the post-norms.
         norm_offset: added to a norm's weight before use (Gemma stores weight − 1).
-        attention_post_norm, ffn_post_norm: norms that act on a block's output before it is written; some layers may
-            lack them.
+        attention_post_norm, mixer_post_norm, ffn_post_norm: norms that act on a block's output before it is written;
+            some layers may lack them.
+        attention_scale, mixer_scale, ffn_scale: paths from a layer to a number that multiplies what a block's
+            projections put out; None: nothing does.
         by_projection: what a block writes is what its projections put out, since its module adds the residual stream
             by itself, or is none.
         parallel: the FFN always reads the layer's input, beside attention.
@@ -74,6 +79,8 @@ class Family:
     head: str = "lm_head"
     attention: str = "self_attn"
     attention_out: str = "self_attn.o_proj"
+    mixer: str | None = None
+    mixer_out: str | None = None
     ffn: str = "mlp"
     down: str = "down_proj"
     router: str = "gate"
@@ -88,6 +95,7 @@ class Family:
     shared: str | None = None
     shared_gate: str | None = None
     attention_post_norm: str | None = None
+    mixer_post_norm: str | None = None
     ffn_post_norm: str | None = None
     norm: NormKind = "rms"
     norm_offset: float = 0.0
@@ -96,6 +104,9 @@ class Family:
     parallel_attribute: str | None = None
     residual_multiplier_attribute: str | None = None
     residual_multiplier: float = 1.0
+    attention_scale: str | None = None
+    mixer_scale: str | None = None
+    ffn_scale: str | None = None
     ffn_multiplier: float = 1.0
     routed_multiplier_attribute: str | None = None
     stream_scale: str | None = None

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gated_lpi.errors import ModelError
-from gated_lpi.models.blocks import Block, PostNorm, Writer
+from gated_lpi.models.blocks import Block, Writer
 from gated_lpi.models.families import Family, find_family
+from gated_lpi.models.layer_blocks import config_number, has_part, layer_blocks, norm_weight, part_of
 from gated_lpi.models.readout import Readout, norm_eps
 from gated_lpi.models.units import (
     GroupTable,
@@ -94,7 +95,7 @@ class Model:
     @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
-        return len(self.blocks) // 2
+        return 1 + max(block.layer for block in self.blocks)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,7 +151,8 @@ class Model:
 
     def head_units(self, head: int) -> Ints:
         """Indices, [n], of the units of the head at this index of `heads`."""
-        return self.units.of_head(int(self.heads.layer[head]), int(self.heads.index[head]))
+        heads = self.heads
+        return self.units.of_head(int(heads.layer[head]), int(heads.index[head]), str(heads.block[head]))
 
     def label(self, unit: int) -> str:
         """A unit's name, such as "layer 2 expert 5 neuron 17".
@@ -178,7 +180,7 @@ class Model:
     @property
     def experts_per_token(self) -> int:
         """k, how many routed experts a token is sent to; 0 for a dense model."""
-        return int(_config(self.module, self.family.chosen_experts_attribute, 0)) if any(self.routed()) else 0
+        return int(config_number(self.module, self.family.chosen_experts_attribute, 0)) if any(self.routed()) else 0
 
     @property
     def n_parameters(self) -> int:
@@ -211,14 +213,13 @@ def build_model(
     """
     family = find_family(module.config.model_type) if family is None else family
     blocks: list[Block] = []
-    layers = cast(nn.ModuleList, _part(module, family.layers, family))
-    for path in filter(None, (family.attention_post_norm, family.ffn_post_norm)):
-        if not any(_has(layer, path) for layer in layers):
-            _part(layers[0], path, family)
+    layers = cast(nn.ModuleList, part_of(module, family.layers, family))
+    for path in filter(None, (family.attention_post_norm, family.mixer_post_norm, family.ffn_post_norm)):
+        if not any(has_part(layer, path) for layer in layers):
+            part_of(layers[0], path, family)
     for index, (layer, stream) in enumerate(zip(layers, _streams(family, layers), strict=True)):
-        blocks.append(_attention_block(module, family, layer, index, stream))
-        blocks.append(_ffn_block(module, family, layer, index, stream))
-    parallel = family.parallel or bool(_config(module, family.parallel_attribute, False))
+        blocks += layer_blocks(module, family, layer, index, stream)
+    parallel = family.parallel or bool(config_number(module, family.parallel_attribute, False))
     return Model(
         module=module.eval(),
         tokenizer=tokenizer,
@@ -234,40 +235,6 @@ def build_model(
     )
 
 
-def _part(root: nn.Module, path: str, family: Family) -> nn.Module:
-    try:
-        return root.get_submodule(path)
-    except AttributeError as error:
-        raise ModelError(
-            f"the {family.name} row of the table of families expects {path!r} in {type(root).__name__}, which has "
-            f"{sorted(name for name, _ in root.named_children())}; the model's code and the row disagree: "
-            "check the installed transformers version, or mend the row in gated_lpi/models/families.py"
-        ) from error
-
-
-def _has(root: nn.Module, path: str) -> bool:
-    """Whether there is such a module."""
-    try:
-        root.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _config(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
-    return default if attribute is None else getattr(module.config, attribute)
-
-
-def _multiplier(module: PreTrainedModel, family: Family) -> float:
-    return family.residual_multiplier * float(_config(module, family.residual_multiplier_attribute, 1.0))
-
-
-def _projection_width(projection: nn.Module) -> int:
-    """Number of inputs of a Linear [out, in] or a Conv1D [in, out]."""
-    shape = cast(Tensor, projection.weight).shape
-    return int(shape[1] if isinstance(projection, nn.Linear) else shape[0])
-
-
 def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
     """What is multiplied by what on its way to the final norm: of each layer, the product of its and later scales."""
     if family.stream_scale is None:
@@ -275,7 +242,7 @@ def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
     path, _, name = family.stream_scale.rpartition(".")
     scales = []
     for layer in layers:
-        scale = getattr(_part(layer, path, family), name, None)
+        scale = getattr(part_of(layer, path, family), name, None)
         if not isinstance(scale, Tensor) or scale.numel() != 1:
             raise ModelError(
                 f"the {family.name} row of the table of families expects a tensor of one number at "
@@ -285,110 +252,24 @@ def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
     return [math.prod(scales[index:]) for index in range(len(scales))]
 
 
-def _attention_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
-    out = _part(layer, family.attention_out, family)
-    attention = _part(layer, family.attention, family)
-    width, heads = _projection_width(out), int(module.config.num_attention_heads)
-    own = [size for name in ("v_head_dim", "head_dim") if isinstance(size := getattr(attention, name, None), int)]
-    if own and width % own[0] == 0:
-        heads = width // own[0]  # some families have more in some layers
-    if width % heads:
-        raise ModelError(
-            f"the config says num_attention_heads = {heads}, and the attention output projection of layer {index} has "
-            f"{width} inputs, which is no multiple of it: its heads cannot be told apart; give one of which they can"
-        )
-    writer = Writer("attention", out, 1, width, n_heads=heads)
-    return Block(
-        layer=index,
-        kind="attention",
-        module=attention,
-        writers=(writer,),
-        post_norm=_post_norm(module, family, layer, family.attention_post_norm),
-        multiplier=_multiplier(module, family) * stream,
-        stream=stream,
-        by_projection=family.by_projection,
-    )
-
-
-def _ffn_block(module: PreTrainedModel, family: Family, layer: nn.Module, index: int, stream: float) -> Block:
-    ffn = _part(layer, family.ffn, family)
-    return Block(
-        layer=index,
-        kind="ffn",
-        module=ffn,
-        writers=tuple(_ffn_writers(module, family, ffn)),
-        post_norm=_post_norm(module, family, layer, family.ffn_post_norm),
-        multiplier=_multiplier(module, family) * family.ffn_multiplier * stream,
-        stream=stream,
-        by_projection=family.by_projection,
-    )
-
-
-def _ffn_writers(module: PreTrainedModel, family: Family, ffn: nn.Module) -> list[Writer]:
-    if not _has(ffn, family.experts):
-        down = _part(ffn, family.down, family)
-        return [Writer("dense", down, 1, _projection_width(down))]
-    experts = _part(ffn, family.experts, family)
-    down_proj = getattr(experts, "down_proj", None)
-    if not isinstance(down_proj, Tensor) or down_proj.dim() != 3:
-        raise ModelError(
-            f"{type(experts).__name__} holds no 3-D parameter `down_proj` (experts fused as transformers ≥ 5 loads "
-            "them), so its units cannot be read; load the model with transformers' own class"
-        )
-    n_experts, width = down_proj.shape[0], down_proj.shape[1 if experts.is_transposed else 2]
-    router = _part(ffn, family.router, family)
-    scale = float(_config(module, family.router_scale_attribute, 1.0))
-    routed = Writer(
-        "routed",
-        experts,
-        n_experts,
-        width,
-        router=router,
-        router_score=family.router_score,
-        router_scale=scale,
-        multiplier=float(_config(module, family.routed_multiplier_attribute, 1.0)),
-    )
-    writers = [routed]
-    if family.shared is not None and _has(ffn, family.shared):
-        down = _part(ffn, f"{family.shared}.{family.down}", family)
-        gate = None if family.shared_gate is None else _part(ffn, family.shared_gate, family)
-        writers.append(Writer("shared", down, 1, _projection_width(down), gate=gate))
-    return writers
-
-
-def _norm_weight(family: Family, norm: nn.Module, like: Tensor) -> Tensor:
-    weight = getattr(norm, "weight", None)
-    if weight is None:
-        return torch.ones(like.shape[-1], dtype=like.dtype, device=like.device)
-    return cast(Tensor, weight.detach()) + family.norm_offset
-
-
-def _post_norm(module: PreTrainedModel, family: Family, layer: nn.Module, path: str | None) -> PostNorm | None:
-    if path is None or not _has(layer, path):
-        return None
-    norm = _part(layer, path, family)
-    like = cast(Tensor, _part(module, family.head, family).weight)
-    return PostNorm(norm, _norm_weight(family, norm, like), norm_eps(norm))
-
-
 def _readout(module: PreTrainedModel, family: Family) -> Readout:
     """All of it where W_U is: of a model spread over devices the final norm may be on another one."""
-    norm = _part(module, family.final_norm, family)
-    head = _part(module, family.head, family)
+    norm = part_of(module, family.final_norm, family)
+    head = part_of(module, family.head, family)
     weight = cast(Tensor, head.weight).detach()
     bias = cast("Tensor | None", getattr(head, "bias", None))
     beta = cast("Tensor | None", getattr(norm, "bias", None))
-    softcap = _config(module, family.logit_softcap_attribute, None)
+    softcap = config_number(module, family.logit_softcap_attribute, None)
     return Readout(
         weight=weight,
         bias=None if bias is None else bias.detach(),
-        gamma=_norm_weight(family, norm, weight),
+        gamma=norm_weight(family, norm, weight),
         beta=None if beta is None else beta.detach(),
         centred=family.norm == "layer",
         eps=norm_eps(norm),
         divisor=family.logit_divisor
-        * float(_config(module, family.logit_divisor_attribute, 1.0))
-        / float(_config(module, family.logit_multiplier_attribute, 1.0)),
+        * float(config_number(module, family.logit_divisor_attribute, 1.0))
+        / float(config_number(module, family.logit_multiplier_attribute, 1.0)),
         softcap=None if softcap is None else float(softcap),
     ).to(weight.device)
 
@@ -399,7 +280,7 @@ def _coverage(module: PreTrainedModel, family: Family, blocks: list[Block]) -> f
     Output biases belong to no unit, and a layer's parts that are neither its attention, its FFN nor a norm are
     not seen: both count as not attributed.
     """
-    tables = (module.get_input_embeddings(), _part(module, family.head, family))
+    tables = (module.get_input_embeddings(), part_of(module, family.head, family))
     embeddings = {id(p) for table in tables for p in table.parameters()}
     norms = {id(p) for m in module.modules() if "norm" in type(m).__name__.lower() for p in m.parameters()}
     positions = {id(p) for name, p in module.named_parameters() if name.endswith("wpe.weight")}

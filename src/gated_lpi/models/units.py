@@ -1,8 +1,8 @@
 """The axis of everything that gets a score: units, heads and experts of a model, in one fixed order.
 
-Order of units: layer; within it attention, then FFN; within a block routed experts before shared ones, expert by
-expert, neuron by neuron. Ties between scores are broken by this order. Nobody else counts along it: `UnitAxis` says
-where a unit is, and which units a writer has.
+Order of units: layer; within it attention, then another mixer, then FFN, whichever it has; within a block routed
+experts before shared ones, expert by expert, neuron by neuron. Ties between scores are broken by this order. Nobody
+else counts along it: `UnitAxis` says where a unit is, and which units a writer has.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ def _writer_units(block: Block, writer: Writer) -> UnitTable:
 
 
 def head_table(blocks: Sequence[Block]) -> GroupTable:
-    """Attention heads in the order layer, head."""
-    return _groups([(b.layer, range(w.n_heads)) for b in blocks for w in b.writers if w.kind == "attention"])
+    """Heads of attention and of mixers that have some, in the order layer, block, head."""
+    return _groups([(b, range(w.n_heads)) for b in blocks for w in b.writers])
 
 
 def expert_table(blocks: Sequence[Block]) -> GroupTable:
     """Experts in the order layer, routed experts, shared expert; empty for a dense model."""
     return _groups(
         [
-            (b.layer, range(w.n_experts) if w.kind == "routed" else range(-1, 0))
+            (b, range(w.n_experts) if w.kind == "routed" else range(-1, 0))
             for b in blocks
             for w in b.writers
             if w.kind in ("routed", "shared")
@@ -159,8 +159,9 @@ def expert_table(blocks: Sequence[Block]) -> GroupTable:
     )
 
 
-def _groups(rows: Sequence[tuple[int, range]]) -> GroupTable:
+def _groups(rows: Sequence[tuple[Block, range]]) -> GroupTable:
     return GroupTable(
-        layer=np.array([layer for layer, indices in rows for _ in indices], dtype=np.int64),
+        layer=np.array([block.layer for block, indices in rows for _ in indices], dtype=np.int64),
+        block=np.array([block.kind for block, indices in rows for _ in indices], dtype="<U9"),
         index=np.array([i for _, indices in rows for i in indices], dtype=np.int64),
     )

@@ -24,7 +24,7 @@ from gated_lpi._common.quiet import quiet_transformers
 from gated_lpi._common.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models.families import has_row
-from gated_lpi.models.proposing import refuse_other_mixers, refuse_type
+from gated_lpi.models.proposing import refuse_type
 from gated_lpi.models.staging import read_config, refuse_layers, safe_config, staged, staged_file
 from gated_lpi.models.stored import (
     Stored,
@@ -113,8 +113,7 @@ def load_weights(
     with nullcontext(root) if trust_remote_code else staged(root, content, files) as view:
         config, notes = _supported_config(called, view, options, any_type or trust_remote_code)
         if not trust_remote_code:
-            laid_out = refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
-            _refuse_structure(laid_out, any_type)
+            refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
         module, report = _construct(called, view, config, options, place)
         _refuse_unsound(called, module, report)
         refuse_changed(root, stamp)
@@ -145,7 +144,7 @@ def _load_gguf(source: str, link: Path, place: _Place, any_type: bool) -> Loaded
     options = {"gguf_file": str(link)}
     _refuse_gguf_layers(source, link, options)
     config, notes = _supported_config(source, link.parent, options, any_type)
-    _refuse_structure(refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES), any_type)
+    refuse_misfit(source, config, link.stat().st_size * _GGUF_VALUES)
     module, report = _construct(source, link.parent, config, options, place)
     _refuse_unsound(source, module, report)
     return Loaded(
@@ -281,12 +280,6 @@ def _supported_config(source: str, view: Path, options: dict[str, Any], any_type
 def _refuse_type(model_type: str, any_type: bool) -> None:
     if not any_type and not has_row(model_type):
         refuse_type(model_type)
-
-
-def _refuse_structure(laid_out: PreTrainedModel, any_type: bool) -> None:
-    """Refuse what can be seen without weights."""
-    if not any_type and not has_row(laid_out.config.model_type):
-        refuse_other_mixers(laid_out)
 
 
 def _refuse_encoder_decoder(source: str, is_one: Any, model_type: Any) -> None:

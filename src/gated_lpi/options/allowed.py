@@ -21,7 +21,7 @@ Positions = Literal["summed", "resolved"]
 Routing = Literal["last", "all"]
 Keep = Literal["prompts", "relations", "mean"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
-UnitName = Literal["ffn", "attention", "heads", "experts", "blocks"]
+UnitName = Literal["ffn", "attention", "mixer", "heads", "experts", "blocks"]
 ALL_UNITS: tuple[UnitName, ...] = get_args(UnitName)
 
 MEMORY_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

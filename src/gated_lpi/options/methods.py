@@ -267,7 +267,8 @@ class Scoring(MethodOptions):
     """What is scored and kept, whatever the method.
 
     Attributes:
-        units: which scores: any of "ffn", "attention", "heads", "experts", "blocks".
+        units: which scores: any of "ffn", "attention", "mixer", "heads", "experts", "blocks"; what a model
+            lacks has no scores.
         keep: "prompts", or means over "relations", or the "mean" over all prompts.
         positions: "summed", or "resolved": attention units at every source position.
         routing: of which positions what the routers did is kept: the "last" of each prompt; or "all", by prompt
@@ -278,7 +279,7 @@ class Scoring(MethodOptions):
 
     units: Listed[UnitName] = Field(
         default=ALL_UNITS,
-        description="ffn, attention, heads, experts, blocks: repeat, or join by commas. Default: all.",
+        description="ffn, attention, mixer, heads, experts, blocks: repeat, or join by commas. Default: all.",
     )
     keep: Keep = Field(default="prompts", description="prompts, relations or mean.")
     positions: Positions = Field(

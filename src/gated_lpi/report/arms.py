@@ -16,8 +16,7 @@ from gated_lpi.metrics import method_agreement
 from gated_lpi.report.chart import ArmStyle, group_styles
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.results.experts import is_moe
-
-KIND_NAMES = {"ffn": "FFN neurons", "attention": "attention neurons"}
+from gated_lpi.unit_names import KIND_NAMES as KIND_NAMES
 
 
 @dataclass(frozen=True)
@@ -236,3 +235,14 @@ def _quarantined(run: Run, arm: str) -> Sequence[Mapping[str, Any]]:
 def tokens_known(summary: xr.Dataset) -> bool:
     """Whether every checkpoint says how many tokens it has seen."""
     return "tokens" in summary.coords and bool((np.asarray(summary["tokens"]) >= 0).all())
+
+
+def kinds_there(scores: Sequence[xr.Dataset]) -> list[str]:
+    """The kinds of unit that any of the models has, whether they were scored or not, FFN first.
+
+    A run that does not say of which kinds its blocks are is of models that have FFN and attention.
+    """
+    found: set[str] = set()
+    for one in scores:
+        found |= set(map(str, one["block_kind"].to_numpy())) if "block_kind" in one.coords else {"ffn", "attention"}
+    return [kind for kind in KIND_NAMES if kind in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gated_lpi.diagnosis import Diagnosis
-from gated_lpi.report.arms import KIND_NAMES, Results, capital
+from gated_lpi.report.arms import KIND_NAMES, Results, capital, kinds_there
 from gated_lpi.report.findings import recall_warning, smallest_set
 from gated_lpi.report.html import Html, join, tag
 from gated_lpi.report.tables import listing
@@ -66,7 +66,7 @@ def _seeds(results: Results) -> str | None:
 def _unscored(results: Results) -> Iterator[str]:
     """Which kinds of neuron have no scores, so that no measure over them is given."""
     for kind, words in KIND_NAMES.items():
-        if kind not in results.kinds:
+        if kind in kinds_there([arm.scores for arm in results.arms]) and kind not in results.kinds:
             why = "attribution.units leaves them out"
             yield f"{capital(words)} were not scored ({why}): no measure over them is given."
 

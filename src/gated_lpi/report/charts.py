@@ -32,7 +32,7 @@ class Measure(NamedTuple):
         title: of the panel.
         name: of the variable.
         label: of the vertical axis.
-        kind: "ffn" or "attention"; None for a variable that is not by kind of unit.
+        kind: "ffn", "attention" or "mixer"; None for a variable that is not by kind of unit.
         percent: whether values are shares, shown in %.
         limits: of the vertical axis; None: those of the values.
     """

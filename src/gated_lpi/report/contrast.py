@@ -13,7 +13,8 @@ from gated_lpi.claims.words import interval, span, when
 from gated_lpi.report.arms import KIND_NAMES, Results, capital, tokens_known
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Chart, Line, Panel
-from gated_lpi.report.charts import Clock, Measure, series
+from gated_lpi.report.charts import Measure, series
+from gated_lpi.report.clocks import Clock
 from gated_lpi.report.grouped import by_group
 from gated_lpi.report.plain_words import measured_in_words
 from gated_lpi.report.trajectories import VARIABLES

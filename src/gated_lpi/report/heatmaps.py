@@ -14,11 +14,11 @@ from gated_lpi.metrics.relations import over_relations
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 from gated_lpi.report.clocks import clock_label, clock_name
+from gated_lpi.unit_names import BLOCK_NAMES
 
 ROW_TICKS = 16
 MOST_LAYERS = 3  # of an arm, whose utilisation by relation is drawn
 MOST_PROMPTS = 4  # of an arm, whose attention is shown by position
-BLOCK_NAMES = {"attention": "attention", "ffn": "FFN"}
 
 
 def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:

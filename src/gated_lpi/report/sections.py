@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from gated_lpi.diagnosis import NAMES, Diagnosis
 from gated_lpi.report import paper
-from gated_lpi.report.arms import KIND_NAMES, Results, capital
+from gated_lpi.report.arms import KIND_NAMES, Results, capital, kinds_there
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.claims import Claim, claims
 from gated_lpi.report.content import Content, chart_figure, shown_table
@@ -314,7 +314,8 @@ def _units(results: Results) -> Iterator[Row]:
         if arm.record is None:
             yield Row((f"{arm.name}: not run.",))
             continue
-        for kind, units in (("ffn", arm.record.top_ffn), ("attention", arm.record.top_attention)):
+        for kind in kinds_there([arm.scores]):
+            units = arm.record.top(kind)
             title = f"{arm.name}: {KIND_NAMES[kind]}"
             if not units:
                 yield Row((f"{title} are not listed: none was scored or asked for.",))

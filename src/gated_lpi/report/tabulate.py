@@ -8,7 +8,7 @@ from typing import Any
 from gated_lpi import score_schema as schema
 from gated_lpi._common.remarks import remarks
 from gated_lpi.report import paper
-from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
+from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results, kinds_there
 from gated_lpi.report.breakdown import ablations_by_relation, splits, trust, trust_by_layer
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.claims import table as claim_table
@@ -27,8 +27,7 @@ from gated_lpi.report.explorer_links import unit_link
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
 from gated_lpi.results import Run
-from gated_lpi.results.records import TopUnit
-from gated_lpi.unit_names import short_name
+from gated_lpi.unit_names import BLOCK_NAMES, short_name
 
 LAST = -1
 
@@ -61,6 +60,7 @@ def all_tables(run: Run, results: Results) -> dict[str, Table]:
 
 def arms(results: Results) -> Table:
     """What each arm is, and how much it recalls."""
+    mixed = "mixer" in kinds_there([arm.scores for arm in results.arms])
     columns = (
         Column("arm"),
         Column("FFN"),
@@ -69,6 +69,7 @@ def arms(results: Results) -> Table:
         Column("layers", "count"),
         Column("FFN neurons (top set)"),
         Column("attention neurons (top set)"),
+        *([Column("mixer neurons (top set)")] if mixed else []),
         Column("checkpoints", "count"),
         Column("last step", "count"),
         Column("HIT@10", "share"),
@@ -82,6 +83,7 @@ def arms(results: Results) -> Table:
             arm.summary.sizes["layer"],
             _sizes(arm, "ffn"),
             _sizes(arm, "attention"),
+            *([_sizes(arm, "mixer")] if mixed else []),
             arm.summary.sizes["checkpoint"],
             arm.last_step,
             read(arm.summary, "hit", checkpoint=LAST, hit_k=10),
@@ -212,7 +214,7 @@ def ablations(results: Results) -> Table:
 def top_units(arm: ArmResults, kind: str) -> Table:
     """An arm's top units of one kind with the tokens that they move."""
     assert arm.record is not None
-    units: tuple[TopUnit, ...] = arm.record.top_ffn if kind == "ffn" else arm.record.top_attention
+    units = arm.record.top(kind)
     columns = (
         Column("neuron"),
         Column("mean score, nats", "number"),
@@ -268,7 +270,7 @@ def checkpoints(arm: ArmResults) -> Table:
         Column("reconstruction error", "number"),
         Column("coverage", "share"),
         Column("largest error bound, nats", "number"),
-        Column("left open by bounds or ties, FFN / attention"),
+        Column(f"left open by bounds or ties, {' / '.join(BLOCK_NAMES[kind] for kind in kinds_there([arm.scores]))}"),
         Column("seconds", "number"),
     )
     bounds = _error_bounds(arm)
@@ -404,5 +406,6 @@ def _error_bounds(arm: ArmResults) -> list[float]:
 
 
 def _ties(arm: ArmResults, checkpoint: int) -> str:
-    ties = [number(arm.summary, "undecided", kind=kind, checkpoint=checkpoint) for kind in KIND_NAMES]
+    kinds = kinds_there([arm.scores])
+    ties = [number(arm.summary, "undecided", kind=kind, checkpoint=checkpoint) for kind in kinds]
     return " / ".join(show(value, "count") for value in ties)

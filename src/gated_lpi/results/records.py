@@ -138,7 +138,7 @@ class TopUnit(_Record):
 
     Attributes:
         label: its name, such as "layer 2 expert 5 neuron 17".
-        block: "attention" or "ffn".
+        block: "attention", "mixer" or "ffn".
         layer, expert, head, neuron: its coordinates, as `UnitTable` has them.
         lpi: mean over prompts, in nats.
         mean_coefficient: tells the coefficient's usual sign.
@@ -166,7 +166,7 @@ class ArmRecord(_Record):
         parameters: number of the model's parameters.
         parameters_active: number of those that one token passes through.
         ablation: what silencing heads and units costs.
-        top_ffn, top_attention: top units, greatest first; none of a kind that has no scores.
+        top_ffn, top_attention, top_mixer: top units, greatest first; none of a kind that has no scores.
         selectivity: what silencing units costs other relations; None where it was not measured.
         redundancy: how routing answers when top experts are silenced; none where that was not asked for.
     """
@@ -179,3 +179,9 @@ class ArmRecord(_Record):
     top_attention: tuple[TopUnit, ...]
     selectivity: Selectivity | None = None
     redundancy: tuple[RedundancyRow, ...] = ()
+    top_mixer: tuple[TopUnit, ...] = ()
+
+    def top(self, kind: str) -> tuple[TopUnit, ...]:
+        """The top units of a kind: "ffn", "attention" or "mixer"."""
+        found: tuple[TopUnit, ...] = getattr(self, f"top_{kind}")
+        return found

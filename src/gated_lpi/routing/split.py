@@ -36,9 +36,9 @@ from gated_lpi.metrics.routing_split import routing_share
 from gated_lpi.models import Model
 from gated_lpi.options import LPI, MethodOptions, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
+from gated_lpi.unit_names import KINDS
 
 SplitKeep = Literal["prompts", "relations"]
-KINDS = ("ffn", "attention")
 
 
 def split_change(
@@ -63,7 +63,7 @@ def split_change(
     Args:
         before, after: two checkpoints of one mixture-of-experts model.
         facts, method, templates, separator, bos, on_error, batch_size, memory: as in `gated_lpi.attribute`.
-        units: "ffn", "attention" or both.
+        units: any of "ffn", "attention", "mixer"; what a model lacks has no scores.
         keep: "prompts", or means over "relations".
         draws: of the bootstrap over relations.
         progress: called with (prompts done, prompts in all), of the four evaluations together.
@@ -194,7 +194,7 @@ def _refuse(before: Model, after: Model, method: AnyMethod, units: Collection[st
     if keep not in get_args(SplitKeep):
         raise OptionError(f"keep={keep!r} was given; expected one of {', '.join(get_args(SplitKeep))}")
     if not set(units) <= set(KINDS):
-        raise OptionError(f"units={tuple(units)!r} was given; expected units that are split: {' and '.join(KINDS)}")
+        raise OptionError(f"units={tuple(units)!r} was given; expected units that are split: {', '.join(KINDS)}")
 
 
 def _refuse_other_tokens(before: Encoded, after: Encoded) -> None:

@@ -29,7 +29,8 @@ from gated_lpi.runs.adapting import redundancy_of
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.scoring import prompting
 from gated_lpi.runs.selectivity import selectivity_of
-from gated_lpi.runs.top_units import KINDS, describe_top_units
+from gated_lpi.runs.top_units import describe_top_units
+from gated_lpi.unit_names import KINDS
 
 Indices = NDArray[np.int64]
 
@@ -131,6 +132,7 @@ def study_last_checkpoint(
             ablation=table,
             top_ffn=top["ffn"],
             top_attention=top["attention"],
+            top_mixer=top["mixer"],
             selectivity=selective,
             redundancy=adapting,
         )
@@ -160,7 +162,7 @@ def head_importance(model: Model, scores: xr.Dataset, method: str = schema.LPI) 
         found: NDArray[np.float64] = (scores[schema.HEAD_LPI] * weights).sum("relation").to_numpy()
         return found
     importance = unit_importance(model, scores, method)
-    if np.isnan(importance[model.units.block == "attention"]).any():
+    if np.isnan(importance[model.units.head >= 0]).any():
         return None
     return np.array([importance[model.head_units(head)].sum() for head in range(len(model.heads))])
 
@@ -179,13 +181,15 @@ def _text(model: Model, spec: AblationSpec) -> tuple[list[list[int]], tuple[str,
 
 def _skipped(model: Model, importance: NDArray[np.float64], spec: AblationSpec, *, heads: bool) -> tuple[str, ...]:
     """What was asked for and cannot be had from these scores, and why."""
-    unscored = {kind: bool(np.isnan(importance[model.units.block == kind]).all()) for kind in KINDS}
+    there = {kind: importance[model.units.block == kind] for kind in KINDS}
+    unscored = {kind: bool(of.size and np.isnan(of).all()) for kind, of in there.items()}
     rows = {
         "no heads are ablated: attribution.units leaves out heads": bool(spec.heads) and not heads,
         "no FFN units are ablated: attribution.units leaves out ffn": bool(spec.units) and unscored["ffn"],
         "no top FFN units: attribution.units leaves out ffn": bool(spec.top_units) and unscored["ffn"],
         "no top attention units: attribution.units leaves out attention": bool(spec.top_units)
         and unscored["attention"],
+        "no top mixer units: attribution.units leaves out mixer": bool(spec.top_units) and unscored["mixer"],
     }
     return tuple(reason for reason, holds in rows.items() if holds)
 
@@ -251,7 +255,7 @@ def _head_rows(
     for asked in spec.heads:
         count = min(asked, max(1, n_heads // 2))
         name = "top-1 head" if asked == 1 else f"top-{asked} heads"
-        yield _Intervention(name, "head", asked, method, order[:count], pool, lambda head: _head_label(model, head))
+        yield _Intervention(name, "head", asked, method, order[:count], pool, lambda head: model.heads.label(head))
 
 
 def _unit_rows(
@@ -271,7 +275,3 @@ def _unit_rows(
 def percentage(fraction: float) -> str:
     """A share in %, with the digits that were written: 0.07 gives 7, and different shares different texts."""
     return f"{(100 * Decimal(str(fraction))).normalize():f}"
-
-
-def _head_label(model: Model, head: int) -> str:
-    return f"layer {model.heads.layer[head]} head {model.heads.index[head]}"

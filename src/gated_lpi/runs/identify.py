@@ -26,7 +26,7 @@ def identify(model: Model, encoded: Sequence[EncodedPrompt], target: str) -> dic
 def shape(model: Model) -> dict[str, int]:
     """Sizes that tell one architecture from another."""
     return {
-        "layers": len(model.blocks) // 2,
+        "layers": model.n_layers,
         "width": int(model.readout.weight.shape[1]),
         "vocabulary": model.readout.vocabulary,
         "units": len(model.units),

@@ -27,6 +27,7 @@ from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
 from gated_lpi.score_schema import KNOWN_K, TARGET_RANK, WhichFacts, contrast_of, mean_of, over_facts
+from gated_lpi.unit_names import KINDS
 
 SHOWN = 8  # skipped facts that a record names
 
@@ -203,7 +204,7 @@ def _scored(
 
 def _of_units(scoring: Scoring, method: MethodOptions) -> Scoring | None:
     """What a further method is asked for: scores of units, or of heads where it has no others; None if of nothing."""
-    wanted = ("heads",) if isinstance(method, Rollout) else ("ffn", "attention")
+    wanted = ("heads",) if isinstance(method, Rollout) else KINDS
     units = tuple(unit for unit in scoring.units if unit in wanted)
     return scoring.model_copy(update={"units": units, "routing": "last", "positions": "summed"}) if units else None
 
@@ -230,9 +231,12 @@ def _suited(model: Model, method: MethodOptions, scoring: Scoring) -> tuple[Meth
             scoring = scoring.model_copy(update={"routing": "last"})
         if given:
             notes.append(f"{' and '.join(given)}: left out, since this {model.family.name} model has no routed experts")
+    if scoring.by_position and not any(block.kind == "attention" for block in model.blocks):
+        scoring = scoring.model_copy(update={"positions": "summed"})
+        notes.append(f"positions = 'resolved': left out, since this {model.family.name} model has no attention")
     if not isinstance(method, LPI | DirectEffect):
         scoring = scoring.model_copy(update={"positions": "summed", "routing": "last"})
-    needed = {"heads"} if isinstance(method, Rollout) else {"ffn", "attention"}
+    needed = {"heads"} if isinstance(method, Rollout) else set(KINDS)
     if not isinstance(method, LPI) and needed.isdisjoint(scoring.units):
         return method, None, [f"{type(method).__name__} is left out: attribution.units has none of its units"]
     return method, scoring, notes

@@ -24,6 +24,7 @@ from gated_lpi.routing import split_change
 from gated_lpi.runs.access import load_checkpoint, on_this_machine
 from gated_lpi.runs.job import labels
 from gated_lpi.runs.progress import Progress
+from gated_lpi.unit_names import KINDS
 
 
 def split_changes(
@@ -85,7 +86,7 @@ def split_pair(experiment: Experiment, before: Model, after: Model, facts: FactS
         templates=asked.templates,
         bos=asked.bos,
         on_error=asked.on_error,
-        units=[kind for kind in ("ffn", "attention") if kind in spec.scoring.units],
+        units=[kind for kind in KINDS if kind in spec.scoring.units],
         batch_size=spec.scoring.batch_size,
         memory=spec.scoring.memory,
     )

@@ -13,8 +13,8 @@ from gated_lpi.facts import EncodedPrompt
 from gated_lpi.models import Model
 from gated_lpi.results.records import TopUnit
 from gated_lpi.trace import trace
+from gated_lpi.unit_names import KINDS
 
-KINDS = ("ffn", "attention")
 N_TOKENS = 8
 BATCH = 256
 
@@ -35,7 +35,7 @@ def describe_top_units(
         count: how many of each kind.
 
     Returns:
-        The units of "ffn" and "attention".
+        The units of each kind; none of a kind that the model lacks.
     """
     scored = ~np.isnan(importance)
     best = {}

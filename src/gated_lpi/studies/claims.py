@@ -50,7 +50,7 @@ class Options(Spec):
     """
 
     methods: Listed[str] | None = None
-    kinds: Listed[Literal["ffn", "attention"]] = ("ffn",)
+    kinds: Listed[Literal["ffn", "attention", "mixer"]] = ("ffn",)
     draws: Positive | None = None
     known: bool = True
 

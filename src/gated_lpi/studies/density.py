@@ -46,7 +46,7 @@ class Options(Spec):
     """
 
     methods: Listed[str] | None = None
-    kind: Literal["ffn", "attention"] = "ffn"
+    kind: Literal["ffn", "attention", "mixer"] = "ffn"
     least: Positive = 3
     draws: Positive | None = None
 

@@ -41,7 +41,7 @@ PP = "percentage points"
 QUESTION = "Is what is found the method's?"
 PARTS = ("overall", "lower third", "middle third", "upper third")
 PLAIN, LOGPROB, WITHIN = "plain", "logprob", "spearman_within"
-Kind = Literal["ffn", "attention"]
+Kind = Literal["ffn", "attention", "mixer"]
 
 
 class Options(Spec):

@@ -51,7 +51,7 @@ class Options(Spec):
     """
 
     methods: Listed[str] | None = None
-    kind: Literal["ffn", "attention"] = "ffn"
+    kind: Literal["ffn", "attention", "mixer"] = "ffn"
     draws: Positive | None = None
 
 

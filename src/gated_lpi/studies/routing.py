@@ -57,7 +57,7 @@ class Options(Spec):
     """
 
     methods: Listed[str] | None = None
-    kind: Literal["ffn", "attention"] = "ffn"
+    kind: Literal["ffn", "attention", "mixer"] = "ffn"
     pairs: Whole = 3
     checkpoints: Whole = 8
     replicates: Positive = 5

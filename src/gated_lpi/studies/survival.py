@@ -48,7 +48,7 @@ class Options(Spec):
     """
 
     methods: Listed[str] | None = None
-    kind: Literal["ffn", "attention"] = "ffn"
+    kind: Literal["ffn", "attention", "mixer"] = "ffn"
     after: float = Field(default=0.5, ge=0, lt=1)
     share: float = Field(default=0.9, gt=0, le=1)
 

@@ -55,7 +55,7 @@ class Options(Spec):
     key: Text
     measure: Text
     at: Literal["last", "mean", "area"] = "last"
-    kind: Literal["ffn", "attention"] = "ffn"
+    kind: Literal["ffn", "attention", "mixer"] = "ffn"
     hit_k: Positive = 10
     train: ArmKind | None = None
     methods: Listed[str] | None = None

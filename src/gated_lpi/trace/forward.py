@@ -235,14 +235,16 @@ def _on_its_way(states: Tensor, block: Block) -> Tensor:
 
 
 def _block_traces(model: Model, recording: Recording, all_experts: bool) -> Iterator[BlockTrace]:
+    layer = -1
     for block in model.blocks:
-        entering = _on_its_way(recording.inputs[f"layer {block.layer}"], block)
-        if block.kind == "attention":
-            attention_written = _written(block, recording)
-            base, written = entering, attention_written
-        else:
-            base = entering if model.parallel else entering + attention_written
-            written = _written(block, recording)
+        if block.layer != layer:
+            layer = block.layer
+            base = entering = _on_its_way(recording.inputs[f"layer {layer}"], block)
+        written = _written(block, recording)
+        if block.kind == "ffn" and not model.parallel:
+            base = entering  # with what attention and mixers wrote; these two read the layer's input, both of them
+        elif block.kind != "ffn":
+            entering = entering + written
         scale = None
         if block.post_norm is not None:
             scale = block.post_norm.scale(recording.inputs[f"{block.name} post-norm"])

@@ -38,7 +38,7 @@ class GroupScores(NamedTuple):
 
     Attributes:
         block: [P], all units of the block together; None where it is not asked for, or found `later`.
-        heads: [P, H], or None for an FFN; zeros where they are not asked for.
+        heads: [P, H], or None for a block without heads; zeros where they are not asked for.
         experts: [P, E] with routed experts first, then the shared one, 0 if not routed to; None without experts.
         error_bound: [P], float64: none of these scores is off by more (0: exact up to rounding, which is not bounded).
         later: scores the block once the problem of the next one, on the same prompts, is there; or None.
@@ -84,7 +84,7 @@ class Routing(NamedTuple):
 
 
 def summed(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
-    """The heads or experts of a block, or its dense FFN as one, that contribute anything on some prompt.
+    """The heads or experts of a block that contribute anything on some prompt; a block without any is one of its own.
 
     Args:
         problem: the block.
@@ -106,7 +106,7 @@ def _joined(pieces: list[Summed]) -> Summed:
 
 def _pieces(problem: TracedProblem, numbers: int) -> Iterator[Summed]:
     """Group after group, with so many prompts at a time."""
-    if problem.block.kind == "attention":
+    if problem.block.n_heads:
         (writer,), (slab,) = problem.block.writers, problem.slabs
         width = len(slab.values) // writer.n_heads
         for head in range(writer.n_heads):
@@ -139,19 +139,20 @@ def _sums(problem: TracedProblem, slab: Slab, group: int, numbers: int) -> Itera
 
 
 def n_groups(problem: TracedProblem) -> int:
-    """How many heads or experts the block has; 1 for a dense FFN."""
+    """How many heads or experts the block has; 1 for a block that has neither, a dense FFN."""
     return sum(writer.n_heads or writer.n_experts for writer in problem.block.writers)
 
 
 def has_experts(problem: TracedProblem) -> bool:
-    """Whether the block's groups are experts, and not one dense FFN."""
+    """Whether the block's groups are experts."""
     return any(writer.kind == "routed" for writer in problem.block.writers)
 
 
 def as_scores(problem: TracedProblem, inner: Tensor, block: Tensor | None, error_bound: Tensor) -> GroupScores:
     """Scores [P, G] of a block's groups, and [P] of the block, by what the groups are."""
-    attention = problem.block.kind == "attention"
-    return GroupScores(block, inner if attention else None, inner if has_experts(problem) else None, error_bound)
+    return GroupScores(
+        block, inner if problem.block.n_heads else None, inner if has_experts(problem) else None, error_bound
+    )
 
 
 def score_groups(problem: TracedProblem, numbers: int = MAX_NUMBERS) -> GroupScores:

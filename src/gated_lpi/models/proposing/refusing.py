@@ -15,11 +15,6 @@ from gated_lpi.models.proposing.comparing import close
 from gated_lpi.models.proposing.observing import Observation, observe
 
 ATTENTION = re.compile(r"Attention|Attn|MLA$")  # in names of classes
-# Words in names of classes that mix positions otherwise than by softmax attention, whatever else they are called.
-_OTHER_MIXERS = re.compile(
-    r"Mamba|Rwkv|LSTM|Delta|Lightning|ShortConv|Recurrent|Rglru|LinearAttention|Reformer|LSHSelf"
-)
-_ENCODERS = re.compile(r"audio|vision|visual|image|speech")  # in paths of parts that a text does not reach
 
 
 def refusal(module: nn.Module, what: str) -> UnknownFamilyError:
@@ -50,26 +45,6 @@ def refuse_type(model_type: str) -> None:
             "attributed: save the part that reads text by itself, and give that folder",
             f"a model of several kinds of input ({name}); its part that reads text can be saved by itself",
         )
-
-
-def refuse_other_mixers(module: PreTrainedModel) -> None:
-    """Refuse a model with layers that mix positions otherwise than by softmax attention; no forward pass is made.
-
-    Raises:
-        UnknownFamilyError: names the module.
-    """
-    for path, part in module.named_modules():
-        if not isinstance(part, nn.ModuleList) or _ENCODERS.search(path):
-            continue
-        for name, inner in part.named_modules():
-            convolves = isinstance(inner, nn.Conv1d) and name.count(".") > 1  # in a block of a layer
-            if _OTHER_MIXERS.search(type(inner).__name__) or convolves:
-                mixer = part.get_submodule(name.rpartition(".")[0]) if convolves else inner
-                raise refusal(
-                    module,
-                    f"{path}.{name} mixes positions by {type(mixer).__name__}, which is no softmax attention, and "
-                    "units are defined for attention and FFN alone",
-                )
 
 
 def refuse_unreached(module: PreTrainedModel, seen: Observation) -> None:

@@ -108,8 +108,8 @@ class _Groups:
         problem, like = self._problem, self._problem.base
         everyone = torch.arange(len(like), device=like.device)
         whole = Summed(like.new_zeros(like.shape, dtype=torch.float64), self._bound.clone(), everyone, everyone)
-        inner = inner and (problem.block.kind == "attention" or has_experts(problem))
-        units = self._units() if inner and problem.block.kind == "attention" else None
+        inner = inner and (problem.block.n_heads > 0 or has_experts(problem))
+        units = self._units() if inner and problem.block.n_heads else None
         for part in summed(problem, self._prepared.room.numbers):
             whole.vectors.index_add_(0, part.prompts, part.vectors)
             whole.slip.index_add_(0, part.prompts, part.slip)
@@ -125,7 +125,7 @@ class _Groups:
         return as_scores(problem, self._inner, scores, self._bound), ahead
 
     def _units(self) -> Units:
-        """The attention's units, as heads are summed from them."""
+        """The units of an attention or mixer with heads, as heads are summed from them."""
         problem = self._problem
         (writer,), (slab,) = problem.block.writers, problem.slabs
         (folded,) = fold(problem.readout, [Part.of(slab, slice(None))])
