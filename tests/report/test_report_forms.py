@@ -26,6 +26,8 @@ from gated_lpi.report.tables import Column, Table
 from gated_lpi.results import Run
 
 LINK = "[x](javascript:alert(1))"
+MARKS = {"h1", "h2", "h3", "p", "ul", "li", "strong", "em", "a", "img", "code", "sub", "sup", "details", "summary"}
+MARKS |= {"table", "thead", "tbody", "tr", "th", "td"}
 NAMES = [
     HOSTILE,
     *RELATIONS,
@@ -46,9 +48,8 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Five arms with all that a run can keep, by two methods."""
-    arms = ("moe", "dense", "dense-b", "dense-c", "dense-d")
-    return explored_run(tmp_path_factory.mktemp("forms") / "run", (0, 10, 20, 40, 80, 160), arms)
+    """Three arms with all that a run can keep, by two methods."""
+    return explored_run(tmp_path_factory.mktemp("forms") / "run", arms=("moe", "dense", "dense-b"))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_figures_have_words_for_those_who_cannot_see_them(html: str) -> None:
 
 def test_names_of_neurons_lead_to_the_explorer_that_knows_them(run: Run, files: ReportFiles, html: str) -> None:
     links = [link for link in Elements(html).values("a", "href") if link.startswith("http://127.0.0.1:8765/")]
-    assert len(links) == 5  # of each arm its top FFN neuron
+    assert len(links) == 3  # of each arm its top FFN neuron
     workspace = Workspace(run, findings=False)
     try:
         client = TestClient(create_app(workspace), base_url="http://127.0.0.1:8765")
@@ -144,7 +145,7 @@ def test_names_of_neurons_lead_to_the_explorer_that_knows_them(run: Run, files: 
             parts = urlsplit(link)
             answer = client.get(f"{parts.path}?{parts.query}")
             assert answer.status_code == 200
-            assert re.search(r"<h1[^>]*>[^<]*layer 0 (expert 0 )?neuron 1", answer.text)
+            assert "neuron 1" in answer.text.split("<h1")[1].split("</h1>")[0]
         other = client.get("/units?arm=moe&run=another")
         assert other.status_code == 400
         assert "the address is of the run" in other.text
@@ -161,7 +162,7 @@ def test_addresses_of_explorers_are_looked_at() -> None:
         "https://example.org/x/unit?run=a+b&arm=moe&unit=L0+E0+n1&checkpoint=step-1"
     )
     for odd in ("javascript:alert(1)", "127.0.0.1:8765", "http://", "http://x/ y", "http://x/?a=1", "http://[x"):
-        with pytest.raises(OptionError, match="expected one such as http://127.0.0.1:8765/"):
+        with pytest.raises(OptionError, match=r"expected one such as http://127\.0\.0\.1:8765/"):
             explorer_at(odd, "r")
 
 
@@ -169,31 +170,7 @@ def test_the_markdown_has_what_the_page_has(files: ReportFiles, html: str) -> No
     text = files.pages["md"].read_text(encoding="utf-8")
     shown, page = rendered(text), Elements(html.split("<body>")[1].split("<noscript>")[0])
     kinds = {tag for tag, _ in shown.elements}
-    assert kinds <= set(
-        [
-            "h1",
-            "h2",
-            "h3",
-            "p",
-            "ul",
-            "li",
-            "strong",
-            "em",
-            "a",
-            "img",
-            "table",
-            "thead",
-            "tbody",
-            "tr",
-            "th",
-            "td",
-            "code",
-            "sub",
-            "sup",
-            "details",
-            "summary",
-        ]
-    )
+    assert kinds <= MARKS
     counts = Counter(tag for tag, _ in shown.elements)
     of_page = Counter(tag for tag, _ in page.elements)
     assert counts["table"] == of_page["table"]
@@ -262,7 +239,7 @@ def test_a_browser_that_fails_is_quoted(tmp_path: Path) -> None:
     program = tmp_path / "fails"
     program.write_text("#!/bin/sh\necho no display >&2\nexit 3\n")
     program.chmod(0o755)
-    with pytest.raises(WriteError, match="did not print it .no display.; try again"):
+    with pytest.raises(WriteError, match=r"did not print it \(no display\); try again"):
         printed("<p>x</p>", str(program))
 
 
