@@ -4,6 +4,7 @@ attack in each of them.
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
+from playwright.sync_api import Browser, expect, sync_playwright
 from starlette.testclient import TestClient
 
 from explored_runs import HOSTILE, RELATIONS, explored_run
@@ -19,12 +21,14 @@ from gated_lpi._common.entries import printable
 from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.explore import Workspace, create_app
 from gated_lpi.report import ReportFiles, build_report
+from gated_lpi.report.build import _still_there
 from gated_lpi.report.explorer_links import explorer_at, unit_link
 from gated_lpi.report.html import Html, data_table, folded, items, join, tag
 from gated_lpi.report.markdown import markdown
 from gated_lpi.report.tables import Column, Table
 from gated_lpi.results import Run
 
+SYSTEMS = ("chromium", "chromium-browser", "google-chrome")  # else playwright's own, `playwright install chromium`
 LINK = "[x](javascript:alert(1))"
 MARKS = {"h1", "h2", "h3", "p", "ul", "li", "strong", "em", "a", "img", "code", "sub", "sup", "details", "summary"}
 MARKS |= {"table", "thead", "tbody", "tr", "th", "td"}
@@ -217,8 +221,9 @@ def test_paper_gets_figures_that_are_drawn_and_no_scripts(files: ReportFiles, ht
 
 
 def test_digests_are_of_all_pages(files: ReportFiles) -> None:
-    names = [line.split("  ")[1] for line in (files.html.parent / "report.sha256").read_text().splitlines()]
-    assert names == ["summary.json", "report.html", "report.md", "report.pdf"]
+    lines = (files.html.parent / "report.sha256").read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["summary.json", "report.html", "report.md", "report.pdf"]
+    assert _still_there(files.html.parent, {"report.html", "summary.json"}) == lines[2:]  # pages that are not rewritten
 
 
 def test_without_a_browser_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +253,53 @@ def test_a_browser_prints_it(run: Run, tmp_path: Path) -> None:
     found = build_report(run, tmp_path, formats=("pdf",)).pages["pdf"].read_bytes()
     assert found.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", found)) > 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
+        system = next(filter(None, map(shutil.which, SYSTEMS)), None)
+        opened = started.chromium.launch(executable_path=system, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def test_the_page_is_read_at_three_widths_by_keys_and_on_paper(browser: Browser, files: ReportFiles) -> None:
+    complaints: list[str] = []
+    elsewhere: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda asked: elsewhere.append(asked.url))
+    page.goto(files.html.as_uri())
+    count = page.locator(".plot").count()
+    expect(page.locator(".js-plotly-plot")).to_have_count(count)
+    first = page.locator("#figure-contrast")
+    assert first.evaluate("figure => figure.getBoundingClientRect().bottom") < 800  # the first screen
+    for width in (1280, 800, 400):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 1280, "height": 800})
+    plot = page.locator("#plot-contrast")
+    plot.focus()
+    said = page.locator("#spoken")
+    plot.press("ArrowRight")
+    begun = said.text_content()
+    assert begun is not None
+    assert begun.startswith(("moe, step ", "dense, step ", "dense-b, step "))
+    plot.press("ArrowRight")
+    assert said.text_content() != begun
+    expect(plot.locator(".hovertext").first).to_be_visible()
+    heat = page.locator("#plot-layer_profiles")
+    heat.focus()
+    heat.press("ArrowDown")
+    expect(said).to_contain_text("layer 0, step 0: ")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.evaluate("document.getElementById('plot-contrast').layout.width") == 690
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    assert not complaints
+    assert not [url for url in elsewhere if not url.startswith(("file:", "data:", "blob:"))]
+    page.close()

@@ -209,8 +209,8 @@ def _reading(lines: Sequence[Line]) -> str:
     decided = sum(verdict.verdict != "undecided" for verdict in verdicts)
     return (
         "A verdict is one only if all methods give it. The effect is by the first method that measured it, with its "
-        "95% interval; the columns of methods have their own words, and their own effects where they differ. Points are "
-        "percentage points. "
+        "95% interval; the columns of methods have their own words, and their own effects where they differ. Points "
+        "are percentage points. "
         f"{decided} of {len(verdicts)} verdicts of single methods are decided; chance alone would decide "
         f"about {CHANCE * len(verdicts):.0f}, since each has an interval of its own (those on the publication's "
         "claims and on pruning are corrected within their study). One that stands alone proves little. Pages have the "
