@@ -101,7 +101,8 @@ def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
     assert study(monkeypatch, capsys)[0] == 2
     assert "and not both" in study(monkeypatch, capsys, "twins", "--all")[2]
     assert "expected --out" in study(monkeypatch, capsys, "twins")[2]
-    assert "which it needs" in study(monkeypatch, capsys, "--publish", tmp_path)[2]
+    assert "no study has findings" in study(monkeypatch, capsys, "--publish", tmp_path)[2]
+    assert "runs nothing" in study(monkeypatch, capsys, "twins", "--publish", tmp_path)[2]
     code, _, err = study(monkeypatch, capsys, "twinz", "--out", tmp_path)
     assert code == 2
     assert "one of data-shift" in err

@@ -195,6 +195,14 @@ def test_neurons_that_stay_are_told_from_those_that_do_not():
     assert moe[backbone] > moe[backbone + 1]
 
 
+def test_where_no_neuron_stays_there_is_no_backbone_to_compare():
+    plans = {
+        f"{kind}-{i}": replace(plan, noise=40.0) for kind, plan in (("moe", MOE), ("dense", DENSE)) for i in range(3)
+    }
+    _, backbone = ask(survival, Replicated(Path("unused"), plans), share=1.0, after=0.0).verdicts
+    assert (backbone.verdict, backbone.effect, backbone.because) == ("undecided", None, "no backbone in either")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A real run of two kinds of arm, three seeds each."""

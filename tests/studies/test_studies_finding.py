@@ -7,11 +7,13 @@ import pytest
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 
+from gated_lpi.claims import CLAIMS
 from gated_lpi.errors import RunError
 from gated_lpi.results.files import write_file
+from gated_lpi.studies import density, prior, publish
 from gated_lpi.studies._intervals import difference, over_replicates
 from gated_lpi.studies.finding import Analysis, KeptAnalysis, StudyResult, Table, Verdict, judged
-from gated_lpi.studies.index import index, write_index
+from gated_lpi.studies.index import index, short_claim, write_index
 from gated_lpi.studies.page import effect, markdown_table, page
 
 
@@ -105,7 +107,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so():
 def test_a_verdict_without_an_effect_is_its_word_alone():
     alone = verdict("contradicted", "", 0.0, effect=None, low=None, high=None)
     assert "| **contradicted** |" in page(result(alone))
-    assert "| contradicted | contradicted | contradicted | - |" in index([result(alone)])
+    assert "| C | contradicted | - | contradicted | contradicted | - |" in index([result(alone)])
 
 
 def test_cells_cannot_break_a_table():
@@ -123,10 +125,93 @@ def test_the_index_says_where_methods_differ_and_what_is_open():
         "t.findings/page.md)",
     ]
     assert sum(line.startswith("| ---") for line in text.splitlines()) == 1  # one table
-    row = next(line for line in text.splitlines() if line.startswith("| [s](s.findings/page.md) | Q? |"))
-    assert "| Q? | C | depends on the method | supported: 2 [1, 3] nats | contradicted:" in row
-    assert "| R? | - | no claim judged |" in text
-    assert "| C | supported | supported: 2 [1, 3] nats | supported: 2 [1, 3] nats | rollout: supported: 3" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        "| **Q?** ([s](s.findings/page.md), [t](t.findings/page.md)) |  |  |  |  |  |",
+        "| C | depends on the method | 2 [1, 3] nats | supported | contradicted: -2 [-3, -1] nats | - |",
+        "| C | supported; 1 more method: supported | 2 [1, 3] nats | supported | supported | - |",
+        "| **R?** ([s](s.findings/page.md)) | no claim judged | - | - | - | - |",
+    ]
+
+
+def test_a_question_whose_claims_carry_another_is_not_called_unjudged():
+    assert "no claim judged" not in index([result(verdict("supported", "lpi", 2.0), questions=("Other?",))])
+    assert "| **Other?** ([s](s.findings/page.md)) | no claim judged |" in index([result(questions=("Other?",))])
+
+
+def test_a_verdict_that_another_study_of_the_run_has_alike_is_there_once():
+    shared = verdict("supported", "lpi", 2.0)
+    foil = verdict("undecided", "lpi_contrast", 0.0)
+    one = result(shared, name="twins")
+    two = result(shared, foil, name="prior").model_copy(update={"run": "twins"})
+    text = index([two, one])
+    assert "| C | supported | 2 [1, 3] nats | supported | - | - |" in text
+    assert "| C, scored against a foil | undecided | 0 [-1, 1] nats | undecided | - | - |" in text
+    assert "1 of 2 verdicts" in text
+    assert index([result(shared, name="a"), result(shared, name="b")]).count("| C | supported |") == 2  # other runs
+    other = result(verdict("supported", "lpi", 2.5), name="prior").model_copy(update={"run": "twins"})
+    assert index([other, one]).count("| C | supported |") == 2  # other numbers
+
+
+def test_what_claims_share_is_said_once_above_them():
+    claims = ("moe: top units matter", "dense: top units matter", "as before: A (x)", "as before: B (y)", "alone: C")
+    text = index([result(*(verdict("undecided", "lpi", 2.0, claim=claim) for claim in claims))])
+    first = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")][3:]
+    assert first == ["*top units matter:*", "moe", "dense", "*as before:*", "A (x)", "B (y)", "alone: C"]
+
+
+def test_claims_are_short_in_the_index():
+    full = CLAIMS[0].claim.rstrip(".")
+    assert short_claim(f"{full} (against dense)") == "Importance is more concentrated in the MoE (against dense)"
+    assert short_claim(f"As before: {CLAIMS[1].claim.rstrip('.')} (a against b)") == (
+        "As before: The MoE settles earlier (a against b)"
+    )
+    text = index([result(verdict("undecided", "lpi", 2.0, claim=full, would_decide="more; much beside"))])
+    assert "| Importance is more concentrated in the MoE | undecided |" in text
+    assert text.rstrip().endswith("| more |")
+
+
+def test_what_was_published_before_stays(tmp_path):
+    def study(name):
+        file = tmp_path / "out" / f"{name}.findings" / "findings.json"
+        file.parent.mkdir(parents=True)
+        write_file(file, result(verdict("supported", "lpi", 2.0), name=name).model_dump(mode="json"))
+        return file.parent
+
+    docs = tmp_path / "docs"
+    with pytest.raises(RunError, match=r"no study has findings in .*carry one out first"):
+        publish(None, docs)
+    first = study("first")
+    assert publish(tmp_path / "out", docs)[1:] == (("first",), ())
+    (first / "findings.json").unlink()
+    study("second")
+    (docs / "first.md").write_text("old")
+    (docs / "notes.json").write_text("{}")  # of no study
+    found = publish(tmp_path / "out", docs)
+    assert found[1:] == (("second",), ("first",))
+    assert "([first](first.md), [second](second.md))" in found.index.read_text()
+    assert (docs / "first.md").read_text().startswith("# T")
+    before = {file.name: file.read_bytes() for file in docs.iterdir()}
+    assert publish(None, docs)[1:] == ((), ("first", "second"))
+    assert {file.name: file.read_bytes() for file in docs.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("answers", "facts", "said"),
+    [
+        (("undecided", "undecided"), "all", "either way"),
+        (("mixed", "mixed"), "known", "mixed either way"),
+        (("undecided", "supported"), "all", "undecided plainly, supported with the foil"),
+        (("mixed", "supported"), "known", "mixed plainly, supported over known facts"),
+    ],
+)
+def test_reasons_are_as_short_as_cells(answers, facts, said):
+    assert prior.briefly(answers, prior.Variant("lpi", "lpi", facts, "")) == said
+
+
+def test_reasons_of_densities_are_as_short_as_cells():
+    assert density.briefly("undecided", 0, 5) == "at every density"
+    assert density.briefly("mixed", 2, 5) == "mixed on all checkpoints, otherwise at 2 of 4 densities"
 
 
 def test_an_index_of_nothing_and_of_damage(tmp_path):

@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Write the report of a run again: a page, figures as PNG and SVG, a JSON summary.
 
-    Examples: `gated-lpi report demo-run`, `gated-lpi report demo-run --format md --format pdf --out report`
+    Example: `gated-lpi report demo-run --format html --format pdf --out report`
     """
     from gated_lpi.report import build_report
     from gated_lpi.results import open_run

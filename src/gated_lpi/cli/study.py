@@ -37,7 +37,11 @@ def command(
     listed: Annotated[bool, typer.Option("--list", help="Say which studies there are, and what they ask.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be trained and analysed; do nothing.")] = False,
     publish: Annotated[
-        Path | None, typer.Option(help="Copy all pages in --out, and an index of them, to this folder; run nothing.")
+        Path | None,
+        typer.Option(
+            help="Copy all pages in --out to this folder, beside those that are there, and an index of all; run "
+            "nothing. Without --out: lay out what is there anew."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
@@ -58,9 +62,15 @@ def command(
         _list([load_study(name) for name in studies()], json)
         return
     if publish is not None:
-        if out is None or study is not None or every:
-            raise OptionError("--publish copies all pages of --out, which it needs; leave out studies to be run.")
-        console.print(f"index: {copy_pages(out, publish)}", markup=False)
+        if study is not None or every:
+            raise OptionError("--publish copies all pages of --out and runs nothing; leave out studies to be run.")
+        published = copy_pages(out, publish)
+        if published.kept:
+            where = "" if out is None else f", not in {out}"
+            console.print(f"kept as published before{where}: {', '.join(published.kept)}", markup=False)
+        if published.written:
+            console.print(f"published: {', '.join(published.written)}", markup=False)
+        console.print(f"index: {published.index}", markup=False)
         return
     if every == (study is not None):
         raise OptionError("Expected the name of a study, a file, or --all, and not both; --list names all studies.")

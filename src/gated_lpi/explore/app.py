@@ -173,8 +173,8 @@ def _view(name: str, workspace: Workspace, request: Request) -> View:
     shown, asked = workspace.run.experiment.name, request.query_params.get("run")
     if asked not in (None, shown):
         raise OptionError(
-            f"the address is of the run {asked!r}, and this is the explorer of {shown!r}: explore that run, or make its "
-            "report again with the address of its explorer (gated-lpi report RUN --explorer ADDRESS)"
+            f"the address is of the run {asked!r}, and this is the explorer of {shown!r}: explore that run, or make "
+            "its report again with the address of its explorer (gated-lpi report RUN --explorer ADDRESS)"
         )
     return VIEWS[name](workspace, Params(dict(request.query_params)))
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal, get_args
 
-from gated_lpi._common.folders import Folder, as_folder, make, refuse_links, unwritten, write_atomically
+from gated_lpi._common.folders import Folder, as_folder, make, read_bytes, refuse_links, unwritten, write_atomically
 from gated_lpi.diagnosis import Diagnosis, examine
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics import summary_to_json
@@ -133,8 +133,16 @@ def build_report(
         else:
             page = printed(for_paper(content, {name: image(figure, "svg") for name, figure in drawn.items()}), program)
         pages[one] = write(f"{PAGE_NAME}.{one}", page)
-    write_atomically(folder / DIGESTS_FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    lines = [*_still_there(folder, set(digests)), *(f"{digest}  {name}" for name, digest in digests.items())]
+    write_atomically(folder / DIGESTS_FILE, "".join(f"{line}\n" for line in lines))
     return ReportFiles(pages, tuple(pictures), summary)
+
+
+def _still_there(folder: Folder, written: set[str]) -> list[str]:
+    """The digests of pages in other formats, which were written before and stay as they are."""
+    pages = {f"{PAGE_NAME}.{one}" for one in PAGES} - written
+    before = (read_bytes(folder / DIGESTS_FILE) or b"").decode(errors="replace").splitlines()
+    return [line for line in before if line[64:66] == "  " and line[66:] in pages]
 
 
 def all_charts(results: Results) -> dict[str, Chart]:

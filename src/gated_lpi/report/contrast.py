@@ -64,10 +64,9 @@ def _title(one: Compared) -> str:
     way = "higher" if one.contrast.estimate[place] > 0 else "lower"
     stretches = [span(one, *ends) for ends in one.stretches("higher" if way == "higher" else "lower")]
     times = stretches[0] if len(stretches) == 1 else f"over {len(stretches)} stretches of training"
-    return (
-        f"{name}{way} in {one.moe} than in {one.dense} {times}, by up to {interval(one, place, size=True)} at "
-        f"{when(one, place)}"
-    )
+    said = f"{name}{way} in {one.moe} than in {one.dense} {times}, by"
+    most = interval(one, place, size=True)
+    return f"{said} {most}" if times == f"at {when(one, place)}" else f"{said} up to {most} at {when(one, place)}"
 
 
 def _panel(results: Results, one: Compared) -> Panel | None:

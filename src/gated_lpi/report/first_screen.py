@@ -21,8 +21,11 @@ NO_CONTRAST = "No two groups of arms are compared over training, so there is no 
 
 HOW_TO_READ = (
     "Square brackets hold 95% intervals; of differences over training, bands that hold at all checkpoints at once. "
-    "Points are percentage points. Supported: told apart in the direction that was claimed, at some time, and never in "
-    "the other. “In these runs”: other seeds may differ."
+    "Points are percentage points."
+)
+VERDICTS = (
+    " Supported: told apart in the direction that was claimed, at some time, and never in the other. “In these runs”: "
+    "other seeds may differ."
 )
 
 
@@ -43,7 +46,7 @@ def first_screen(content: Content) -> Html:
             "found",
             "What was found here",
             tag("div", tag("div", answers), tag("div", shown, limits), class_="first"),
-            tag("p", HOW_TO_READ, class_="soft"),
+            tag("p", HOW_TO_READ + (VERDICTS if claims(results) else ""), class_="soft"),
         ),
     )
 

@@ -160,7 +160,7 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
                 low=on_all.ends[0],
                 high=on_all.ends[1],
                 unit=f"{on_all.unit}, {on_all.measure}".removeprefix(", "),
-                because=said if word == "undecided" else "",
+                because=briefly(on_all.answer, len(others), len(by)) if word == "undecided" else "",
                 detail=f"{said}. The strongest difference: {on_all.measure}"
                 + (f" at {on_all.at}" if on_all.at else "")
                 + (". Of these runs alone, as bands are not over replicates." if single else "."),
@@ -174,6 +174,13 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
             )
         )
     return found
+
+
+def briefly(answer: str, others: int, choices: int) -> str:
+    """Why the verdicts on so many choices of checkpoints do not decide it, as short as a cell of a table is."""
+    if not others:
+        return "at every density" if answer == "undecided" else f"{answer} at every density"
+    return f"{answer} on all checkpoints, otherwise at {others} of {choices - 1} densities"
 
 
 def _table(told: dict[tuple[str, str, str, str, str], Told], run: Run, arm: str, options: Options) -> Table:

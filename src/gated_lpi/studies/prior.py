@@ -172,13 +172,20 @@ def _verdicts(plain: Judged | None, other: Judged | None, variant: Variant) -> l
                     method=variant.plain,
                     verdict=said,
                     **effect_of(lead),
-                    because=f"{answers[0]} plainly, {answers[1]} {so}" if said == "undecided" else "",
+                    because=briefly(answers, variant) if said == "undecided" else "",
                     variation=so if variant.facts == "known_last" else "",
                     detail=f"{answers[0]} plainly, {answers[1]} {so}. {sentence(lead)}",
                     would_decide="more replicates, until both are decided; both decided otherwise would turn it",
                 )
             )
     return found
+
+
+def briefly(answers: tuple[str, str], variant: Variant) -> str:
+    """Why the two answers do not decide it, as short as a cell of a table is."""
+    if answers[0] == answers[1]:
+        return "either way" if answers[0] == "undecided" else f"{answers[0]} either way"
+    return f"{answers[0]} plainly, {answers[1]} {'with the foil' if variant.facts == 'all' else 'over known facts'}"
 
 
 def _same(

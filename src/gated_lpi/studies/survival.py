@@ -35,6 +35,7 @@ from gated_lpi.studies.finding import Analysis, Cell, Table, Verdict, judged
 from gated_lpi.studies.page import method_name
 
 QUESTION = "Do the neurons that matter stay the same?"
+NO_BACKBONE = "no backbone in either"
 
 
 class Options(Spec):
@@ -180,6 +181,9 @@ def _verdicts(
     )
     verdicts = []
     for name, claim, scale, unit in claims:
+        if name == "excess" and not any(found[method, arm].backbone.size for side in sides for arm in side):
+            verdicts.append(_no_backbone(claim, method))
+            continue
         values = [[getattr(found[method, arm], name) for arm in side] for side in sides]
         rows = [[np.array([[value]]) for value in side] for side in values]
         c = contrast(rows[0], rows[1], paired=paired is not None, relations=1.0)
@@ -202,6 +206,19 @@ def _verdicts(
             )
         )
     return verdicts
+
+
+def _no_backbone(claim: str, method: str) -> Verdict:
+    """Where no unit of any arm stays for good, what is left is the null's: nothing to be told apart."""
+    return Verdict(
+        question=QUESTION,
+        claim=claim,
+        method=method,
+        verdict="undecided",
+        because=NO_BACKBONE,
+        detail="no unit of any arm is in enough of the later top sets",
+        would_decide="training in which neurons stay",
+    )
 
 
 def _table(found: dict[tuple[str, str], Stay], groups: dict[str, tuple[str, ...]], methods: Sequence[str]) -> Table:
