@@ -1,6 +1,7 @@
 """Write the tables of the documentation that are made of code and data.
 
-Those are scores (`score_schema`), options (`options`) and types of models (`models/census.json`).
+Those are scores (`score_schema`), options (`options`), types of models (`models/census.json`), the keys of experiment
+files (`experiment_tables`), the command line (`cli_tables`) and public names (`name_tables`).
 
 python docs/make_tables.py           # write them
 python docs/make_tables.py --check   # exit with 1 if one is not what it would be
@@ -11,6 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from cli_tables import command_line
+from experiment_tables import experiment_file
+from name_tables import measures, packages
 
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields
@@ -75,6 +80,10 @@ def _types(status: str, head: str, said: Callable[[Mapping[str, str]], str]) -> 
 PAGES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "results.md": {"scores": scores, "options": options},
     "families.md": {"attributed": attributed, "refused": refused},
+    "experiment-file.md": {"experiment file": experiment_file},
+    "cli.md": {"command line": command_line},
+    "metrics.md": {"measures": measures},
+    "api.md": {"packages": packages},
 }
 
 

@@ -1,0 +1,50 @@
+"""Run the notebooks of `examples` and keep what they show: python scripts/run_notebooks.py [NAME ...]
+
+The first asks SmolLM2-135M, which `make smollm2` fetches. Execution counts, times and other marks of the one run are
+left out, so that only what was found differs from run to run.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LONGEST = 1800  # seconds of a cell
+
+
+def run(path: Path) -> nbformat.NotebookNode:
+    """Run a notebook where it lies, in a process of its own.
+
+    Raises:
+        CellExecutionError: a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=LONGEST, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return notebook
+
+
+def plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without the marks of one run."""
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            for output in cell.outputs:
+                output.pop("execution_count", None)
+                output.metadata = {}
+    return notebook
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
+        if not sys.argv[1:] or path.stem in sys.argv[1:]:
+            nbformat.write(plain(run(path)), path)
+            print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
