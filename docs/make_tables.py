@@ -1,7 +1,8 @@
 """Write the tables of the documentation that are made of code and data.
 
 Those are scores (`score_schema`), options (`options`), types of models (`models/census.json`), the keys of experiment
-files (`experiment_tables`), the command line (`cli_tables`) and public names (`name_tables`).
+files (`experiment_tables`), the command line (`cli_tables`), public names (`name_tables`) and the licences of what is
+needed (`licence_table`).
 
 python docs/make_tables.py           # write them
 python docs/make_tables.py --check   # exit with 1 if one is not what it would be
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from cli_tables import command_line
 from experiment_tables import experiment_file
+from licence_table import licences
 from name_tables import measures, packages
 
 from gated_lpi.options import METHODS_BY_NAME, Scoring
@@ -84,6 +86,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "cli.md": {"command line": command_line},
     "metrics.md": {"measures": measures},
     "api.md": {"packages": packages},
+    "../LICENSES.md": {"licences": licences},
 }
 
 
