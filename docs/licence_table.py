@@ -8,7 +8,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 OF_USERS = ("explore", "gguf", "s3", "ray")
-UNSAID = {"tokenizers": "Apache-2.0"}  # in a classifier alone
+UNSAID = {"torch": "BSD-3-Clause"}  # as a text alone
 
 
 def licences() -> Iterable[str]:
@@ -26,5 +26,6 @@ def licence_of(name: str) -> str:
     """A package's licence: its expression, its name or, where there is only that, its classifier."""
     said = metadata(name)
     classified = [one.split(" :: ")[-1] for one in said.get_all("Classifier", []) if one.startswith("License ::")]
-    text = said.get("License-Expression") or said.get("License") or ""
-    return text if 0 < len(text) < 40 and "\n" not in text else ", ".join(classified) or UNSAID.get(name, "see its own")
+    text = said.get("License") or ""
+    named = text if 0 < len(text) < 40 and "\n" not in text else ""
+    return str(said.get("License-Expression") or named or ", ".join(classified) or UNSAID.get(name, "see its own"))

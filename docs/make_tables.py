@@ -16,12 +16,11 @@ from pathlib import Path
 
 from cli_tables import command_line
 from experiment_tables import experiment_file
-from licence_table import licences
-from name_tables import measures, packages
-
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
+from licence_table import licences
+from name_tables import measures, packages
 
 DOCS = Path(__file__).resolve().parent
 CENSUS = DOCS.parent / "src" / "gated_lpi" / "models" / "census.json"

@@ -44,7 +44,10 @@ def measures() -> Iterable[str]:
             groups.setdefault(getattr(metrics, name).__module__, []).append(name)
     for module, names in sorted(groups.items()):
         head = (inspect.getdoc(import_module(module)) or "").split("\n\n")[0]
-        yield from (f"**{module.rsplit('.', 1)[-1].strip('_').replace('_', ' ').capitalize()}.** " + " ".join(head.split()), "")
+        yield from (
+            f"**{module.rsplit('.', 1)[-1].strip('_').replace('_', ' ').capitalize()}.** " + " ".join(head.split()),
+            "",
+        )
         yield "| function | what it gives |"
         yield "|---|---|"
         for name in sorted(names):

@@ -1,10 +1,11 @@
 """Run the notebooks of `examples` and keep what they show: python scripts/run_notebooks.py [NAME ...]
 
-The first asks SmolLM2-135M, which `make smollm2` fetches. Execution counts, what went to standard error and other marks of the one run are
-left out, so that only what was found differs from run to run.
+The first asks SmolLM2-135M, which `make smollm2` fetches. Execution counts, what went to standard error and other marks
+of the one run are left out, so that only what was found differs from run to run.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -22,9 +23,10 @@ def run(path: Path) -> nbformat.NotebookNode:
         CellExecutionError: a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # sockets of this machine, and no ports
     where = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where).execute()
+    with tempfile.TemporaryDirectory() as folder:  # for sockets of this machine, in place of ports
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+        NotebookClient(notebook, km=kernel, timeout=LONGEST, startup_timeout=LONGEST, resources=where).execute()
     return notebook
 
 

@@ -4,7 +4,8 @@
 2. The command line answers.
 3. A small mixture of experts is made, attributed by every unit, trained for a few steps, and reported.
 
-Exits with 1 and a line if something is missing. `make try-dist` installs the wheel into an environment of its own and calls this.
+Exits with 1 and a line if something is missing. `make try-dist` installs the wheel into an environment of its own and
+calls this.
 """
 
 import subprocess
@@ -27,7 +28,13 @@ TRAINING = {
     "warmup_steps": 1,
     "size": {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "experts": 4, "expert_width": 8, "vocab_size": 512},
 }
-INSIDE = ("presets/demo.toml", "facts/builtin/country_capital.json", "report/template.html", "py.typed", "models/census.json")
+INSIDE = (
+    "presets/demo.toml",
+    "facts/builtin/country_capital.json",
+    "report/template.html",
+    "py.typed",
+    "models/census.json",
+)
 
 
 def need(condition: object, what: str) -> None:

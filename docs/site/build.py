@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from sphinx.cmd.build import main as sphinx_build
+
 import api
 import files
 import nav
-from sphinx.cmd.build import main as sphinx_build
 
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parents[1]

@@ -1,4 +1,4 @@
-"""Every error of docs/faq.md is brought about here, and is what the page says, word by word; "…" stands for anything."""
+"""Every error of docs/faq.md is brought about here, and is what the page says; "…" there stands for anything."""
 
 import re
 from collections.abc import Callable
