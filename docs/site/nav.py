@@ -10,5 +10,5 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Reference": ("cli", "api"),
     "What was found": ("findings/README", "benchmarks", "compared"),
     "Help": ("coming-from", "faq", "reliability", "safety"),
-    "The project": ("architecture", "files/CONTRIBUTING", "files/CHANGELOG"),
+    "The project": ("architecture", "release", "files/CONTRIBUTING", "files/CHANGELOG"),
 }
