@@ -26,7 +26,8 @@ def run(path: Path) -> nbformat.NotebookNode:
     where = {"metadata": {"path": str(path.parent)}}
     with tempfile.TemporaryDirectory() as folder:  # for sockets of this machine, in place of ports
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
-        NotebookClient(notebook, km=kernel, timeout=LONGEST, startup_timeout=LONGEST, resources=where).execute()
+        client = NotebookClient(notebook, km=kernel, timeout=LONGEST, startup_timeout=LONGEST, resources=where)
+        client.execute(cleanup_kc=True)  # the kernel and its sockets go with it
     return notebook
 
 
