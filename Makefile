@@ -12,8 +12,10 @@ TORCH ?=
 TESTS ?=
 STUDY ?= twins
 STUDIES ?= .cache/studies
+SITE ?= .cache/site
+TRIED = $(or $(TMPDIR),/tmp)/gated-lpi-tried-$(notdir $(PYTHON))
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text families bench bench-quick findings-methods study studies publish-studies check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -34,7 +36,11 @@ help:
 	@echo "make study STUDY=twins  a controlled experiment and its page of findings, into STUDIES=$(STUDIES); docs/studies.md"
 	@echo "make studies all of them; hours on two cores, and taken up again where it was left"
 	@echo "make publish-studies  copy their pages to docs/findings/studies"
-	@echo "make check   lint, types, import contracts, documentation links"
+	@echo "make docs    the documentation as a site, into SITE=$(SITE); a warning is an error"
+	@echo "make notebooks  run those of examples anew and keep what they show, on SmolLM2"
+	@echo "make dist    wheel and source distribution, into dist"
+	@echo "make try-dist PYTHON=python3.13  that wheel in an environment of its own, outside of the repository; TORCH=VERSION"
+	@echo "make check   lint, types, import contracts, documentation: links, tables and the site"
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -45,7 +51,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev,gguf]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev,docs,gguf]"
 	touch $@
 
 demo: install
@@ -130,6 +136,28 @@ check: install install-test
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check_links.py
 	$(BIN)/python docs/make_tables.py --check
+	$(BIN)/python docs/site/build.py $(SITE)
+
+# Pages are Markdown in docs; what is made at build time: the API, notebooks, files that pages link to (docs/site).
+docs: install install-test
+	$(BIN)/python docs/site/build.py $(SITE)
+
+notebooks: smollm2
+	GATED_LPI_MODEL=$(abspath $(SMOLLM2))/model OMP_NUM_THREADS=1 $(BIN)/python scripts/run_notebooks.py
+
+# The wheel is built from the source distribution, so that this one holds all that is needed.
+dist: install install-test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+# TORCH=VERSION: not the torch that is pinned, as another Python may need. What it needs of the repository is the wheel.
+try-dist: dist
+	rm -rf $(TRIED)
+	$(PYTHON) -m venv $(TRIED)
+	grep -vE "$(if $(TORCH),^(torch|triton|sympy|nvidia-[a-z0-9-]+)==,^#)" constraints.txt > $(TRIED)/constraints.txt
+	$(TRIED)/bin/python -m pip install --quiet --constraint $(TRIED)/constraints.txt $(if $(TORCH),torch==$(TORCH)) dist/*.whl
+	cp scripts/try_dist.py $(TRIED)
+	cd $(TRIED) && OMP_NUM_THREADS=1 bin/python -I try_dist.py
 
 format: install install-test
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,8 @@
 """Write the tables of the documentation that are made of code and data.
 
-Those are scores (`score_schema`), options (`options`) and types of models (`models/census.json`).
+Those are scores (`score_schema`), options (`options`), types of models (`models/census.json`), the keys of experiment
+files (`experiment_tables`), the command line (`cli_tables`), public names (`name_tables`) and the licences of what is
+needed (`licence_table`).
 
 python docs/make_tables.py           # write them
 python docs/make_tables.py --check   # exit with 1 if one is not what it would be
@@ -12,9 +14,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from cli_tables import command_line
+from experiment_tables import experiment_file
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
+from licence_table import licences
+from name_tables import measures, packages
 
 DOCS = Path(__file__).resolve().parent
 CENSUS = DOCS.parent / "src" / "gated_lpi" / "models" / "census.json"
@@ -75,6 +81,11 @@ def _types(status: str, head: str, said: Callable[[Mapping[str, str]], str]) -> 
 PAGES: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "results.md": {"scores": scores, "options": options},
     "families.md": {"attributed": attributed, "refused": refused},
+    "experiment-file.md": {"experiment file": experiment_file},
+    "cli.md": {"command line": command_line},
+    "metrics.md": {"measures": measures},
+    "api.md": {"packages": packages},
+    "../LICENSES.md": {"licences": licences},
 }
 
 

@@ -4,7 +4,8 @@
 2. `uv pip compile` finds the newest versions of everything else that go with them. If there are none, some bound is
    void: it allows a version that can never be installed. uv says which, and this ends with an error.
 
-What ruff, mypy and import-linter look at is the newest set alone; the bounds of `dev` are left out.
+What ruff, mypy and import-linter look at, and the site is built with, is the newest set alone; the bounds of `dev` and
+`docs` are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BOUND = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?:\[[a-z,]+\])?>=(?P<version>[0-9.
 def main() -> None:
     """Compile and write the file; `sys.argv[1]` is uv."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [name for name in project["optional-dependencies"] if name != "dev"]
+    extras = [name for name in project["optional-dependencies"] if name not in ("dev", "docs")]
     wanted = {*project["dependencies"], *(one for name in extras for one in project["optional-dependencies"][name])}
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as exact:
         exact.write("\n".join(map(exactly, sorted(wanted))))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gated_lpi.facts import FactSet, Prompt, load_facts
     from gated_lpi.live import GatedLPICallback, LiveMonitor
     from gated_lpi.loading import load_model, verify, wrap_model
-    from gated_lpi.methods import attribution as attribute
+    from gated_lpi.methods import attribute
     from gated_lpi.metrics import summarise
     from gated_lpi.models import Model
     from gated_lpi.options import (
