@@ -18,6 +18,7 @@ logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -113,6 +114,13 @@ def _runs(tokens: slice) -> Iterator[slice]:
     """So many tokens at a time."""
     for start in range(tokens.start, tokens.stop, TOKENS):
         yield slice(start, min(start + TOKENS, tokens.stop))
+
+
+def _runs_of_prompts(prompts: Tensor, n_prompts: int) -> list[tuple[slice, Tensor | None]]:
+    """Cut the prompts of vectors [m] so that none comes twice in a run; of a run they are None if they are all, in order."""
+    begins = [0, *((prompts[1:] <= prompts[:-1]).nonzero().squeeze(-1) + 1).tolist(), len(prompts)]
+    runs = [slice(*ends) for ends in itertools.pairwise(begins)]
+    return [(here, None if here.stop - here.start == n_prompts else prompts[here]) for here in runs]
 
 
 class Units(NamedTuple):
@@ -279,10 +287,12 @@ class Vectors:
     def _outside_roughly(self, left: Tensor, level: int) -> Seen:
         """The sums over the tokens of a level, and what 8 bits tell of the others."""
         second = torch.zeros(len(left), dtype=torch.float64, device=left.device)
-        prompts = self._given.prompts[left]
+        runs = _runs_of_prompts(self._given.prompts[left], len(self._p.log_p))
 
-        def take(u: Tensor, weight: Tensor) -> None:
-            second.add_(u.square_().mul_(weight.index_select(0, prompts)).sum(dim=-1))
+        def take(square: Tensor, weight: Tensor) -> None:
+            for here, prompts in runs:
+                own = weight if prompts is None else weight.index_select(0, prompts)
+                second[here] += torch.linalg.vecdot(square[here], own)
 
         ends = self._prepared.eight_bit(self._folded[left], self._p, level, take)
         second *= ends.scale.square()

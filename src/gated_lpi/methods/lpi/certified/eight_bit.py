@@ -15,14 +15,16 @@ With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the p
 Where a processor has instructions for it (VNNI) such a product is four times as fast as one of float32. Without them
 libraries add products of two pairs in 16 bits, which saturate, and the sum is wrong. Codes up to 79 are safe there: one
 side is shifted by 128 to be unsigned, and 2·(79 + 128)·79 < 2¹⁵. They are twice as fast as float32. Which of both it is
-depends on what a library was told as well (ONEDNN_MAX_CPU_ISA), so it is tried out once in a process.
+depends on what a library was told as well (ONEDNN_MAX_CPU_ISA), so it is tried out once in a process. With VNNI there
+may be products that come scaled and in float32 (*fused*), from rows that were packed once: they spare two passes over
+every tile, and use a processor's tiles (AMX) where it has them. They are tried out as well.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -43,14 +45,17 @@ from gated_lpi.methods.rounding import (
 )
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
+PACKED = 512  # tokens that are packed together for fused products
+ZERO = 128  # what is added to codes to be unsigned
 ENCODED = 2**19  # numbers that are rounded at a time
 TILE_NUMBERS = 2**20  # numbers that stay in a processor's cache
 WITH_VNNI, WITHOUT = 127, 79  # the largest code
 SPEEDS = {WITH_VNNI: 4.5, WITHOUT: 2.4}  # products in the time of one of float32
+FUSED_SPEED = 8.0
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
 Take = Callable[[Tensor, Tensor], None]
-"""Takes û over the units' scales, [n, tokens], which may be overwritten, and p there, [P, tokens]; both float32."""
+"""Takes û² over the units' scales squared, [n, tokens], which may be overwritten, and p there, [P, tokens]; float32."""
 
 
 class Tail(NamedTuple):
@@ -103,7 +108,7 @@ def supported(device_type: str) -> bool:
 
 def speed(device_type: str) -> float:
     """How many such products take as long as one of float32, about; 0 where they are not made."""
-    return SPEEDS.get(largest_code(device_type), 0.0)
+    return FUSED_SPEED if fused(device_type) else SPEEDS.get(largest_code(device_type), 0.0)
 
 
 @cache
@@ -112,18 +117,59 @@ def largest_code(device_type: str) -> int:
     fast = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
     if device_type != "cpu" or not hasattr(torch, "_int_mm") or not fast:
         return 0
-    return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest)), 0)
+    return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest, _multiply)), 0)
 
 
-def _exact(largest: int) -> bool:
-    """Whether the sums that saturate first, of products of equal signs, are right, in kernels for few rows and many."""
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    return torch._int_mm(left, right.T)
+
+
+@cache
+def fused(device_type: str) -> bool:
+    """Whether products that come scaled and in float32 are exact, too, but for the scaling; only asked for with VNNI."""
+    if largest_code(device_type) != WITH_VNNI or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    try:
+        return _exact(WITH_VNNI, lambda left, right: _multiply_packed(left, _pack(right), torch.ones(len(right))))
+    except (RuntimeError, TypeError, NotImplementedError):  # an older torch, which has them for other types
+        return False
+
+
+def _exact(largest: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether the sums that saturate first, of products of equal signs, are right, in kernels for few rows and many.
+
+    Sums of signs that change half-way lose digits where they are not taken in integers.
+    """
     width = 512
     for rows, tokens in itertools.product((1, 64), (1, 256)):
         for left, right in itertools.product((-largest, largest), repeat=2):
             ones = [torch.full((n, width), code, dtype=torch.int8) for n, code in ((rows, left), (tokens, right))]
-            if not bool((torch._int_mm(ones[0], ones[1].T) == width * left * right).all()):
+            if not bool((multiply(*ones) == width * left * right).all()):
                 return False
+        many, few = (torch.full((n, 16 * width + 1), largest, dtype=torch.int8) for n in (rows, tokens))
+        many[:, 8 * width : 16 * width] = -largest
+        many[:, -1], few[:, -1] = 1, 1
+        if not bool((multiply(many, few) == 1).all()):
+            return False
     return True
+
+
+def _pack(codes: Tensor) -> Tensor:
+    """Codes of tokens [tokens, d] as fused products take them."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(codes.contiguous(), None)
+    return packed
+
+
+def _multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+    """Products of codes [n, d] and packed ones, each token's times its `scale` [tokens]: [n, tokens] in float32."""
+    unsigned, zeros = (codes.to(torch.int16) + ZERO).to(torch.uint8), torch.zeros(len(scale), dtype=torch.int32)
+    return _multiply_unsigned(unsigned, packed, scale, zeros)
+
+
+def _multiply_unsigned(unsigned: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    multiply = torch.ops.onednn.qlinear_pointwise
+    found: Tensor = multiply(unsigned, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    return found
 
 
 class EightBit:
@@ -134,29 +180,34 @@ class EightBit:
     """
 
     def __init__(self, table: Unembedding) -> None:
+        device = table.weight.device
         length, width = table.weight.shape
         self._table = table
-        self._largest = largest_code(table.weight.device.type) or WITH_VNNI
-        self._codes, self._scale, wrong = _encode(length, width, self._rows, table.weight.device, self._largest)
-        self._wrong, self._trace = float(wrong.max()), float(wrong.square().sum())
+        self._largest = largest_code(device.type) or WITH_VNNI
+        codes = _encode(length, width, self._rows, device, self._largest)
+        self._scale, wrong = codes.scale, codes.wrong
+        self._wrong = float(wrong.max())
+        self._spread = self._spread_of(codes)
         self._longest = table.longest + self._wrong
         self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
+        self._fused = self._largest == WITH_VNNI and fused(device.type)
+        self._codes = () if self._fused else (codes.codes,)
+        self._packed = tuple(_pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
 
     def _rows(self, some: slice) -> Tensor:
         return self._table.weight[some] - self._table.mean
 
-    @cached_property
-    def _spread(self) -> tuple[Tensor, float]:
+    def _spread_of(self, codes: _Codes) -> tuple[Tensor, float]:
         """E = Σ_j e_j·e_jᵀ, as `gram` leaves it, and its slack, as that of `Unembedding`."""
         table, total = self._table, torch.zeros_like(self._table.spread, dtype=torch.float64)
 
         def errors() -> Iterator[Tensor]:
             for start in range(0, len(table.weight), GRAM_ROWS):
                 some = slice(start, start + GRAM_ROWS)
-                yield _error(self._rows(some), _Codes(self._codes[some], self._scale[some], total))
+                yield _error(self._rows(some), _Codes(*(part[some] for part in codes)))
 
-        spread = gram(errors(), total)
-        rounding = gram_gamma(table.dtype) * self._trace + quadratic_gamma(table.dtype) * frobenius(spread)
+        spread, trace = gram(errors(), total), float(codes.wrong.square().sum())
+        rounding = gram_gamma(table.dtype) * trace + quadratic_gamma(table.dtype) * frobenius(spread)
         return spread.to(table.dtype), rounding * 1.01 + underflow(table.dtype, len(spread) * (len(table.weight) + 1))
 
     def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
@@ -169,29 +220,37 @@ class EightBit:
             take: is given every tile.
         """
         units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device, self._largest)
-        least = torch.zeros_like(units.scale)
-        largest = torch.zeros_like(least)
         scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
-        tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // len(least)))
-        products = torch.empty(len(least), tokens, dtype=torch.int32, device=folded.device)
-        rough = torch.empty_like(products, dtype=torch.float32)
-        rooms = products, rough
-        for start in range(0, len(self._codes), tokens):
-            some = slice(start, start + tokens)
-            codes = self._codes[some]
-            if len(codes) < tokens:
-                products, rough = (room.flatten()[: len(least) * len(codes)].view(-1, len(codes)) for room in rooms)
-            torch._int_mm(units.codes, codes.T, out=products)
-            rough.copy_(products).mul_(scale[some])
-            least = torch.minimum(least, rough.amin(dim=1))
-            largest = torch.maximum(largest, rough.amax(dim=1))
-            take(rough, p.log_p[:, some].exp().float())
+        far = torch.zeros_like(units.scale)
+        for some, rough in self._products(units, scale):
+            square = rough.square_()
+            torch.maximum(far, square.amax(dim=1), out=far)
+            take(square, p.log_p[:, some].exp().float())
         length = lengths(folded)
         margin = self._wrong * length + self._longest * units.wrong
         unit = units.scale.double() * self._unit
-        wide = unit * (1 + ROUNDING)
-        least, largest = wide * least.double() - margin, wide * largest.double() + margin
-        return Ends(least, largest, self._wrong_over_tokens(folded, units, length), unit)
+        end = unit * (1 + ROUNDING) * far.double().sqrt() + margin
+        return Ends(-end, end, self._wrong_over_tokens(folded, units, length), unit)
+
+    def _products(self, units: _Codes, scale: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """û of units over their scales [n, tokens], a few tokens at a time; a tile may be overwritten by the next."""
+        if self._fused:
+            unsigned = (units.codes.to(torch.int16) + ZERO).to(torch.uint8)
+            zeros = torch.zeros(PACKED, dtype=torch.int32, device=scale.device)
+            for number, packed in enumerate(self._packed):
+                some = slice(number * PACKED, min((number + 1) * PACKED, len(scale)))
+                yield some, _multiply_unsigned(unsigned, packed, scale[some], zeros[: some.stop - some.start])
+            return
+        (codes,), n_units = self._codes, len(units.codes)
+        tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // n_units))
+        products = torch.empty(n_units * tokens, dtype=torch.int32, device=scale.device)
+        rough = torch.empty_like(products, dtype=torch.float32)
+        for start in range(0, len(codes), tokens):
+            some = slice(start, min(start + tokens, len(codes)))
+            shape = n_units, some.stop - start
+            whole, found = (room[: shape[0] * shape[1]].view(shape) for room in (products, rough))
+            torch._int_mm(units.codes, codes[some].T, out=whole)
+            yield some, found.copy_(whole).mul_(scale[some])
 
     def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
         """√Σ_j (u_j − û_j)², at most: √(v̂ᵀEv̂) + √(fᵀCf), and what rounding of e and f may add."""

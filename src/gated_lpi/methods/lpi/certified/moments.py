@@ -165,8 +165,8 @@ def outside_by_eight_bit(eight_bit: EightBit, p: Distribution, parts: Sequence[F
         for n_prompts, n_units in (_shape(p, part) for part in parts)
     ]
 
-    def take(u: Tensor, weight: Tensor) -> None:
-        for part, some, total in zip(parts, u.square_().split(counts), seconds, strict=True):
+    def take(square: Tensor, weight: Tensor) -> None:
+        for part, some, total in zip(parts, square.split(counts), seconds, strict=True):
             total += some @ (weight if part.prompts is None else weight.index_select(0, part.prompts)).T
 
     ends = eight_bit(torch.cat([part.folded for part in parts]), p, level, take)
