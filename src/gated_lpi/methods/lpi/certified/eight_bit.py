@@ -23,7 +23,7 @@ every tile, and use a processor's tiles (AMX) where it has them. They are tried 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -45,8 +45,7 @@ from gated_lpi.methods.rounding import (
 )
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
-PACKED = 512  # tokens that are packed together for fused products
-ZERO = 128  # what is added to codes to be unsigned
+PACKED, ROWS = 512, 256  # tokens that are packed together for fused products, and about how many rows they take
 ENCODED = 2**19  # numbers that are rounded at a time
 TILE_NUMBERS = 2**20  # numbers that stay in a processor's cache
 WITH_VNNI, WITHOUT = 127, 79  # the largest code
@@ -54,8 +53,9 @@ SPEEDS = {WITH_VNNI: 4.5, WITHOUT: 2.4}  # products in the time of one of float3
 FUSED_SPEED = 8.0
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
-Take = Callable[[Tensor, Tensor], None]
-"""Takes û² over the units' scales squared, [n, tokens], which may be overwritten, and p there, [P, tokens]; float32."""
+Take = Callable[[slice, Tensor, Tensor], None]
+"""Takes û² over the units' scales squared, [n', tokens], which may be overwritten, of n' of the units that follow each
+other, and p there, [P, tokens]; both float32."""
 
 
 class Tail(NamedTuple):
@@ -66,16 +66,19 @@ class Tail(NamedTuple):
         largest: [n], float64, largest u of each unit, or more; not below 0.
         wrong: [n], float64, √Σp·(u − û)² is at most the root of the largest p there times this.
         second: [P, n], float64, Σp·û².
+        rounding: its relative error.
     """
 
     least: Tensor
     largest: Tensor
     wrong: Tensor
     second: Tensor
+    rounding: float
 
     def units(self, chosen: Tensor) -> Tail:
         """The same of some of the units, whose indices are `chosen` [m]."""
-        return Tail(self.least[chosen], self.largest[chosen], self.wrong[chosen], self.second[:, chosen])
+        least, largest, wrong = (part[chosen] for part in (self.least, self.largest, self.wrong))
+        return Tail(least, largest, wrong, self.second[:, chosen], self.rounding)
 
 
 class Ends(NamedTuple):
@@ -126,11 +129,11 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
 
 @cache
 def fused(device_type: str) -> bool:
-    """Whether products that come scaled and in float32 are exact, too, but for the scaling; only asked for with VNNI."""
+    """Whether there are products that come scaled and in float32, exact but for that; only asked for with VNNI."""
     if largest_code(device_type) != WITH_VNNI or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return False
     try:
-        return _exact(WITH_VNNI, lambda left, right: _multiply_packed(left, _pack(right), torch.ones(len(right))))
+        return _exact(WITH_VNNI, _multiply_fused)
     except (RuntimeError, TypeError, NotImplementedError):  # an older torch, which has them for other types
         return False
 
@@ -154,21 +157,32 @@ def _exact(largest: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> bool:
     return True
 
 
+def _multiply_fused(left: Tensor, right: Tensor) -> Tensor:
+    ones, zeros = torch.ones(len(right)), torch.zeros(len(right), dtype=torch.int32)
+    return _multiply_packed(left, _pack(right), ones, zeros)
+
+
+@cache
+def bfloat16_pays(device_type: str) -> bool:
+    """Whether products of bfloat16 are fast here, and their sums are not taken in it, only rounded to it at the end."""
+    if not (fused(device_type) and getattr(torch.cpu, "_is_amx_tile_supported", bool)()):
+        return False
+    terms = torch.full((ROWS, PACKED), 1 / PACKED, dtype=torch.bfloat16)
+    terms[:, 0] = 1.0  # to which no other adds anything in bfloat16
+    found = (terms @ torch.ones_like(terms).T).double()
+    return bool(((found - (2 - 1 / PACKED)).abs() < 2**-7).all())
+
+
 def _pack(codes: Tensor) -> Tensor:
     """Codes of tokens [tokens, d] as fused products take them."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(codes.contiguous(), None)
     return packed
 
 
-def _multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+def _multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
     """Products of codes [n, d] and packed ones, each token's times its `scale` [tokens]: [n, tokens] in float32."""
-    unsigned, zeros = (codes.to(torch.int16) + ZERO).to(torch.uint8), torch.zeros(len(scale), dtype=torch.int32)
-    return _multiply_unsigned(unsigned, packed, scale, zeros)
-
-
-def _multiply_unsigned(unsigned: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
     multiply = torch.ops.onednn.qlinear_pointwise
-    found: Tensor = multiply(unsigned, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    found: Tensor = multiply(codes, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     return found
 
 
@@ -177,6 +191,9 @@ class EightBit:
 
     Args:
         table: of the checkpoint.
+
+    Attributes:
+        bfloat16_pays: whether sums of squares had better be taken of bfloat16 numbers.
     """
 
     def __init__(self, table: Unembedding) -> None:
@@ -191,6 +208,7 @@ class EightBit:
         self._longest = table.longest + self._wrong
         self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
         self._fused = self._largest == WITH_VNNI and fused(device.type)
+        self.bfloat16_pays = self._fused and bfloat16_pays(device.type)
         self._codes = () if self._fused else (codes.codes,)
         self._packed = tuple(_pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
 
@@ -210,7 +228,9 @@ class EightBit:
         rounding = gram_gamma(table.dtype) * trace + quadratic_gamma(table.dtype) * frobenius(spread)
         return spread.to(table.dtype), rounding * 1.01 + underflow(table.dtype, len(spread) * (len(table.weight) + 1))
 
-    def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
+    def __call__(
+        self, folded: Tensor, p: Distribution, level: int, take: Take, together: Sequence[slice] | None = None
+    ) -> Ends:
         """Go through all tokens outside of a level.
 
         Args:
@@ -218,28 +238,35 @@ class EightBit:
             p: of the block.
             level: whose tokens are left out; û is 0 there.
             take: is given every tile.
+            together: units that tiles are made of, a few at a time, so that these stay in a processor's cache; all
+                of them, in order. None: as is fast.
         """
         units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device, self._largest)
         scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
         far = torch.zeros_like(units.scale)
-        for some, rough in self._products(units, scale):
-            square = rough.square_()
-            torch.maximum(far, square.amax(dim=1), out=far)
-            take(square, p.log_p[:, some].exp().float())
+        together = together or [slice(start, start + ROWS) for start in range(0, len(folded), ROWS)]
+        for some, tiles in self._products(units, scale, together):
+            weight = p.log_p[:, some].exp().float()
+            for here, rough in tiles:
+                square, farthest = rough.square_(), far[here]
+                torch.maximum(farthest, square.amax(dim=1), out=farthest)
+                take(here, square, weight)
         length = lengths(folded)
         margin = self._wrong * length + self._longest * units.wrong
         unit = units.scale.double() * self._unit
         end = unit * (1 + ROUNDING) * far.double().sqrt() + margin
         return Ends(-end, end, self._wrong_over_tokens(folded, units, length), unit)
 
-    def _products(self, units: _Codes, scale: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """û of units over their scales [n, tokens], a few tokens at a time; a tile may be overwritten by the next."""
+    def _products(
+        self, units: _Codes, scale: Tensor, together: Sequence[slice]
+    ) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
+        """û of units over their scales, [n', tokens] of a few tokens at a time; one may overwrite the one before."""
         if self._fused:
-            unsigned = (units.codes.to(torch.int16) + ZERO).to(torch.uint8)
             zeros = torch.zeros(PACKED, dtype=torch.int32, device=scale.device)
             for number, packed in enumerate(self._packed):
                 some = slice(number * PACKED, min((number + 1) * PACKED, len(scale)))
-                yield some, _multiply_unsigned(unsigned, packed, scale[some], zeros[: some.stop - some.start])
+                given = packed, scale[some], zeros[: some.stop - some.start]
+                yield some, ((here, _multiply_packed(units.codes[here], *given)) for here in together)
             return
         (codes,), n_units = self._codes, len(units.codes)
         tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // n_units))
@@ -250,7 +277,8 @@ class EightBit:
             shape = n_units, some.stop - start
             whole, found = (room[: shape[0] * shape[1]].view(shape) for room in (products, rough))
             torch._int_mm(units.codes, codes[some].T, out=whole)
-            yield some, found.copy_(whole).mul_(scale[some])
+            found.copy_(whole).mul_(scale[some])
+            yield some, ((here, found[here]) for here in together)
 
     def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
         """√Σ_j (u_j − û_j)², at most: √(v̂ᵀEv̂) + √(fᵀCf), and what rounding of e and f may add."""
