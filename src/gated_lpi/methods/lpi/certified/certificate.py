@@ -38,9 +38,10 @@ LARGEST = 30.0  # exponents above this are left to the exact sum
 TILE_BYTES = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
 SAFETY = {torch.float64: 1e-9, torch.float32: 2e-5}  # relative: of the arithmetic on sums of terms of one sign
 ABSOLUTE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of that on scores, over the size of their terms
-EXPONENTIAL = 16  # unit roundoffs of e^y − 1 that computing e^y − 1 − y may cost
+EXPONENTIAL = 16  # unit roundoffs of e^y + 1 + |y| that computing e^y − 1 − y may cost
 UNDERFLOW = 1e-30
 ROUGH = 2e-4  # relative: of sums over runs of tokens in float32, whatever the dtype of the weights
+ROUGHER = 1e-2  # the same where what is summed, and sums of runs, were rounded to bfloat16
 
 
 class Pairs(NamedTuple):
@@ -128,6 +129,7 @@ class Region(NamedTuple):
         unit_rounding: γ of a product over the width, which u on S is computed by; a number, or [P, 1].
         sum_rounding: γ of the sums over tokens.
         storing: unit roundoff of the dtype that scores are stored in.
+        rough: relative error of the sums over û in T.
     """
 
     inside: Tensor
@@ -147,6 +149,7 @@ class Region(NamedTuple):
     unit_rounding: float | Tensor
     sum_rounding: float
     storing: float
+    rough: float = ROUGH
 
     def to(self, dtype: torch.dtype) -> Region:
         """This region in another dtype."""
@@ -280,9 +283,11 @@ def _inside(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _S
 def _summed_up(above: Tensor, region: Region, given: _Given, variance: _Interval) -> _Interval:
     """Bounds on Σ_S p·g(y) where it was summed term by term."""
     wrong, root, rounding = given.wrong, (variance.high * region.inside).sqrt(), unit_roundoff(above.dtype)
+    above = above.clamp_min(0.0)  # the difference of what is nearly equal may come out below
     above_most = above * (1 + region.sum_rounding + SAFETY[above.dtype])
-    tilted = root + above_most  # at least Σ_S p·|e^y − 1|
-    moved = wrong * (tilted + torch.expm1(wrong) * (region.inside + tilted)) + EXPONENTIAL * rounding * tilted
+    lost = 2 * EXPONENTIAL * rounding * (region.inside + root + above_most)  # Σ_S p·(e^y + 1 + |y|), twice at most
+    tilted = root + above_most + lost  # at least Σ_S p·|e^y − 1|
+    moved = wrong * (tilted + torch.expm1(wrong) * (region.inside + tilted)) + lost
     return _Interval((2 * above - above_most - moved).clamp_min(0.0), above_most + moved)
 
 
@@ -390,8 +395,8 @@ def _rough(pairs: Pairs, moments: Moments, region: Region) -> _Rough | None:
     dtype = pairs.c.dtype
     found = found.to(dtype)
     off = region.tail_max.sqrt() * wrong.to(dtype)
-    most = ((found * (1 + ROUGH)).sqrt() + off).square()
-    fewest = ((found * (1 - ROUGH)).sqrt() - off).clamp_min(0.0).square()
+    most = ((found * (1 + region.rough)).sqrt() + off).square()
+    fewest = ((found * (1 - region.rough)).sqrt() - off).clamp_min(0.0).square()
     one, other = (pairs.c * (end.to(dtype) - pairs.shift) for end in (least, largest))
     return _Rough(fewest, found, most, torch.minimum(one, other), torch.maximum(one, other))
 

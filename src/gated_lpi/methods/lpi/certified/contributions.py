@@ -18,6 +18,7 @@ logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -28,13 +29,13 @@ from torch import Tensor
 from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified.certificate import Moments, Pairs, certify
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
-from gated_lpi.methods.lpi.certified.moments import TOKENS, lower_squares, region
+from gated_lpi.methods.lpi.certified.moments import lower_squares, region
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, product_gamma, unit_roundoff
 
-TILE_NUMBERS = 2**20  # numbers in a matrix of vectors and tokens, which stay in a processor's cache
+TOKENS = 512  # that are multiplied at a time, with so few vectors that they stay in a processor's cache
 SAMPLE = 64  # vectors that show whether 8 bits pay
 TERMS, ROUGH_TERMS = 60, 30  # multiply-adds that take as long as summing up one u, and one that 8 bits gave
 
@@ -91,16 +92,18 @@ class _Sums(NamedTuple):
         return self if rounding is None else self._replace(rounding=torch.maximum(self.rounding, rounding))
 
     def take(self, here: slice, u: Tensor, p: Tensor, weights: Tensor | None) -> None:
-        """Add tokens, in place: u and p [n', tokens] of some of the vectors, `p` being overwritten; q [tokens]."""
+        """Add tokens, in place: u, which is overwritten, and p [n', tokens] of some of the vectors; q [tokens]."""
         terms, ends = self.terms[here], self.ends[:, here]
         torch.maximum(ends[0], -u.amin(dim=1), out=ends[0])
         torch.maximum(ends[1], u.amax(dim=1), out=ends[1])
+        power = u * u
         if weights is not None:
-            terms[:, 3] += u.square() @ weights
-        y = (u - self.shift[here]).mul_(self.c[here])
-        terms[:, 2] += torch.expm1(y).sub_(y).mul_(p).sum(dim=-1)
-        for order in range(2):
-            terms[:, order] += p.mul_(u).sum(dim=-1)
+            terms[:, 3] += power @ weights
+        terms[:, 1] += power.mul_(p).sum(dim=-1)
+        terms[:, 0] += torch.mul(u, p, out=power).sum(dim=-1)
+        y = u.to(self.c.dtype).sub_(self.shift[here]).mul_(self.c[here])
+        power = torch.exp(y, out=power) if power.dtype == y.dtype else torch.exp(y)  # expm1 takes five times as long
+        terms[:, 2] += power.sub_(y).sub_(1.0).mul_(p).sum(dim=-1)
 
     def moments(self, lower: Tensor) -> Moments:
         """As the certificate reads them; `lower` [n] is a lower bound on Σq·u²."""
@@ -113,6 +116,25 @@ def _runs(tokens: slice) -> Iterator[slice]:
     """So many tokens at a time."""
     for start in range(tokens.start, tokens.stop, TOKENS):
         yield slice(start, min(start + TOKENS, tokens.stop))
+
+
+def _of(p: Tensor, prompts: Tensor) -> Tensor:
+    """Rows of p [P, tokens] of the prompts [m] of a tile; as many as there are, are all in order (`_by_prompts`)."""
+    return p if len(prompts) == len(p) else p.index_select(0, prompts)
+
+
+def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
+    """Cut the vectors of some prompts [m] into tiles; one as long as the number of prompts has all, in order."""
+    begins = [0, *((prompts[1:] <= prompts[:-1]).nonzero().squeeze(-1) + 1).tolist(), len(prompts)]
+    found: list[slice] = []
+    for start, stop in itertools.pairwise(begins):
+        whole = stop - start == n_prompts
+        if found and not whole and found[-1].stop == start and stop - found[-1].start < min(n_prompts, eight_bit.ROWS):
+            found[-1] = slice(found[-1].start, stop)
+        else:
+            step = n_prompts if whole else eight_bit.ROWS
+            found += [slice(one, min(one + step, stop)) for one in range(start, stop, step)]
+    return found
 
 
 class Units(NamedTuple):
@@ -242,8 +264,7 @@ class Vectors:
             sums, chosen = self._sums.some(left).rounded(rounding), self._given.prompts[left]
             for some in _runs(ranks):
                 for here, u in tiles(p.rows(self._table, some)):
-                    weights = p.p[:, some].index_select(0, chosen[here])
-                    sums.take(here, u, weights, self._envelope.weights[some])
+                    sums.take(here, u, _of(p.p[:, some], chosen[here]), self._envelope.weights[some])
             self._sums.put(left, sums)
             self._reached = ranks.stop
         sums, mass = self._sums.some(left), self._envelope.mass[0] - self._envelope.mass[level]
@@ -259,7 +280,7 @@ class Vectors:
         for some in _runs(slice(0, p.levels[level])):
             probability = p.log_p[:, some].exp()
             for here, u in tiles(table.weight[some] - table.mean):
-                sums.take(here, u, probability.index_select(0, chosen[here]), None)
+                sums.take(here, u, _of(probability, chosen[here]), None)
         return Seen(sums.moments(torch.zeros_like(sums.terms[:, 3])), sums.rounding)  # nothing is outside
 
     def _score_roughly(self, left: Tensor, level: int) -> Tensor:
@@ -280,11 +301,12 @@ class Vectors:
         """The sums over the tokens of a level, and what 8 bits tell of the others."""
         second = torch.zeros(len(left), dtype=torch.float64, device=left.device)
         prompts = self._given.prompts[left]
+        together = _by_prompts(prompts, len(self._p.log_p))
 
-        def take(u: Tensor, weight: Tensor) -> None:
-            second.add_(u.square_().mul_(weight.index_select(0, prompts)).sum(dim=-1))
+        def take(here: slice, square: Tensor, weight: Tensor) -> None:
+            second[here] += square.mul_(_of(weight, prompts[here])).sum(dim=-1)
 
-        ends = self._prepared.eight_bit(self._folded[left], self._p, level, take)
+        ends = self._prepared.eight_bit(self._folded[left], self._p, level, take, together)
         second *= ends.scale.square()
         seen = self._likeliest(left, level)
         moments = seen.moments._replace(
@@ -316,14 +338,12 @@ class Vectors:
 
     def _direct(self, left: Tensor) -> Tiles:
         """A product for each."""
-        like = self._folded
-        step = max(1, TILE_NUMBERS // TOKENS)
-        multiply = BlockedProduct(min(step, len(left)), TOKENS, like)
+        folded, together = self._folded[left], _by_prompts(self._given.prompts[left], len(self._p.log_p))
+        multiply = BlockedProduct(max(here.stop - here.start for here in together), TOKENS, folded)
 
         def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            for first in range(0, len(left), step):
-                here = slice(first, first + step)
-                yield here, multiply(like[left[here]], rows.T)
+            for here in together:
+                yield here, multiply(folded[here], rows.T)
 
         return tiles
 

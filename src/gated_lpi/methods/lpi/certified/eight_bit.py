@@ -15,14 +15,16 @@ With rows and value vectors rounded to 8 bits, w = ŵ + e and v = v̂ + f, the p
 Where a processor has instructions for it (VNNI) such a product is four times as fast as one of float32. Without them
 libraries add products of two pairs in 16 bits, which saturate, and the sum is wrong. Codes up to 79 are safe there: one
 side is shifted by 128 to be unsigned, and 2·(79 + 128)·79 < 2¹⁵. They are twice as fast as float32. Which of both it is
-depends on what a library was told as well (ONEDNN_MAX_CPU_ISA), so it is tried out once in a process.
+depends on what a library was told as well (ONEDNN_MAX_CPU_ISA), so it is tried out once in a process. With VNNI there
+may be products that come scaled and in float32 (*fused*), from rows that were packed once: they spare two passes over
+every tile, and use a processor's tiles (AMX) where it has them. They are tried out as well.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -43,14 +45,17 @@ from gated_lpi.methods.rounding import (
 )
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are multiplied at a time
+PACKED, ROWS = 512, 256  # tokens that are packed together for fused products, and about how many rows they take
 ENCODED = 2**19  # numbers that are rounded at a time
 TILE_NUMBERS = 2**20  # numbers that stay in a processor's cache
 WITH_VNNI, WITHOUT = 127, 79  # the largest code
 SPEEDS = {WITH_VNNI: 4.5, WITHOUT: 2.4}  # products in the time of one of float32
+FUSED_SPEED = 8.0
 ROUNDING = 1e-5  # relative: of scales and their products in float32
 
-Take = Callable[[Tensor, Tensor], None]
-"""Takes û over the units' scales, [n, tokens], which may be overwritten, and p there, [P, tokens]; both float32."""
+Take = Callable[[slice, Tensor, Tensor], None]
+"""Takes û² over the units' scales squared, [n', tokens], which may be overwritten, of n' of the units that follow each
+other, and p there, [P, tokens]; both float32."""
 
 
 class Tail(NamedTuple):
@@ -61,16 +66,19 @@ class Tail(NamedTuple):
         largest: [n], float64, largest u of each unit, or more; not below 0.
         wrong: [n], float64, √Σp·(u − û)² is at most the root of the largest p there times this.
         second: [P, n], float64, Σp·û².
+        rounding: its relative error.
     """
 
     least: Tensor
     largest: Tensor
     wrong: Tensor
     second: Tensor
+    rounding: float
 
     def units(self, chosen: Tensor) -> Tail:
         """The same of some of the units, whose indices are `chosen` [m]."""
-        return Tail(self.least[chosen], self.largest[chosen], self.wrong[chosen], self.second[:, chosen])
+        least, largest, wrong = (part[chosen] for part in (self.least, self.largest, self.wrong))
+        return Tail(least, largest, wrong, self.second[:, chosen], self.rounding)
 
 
 class Ends(NamedTuple):
@@ -103,7 +111,7 @@ def supported(device_type: str) -> bool:
 
 def speed(device_type: str) -> float:
     """How many such products take as long as one of float32, about; 0 where they are not made."""
-    return SPEEDS.get(largest_code(device_type), 0.0)
+    return FUSED_SPEED if fused(device_type) else SPEEDS.get(largest_code(device_type), 0.0)
 
 
 @cache
@@ -112,18 +120,70 @@ def largest_code(device_type: str) -> int:
     fast = torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.backends.mkldnn.is_available()
     if device_type != "cpu" or not hasattr(torch, "_int_mm") or not fast:
         return 0
-    return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest)), 0)
+    return next((largest for largest in (WITH_VNNI, WITHOUT) if _exact(largest, _multiply)), 0)
 
 
-def _exact(largest: int) -> bool:
-    """Whether the sums that saturate first, of products of equal signs, are right, in kernels for few rows and many."""
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    return torch._int_mm(left, right.T)
+
+
+@cache
+def fused(device_type: str) -> bool:
+    """Whether there are products that come scaled and in float32, exact but for that; only asked for with VNNI."""
+    if largest_code(device_type) != WITH_VNNI or not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    try:
+        return _exact(WITH_VNNI, _multiply_fused)
+    except (RuntimeError, TypeError, NotImplementedError):  # an older torch, which has them for other types
+        return False
+
+
+def _exact(largest: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether the sums that saturate first, of products of equal signs, are right, in kernels for few rows and many.
+
+    Sums of signs that change half-way lose digits where they are not taken in integers.
+    """
     width = 512
     for rows, tokens in itertools.product((1, 64), (1, 256)):
         for left, right in itertools.product((-largest, largest), repeat=2):
             ones = [torch.full((n, width), code, dtype=torch.int8) for n, code in ((rows, left), (tokens, right))]
-            if not bool((torch._int_mm(ones[0], ones[1].T) == width * left * right).all()):
+            if not bool((multiply(*ones) == width * left * right).all()):
                 return False
+        many, few = (torch.full((n, 16 * width + 1), largest, dtype=torch.int8) for n in (rows, tokens))
+        many[:, 8 * width : 16 * width] = -largest
+        many[:, -1], few[:, -1] = 1, 1
+        if not bool((multiply(many, few) == 1).all()):
+            return False
     return True
+
+
+def _multiply_fused(left: Tensor, right: Tensor) -> Tensor:
+    ones, zeros = torch.ones(len(right)), torch.zeros(len(right), dtype=torch.int32)
+    return _multiply_packed(left, _pack(right), ones, zeros)
+
+
+@cache
+def bfloat16_pays(device_type: str) -> bool:
+    """Whether products of bfloat16 are fast here, and their sums are not taken in it, only rounded to it at the end."""
+    if not (fused(device_type) and getattr(torch.cpu, "_is_amx_tile_supported", bool)()):
+        return False
+    terms = torch.full((ROWS, PACKED), 1 / PACKED, dtype=torch.bfloat16)
+    terms[:, 0] = 1.0  # to which no other adds anything in bfloat16
+    found = (terms @ torch.ones_like(terms).T).double()
+    return bool(((found - (2 - 1 / PACKED)).abs() < 2**-7).all())
+
+
+def _pack(codes: Tensor) -> Tensor:
+    """Codes of tokens [tokens, d] as fused products take them."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(codes.contiguous(), None)
+    return packed
+
+
+def _multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    """Products of codes [n, d] and packed ones, each token's times its `scale` [tokens]: [n, tokens] in float32."""
+    multiply = torch.ops.onednn.qlinear_pointwise
+    found: Tensor = multiply(codes, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    return found
 
 
 class EightBit:
@@ -131,35 +191,46 @@ class EightBit:
 
     Args:
         table: of the checkpoint.
+
+    Attributes:
+        bfloat16_pays: whether sums of squares had better be taken of bfloat16 numbers.
     """
 
     def __init__(self, table: Unembedding) -> None:
+        device = table.weight.device
         length, width = table.weight.shape
         self._table = table
-        self._largest = largest_code(table.weight.device.type) or WITH_VNNI
-        self._codes, self._scale, wrong = _encode(length, width, self._rows, table.weight.device, self._largest)
-        self._wrong, self._trace = float(wrong.max()), float(wrong.square().sum())
+        self._largest = largest_code(device.type) or WITH_VNNI
+        codes = _encode(length, width, self._rows, device, self._largest)
+        self._scale, wrong = codes.scale, codes.wrong
+        self._wrong = float(wrong.max())
+        self._spread = self._spread_of(codes)
         self._longest = table.longest + self._wrong
         self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
+        self._fused = self._largest == WITH_VNNI and fused(device.type)
+        self.bfloat16_pays = self._fused and bfloat16_pays(device.type)
+        self._codes = () if self._fused else (codes.codes,)
+        self._packed = tuple(_pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
 
     def _rows(self, some: slice) -> Tensor:
         return self._table.weight[some] - self._table.mean
 
-    @cached_property
-    def _spread(self) -> tuple[Tensor, float]:
+    def _spread_of(self, codes: _Codes) -> tuple[Tensor, float]:
         """E = Σ_j e_j·e_jᵀ, as `gram` leaves it, and its slack, as that of `Unembedding`."""
         table, total = self._table, torch.zeros_like(self._table.spread, dtype=torch.float64)
 
         def errors() -> Iterator[Tensor]:
             for start in range(0, len(table.weight), GRAM_ROWS):
                 some = slice(start, start + GRAM_ROWS)
-                yield _error(self._rows(some), _Codes(self._codes[some], self._scale[some], total))
+                yield _error(self._rows(some), _Codes(*(part[some] for part in codes)))
 
-        spread = gram(errors(), total)
-        rounding = gram_gamma(table.dtype) * self._trace + quadratic_gamma(table.dtype) * frobenius(spread)
+        spread, trace = gram(errors(), total), float(codes.wrong.square().sum())
+        rounding = gram_gamma(table.dtype) * trace + quadratic_gamma(table.dtype) * frobenius(spread)
         return spread.to(table.dtype), rounding * 1.01 + underflow(table.dtype, len(spread) * (len(table.weight) + 1))
 
-    def __call__(self, folded: Tensor, p: Distribution, level: int, take: Take) -> Ends:
+    def __call__(
+        self, folded: Tensor, p: Distribution, level: int, take: Take, together: Sequence[slice] | None = None
+    ) -> Ends:
         """Go through all tokens outside of a level.
 
         Args:
@@ -167,31 +238,47 @@ class EightBit:
             p: of the block.
             level: whose tokens are left out; û is 0 there.
             take: is given every tile.
+            together: units that tiles are made of, a few at a time, so that these stay in a processor's cache; all
+                of them, in order. None: as is fast.
         """
         units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device, self._largest)
-        least = torch.zeros_like(units.scale)
-        largest = torch.zeros_like(least)
         scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
-        tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // len(least)))
-        products = torch.empty(len(least), tokens, dtype=torch.int32, device=folded.device)
-        rough = torch.empty_like(products, dtype=torch.float32)
-        rooms = products, rough
-        for start in range(0, len(self._codes), tokens):
-            some = slice(start, start + tokens)
-            codes = self._codes[some]
-            if len(codes) < tokens:
-                products, rough = (room.flatten()[: len(least) * len(codes)].view(-1, len(codes)) for room in rooms)
-            torch._int_mm(units.codes, codes.T, out=products)
-            rough.copy_(products).mul_(scale[some])
-            least = torch.minimum(least, rough.amin(dim=1))
-            largest = torch.maximum(largest, rough.amax(dim=1))
-            take(rough, p.log_p[:, some].exp().float())
+        far = torch.zeros_like(units.scale)
+        together = together or [slice(start, start + ROWS) for start in range(0, len(folded), ROWS)]
+        for some, tiles in self._products(units, scale, together):
+            weight = p.log_p[:, some].exp().float()
+            for here, rough in tiles:
+                square, farthest = rough.square_(), far[here]
+                torch.maximum(farthest, square.amax(dim=1), out=farthest)
+                take(here, square, weight)
         length = lengths(folded)
         margin = self._wrong * length + self._longest * units.wrong
         unit = units.scale.double() * self._unit
-        wide = unit * (1 + ROUNDING)
-        least, largest = wide * least.double() - margin, wide * largest.double() + margin
-        return Ends(least, largest, self._wrong_over_tokens(folded, units, length), unit)
+        end = unit * (1 + ROUNDING) * far.double().sqrt() + margin
+        return Ends(-end, end, self._wrong_over_tokens(folded, units, length), unit)
+
+    def _products(
+        self, units: _Codes, scale: Tensor, together: Sequence[slice]
+    ) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
+        """û of units over their scales, [n', tokens] of a few tokens at a time; one may overwrite the one before."""
+        if self._fused:
+            zeros = torch.zeros(PACKED, dtype=torch.int32, device=scale.device)
+            for number, packed in enumerate(self._packed):
+                some = slice(number * PACKED, min((number + 1) * PACKED, len(scale)))
+                given = packed, scale[some], zeros[: some.stop - some.start]
+                yield some, ((here, _multiply_packed(units.codes[here], *given)) for here in together)
+            return
+        (codes,), n_units = self._codes, len(units.codes)
+        tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // n_units))
+        products = torch.empty(n_units * tokens, dtype=torch.int32, device=scale.device)
+        rough = torch.empty_like(products, dtype=torch.float32)
+        for start in range(0, len(codes), tokens):
+            some = slice(start, min(start + tokens, len(codes)))
+            shape = n_units, some.stop - start
+            whole, found = (room[: shape[0] * shape[1]].view(shape) for room in (products, rough))
+            torch._int_mm(units.codes, codes[some].T, out=whole)
+            found.copy_(whole).mul_(scale[some])
+            yield some, ((here, found[here]) for here in together)
 
     def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
         """√Σ_j (u_j − û_j)², at most: √(v̂ᵀEv̂) + √(fᵀCf), and what rounding of e and f may add."""

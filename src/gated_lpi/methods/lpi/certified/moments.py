@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.lpi.certified.certificate import Moments, Region
+from gated_lpi.methods.lpi.certified.certificate import ROUGH, ROUGHER, Moments, Region
 from gated_lpi.methods.lpi.certified.distribution import Distribution
-from gated_lpi.methods.lpi.certified.eight_bit import EightBit, Tail
+from gated_lpi.methods.lpi.certified.eight_bit import ROWS, EightBit, Tail
 from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
@@ -100,7 +101,11 @@ class MomentSums:
 
     def regions(self, level: int) -> list[Region]:
         """What is known of the tokens inside and outside of a level, for the prompts of each part."""
-        return [region(self._table, self._p, self._envelope, part.prompts, level) for part in self._parts]
+        found = [region(self._table, self._p, self._envelope, part.prompts, level) for part in self._parts]
+        return [
+            some if tail is None else some._replace(rough=tail.rounding)
+            for some, tail in zip(found, self._outside, strict=True)
+        ]
 
 
 def lower_squares(table: Unembedding, folded: Tensor, found: Tensor, mass: Tensor) -> Tensor:
@@ -150,6 +155,20 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits]
     return sums.moments(torch.zeros(len(values), dtype=torch.float64, device=values.device))
 
 
+class _Latest:
+    """p of a tile of tokens as it is multiplied, in bfloat16 if that pays; made once for all units of the tile."""
+
+    def __init__(self, *, narrow: bool) -> None:
+        self._narrow = narrow
+        self._given: Tensor | None = None
+        self._made: Tensor | None = None
+
+    def __call__(self, p: Tensor) -> Tensor:
+        if self._given is not p or self._made is None:
+            self._given, self._made = p, p.bfloat16() if self._narrow else p
+        return self._made
+
+
 def outside_by_eight_bit(eight_bit: EightBit, p: Distribution, parts: Sequence[FoldedUnits], level: int) -> list[Tail]:
     """What is roughly known of each part's units over the tokens outside of a level.
 
@@ -165,14 +184,25 @@ def outside_by_eight_bit(eight_bit: EightBit, p: Distribution, parts: Sequence[F
         for n_prompts, n_units in (_shape(p, part) for part in parts)
     ]
 
-    def take(u: Tensor, weight: Tensor) -> None:
-        for part, some, total in zip(parts, u.square_().split(counts), seconds, strict=True):
-            total += some @ (weight if part.prompts is None else weight.index_select(0, part.prompts)).T
+    starts = [0, *itertools.accumulate(counts)]
+    owner: dict[int, int] = {}
+    for number, (start, stop) in enumerate(itertools.pairwise(starts)):
+        owner |= dict.fromkeys(range(start, stop, ROWS), number)
 
-    ends = eight_bit(torch.cat([part.folded for part in parts]), p, level, take)
+    narrow, probability = eight_bit.bfloat16_pays, _Latest(narrow=eight_bit.bfloat16_pays)
+
+    def take(here: slice, square: Tensor, weight: Tensor) -> None:
+        number = owner[here.start]
+        prompts, first = parts[number].prompts, starts[number]
+        own = probability(weight) if prompts is None else probability(weight).index_select(0, prompts)
+        found = square.bfloat16() @ own.T if narrow else square @ own.T
+        seconds[number][here.start - first : here.stop - first] += found
+
+    together = [slice(begin, min(begin + ROWS, starts[number + 1])) for begin, number in owner.items()]
+    ends = eight_bit(torch.cat([part.folded for part in parts]), p, level, take, together)
     split = zip(*(values.split(counts) for values in ends), seconds, strict=True)
     return [
-        Tail(least, largest, wrong, (second * scale.square().unsqueeze(-1)).T)
+        Tail(least, largest, wrong, (second * scale.square().unsqueeze(-1)).T, ROUGHER if narrow else ROUGH)
         for least, largest, wrong, scale, second in split
     ]
 
