@@ -42,6 +42,14 @@ ALPHA = 0.05
 QUESTION = "Does importance that has held still say which experts can go?"
 UNITS = {"hit_1": "percentage points", "hit_k": "percentage points", "logprob": "nats", "corpus_loss": "nats per token"}
 SCALES = {"hit_1": 100.0, "hit_k": 100.0, "logprob": 1.0, "corpus_loss": -1.0}  # to the unit, more being better
+CHOSEN: dict[By, str] = {
+    "lpi_stable": "by stable LPI",
+    "lpi": "by LPI alone",
+    "frequency": "by routing frequency",
+    "reap": "by REAP",
+    "grad_x_act": "by gradient times activation",
+    "random": "at random",
+}
 
 
 class Options(Conditions):
@@ -163,8 +171,8 @@ def _verdicts(results: Results, options: Options) -> Iterator[Verdict]:
         sure, n = bool(p < ALPHA), one.replicates[0]
         yield Verdict(
             question=QUESTION,
-            claim=f"Of {group}, experts of the least stable LPI can go at less cost, {options.moments[moment]}, than "
-            f"those of the least by {rival}",
+            claim=f"{group}: experts chosen by stable LPI cost less to remove, {options.moments[moment]}, than those "
+            f"chosen {CHOSEN[rival]}",
             method="lpi",
             verdict="undecided" if not sure else "supported" if one.difference > 0 else "contradicted",
             effect=one.difference,
