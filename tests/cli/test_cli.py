@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from gated_lpi.cli import app, main
-from tiny_text import save_checkpoint, tiny_tokenizer
+from tiny_text import save_checkpoint, save_facts, tiny_tokenizer
 from tiny_types import tiny_of_type
 
 
@@ -201,8 +201,9 @@ def test_families_are_listed(monkeypatch, capsys):
     _, out, _ = run(monkeypatch, capsys, "families", "--json")
     types = {one.pop("model_type"): one for one in json.loads(out)}
     assert types["olmoe"] == {"status": "attributed", "reason": "", "family": "OLMoE"}
-    assert types["mamba"]["status"] == "refused"
-    assert "no softmax attention" in types["mamba"]["reason"]
+    assert types["mamba"] == {"status": "attributed", "reason": "", "family": "Mamba"}
+    assert types["rwkv"]["status"] == "refused"
+    assert "RwkvFeedForward" in types["rwkv"]["reason"]
     code, out, _ = run(monkeypatch, capsys, "families")
     assert code == 0
     assert "deepseek_v3" in out
@@ -225,6 +226,22 @@ def test_check_shows_the_row_that_was_read_off_a_model(monkeypatch, capsys, tmp_
     assert code == 1
     assert 'logit_multiplier_attribute = "vocab_size"' in out.partition("the row that was tried")[2]
     assert "the logits of this Cohere2 model" in error
+
+
+@pytest.mark.parametrize("verb", ["attribute", "ablate", "compare", "prune"])
+def test_a_row_of_ones_own_goes_to_every_verb_that_loads_a_model(monkeypatch, capsys, tmp_path, verb):
+    folder, row = save_checkpoint(tmp_path / "model"), tmp_path / "mine.toml"
+    facts = save_facts(tmp_path / "facts")
+    what = ["--units", "L0 E1 n1", "--controls", "none"] if verb == "ablate" else ["--out", str(tmp_path / "out")]
+    given = [verb, str(folder), "--facts", str(facts), *what, "--family-row", str(row)]
+    row.write_text('norm = "layer"')  # of another family: what the proof says shows that it was tried
+    code, _, error = run(monkeypatch, capsys, *given)
+    assert code == 1
+    assert "of this mine model is not what its units and biases add up to" in error
+    row.write_text("norms = 1")
+    code, _, error = run(monkeypatch, capsys, *given)
+    assert code != 0
+    assert "has the key 'norms', which no row has" in error
 
 
 def test_the_installed_command_works():

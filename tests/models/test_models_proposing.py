@@ -28,16 +28,23 @@ SAID_OTHERWISE = {
 # Types of the newest transformers; an older one lacks some.
 SCALED = ("gemma4_text", "cohere2_moe", "minimax_m3_vl_text", "opt", "granitemoeshared")
 REFUSED = (
-    ("mamba", "MambaBlock, which is no softmax attention"),
+    ("rwkv", r"RwkvFeedForward\) changes it, dimension by dimension or across positions"),
+    ("zamba", r"what model\.layers\.1\.shared_transf puts out is not added to the residual stream"),
+    ("minimax", r"post_attention_layernorm normalises the residual stream itself: what it returns is passed on"),
+    ("inkling_text", r"InklingShortConvolution\) mixes positions and has no output projection"),
+    ("qwen4_exp_text", "4 vectors for each token, side by side"),
+    ("gpt_neox_japanese", "that and a vector beside it, a bias that stands elsewhere"),
     ("bert", "what stands later in a text changes what it computes earlier"),
     ("trocr", r"encoder_attn \(TrOCRAttention\): cross-attention"),
     ("openai-gpt", r"h\.0\.ln_2 normalises the residual stream itself"),
     ("hy_v4", r"tensor of shape \[2, 8, 4, 32\] for \[2, 8\] tokens"),
     ("hrm_text", "run more than once"),
-    ("jetmoe", "attention experts"),
-    ("llama4_text", "experts otherwise than transformers fuses them"),
+    ("jetmoe", "experts of attention"),
+    ("llama4_text", "experts otherwise than transformers fuses them.*no gates, which multiply what goes into them"),
+    ("dbrx", "no projection as wide as the residual stream; its weights are in DbrxExpertGLU"),
+    ("longcat_flash", "has 2 attention blocks"),
     ("modernbert-decoder", "between model.final_norm and decoder stands more than a number"),
-    ("doge", r"what model\.layers\.0 adds to the residual stream is not"),
+    ("doge", r"what model\.layers\.0 adds .* each dimension of it and of the stream times a number of its own"),
     ("beam", "multiply the residual stream itself, by 0.5774"),
     ("fuyu", r"a text never reaches model\.vision_embed_tokens"),
 )

@@ -6,7 +6,7 @@ import xarray as xr
 
 from gated_lpi import attribute, load_facts, load_model, open_run, prompting
 from gated_lpi.checkpoints import list_local
-from gated_lpi.errors import CheckpointError, OptionError, RunError, RunExistsError
+from gated_lpi.errors import CheckpointError, OptionError, ReconstructionError, RunError, RunExistsError
 from gated_lpi.experiments import Experiment
 from gated_lpi.runs import attribute_checkpoint, run_experiment
 from gated_lpi.training import ModelSize, TrainingSpec
@@ -31,7 +31,7 @@ def experiment(source, arms=("moe", "dense"), **changes):
         {
             "name": "test",
             "facts": {"source": str(source / "facts"), "templates": "first"},
-            "arms": [{"name": name, "checkpoints": str(source / name)} for name in arms],
+            "arms": [{"name": one, "checkpoints": str(source / one)} if isinstance(one, str) else one for one in arms],
             **QUICK,
             **changes,
         }
@@ -47,6 +47,31 @@ def test_the_facts_of_a_checkpoint_are_tokenised_once(source, monkeypatch):
     alone = attribute(load_model(checkpoint.path), facts, keep="relations")
     xr.testing.assert_equal(scores["lpi"], alone["lpi"])
     assert len(record["prompts_sha256"]) == 64
+
+
+def test_an_arm_is_read_by_its_own_row(source, tmp_path):
+    row = tmp_path / "mine.toml"
+    row.write_text('final_norm = "model.norm"')
+    checkpoint, facts = list_local(source / "dense")[0], load_facts(source / "facts")
+    arm = {"name": "dense", "checkpoints": str(source / "dense")}
+    asked = experiment(source, arms=[{**arm, "family_row": str(row)}])
+    assert asked.arm("dense").family_row == {"name": "mine", "final_norm": "model.norm"}
+    row.unlink()  # its content is part of the experiment
+    again = Experiment.model_validate(asked.model_dump(mode="json"))
+    scores, _ = attribute_checkpoint(again, checkpoint, facts, arm="dense")
+    assert scores.attrs["family"] == "mine"
+    assert any("the row was given" in note for note in scores.attrs["notes"])
+    wrong = experiment(source, arms=[{**arm, "family_row": {"norm": "layer"}}])
+    with pytest.raises(ReconstructionError, match="of this dense model is not what"):
+        attribute_checkpoint(wrong, checkpoint, facts, arm="dense")
+    odd = experiment(source, arms=[{**arm, "family_row": {"norms": "layer"}}])
+    with pytest.raises(OptionError, match="family_row of arm 'dense' has the key 'norms', which no row has"):
+        run_experiment(odd, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"cannot be read as TOML.*a row of the table of families"):
+        experiment(source, arms=[{**arm, "family_row": str(row)}])
+    with pytest.raises(ValueError, match="has family_row beside train"):
+        experiment(source, arms=[{"name": "a", "train": "moe", "family_row": {}}])
 
 
 @pytest.fixture(scope="module")

@@ -191,10 +191,10 @@ class Broken(Exception):
 def failing(monkeypatch, error, *keys):
     load = scoring.load_checkpoint
 
-    def loaded(checkpoint, storage):
+    def loaded(checkpoint, *how):
         if checkpoint.key in keys:
             raise error
-        return load(checkpoint, storage)
+        return load(checkpoint, *how)
 
     monkeypatch.setattr(scoring, "load_checkpoint", loaded)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.options import Bos, Device, DeviceMap, Gguf, Revision, Separator, Templates, TrustRemoteCode
+from gated_lpi.cli.options import AS_USUAL, Bos, ModelLoading, Separator, Templates, loads_model
 from gated_lpi.errors import OptionError, RunExistsError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MEASURES = {
 }
 
 
+@loads_model()
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     facts: Annotated[str, typer.Option(help='"builtin", an LRE file or folder, or a .jsonl file.')] = "builtin",
@@ -88,11 +89,7 @@ def command(
     bos: Bos = None,
     on_error: Annotated[str, typer.Option(help="raise at facts that cannot be used, or skip them.")] = "raise",
     out: Annotated[Path | None, typer.Option(help="Keep the result in this new zarr folder too.")] = None,
-    revision: Revision = None,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    gguf: Gguf = None,
+    loading: ModelLoading = AS_USUAL,
     json: Annotated[bool, typer.Option("--json", help="Print everything, each random set too, as JSON.")] = False,
 ) -> None:
     """Silence units or heads and measure recall, beside random sets and the damage to other relations and plain text.
@@ -104,7 +101,6 @@ def command(
     from gated_lpi.ablation import ablate, redundancy
     from gated_lpi.ablation.damage import read_text
     from gated_lpi.facts import load_facts
-    from gated_lpi.loading import load_model
     from gated_lpi.prompting import Prompting
 
     # All that can be refused without the model is refused before it is loaded.
@@ -139,14 +135,7 @@ def command(
     progress = ConsoleProgress()
     for note in (*loaded_facts.notes, *(other_facts.notes if other_facts else ())):
         progress.note(f"facts: {note}")
-    loaded = load_model(
-        model,
-        revision=revision,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        gguf=gguf,
-    )
+    loaded = loading.load(model)
     if adapting:
         with progress.task("ablate") as advance:
             found = redundancy(

@@ -13,18 +13,7 @@ import typer
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.options import (
-    Bos,
-    Device,
-    DeviceMap,
-    FamilyRow,
-    Gguf,
-    Revision,
-    Separator,
-    Templates,
-    TrustRemoteCode,
-    with_options,
-)
+from gated_lpi.cli.options import AS_USUAL, Bos, ModelLoading, Separator, Templates, loads_model, with_options
 from gated_lpi.errors import RunError, RunExistsError
 from gated_lpi.options import METHODS_BY_NAME, Scoring
 from gated_lpi.options.methods import flat_fields, flat_methods, from_flat, method_from_flat
@@ -40,6 +29,7 @@ OF_SCORING = flat_fields(Scoring)
 
 
 @with_options({**flat_methods(), **OF_SCORING}, keep="relations")
+@loads_model()
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     out: Annotated[Path, typer.Option(help="New zarr folder for the scores.")],
@@ -62,12 +52,7 @@ def command(
     on_error: Annotated[
         str, typer.Option(help="raise at facts that cannot be used, or skip them and say so.")
     ] = "raise",
-    revision: Revision = None,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    gguf: Gguf = None,
-    family_row: FamilyRow = None,
+    loading: ModelLoading = AS_USUAL,
     json: Annotated[bool, typer.Option("--json", help="Print sizes and provenance of the scores as JSON.")] = False,
     *,
     options: dict[str, Any],
@@ -77,30 +62,19 @@ def command(
     Example: `gated-lpi attribute ./my-model --facts builtin --out scores.zarr`
     """
     from gated_lpi.facts import load_facts
-    from gated_lpi.loading import load_model
     from gated_lpi.methods import attribute
-    from gated_lpi.models import read_row
     from gated_lpi.prompting import Prompting
 
     # All that can be refused without the model is refused before it is loaded.
     how = Prompting(templates, separator, on_error, bos)  # type: ignore[arg-type]  # checked there
     asked = method_from_flat(method, {name: value for name, value in options.items() if name not in OF_SCORING})
     scoring = from_flat(Scoring, options)
-    row = None if family_row is None else read_row(family_row)
     loaded_facts = load_facts(facts, on_error=how.on_error)
     progress = ConsoleProgress()
     for note in loaded_facts.notes:
         progress.note(f"facts: {note}")
     with _place(out) as draft:
-        loaded = load_model(
-            model,
-            revision=revision,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            gguf=gguf,
-            family=row,
-        )
+        loaded = loading.load(model)
         with progress.task("attribute") as advance:
             scores = attribute(loaded, loaded_facts, method=asked, **vars(how), **dict(scoring), progress=advance)
         for note in _remarks(scores):

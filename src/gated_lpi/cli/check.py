@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.console import print_json
-from gated_lpi.cli.options import Device, DeviceMap, FamilyRow, Gguf, Revision, TrustRemoteCode
+from gated_lpi.cli.options import AS_USUAL, ModelLoading, loads_model
 from gated_lpi.errors import ReconstructionError
 
 if TYPE_CHECKING:
@@ -19,15 +19,11 @@ if TYPE_CHECKING:
 NAME = "check"
 
 
+@loads_model()
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
-    revision: Revision = None,
     prompts: Annotated[int, typer.Option(help="Number of prompts to estimate time and memory for.", min=1)] = 1000,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    gguf: Gguf = None,
-    family_row: FamilyRow = None,
+    loading: ModelLoading = AS_USUAL,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Load a model, prove that its units account for what it computes, and say what attribution would cost.
@@ -38,19 +34,9 @@ def command(
     Example: `gated-lpi check ./my-model --prompts 906`
     """
     from gated_lpi.checkup import examine
-    from gated_lpi.loading import load_model
-    from gated_lpi.models import read_row
 
     try:
-        loaded = load_model(
-            model,
-            revision=revision,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            gguf=gguf,
-            family=None if family_row is None else read_row(family_row),
-        )
+        loaded = loading.load(model)
     except ReconstructionError as error:
         for row in getattr(error, "__notes__", ()):
             console.print(f"the row that was tried, to be mended and given with --family-row:\n{row}", markup=False)

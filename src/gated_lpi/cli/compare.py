@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.options import Bos, Device, DeviceMap, Gguf, Revision, Separator, Templates, TrustRemoteCode
+from gated_lpi.cli.options import AS_USUAL, Bos, ModelLoading, Separator, Templates, loads_model
 from gated_lpi.errors import OptionError, RunExistsError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ CONTROLS = {"random": "random", "layer": "same layers"}
 AREAS = {"drop": "drop", "cpr": "CPR", "cmd": "CMD"}
 
 
+@loads_model()
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     facts: Annotated[
@@ -72,11 +73,7 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="Prompts that are worked on together, at most.")] = None,
     memory: Annotated[str | None, typer.Option(help="Cap on the working set beside the model, such as 2GB.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the result in this new zarr folder too.")] = None,
-    revision: Revision = None,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    gguf: Gguf = None,
+    loading: ModelLoading = AS_USUAL,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Compare methods: do they agree, do they find true effects, and what does silencing their top units cost?
@@ -86,7 +83,6 @@ def command(
     from gated_lpi.ablation.damage import read_text
     from gated_lpi.comparison import compare
     from gated_lpi.facts import load_facts
-    from gated_lpi.loading import load_model
     from gated_lpi.metrics import summary_to_json
     from gated_lpi.prompting import Prompting
 
@@ -101,14 +97,7 @@ def command(
     progress = ConsoleProgress()
     for note in (*loaded_facts.notes, *(other_facts.notes if other_facts else ())):
         progress.note(f"facts: {note}")
-    loaded = load_model(
-        model,
-        revision=revision,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        gguf=gguf,
-    )
+    loaded = loading.load(model)
     with progress.task("compare") as advance:
         found = compare(
             loaded,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from gated_lpi.models import Family, Model
 
 # Options that several verbs have.
 Templates = Annotated[str, typer.Option(help="first, all or held_out.")]
@@ -37,6 +41,71 @@ FamilyRow = Annotated[
     ),
 ]
 Gguf = Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")]
+
+
+@dataclass(frozen=True)
+class ModelLoading:
+    """How a verb was asked to load its model: the options that `loads_model` gives it, as `load_model` takes them."""
+
+    revision: str | None = None
+    device: str = "auto"
+    device_map: str | None = None
+    trust_remote_code: bool = False
+    gguf: str | None = None
+    family: Family | None = None
+
+    def load(self, model: str) -> Model:
+        """Load and prove the model of a folder or a hub repository."""
+        from gated_lpi.loading import load_model
+
+        return load_model(model, **vars(self))
+
+
+AS_USUAL = ModelLoading()
+
+_OF_LOADING: dict[str, tuple[Any, Any]] = {
+    "revision": (Revision, None),
+    "device": (Device, "auto"),
+    "device_map": (DeviceMap, None),
+    "trust_remote_code": (TrustRemoteCode, False),
+    "gguf": (Gguf, None),
+    "family_row": (FamilyRow, None),
+}
+
+
+def loads_model(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of loading a model, in place of its parameter `loading: ModelLoading`.
+
+    A row of the table of families is read before the command begins, so that one that is none is refused at once.
+
+    Args:
+        without: names of those that it does not take.
+    """
+    offered = {name: option for name, option in _OF_LOADING.items() if name not in without}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def flat(**given: Any) -> None:
+            asked = {name: given.pop(name) for name in offered}
+            row = asked.pop("family_row", None)
+            command(**given, loading=ModelLoading(**asked, family=None if row is None else _read_row(row)))
+
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+            kind = parameter.kind
+            mine = [inspect.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in offered.items()]
+            parameters += mine if name == "loading" else [parameter]
+        flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return flat
+
+    return decorate
+
+
+def _read_row(file: str) -> Family:
+    from gated_lpi.models import read_row
+
+    return read_row(file)
 
 
 def with_options(fields: Mapping[str, tuple[Any, FieldInfo]], **defaults: Any) -> Callable[[Callable[..., None]], Any]:

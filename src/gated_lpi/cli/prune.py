@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gated_lpi.cli.console import ConsoleProgress, print_json
 from gated_lpi.cli.console import out as console
-from gated_lpi.cli.options import Bos, Device, Gguf, Revision, Separator, Templates, TrustRemoteCode
+from gated_lpi.cli.options import AS_USUAL, Bos, ModelLoading, Separator, Templates, loads_model
 from gated_lpi.errors import OptionError, RunExistsError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ ROWS = {
 }
 
 
+@loads_model("device_map")
 def command(
     model: Annotated[str, typer.Argument(help="Folder saved by transformers, or a hub repository.")],
     out: Annotated[Path, typer.Option(help="New folder for the smaller checkpoint.")],
@@ -58,10 +59,7 @@ def command(
     separator: Separator = None,
     bos: Bos = None,
     on_error: Annotated[str, typer.Option(help="raise at facts that cannot be used, or skip them.")] = "raise",
-    revision: Revision = None,
-    device: Device = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    gguf: Gguf = None,
+    loading: ModelLoading = AS_USUAL,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, the experts kept too.")] = False,
 ) -> None:
     """Remove the lowest-ranked experts of every layer, save the smaller model, and measure it before and after.
@@ -71,7 +69,6 @@ def command(
     from gated_lpi.ablation import read_text
     from gated_lpi.checkpoints import parse_name
     from gated_lpi.facts import load_facts
-    from gated_lpi.loading import load_model
     from gated_lpi.prompting import Prompting
     from gated_lpi.pruning import RANKINGS, past_scores, prune, save_pruned
     from gated_lpi.results import open_run
@@ -95,7 +92,7 @@ def command(
         until = name.step if before is None and name is not None else before
         past = past_scores(open_run(against), arm, before=until, pairs=pairs)
         progress.note(f"stability over steps {', '.join(str(int(one['step'])) for one in past)} and this checkpoint")
-    loaded = load_model(model, revision=revision, device=device, trust_remote_code=trust_remote_code, gguf=gguf)
+    loaded = loading.load(model)
     trial = prune(
         loaded,
         loaded_facts,

@@ -286,6 +286,20 @@ class RoutingSpec(Spec):
     redundancy: bool = False
 
 
+def _row_content(given: Any) -> Any:
+    """A row of the table of families: a table of keys as it is, or the content of the file that a text names."""
+    if not isinstance(given, str):
+        return given
+    file = Path(given)
+    try:
+        return {"name": file.stem, **tomllib.loads(file.read_text(encoding="utf-8"))}
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{given!r} cannot be read as TOML ({error}); expected a file with a row of the table of families, as "
+            "`gated-lpi check MODEL` shows one"
+        ) from error
+
+
 class Arm(Spec):
     """One series of checkpoints. Exactly one of `train`, `checkpoints` and `series` says where it is from.
 
@@ -298,6 +312,8 @@ class Arm(Spec):
             Steps, tokens, words and bytes are numbers, or text such as "10K" and "2.5T".
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
+        family_row: the row of the table of families that its models are read by, or the file (TOML) that it is in,
+            which is read with the experiment; None: that of their type, or one read off them.
         group: what it is a replicate of, with the other arms of the group; None: it is a group of its own.
         replicates: in an experiment that is read, so many arms instead of this one: NAME-1, NAME-2, … of the group NAME
             (unless `group` says another), each with a seed one more than the one before it. NAME is the group or the
@@ -323,6 +339,7 @@ class Arm(Spec):
     stages: Annotated[Listed[str] | None, BeforeValidator(_several)] = None
     tokens_aligned_with: str | None = None
     training: TrainingOverrides | None = None
+    family_row: Annotated[dict[str, Any] | None, BeforeValidator(_row_content)] = None
     group: ArmName | None = None
     replicates: Annotated[int, Field(ge=1, le=MOST_REPLICATES)] | None = None
     seeds: Annotated[Listed[SeedName], AfterValidator(different)] | None = Field(default=None, exclude=True)
@@ -362,6 +379,10 @@ class Arm(Spec):
             )
         if self.seeds is None and self._has_seed_mark():
             raise ValueError(f"arm {self.name!r} has {SEED_MARK} in `series`, and no seeds to put there; give `seeds`")
+        if self.family_row is not None and self.train is not None:
+            raise ValueError(
+                f"arm {self.name!r} has family_row beside train; what a run trains has rows of its own: leave it out"
+            )
         chosen = [key for key in SELECTION if getattr(self, key) is not None]
         if chosen and self.series is None:
             raise ValueError(
@@ -617,6 +638,10 @@ class Experiment(Spec):
         """
         facts = self.facts
         return tuple(facts.model_copy(update={"source": source}).load() for source in self.corpus.facts)
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(one for one in self.arms if one.name == name)
 
     def training_of(self, arm: Arm) -> TrainingSpec:
         """The options that one of its arms is trained with: the shared ones, but for those that the arm has itself."""

@@ -6,7 +6,7 @@ from gated_lpi.models.families import FAMILIES, Family, find_family, has_row
 from gated_lpi.models.model import Model, Reconstruction, build_model
 from gated_lpi.models.proposing import propose
 from gated_lpi.models.readout import Readout
-from gated_lpi.models.rows import read_row, row_as_toml
+from gated_lpi.models.rows import read_row, row_as_toml, row_of
 from gated_lpi.models.tokenizer import LoadedTokenizer, adds_bos, load_tokenizer
 from gated_lpi.models.units import GroupTable, Places, UnitAxis, UnitTable, WriterUnits
 from gated_lpi.models.weights import Loaded, load_weights, refuse_packed
@@ -39,4 +39,5 @@ __all__ = [
     "read_row",
     "refuse_packed",
     "row_as_toml",
+    "row_of",
 ]

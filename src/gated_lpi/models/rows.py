@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,29 @@ def read_row(path: str | Path) -> Family:
             f"{str(path)!r} was given as a row of the table of families and cannot be read as TOML ({error}); "
             "`gated-lpi check MODEL` shows a row to begin with"
         ) from error
+    return row_of({"name": file.stem, **content}, str(file))
+
+
+def row_of(content: Mapping[str, Any], source: str) -> Family:
+    """The row that keys and values say, as a file of `read_row` or the `family_row` of an arm holds them.
+
+    Args:
+        content: fields of `Family`, its name among them.
+        source: where they are from, as messages name it.
+
+    Raises:
+        OptionError: a key or value that no row has.
+    """
     unknown = sorted(content.keys() - _FIELDS.keys())
     if unknown:
-        raise OptionError(f"{file} has the key {unknown[0]!r}, which no row has; expected some of {', '.join(_FIELDS)}")
+        raise OptionError(
+            f"{source} has the key {unknown[0]!r}, which no row has; expected some of {', '.join(_FIELDS)}"
+        )
     try:
-        return _ROW.validate_python({"name": file.stem, "model_types": (), **content})
+        return _ROW.validate_python({"model_types": (), **content})
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionError(
-            f"{file} has {first['loc'][0]} = {first['input']!r}: {first['msg']}; docs/families.md says what each "
+            f"{source} has {first['loc'][0]} = {first['input']!r}: {first['msg']}; docs/families.md says what each "
             "field of a row is"
         ) from error

@@ -24,7 +24,7 @@ from gated_lpi.options import Answer
 from gated_lpi.prompting import encode_facts
 from gated_lpi.results.records import AblationRow, AblationTable, ArmRecord, RedundancyRow
 from gated_lpi.results.run import Run
-from gated_lpi.runs.access import load_checkpoint
+from gated_lpi.runs.access import family_of, load_checkpoint
 from gated_lpi.runs.adapting import redundancy_of
 from gated_lpi.runs.progress import Advance, Progress
 from gated_lpi.runs.scoring import prompting
@@ -77,7 +77,7 @@ def study_last_checkpoint(
         RunError: the scores cannot be read, or the record not be written.
     """
     spec = run.experiment.ablation
-    model = load_checkpoint(checkpoint, storage)
+    model = load_checkpoint(checkpoint, storage, family_of(run.experiment, arm))
     answer = run.experiment.attribution.answer
     encoded = encode_facts(model, facts, prompting(run.experiment), answer=answer).prompts
     scores = run.scores(arm)

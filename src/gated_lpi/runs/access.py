@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, evict, fetch
+from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.loading import load_model
-from gated_lpi.models import Model
+from gated_lpi.models import Family, Model, row_of
 
 
 def hub_of(storage: StorageSpec) -> Hub:
@@ -19,8 +20,23 @@ def hub_of(storage: StorageSpec) -> Hub:
     return Hub(endpoint=storage.endpoint, cache_dir=folder, offline=storage.offline)
 
 
-def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec) -> Model:
+def family_of(experiment: Experiment, arm: str) -> Family | None:
+    """The row that an arm's models are read by; None: that of their type, or one read off them.
+
+    Raises:
+        OptionError: a key or value that no row has.
+    """
+    row = experiment.arm(arm).family_row
+    return None if row is None else row_of({"name": arm, **row}, f"family_row of arm {arm!r}")
+
+
+def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec, family: Family | None = None) -> Model:
     """Load a checkpoint that is on this machine to where it is computed on.
+
+    Args:
+        checkpoint: which one.
+        storage: says where it is computed on.
+        family: the row to read it by, as `family_of` its arm gives it.
 
     Raises:
         UnknownFamilyError: the model's family has no row in the table.
@@ -29,7 +45,7 @@ def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec) -> Model:
         ModelError: not a model that transformers can load.
         OptionError: an unknown device or device map, or a device beside a device map.
     """
-    return load_model(str(checkpoint.path), device=storage.device, device_map=storage.device_map)
+    return load_model(str(checkpoint.path), device=storage.device, device_map=storage.device_map, family=family)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from gated_lpi.results.run import Run, refuse_other_files
 from gated_lpi.results.store import MisfitError
 from gated_lpi.results.verify import leave_out_damaged
 from gated_lpi.results.writer import writing
-from gated_lpi.runs.access import hub_of
+from gated_lpi.runs.access import family_of, hub_of
 from gated_lpi.runs.choose import choose_checkpoints
 from gated_lpi.runs.downloads import Ledger
 from gated_lpi.runs.failures import quarantine_record
@@ -76,6 +76,8 @@ def run_experiment(
         GatedLPIError: facts or series that cannot be used, or a hub that fails; what was computed before is kept.
     """
     progress = Silent() if progress is None else progress
+    for arm in experiment.arms:
+        family_of(experiment, arm.name)  # a row that is none is refused before anything is done
     facts = experiment.facts.load()
     corpus, asked = corpus_of(experiment, facts), experiment.asked(facts)
     folder = as_folder(out)

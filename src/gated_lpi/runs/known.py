@@ -17,7 +17,7 @@ from gated_lpi.facts import FactSet
 from gated_lpi.prompting import encode_facts
 from gated_lpi.results.known import KnownAtEnd, read_known, write_known
 from gated_lpi.results.run import Run
-from gated_lpi.runs.access import load_checkpoint, on_this_machine
+from gated_lpi.runs.access import family_of, load_checkpoint, on_this_machine
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.job import Job
 from gated_lpi.runs.progress import Progress
@@ -69,7 +69,7 @@ def _asked(
     try:
         with on_this_machine(last, storage) as local, progress.task(f"what {last.key} of {arm} knows") as advance:
             check_weights(local.path)
-            model = load_checkpoint(local, storage)
+            model = load_checkpoint(local, storage, family_of(run.experiment, arm))
             asked = encode_facts(model, facts, prompting(run.experiment), answer=answer)
             ranks = recall(model, asked.prompts, answer, progress=advance).ranks
     except Exception as error:  # what is no fault of the checkpoint's is raised again

@@ -22,7 +22,7 @@ from gated_lpi.metrics.relations import over_relations
 from gated_lpi.models import Model
 from gated_lpi.options import LPI, DirectEffect, MethodOptions, Rollout, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
-from gated_lpi.runs.access import fetched_to, hub_of, load_checkpoint
+from gated_lpi.runs.access import family_of, fetched_to, hub_of, load_checkpoint
 from gated_lpi.runs.failures import failed
 from gated_lpi.runs.identify import identify
 from gated_lpi.runs.job import Job, JobOutcome, labels
@@ -51,7 +51,9 @@ def score_checkpoint(job: Job) -> JobOutcome:
         if checkpoint.path is None:
             fetched = fetch(checkpoint, hub=hub_of(job.storage))
             checkpoint = fetched_to(checkpoint, fetched)
-        scores, record = attribute_checkpoint(job.experiment, checkpoint, job.facts, job.storage, job.known_last)
+        scores, record = attribute_checkpoint(
+            job.experiment, checkpoint, job.facts, job.storage, job.known_last, job.arm
+        )
         outcome = JobOutcome(job.arm, checkpoint.key, scores, record, fetched)
     except Exception as error:
         outcome = failed(job, error, fetched)
@@ -67,6 +69,7 @@ def attribute_checkpoint(
     facts: FactSet,
     storage: StorageSpec | None = None,
     known_last: Sequence[bool] | None = None,
+    arm: str | None = None,
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Check, load and attribute one checkpoint on this machine.
 
@@ -77,6 +80,7 @@ def attribute_checkpoint(
         storage: where it is computed on; None: as the experiment says.
         known_last: whether the fact of each prompt is known to the arm's last checkpoint, if `attribution.known` is
             set; None: scores over these facts are left out.
+        arm: the arm that it is of, whose `family_row` it is read by; None: by none.
 
     Returns:
         Its scores by relation and overall, and its provenance.
@@ -89,7 +93,8 @@ def attribute_checkpoint(
     """
     started = time.monotonic()
     weights = check_weights(checkpoint.path)
-    model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage)
+    family = None if arm is None else family_of(experiment, arm)
+    model = load_checkpoint(checkpoint, experiment.storage if storage is None else storage, family)
     refuse_changed(str(checkpoint.path), weights.stamp)
     scores, said = score_model(model, facts, experiment, known_last)
     record = {

@@ -21,7 +21,7 @@ from gated_lpi.models import Model
 from gated_lpi.options import Explained
 from gated_lpi.results.run import Run
 from gated_lpi.routing import split_change
-from gated_lpi.runs.access import load_checkpoint, on_this_machine
+from gated_lpi.runs.access import family_of, load_checkpoint, on_this_machine
 from gated_lpi.runs.job import labels
 from gated_lpi.runs.progress import Progress
 from gated_lpi.unit_names import KINDS
@@ -47,6 +47,7 @@ def split_changes(
     """
     store = run.split_store(arm)
     pairs = list(pairwise(checkpoints))
+    family = family_of(run.experiment, arm)
     done = set(store.keys())
     with progress.task(f"split {arm}") as advance:
         for number, (before, after) in enumerate(pairs):
@@ -54,7 +55,7 @@ def split_changes(
             if after.key in done:
                 continue
             with on_this_machine(before, storage) as first, on_this_machine(after, storage) as last:
-                models = load_checkpoint(first, storage), load_checkpoint(last, storage)
+                models = load_checkpoint(first, storage, family), load_checkpoint(last, storage, family)
             if not any(models[1].routed()):
                 return
             try:

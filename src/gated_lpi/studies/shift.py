@@ -145,7 +145,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
 
 def shift_step(run: Run, arm: str, at: float | None) -> float | None:
     """The step after which an arm's data are others; None where they stay."""
-    spec = run.experiment.training_of(next(one for one in run.experiment.arms if one.name == arm))
+    spec = run.experiment.training_of(run.experiment.arm(arm))
     if spec.shift is None:
         return None if at is None else round(at * spec.steps)
     return spec.steps_before_shift if spec.shift.share else None

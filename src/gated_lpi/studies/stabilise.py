@@ -119,7 +119,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
 
 def stabilised(run: Run, member: Member) -> str:
     """How an arm's routers are stopped, in words: "never", "j_stab 0.8, freeze", "step 100, decay"."""
-    arm = next(one for one in run.experiment.arms if one.name == member.arm)
+    arm = run.experiment.arm(member.arm)
     given = run.experiment.training_of(arm).stabilise if arm.train else None
     if given is None:
         return NEVER
@@ -171,7 +171,7 @@ def _hits(scores: xr.Dataset, prompts: Mask, k: int) -> NDArray[np.float64]:
 
 def _alike(run: Run, member: Member) -> str:
     """All that an arm is trained with but for its seed and how its routers are stopped."""
-    arm = next(one for one in run.experiment.arms if one.name == member.arm)
+    arm = run.experiment.arm(member.arm)
     training = run.experiment.training_of(arm).model_dump(mode="json")
     return json.dumps(
         [arm.train, {key: training[key] for key in training.keys() - {"seed", "stabilise"}}], sort_keys=True
