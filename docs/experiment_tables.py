@@ -40,7 +40,6 @@ NAMED |= {"TrainingOverrides": "[training]", "SizeOverrides": "[training.size]",
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 PLAIN = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 HUGE = 2**53  # bounds that only say what a file can hold
-SHARED = {"target", "foil", "answer", "norm", "gate"}  # said by the fields themselves
 
 
 def experiment_file() -> Iterable[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 OF_USERS = ("explore", "gguf", "s3", "ray")
-UNSAID = {"torch": "BSD-3-Clause"}  # as a text alone
+SEVERAL = 2  # " AND "s of an expression from which on it is that of what a package bundles, which differs by build
 
 
 def licences() -> Iterable[str]:
@@ -26,6 +26,8 @@ def licence_of(name: str) -> str:
     """A package's licence: its expression, its name or, where there is only that, its classifier."""
     said = metadata(name)
     classified = [one.split(" :: ")[-1] for one in said.get_all("Classifier", []) if one.startswith("License ::")]
-    text = said.get("License") or ""
+    expression, text = said.get("License-Expression") or "", said.get("License") or ""
+    if expression.count(" AND ") >= SEVERAL:
+        return "its own and those of what it bundles: see its metadata"
     named = text if 0 < len(text) < 40 and "\n" not in text else ""
-    return str(said.get("License-Expression") or named or ", ".join(classified) or UNSAID.get(name, "see its own"))
+    return str(expression or named or ", ".join(classified) or "see its own")

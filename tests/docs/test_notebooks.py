@@ -53,6 +53,7 @@ def test_the_first_attribution_runs_on_any_model(small_model, monkeypatch):
 
 def test_a_training_run_is_followed(monkeypatch):
     monkeypatch.setenv("GATED_LPI_STEPS", "12")
+    monkeypatch.setenv("GATED_LPI_PEOPLE", "4")
     said = printed(RUNNER["run"](EXAMPLES / FOLLOWING))
     assert said.count("J_stab ") == 6
     assert "looked for expert collapse" in said
