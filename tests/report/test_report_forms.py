@@ -102,7 +102,7 @@ class Elements(HTMLParser):
 
 
 def rendered(text: str) -> Elements:
-    """Markdown as a host shows it, by another's implementation."""
+    """Markdown as a host shows it, by another's implementation, which comes with rich."""
     return Elements(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
 
 
@@ -280,6 +280,9 @@ def test_the_page_is_read_at_three_widths_by_keys_and_on_paper(browser: Browser,
     for width in (1280, 800, 400):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.wait_for_function(
+            "[...document.querySelectorAll('figure .scroll')].every(frame => frame.scrollWidth <= frame.clientWidth)"
+        )
     page.set_viewport_size({"width": 1280, "height": 800})
     plot = page.locator("#plot-contrast")
     plot.focus()

@@ -189,7 +189,7 @@ def test_what_was_published_before_stays(tmp_path):
     (docs / "notes.json").write_text("{}")  # of no study
     found = publish(tmp_path / "out", docs)
     assert found[1:] == (("second",), ("first",))
-    assert "([first](first.md), [second](second.md))" in found.index.read_text()
+    assert "([first](first.md), [second](second.md))" in found.page.read_text()
     assert (docs / "first.md").read_text().startswith("# T")
     before = {file.name: file.read_bytes() for file in docs.iterdir()}
     assert publish(None, docs)[1:] == ((), ("first", "second"))

@@ -70,7 +70,7 @@ def command(
             console.print(f"kept as published before{where}: {', '.join(published.kept)}", markup=False)
         if published.written:
             console.print(f"published: {', '.join(published.written)}", markup=False)
-        console.print(f"index: {published.index}", markup=False)
+        console.print(f"index: {published.page}", markup=False)
         return
     if every == (study is not None):
         raise OptionError("Expected the name of a study, a file, or --all, and not both; --list names all studies.")

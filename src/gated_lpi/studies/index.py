@@ -49,12 +49,12 @@ class Published(NamedTuple):
     """What was published.
 
     Attributes:
-        index: the page of the index.
+        page: of the index.
         written: names of the studies whose pages were copied.
         kept: names of those that were published before and stay as they were found.
     """
 
-    index: Path
+    page: Path
     written: tuple[str, ...]
     kept: tuple[str, ...]
 
