@@ -30,6 +30,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -54,7 +55,7 @@ from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
-from gated_lpi.results.described import described
+from gated_lpi.results.described import described, html_of
 from gated_lpi.results.files import read_file, write_file
 from gated_lpi.results.frames import ROWS, metrics_frame, unit_frames
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
@@ -69,6 +70,8 @@ from gated_lpi.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gated_lpi.report.plots import RunPlots
 
 RUN_FILE = "run.json"
 
@@ -113,6 +116,16 @@ class Run:
     def __repr__(self) -> str:
         """Its name and place, and what each arm has."""
         return described(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    @property
+    def plot(self) -> RunPlots:
+        """Charts of the run: `run.plot.stability()`; its repr names all of them."""
+        # Charts stand above results, as a plotting library does above the data that it draws, and are found by name.
+        plots: RunPlots = import_module("gated_lpi.report.plots").RunPlots(self)
+        return plots
 
     @property
     def arms(self) -> tuple[str, ...]:
