@@ -30,7 +30,6 @@ from gated_lpi.trace import last_logits
 from gated_lpi.version import __version__
 
 PUBLISHED_EPS = 1e-6  # of the readout's norm in the notebooks, whatever the model's own is
-UNITS = ("ffn", "attention", "heads", "experts", "blocks")
 SHOWN_FFN, SHOWN_ATTENTION, SHOWN_TOKENS = 10, 50, 10
 KEYS = 30  # attention neurons that query neurons are judged by
 
@@ -154,10 +153,10 @@ def _asked(model: Model, prompt: str, target: str | None) -> _Asked:
 
 def _scores(model: Model, encoded: EncodedPrompt, readout_eps: float | None) -> xr.Dataset:
     """Exact scores of everything, attention neurons by source position."""
-    scoring = Scoring(units=UNITS, positions="resolved")
+    scoring = Scoring(positions="resolved")
     method = LPI(estimator=Exact(), readout_eps=readout_eps)
     collector, results = attribute_encoded(model, [encoded], method, scoring)
-    return build_dataset(model, [encoded], UNITS, {"readout_eps": readout_eps}, collector, results)
+    return build_dataset(model, [encoded], scoring.units, {"readout_eps": readout_eps}, collector, results)
 
 
 def _heads(weights: torch.Tensor) -> dict[str, Any]:

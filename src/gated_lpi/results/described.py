@@ -60,7 +60,9 @@ def html_of(run: Run) -> str:
     rows = "".join(f"<tr><th>{_html(line.name)}</th><td>{_html(line.words())}</td></tr>" for line in arm_lines(run))
     methods = ", ".join(run.experiment.attribution.asked())
     head = f"<strong>{_html(run.experiment.name)}</strong>, a run at <code>{_html(str(run.path))}</code>"
-    facts = f"facts: {_html(run.experiment.facts.source)}; scored by {_html(methods)}"
+    source = run.experiment.facts.source
+    named = source if isinstance(source, str) else ", ".join(source)
+    facts = f"facts: {_html(named)}; scored by {_html(methods)}"
     advice = (
         "<code>run.to_dataset()</code>: metrics; <code>run.scores(arm)</code>: scores; <code>run.plot</code>: charts"
     )

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import defaultdict
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
     from gated_lpi.report.plots import RunPlots
 
+_LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 
 
@@ -257,6 +259,9 @@ class Run:
         asked = ({} if chosen == schema.LPI else {"method": chosen}) | ({} if facts == "all" else {"facts": facts})
         source = made_of(digest or "", options | asked)
         summary = None if digest is None else kept_summary(file, source)
+        _LOG.debug(
+            "%s: metrics of arm %s by %s are %s", self.path, arm, chosen, "computed" if summary is None else "kept"
+        )
         if summary is None:
             summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen, facts=facts)
             if digest is not None:
