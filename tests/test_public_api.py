@@ -60,6 +60,7 @@ PUBLIC = {
     "options",
     "prompting",
     "pruning",
+    "published",
     "report",
     "results",
     "routing",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
@@ -38,6 +39,8 @@ from gated_lpi.cli import (
     verify,
 )
 from gated_lpi.cli.console import err, guarded
+from gated_lpi.cli.first import show_first
+from gated_lpi.cli.verbosity import spoken, with_verbosity
 from gated_lpi.errors import GatedLPIError, OptionError
 
 INTERRUPTED = "interrupted; nothing was changed: run the command again"
@@ -45,22 +48,30 @@ INTERRUPTED = "interrupted; nothing was changed: run the command again"
 app = typer.Typer(
     name="gated-lpi",
     help="Which neurons carry a language model's knowledge, and when in pre-training they came to carry it.",
-    no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+@app.callback(invoke_without_command=True)
+def _alone(context: typer.Context) -> None:
+    """Which neurons carry a language model's knowledge, and when in pre-training they came to carry it."""
+    if context.invoked_subcommand is None:
+        show_first()
+
+
 def _interruptible(verb: ModuleType) -> Callable[..., None]:
     """A verb's command, which says when it is interrupted what is kept: the verb's INTERRUPTED, if it has one."""
 
-    @wraps(verb.command)
+    spoken_command = with_verbosity(verb.command)
+
+    @wraps(spoken_command)
     def command(*args: Any, **options: Any) -> None:
         say_at_interruption(getattr(verb, "INTERRUPTED", INTERRUPTED))
         try:
-            verb.command(*args, **options)
+            spoken_command(*args, **options)
         except KeyboardInterrupt:
             end()
 
@@ -99,10 +110,10 @@ def _main() -> None:
     try:
         with guarded():
             _run()
-    except OptionError as error:
-        _fail(str(error), 2)
     except GatedLPIError as error:
-        _fail(str(error), 1)
+        if spoken() == "verbose":
+            err.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
+        _fail(str(error), 2 if isinstance(error, OptionError) else 1, _advice(error))
     except BaseException as error:  # what the machine has no more of; all else is a fault of ours, and shown whole
         line = explained(error)
         if line is None:
@@ -119,7 +130,13 @@ def _run() -> None:
         raise
 
 
-def _fail(error: str, code: int) -> None:
+def _advice(error: GatedLPIError) -> str:
+    """What to do next, of whatever kind of error it is; the verb's help where the command is wrong."""
+    verb = next((name for name in sys.argv[1:] if name in {one.NAME for one in _VERBS}), None)
+    return error.advice.format(help=f"gated-lpi {verb} --help" if verb else "gated-lpi --help")
+
+
+def _fail(error: str, code: int, advice: str = "") -> None:
     if interrupted():  # the error is what a signal has become on its way
         end()
     try:
@@ -127,4 +144,6 @@ def _fail(error: str, code: int) -> None:
     except OSError:  # what is still to be written cannot be: without this the interpreter would say so once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     err.print(f"error: {error}", markup=False)
+    if advice:
+        err.print(f"next: {advice}", markup=False)
     sys.exit(code)

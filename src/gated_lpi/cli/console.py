@@ -68,7 +68,7 @@ class ConsoleProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=err) as bars:
+        with Bars(*columns, console=err, disable=err.quiet) as bars:
             bar = bars.add_task(label, total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ def command(
     if form == "card" and arm:
         raise OptionError("--arm was given, and a card is of a whole run; leave it out, or ask for another --format")
     opened = open_run(run)
+    files: tuple[Path, ...]
     if form == "card":
         files = write_card(opened, out)
     elif form == "netcdf":

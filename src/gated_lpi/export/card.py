@@ -44,14 +44,17 @@ def card(run: Run) -> dict[str, Any]:
         RunError: there are no results.
     """
     found, missing = summaries(run)
-    first = next(iter(next(iter(found.values())).values()))
+    first, source = next(iter(next(iter(found.values())).values())), run.experiment.facts.source
     return {
         "card": CARD,
         "experiment": run.experiment.name,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gated_lpi": __version__,
         "run_by": run.info.get("gated_lpi"),
-        "facts": {"source": run.experiment.facts.source, "sha256": run.info.get("facts_sha256")},
+        "facts": {
+            "source": source if isinstance(source, str) else "; ".join(source),
+            "sha256": run.info.get("facts_sha256"),
+        },
         "methods": list(run.experiment.attribution.asked()),
         "metrics": {name: value for name, value in first.attrs.items() if name not in ("method", "refused_pairs")},
         "arms": [_arm(run, arm, by_method) for arm, by_method in found.items()],
@@ -182,7 +185,7 @@ def _ablations(record: ArmRecord) -> list[dict[str, Any]]:
 
 
 def _last(summary: xr.Dataset, name: str) -> float | None:
-    values = summary[name].to_numpy().ravel() if name in summary else []
+    values = summary[name].to_numpy().ravel().tolist() if name in summary else []
     return _number(values[-1]) if len(values) else None
 
 

@@ -47,13 +47,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, whether or not pyplot is there, which these figures do without."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=144)
+        return buffer.getvalue()
+
+
 def matplotlib_figure(chart: Chart) -> Figure:
     """Draw a chart as a `matplotlib.figure.Figure` with an Agg canvas."""
     with matplotlib.rc_context(STYLE):
         width, height = PANEL_INCHES
         size = (width * chart.columns, height * chart.rows + 0.35)
         layout = ConstrainedLayoutEngine()
-        figure = Figure(figsize=size, layout=layout)
+        figure = NotebookFigure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
         grid = figure.subplots(chart.rows, chart.columns, squeeze=False)
         cells = grid.ravel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING, NamedTuple
 
 from gated_lpi._common.entries import printable
@@ -52,6 +53,24 @@ def described(run: Run) -> str:
     width = max(len(line.name) for line in lines)
     head = f"<Run {run.experiment.name!r} at {run.path}, scored by {', '.join(run.experiment.attribution.asked())}>"
     return printable("\n".join([head, *(f"  {line.name:<{width}}  {line.words()}" for line in lines)]))
+
+
+def html_of(run: Run) -> str:
+    """The same as HTML, for notebooks; whatever others wrote is text in it."""
+    rows = "".join(f"<tr><th>{_html(line.name)}</th><td>{_html(line.words())}</td></tr>" for line in arm_lines(run))
+    methods = ", ".join(run.experiment.attribution.asked())
+    head = f"<strong>{_html(run.experiment.name)}</strong>, a run at <code>{_html(str(run.path))}</code>"
+    source = run.experiment.facts.source
+    named = source if isinstance(source, str) else ", ".join(source)
+    facts = f"facts: {_html(named)}; scored by {_html(methods)}"
+    advice = (
+        "<code>run.to_dataset()</code>: metrics; <code>run.scores(arm)</code>: scores; <code>run.plot</code>: charts"
+    )
+    return f"<div><p>{head}<br>{facts}</p><table>{rows}</table><p>{advice}</p></div>"
+
+
+def _html(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _line(run: Run, arm: str) -> ArmLine:

@@ -102,7 +102,7 @@ def unit_frames(run: Run, arm: str, steps: str | int = "all", rows: int = ROWS) 
     for place in places:
         at = scores.isel(checkpoint=place)
         means = {method: at[schema.mean_of(method)].to_numpy() for method in methods}
-        what = {"arm": arm, "checkpoint": str(at["checkpoint_key"].item())}
+        what: dict[str, Any] = {"arm": arm, "checkpoint": str(at["checkpoint_key"].item())}
         what |= {name: int(at[name]) for name in ("step", "tokens")}
         for start in range(0, scores.sizes["unit"], rows):
             some = slice(start, start + rows)

@@ -26,10 +26,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -54,7 +56,7 @@ from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, Routing
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options.methods import FORMER
-from gated_lpi.results.described import described
+from gated_lpi.results.described import described, html_of
 from gated_lpi.results.files import read_file, write_file
 from gated_lpi.results.frames import ROWS, metrics_frame, unit_frames
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
@@ -70,6 +72,9 @@ from gated_lpi.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gated_lpi.report.plots import RunPlots
+
+_LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 
 
@@ -113,6 +118,16 @@ class Run:
     def __repr__(self) -> str:
         """Its name and place, and what each arm has."""
         return described(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    @property
+    def plot(self) -> RunPlots:
+        """Charts of the run: `run.plot.stability()`; its repr names all of them."""
+        # Charts stand above results, as a plotting library does above the data that it draws, and are found by name.
+        plots: RunPlots = import_module("gated_lpi.report.plots").RunPlots(self)
+        return plots
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -244,6 +259,9 @@ class Run:
         asked = ({} if chosen == schema.LPI else {"method": chosen}) | ({} if facts == "all" else {"facts": facts})
         source = made_of(digest or "", options | asked)
         summary = None if digest is None else kept_summary(file, source)
+        _LOG.debug(
+            "%s: metrics of arm %s by %s are %s", self.path, arm, chosen, "computed" if summary is None else "kept"
+        )
         if summary is None:
             summary = summarise(scores, **self.experiment.metrics.model_dump(), method=chosen, facts=facts)
             if digest is not None:

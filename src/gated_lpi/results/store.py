@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ from gated_lpi.results.damage import Damage, find_damage, leave_out, refuse_visi
 from gated_lpi.results.files import digest
 from gated_lpi.results.identity import misfits
 
+_LOG = logging.getLogger(__name__)
 TARGET = "target_id"  # differs between checkpoints where the target is the model's own prediction
 _INTERNAL = ("digests", "format", "sha256")
 
@@ -177,6 +179,7 @@ class ResultStore:
                 f"{len(records)} checkpoints before it are complete and readable; free space or mend the disk, and "
                 "run the same command again to go on from there"
             ) from error
+        _LOG.debug("%s: checkpoint %s is added, the %d. of them", self.path, record["key"], len(records) + 1)
 
     def open(self) -> xr.Dataset:
         """The complete checkpoints, lazily, in training order; provenance of each in `attrs["checkpoints"]`.
@@ -196,6 +199,7 @@ class ResultStore:
         if not is_remote(self.path):
             refuse_visible_damage(self.path, commit)
         records = commit.records
+        _LOG.debug("%s: opened with %d checkpoints", self.path, len(records))
         order = _in_training_order(records)
         digests = np.array([str(record.get("weights_sha256", "")) for record in records], dtype=object)
         try:
