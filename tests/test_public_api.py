@@ -49,6 +49,7 @@ PUBLIC = {
     "experiments",
     "explore",
     "facts",
+    "importing",
     "interventions",
     "live",
     "loading",

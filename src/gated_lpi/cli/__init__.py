@@ -28,6 +28,7 @@ from gated_lpi.cli import (
     diagnose,
     explore,
     families,
+    import_,
     metrics,
     prune,
     report,
@@ -82,6 +83,7 @@ _VERBS = (
     verify,
     check,
     checkpoints,
+    import_,
     families,
 )
 for _verb in _VERBS:
