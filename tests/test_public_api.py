@@ -51,6 +51,7 @@ PUBLIC = {
     "explore",
     "export",
     "facts",
+    "importing",
     "interventions",
     "live",
     "loading",

@@ -4,7 +4,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Start": ("install", "tutorial", "concepts", "demo"),
     "Notebooks": ("files/examples/first_attribution", "files/examples/following_a_training_run"),
     "Attribution": ("method", "methods", "certificate", "metrics", "statistics"),
-    "What to ask about": ("facts", "tasks", "families", "checkpoints"),
+    "What to ask about": ("facts", "tasks", "families", "checkpoints", "importing"),
     "Runs": ("runs", "experiment-file", "live", "scale", "studies", "pruning"),
     "Results": ("results", "report", "explore"),
     "Reference": ("cli", "api"),

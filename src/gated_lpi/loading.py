@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
-from gated_lpi.checkpoints import Checkpoint, Hub, fetch
+from gated_lpi._common.weight_files import holds_tokenizer
+from gated_lpi.checkpoints import Checkpoint, Hub, fetch, fetch_tokenizer
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.interventions import undisturbed
 from gated_lpi.models import (
@@ -45,6 +46,8 @@ def load_model(
     trust_remote_code: bool = False,
     gguf: str | None = None,
     family: Family | None = None,
+    tokenizer: str | None = None,
+    hub: Hub | None = None,
 ) -> Model:
     """Load a causal language model for attribution, and check that it can be attributed.
 
@@ -65,6 +68,9 @@ def load_model(
         gguf: name of a GGUF file in the source, to take weights, config and tokenizer from. Its weights are unpacked;
             needs the extra `gated-lpi[gguf]`.
         family: the row of the table of families to read it by; None: that of its type, or one read off the model.
+        tokenizer: folder or hub repository of the tokenizer, where that lives elsewhere. None: it is beside the weights
+            or, for a hub repository whose `revision` has none, on its branch main, which the model's notes then say.
+        hub: how to reach the hub.
 
     Raises:
         UnknownFamilyError: the model's family has no row in the table, and none can be read off it.
@@ -78,7 +84,10 @@ def load_model(
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
     where = resolve_device(device)
-    folder, commit = _at_hand(source, revision, gguf, trust_remote_code)
+    hub = Hub() if hub is None else hub
+    folder, commit = _at_hand(source, revision, gguf, trust_remote_code, hub)
+    main = source if commit else ""
+    apart = None if gguf else tokenizer_elsewhere(folder, tokenizer, main, hub, trust_remote_code)
     loaded = load_weights(
         folder,
         source=str(source),
@@ -88,6 +97,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         gguf=None if gguf is None else PurePath(gguf).name if commit else gguf,
         any_type=family is not None,
+        tokenizer_folder=None if apart is None else apart.folder,
     )
     provenance = {
         "source": str(source),
@@ -96,12 +106,65 @@ def load_model(
         "stored_dtype": loaded.stored_dtype,
         "gguf": gguf or "",
         "tokenizer_sha256": loaded.tokenizer.sha256,
+        "tokenizer_source": "" if apart is None else apart.source,
     }
     model = wrap_model(loaded.module, loaded.tokenizer.tokenizer, provenance=provenance, family=family)
-    return replace(model, notes=(*loaded.notes, *loaded.tokenizer.notes, *model.notes))
+    said = () if apart is None else (apart.note,)
+    return replace(model, notes=(*loaded.notes, *said, *loaded.tokenizer.notes, *model.notes))
 
 
-def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: bool) -> tuple[Path, str]:
+class TokenizerElsewhere(NamedTuple):
+    """A tokenizer that is not beside the weights.
+
+    Attributes:
+        folder: that holds it, on this machine.
+        source: the folder, or the repository and its branch.
+        note: that it is taken, and why.
+    """
+
+    folder: Path
+    source: str
+    note: str
+
+
+def tokenizer_elsewhere(
+    folder: Path, asked: str | None, repo: str, hub: Hub, remote_code: bool = False
+) -> TokenizerElsewhere | None:
+    """Where a checkpoint's tokenizer is, if not beside its weights.
+
+    Args:
+        folder: the checkpoint's.
+        asked: folder or repository that the user names; None or "" for none.
+        repo: the repository that the checkpoint is of, "" for none: its branch main is where a tokenizer is looked for.
+        hub: how to reach the hub.
+        remote_code: bring code that comes with the tokenizer, too.
+
+    Returns:
+        None where it is beside the weights, or nowhere to be looked for.
+
+    Raises:
+        CheckpointError: the hub does not answer or does not show the repository.
+        WeightsError: a repository without a tokenizer.
+        ModelError: `asked` is a folder without a tokenizer, or can be neither folder nor repository.
+    """
+    if asked:
+        place = Path(asked)
+        if place.is_dir():
+            if not holds_tokenizer(path.name for path in place.iterdir()):
+                raise ModelError(f"the folder {asked!r} was named as that of the tokenizer, and holds none")
+            return TokenizerElsewhere(place, asked, f"the tokenizer is that of {asked}, as asked for")
+        if asked.startswith((".", "/", "~")) or asked.count("/") > 1:
+            raise ModelError(f"no folder {asked!r}; give a folder or a hub repository that holds the tokenizer")
+        found = fetch_tokenizer(asked, hub=hub, remote_code=remote_code)
+        return TokenizerElsewhere(found, f"{asked}:main", f"the tokenizer is that of {asked}, as asked for")
+    if not repo or holds_tokenizer(path.name for path in folder.iterdir()):
+        return None
+    found = fetch_tokenizer(repo, hub=hub, remote_code=remote_code)
+    note = f"no tokenizer beside the weights; that of the branch main of {repo} is used"
+    return TokenizerElsewhere(found, f"{repo}:main", note)
+
+
+def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: bool, hub: Hub) -> tuple[Path, str]:
     """The folder of a source, fetched if it is a hub's repository, and then its commit; "" for a folder.
 
     Raises:
@@ -119,7 +182,6 @@ def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: b
     name = str(source)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no folder {name!r}; give a folder saved by transformers or a hub repository name")
-    hub = Hub()
     commit = hub.commit(name, revision or "main")
     if gguf is not None:
         return hub.download(name, commit, gguf).parent, commit

@@ -15,6 +15,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -38,6 +39,7 @@ BESIDE_WEIGHTS = (  # the files of a tokenizer, as patterns
     "added_tokens.json",
     "chat_template*",
 )
+_TOKENIZER_ITSELF = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json", "vocab.*", "tokenizer.bin")
 LONGEST_TEXT = 1 << 24  # bytes of a config or an index: those of the largest models have a tenth of it
 LONGEST_HEADERS = 1 << 24  # bytes of the headers of all files: over 100,000 tensors
 _SAFETENSORS = ".safetensors"
@@ -316,3 +318,8 @@ def _dead(root: Path, names: Collection[str]) -> str:
     """Which of the names are there, but as no file: what to add to a message that misses them."""
     dead = [name for name in names if os.path.lexists(root / name)]
     return f" ({', '.join(dead[:8])}: a link to nothing, or no file)" if dead else ""
+
+
+def holds_tokenizer(names: Iterable[str]) -> bool:
+    """Whether a tokenizer can be made of files with these names: settings alone are none."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in _TOKENIZER_ITSELF)

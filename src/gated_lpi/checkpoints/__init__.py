@@ -2,7 +2,7 @@
 
 from gated_lpi._common.weight_files import WeightFiles, weight_files
 from gated_lpi.checkpoints.continuity import Break, Continuity, Signature, check_continuity, signature
-from gated_lpi.checkpoints.download import Fetched, evict, fetch, sweep
+from gated_lpi.checkpoints.download import Fetched, evict, fetch, fetch_tokenizer, sweep
 from gated_lpi.checkpoints.hub import Hub
 from gated_lpi.checkpoints.integrity import Gap, Integrity, Shared, find_gaps, inspect_series
 from gated_lpi.checkpoints.local import list_local, scan_local
@@ -39,6 +39,7 @@ __all__ = [
     "check_weights",
     "evict",
     "fetch",
+    "fetch_tokenizer",
     "find_gaps",
     "inspect_series",
     "list_local",

@@ -22,7 +22,14 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
 
-from gated_lpi._common.weight_files import BESIDE_WEIGHTS, CONFIG_NAME, INDEX_NAME, file_names, is_pickle
+from gated_lpi._common.weight_files import (
+    BESIDE_WEIGHTS,
+    CONFIG_NAME,
+    INDEX_NAME,
+    file_names,
+    holds_tokenizer,
+    is_pickle,
+)
 from gated_lpi.checkpoints.holding import deciding, hold, is_held, release
 from gated_lpi.checkpoints.hub import Hub, require_commit
 from gated_lpi.checkpoints.inventory import DISTRIBUTED, Inventory, RemoteFile, folder_listing
@@ -67,7 +74,8 @@ def fetch(
         cache_dir: where to keep it, by default the hub's (huggingface_hub's own cache).
         offline: use what is in the cache only.
         hub: how to reach the hub.
-        remote_code: bring the Python files that some models need, too. They are not run here.
+        remote_code: bring the Python files that some models need, too, whatever the checkpoint says. They are not run
+            here.
 
     Returns:
         Where it is, and what this call brought.
@@ -86,7 +94,7 @@ def fetch(
     require_commit(checkpoint.repo, checkpoint.commit)
     inventory = _listing(checkpoint, hub)
     _refuse_incomplete(checkpoint, inventory)
-    wanted = _wanted(inventory, remote_code)
+    wanted = _wanted(inventory, remote_code or checkpoint.remote_code)
     storage = _storage(checkpoint.repo, hub)
     hold(storage, _held(checkpoint.commit, checkpoint.folder))
     brought: list[Path] = []
@@ -108,6 +116,39 @@ def fetch(
         verified[file.name] = _verified(_downloaded(checkpoint, file, hub), file, checkpoint, hub)
     weights = tuple(verified[file.name] for file in inventory.weights)
     return Fetched(paths[inventory.weights[0].name].parent, tuple(brought), size, weights)
+
+
+def fetch_tokenizer(repo: str, revision: str = "main", *, hub: Hub | None = None, remote_code: bool = False) -> Path:
+    """Bring a repository's tokenizer to this machine, verified; a few files, which stay in the cache.
+
+    Args:
+        repo: the repository, as owner/name.
+        revision: branch, tag or commit.
+        hub: how to reach the hub.
+        remote_code: bring Python files, too.
+
+    Returns:
+        The folder that holds it.
+
+    Raises:
+        CheckpointError: the hub does not answer or does not show it, or its files are not in the cache when offline.
+        WeightsError: bytes that are not those of the listing, or a repository without a tokenizer.
+    """
+    hub = Hub() if hub is None else hub
+    commit = hub.commit(repo, revision)
+    checkpoint = Checkpoint(None, revision, 0, None, "", commit, repo, revision)
+    inventory = _listing(checkpoint, hub)
+    wanted = [file for file in _wanted(inventory, remote_code) if file not in inventory.weights]
+    if not holds_tokenizer(file.name for file in wanted):
+        raise WeightsError(
+            f"{repo} holds no tokenizer at {revision} ({commit[:8]}). Name a folder or another repository that does."
+        )
+    for file in wanted:
+        if file.name == INDEX_NAME:
+            continue
+        path = _downloaded(checkpoint, file, hub)
+        _verified(path, file, checkpoint, hub)
+    return path.parent
 
 
 def evict(fetched: Fetched, cache_dir: str | Path | None = None, *, hub: Hub | None = None) -> int:

@@ -33,6 +33,8 @@ class Checkpoint:
         repo, revision: repository and branch on the hub, "" for a local folder.
         step_unit: STEPS, or, where a series does not tell its optimizer steps, WORDS, BYTES, BILLION_TOKENS or INDEX.
         folder: its folder within the branch, "" where the branch itself is the checkpoint.
+        tokenizer: folder or repository of its tokenizer, "" where that is beside the weights, or on the branch main.
+        remote_code: whether code that comes with it may be fetched and run.
     """
 
     path: Path | None
@@ -45,6 +47,8 @@ class Checkpoint:
     revision: str = ""
     step_unit: str = STEPS
     folder: str = ""
+    tokenizer: str = ""
+    remote_code: bool = False
 
 
 @dataclass(frozen=True)

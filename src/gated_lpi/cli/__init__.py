@@ -30,6 +30,7 @@ from gated_lpi.cli import (
     explore,
     export,
     families,
+    import_,
     metrics,
     prune,
     report,
@@ -95,6 +96,7 @@ _VERBS = (
     verify,
     check,
     checkpoints,
+    import_,
     families,
 )
 for _verb in _VERBS:

@@ -311,6 +311,9 @@ class Arm(Spec):
         steps, tokens, words, bytes, count, spacing, every, stages: which checkpoints of the series: see `select`.
             Steps, tokens, words and bytes are numbers, or text such as "10K" and "2.5T".
         tokens_aligned_with: the name of another arm: take those nearest in training tokens to its checkpoints.
+        tokenizer: folder or repository of the tokenizer of all its checkpoints. None: it is beside the weights or,
+            where a hub's checkpoint has none there, on the branch main of its repository, which is said.
+        trust_remote_code: run code that comes with its checkpoints, which may do anything.
         training: options of the experiment's `training` that this arm has otherwise, if it is trained.
         family_row: the row of the table of families that its models are read by, or the file (TOML) that it is in,
             which is read with the experiment; None: that of their type, or one read off them.
@@ -338,6 +341,8 @@ class Arm(Spec):
     every: Positive | None = None
     stages: Annotated[Listed[str] | None, BeforeValidator(_several)] = None
     tokens_aligned_with: str | None = None
+    tokenizer: Text | None = None
+    trust_remote_code: bool = False
     training: TrainingOverrides | None = None
     family_row: Annotated[dict[str, Any] | None, BeforeValidator(_row_content)] = None
     group: ArmName | None = None
@@ -367,6 +372,11 @@ class Arm(Spec):
             raise ValueError(
                 f"arm {self.name!r} has {' and '.join(trained)} but no `train`, which that is for; other arms are put "
                 "together by `group`"
+            )
+        if self.train is not None and (self.tokenizer is not None or self.trust_remote_code):
+            raise ValueError(
+                f"arm {self.name!r} has `train` beside tokenizer or trust_remote_code, which are for checkpoints of "
+                "others; leave them out"
             )
         if self.seeds is not None and self.series is None:
             raise ValueError(

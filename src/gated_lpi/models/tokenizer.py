@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,15 @@ class LoadedTokenizer:
     notes: tuple[str, ...]
 
 
-def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> LoadedTokenizer:
+def load_tokenizer(
+    folder: str | Path, *, trust_remote_code: bool = False, config: Mapping[str, Any] | None = None
+) -> LoadedTokenizer:
     """Load the tokenizer of a folder, as its tokenizer.json has it.
 
     Args:
         folder: a checkpoint's folder; of it, transformers sees what `staging` makes of it.
         trust_remote_code: let it see all of it, and run the code in it.
+        config: that of the model that it is for, where the folder is another's; None: the folder's own.
 
     Raises:
         ModelError: there is none that transformers can load, or none that does what its file says.
@@ -62,8 +65,8 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Lo
     root = Path(folder)
     if trust_remote_code:
         return load_staged(str(folder), root, trust_remote_code=True)
-    config, _ = safe_config(read_config(root))
-    with staged(root, config) as view:
+    safe, _ = safe_config(read_config(root) if config is None else config)
+    with staged(root, safe) as view:
         return load_staged(str(folder), view, trust_remote_code=False)
 
 
@@ -189,7 +192,10 @@ def _and(items: list[str]) -> str:
 
 
 def _no_tokenizer(source: str, reason: str) -> ModelError:
-    return ModelError(f"no tokenizer could be loaded from {source!r} ({reason}); put tokenizer.json beside the weights")
+    return ModelError(
+        f"no tokenizer could be loaded from {source!r} ({reason}); put tokenizer.json beside the weights, or name the "
+        "folder or repository that holds it (tokenizer=, in an experiment file an arm's `tokenizer`)"
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -35,7 +35,7 @@ from gated_lpi.models.stored import (
     set_aside,
     stored_tensors,
 )
-from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_staged
+from gated_lpi.models.tokenizer import LoadedTokenizer, first_line, load_staged, load_tokenizer
 
 MAX_NAMED = 3
 _GGUF_VALUES = 6  # in a byte of such a file at most: the smallest formats take 1.5 bits for one
@@ -69,6 +69,7 @@ def load_weights(
     trust_remote_code: bool = False,
     gguf: str | None = None,
     any_type: bool = False,
+    tokenizer_folder: str | Path | None = None,
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
@@ -85,6 +86,7 @@ def load_weights(
         trust_remote_code: run code that comes with the model.
         gguf: name of a GGUF file in the folder.
         any_type: refuse no type of model, nor how its layers mix positions: whoever calls has a row for it.
+        tokenizer_folder: where the tokenizer is instead, for this model's config.
 
     Raises:
         OptionError: `gguf` without the package that reads such files.
@@ -117,7 +119,11 @@ def load_weights(
         module, report = _construct(called, view, config, options, place)
         _refuse_unsound(called, module, report)
         refuse_changed(root, stamp)
-        tokenizer = load_staged(called, view, trust_remote_code=trust_remote_code)
+        tokenizer = (
+            load_staged(called, view, trust_remote_code=trust_remote_code)
+            if tokenizer_folder is None
+            else load_tokenizer(tokenizer_folder, trust_remote_code=trust_remote_code, config=content)
+        )
     return Loaded(
         module=module if device_map is not None else module.to(device),
         tokenizer=tokenizer,

@@ -69,5 +69,8 @@ def keep_choice(folder: Folder, arm: str, checkpoints: list[Checkpoint]) -> None
         RunError: the file could not be written.
     """
     make(folder)
-    entries = [dataclasses.asdict(c) | {"path": None} for c in checkpoints]
+    entries = [
+        {key: value for key, value in dataclasses.asdict(c).items() if key in _Entry.model_fields} | {"path": None}
+        for c in checkpoints
+    ]
     write_file(folder / f"{arm}.json", {"checkpoints": entries})

@@ -10,7 +10,7 @@ from dataclasses import replace
 from gated_lpi.checkpoints import Checkpoint, Fetched, Hub, evict, fetch
 from gated_lpi.experiments.experiment import Experiment
 from gated_lpi.experiments.settings import StorageSpec
-from gated_lpi.loading import load_model
+from gated_lpi.loading import load_model, tokenizer_elsewhere
 from gated_lpi.models import Family, Model, row_of
 
 
@@ -31,7 +31,9 @@ def family_of(experiment: Experiment, arm: str) -> Family | None:
 
 
 def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec, family: Family | None = None) -> Model:
-    """Load a checkpoint that is on this machine to where it is computed on.
+    """Load a checkpoint that is on this machine to where it is computed on, with the tokenizer that its arm names.
+
+    Where neither its arm nor its folder has one, that of its repository's branch main is taken, and the model says so.
 
     Args:
         checkpoint: which one.
@@ -39,13 +41,28 @@ def load_checkpoint(checkpoint: Checkpoint, storage: StorageSpec, family: Family
         family: the row to read it by, as `family_of` its arm gives it.
 
     Raises:
+        CheckpointError: a tokenizer that lives elsewhere could not be had.
         UnknownFamilyError: the model's family has no row in the table.
         ReconstructionError: its units do not account for what it computes.
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
         OptionError: an unknown device or device map, or a device beside a device map.
     """
-    return load_model(str(checkpoint.path), device=storage.device, device_map=storage.device_map, family=family)
+    assert checkpoint.path is not None
+    hub = hub_of(storage)
+    apart = tokenizer_elsewhere(checkpoint.path, checkpoint.tokenizer, checkpoint.repo, hub, checkpoint.remote_code)
+    model = load_model(
+        str(checkpoint.path),
+        device=storage.device,
+        device_map=storage.device_map,
+        family=family,
+        trust_remote_code=checkpoint.remote_code,
+        tokenizer=None if apart is None else str(apart.folder),
+    )
+    if apart is None:
+        return model
+    notes = tuple(apart.note if note.startswith("the tokenizer is that of") else note for note in model.notes)
+    return replace(model, notes=notes, provenance={**model.provenance, "tokenizer_source": apart.source})
 
 
 @contextmanager

@@ -47,6 +47,11 @@ def choose_checkpoints(
             chosen[arm.name] = _from_series(arm, chosen, hub, note) if before is None else before
             if kept is not None and before is None and all(c.path is None for c in chosen[arm.name]):
                 keep_choice(kept, arm.name, chosen[arm.name])
+        if arm.name in chosen and (arm.tokenizer or arm.trust_remote_code):
+            elsewhere, code = arm.tokenizer or "", arm.trust_remote_code
+            chosen[arm.name] = [dataclasses.replace(c, tokenizer=elsewhere, remote_code=code) for c in chosen[arm.name]]
+        if arm.name in chosen and arm.trust_remote_code:
+            note(arm.name, "code that comes with its checkpoints is run (trust_remote_code)")
     return {arm.name: chosen[arm.name] for arm in experiment.arms if arm.name in chosen}
 
 

@@ -1,0 +1,122 @@
+"""Does an imported model do what the trained one did? A comparison with logits or routing that its trainers recorded.
+
+A reference is a safetensors file with `input_ids` [N, T] and, of the trained model on them,
+    logits            [N, T, V]   and / or
+    routing.LAYER     [N, T, k]   the experts of each token, in any order
+Logits are compared by the largest difference over their own largest size, of which rounding of bfloat16 explains a few
+per cent; routing by the share of the recorded experts that the imported model chooses too, beside chance, k/E.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gated_lpi.errors import ModelError, WeightsError
+from gated_lpi.models import Model
+
+REFERENCE = "reference.safetensors"
+WORST_LOGITS = 0.05
+LEAST_ROUTING = 0.9
+_LAYER = re.compile(r"routing\.(\d{1,6})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an imported model compares with a reference.
+
+    Attributes:
+        tokens: how many were compared.
+        logits: largest difference over the largest recorded logit; None without recorded logits.
+        routing: by layer, the share of recorded experts that are chosen; empty without recorded routing.
+        chance: that share for random experts; None without recorded routing.
+    """
+
+    tokens: int
+    logits: float | None
+    routing: dict[int, float]
+    chance: float | None
+
+
+@torch.no_grad()
+def compare(model: Model, file: Path) -> Agreement:
+    """Run a model on a reference's tokens and compare.
+
+    Raises:
+        WeightsError: the file is no such reference.
+        ModelError: the model disagrees with it; says by how much.
+    """
+    try:
+        recorded = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} cannot be read as safetensors ({error}); give a reference that can") from error
+    ids = recorded.get("input_ids")
+    layers = {int(match[1]): tensor for name, tensor in recorded.items() if (match := _LAYER.fullmatch(name))}
+    logits = recorded.get("logits")
+    if ids is None or ids.dim() != 2 or not ids.numel() or (logits is None and not layers):
+        raise WeightsError(
+            f"{file} holds {', '.join(sorted(recorded)) or 'nothing'}; expected input_ids [N, T] and logits [N, T, V] "
+            "or routing.LAYER [N, T, k]"
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= model.n_embeddings:
+        raise WeightsError(
+            f"{file} has tokens {int(ids.min())} to {int(ids.max())}; the model has {model.n_embeddings}"
+        )
+    with _recorded_routing(model.module, ids.shape) as chosen:
+        found = model.module(input_ids=ids.long()).logits.float()
+    apart = None
+    if logits is not None:
+        if logits.shape != found.shape:
+            raise WeightsError(f"{file} has logits of shape {tuple(logits.shape)}, the model {tuple(found.shape)}")
+        apart = float((found - logits.float()).abs().max() / logits.float().abs().max())
+    shares = {layer: _share(file, chosen, layer, experts) for layer, experts in sorted(layers.items())}
+    chance = None
+    if layers:
+        first = next(iter(layers.values()))
+        chance = first.shape[-1] / int(model.module.config.num_experts)
+    agreement = Agreement(ids.numel(), apart, shares, chance)
+    if (apart is not None and not apart <= WORST_LOGITS) or any(share < LEAST_ROUTING for share in shares.values()):
+        raise ModelError(
+            f"the imported model does not do what {file} records: largest difference of logits {apart}, share of the "
+            f"recorded experts by layer {shares} (chance {chance}). The layout or a setting (heads, RoPE, experts per "
+            "token) is another one; nothing was kept"
+        )
+    return agreement
+
+
+def _share(file: Path, chosen: dict[int, Tensor], layer: int, experts: Tensor) -> float:
+    if layer not in chosen or chosen[layer].shape[:2] != experts.shape[:2]:
+        raise WeightsError(
+            f"{file} has routing of layer {layer} that the model does not have; its layers are {sorted(chosen)}"
+        )
+    same = (chosen[layer].unsqueeze(-1) == experts.long().unsqueeze(-2)).any(dim=-2)
+    return float(same.float().mean())
+
+
+@contextmanager
+def _recorded_routing(module: nn.Module, shape: torch.Size) -> Iterator[dict[int, Tensor]]:
+    """The experts that each layer's router chooses, [N, T, k], while the `with` block runs."""
+    found: dict[int, Tensor] = {}
+    handles = []
+    for number, layer in enumerate(module.get_submodule("model.layers").children()):
+        router = getattr(getattr(layer, "mlp", None), "gate", None)
+        if router is None or isinstance(router, nn.Linear):
+            continue
+
+        def keep(_: nn.Module, __: object, output: tuple[Tensor, Tensor, Tensor], number: int = number) -> None:
+            found[number] = output[2].reshape(*shape, -1)
+
+        handles.append(router.register_forward_hook(keep))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
