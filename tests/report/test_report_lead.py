@@ -15,14 +15,16 @@ from gated_lpi.report.chart_words import described
 from gated_lpi.report.contrast import contrast, strongest
 from gated_lpi.report.lead import one_sentence, recalled
 from gated_lpi.report.shared_axes import alike
-from synthetic_run import DENSE, MOE, SyntheticRun
+from synthetic_run import DENSE, MOE, STEPS, SyntheticRun
 
 LOOK = ArmStyle("#000000", "circle")
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
+    steps = tuple(1234 * step for step in STEPS)  # in figures as 1.23k
     plans = {"moe": replace(MOE, spread=1.6), "dense": DENSE, "total": replace(DENSE, width=80)}
+    plans = {name: replace(plan, steps=steps) for name, plan in plans.items()}
     return load_results(SyntheticRun(Path("unused"), plans))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gated_lpi.claims import Compared
 from gated_lpi.claims.words import interval, span, when
@@ -85,18 +86,17 @@ def _panel(results: Results, one: Compared) -> Panel | None:
     panel = series(measure, known, results.styles, clock)
     if not panel.lines:
         return None
-    return replace(panel, lines=(*panel.lines, *_told(panel, one, clock)))
+    return replace(panel, lines=(*panel.lines, *_told(panel, one, clock, known[one.moe][clock].to_numpy())))
 
 
-def _told(panel: Panel, one: Compared, clock: Clock) -> Iterator[Line]:
-    """Large markers on the first group's curve where it is told from the other."""
+def _told(panel: Panel, one: Compared, clock: Clock, times: NDArray[np.generic]) -> Iterator[Line]:
+    """Large markers on the first group's curve where it is told from the other, by the times of its checkpoints."""
     line = next((line for line in panel.lines if line.label == one.moe), None)
-    axis = one.steps if clock == "step" else one.at
-    apart = {float(axis[k]): k for k in np.flatnonzero(one.higher | one.lower).tolist()}
-    if line is None or not apart:
+    if line is None:
         return
-    times = {f"{one.moe}, {when(one, k)}" for k in apart.values()}
-    places = [i for i, text in enumerate(line.hover) if text in times and math.isfinite(line.y[i])]
+    axis = one.steps if clock == "step" else one.at
+    apart = {float(axis[k]) for k in np.flatnonzero(one.higher | one.lower).tolist()}
+    places = [i for i, time in enumerate(times[-len(line.y) :]) if float(time) in apart and math.isfinite(line.y[i])]
     if places:
         yield replace(
             line,

@@ -192,7 +192,8 @@ def _claim(claim: Claim) -> Html:
     heading, reported = tag("h3", claim.question), tag("p", claim.reported, class_="soft")
     answer = tag("p", tag("strong", f"{claim.answer}."), f" {claim.lead}")
     decides = [tag("p", claim.decides)] if claim.decides else []
-    return tag("article", heading, answer, *decides, items(claim.sentences), reported, class_="finding")
+    each = folded(f"Measure by measure ({len(claim.sentences)})", items(claim.sentences))
+    return tag("article", heading, answer, *decides, each, reported, class_="finding")
 
 
 def _settled(results: Results) -> Iterator[str]:
