@@ -119,7 +119,8 @@ def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dic
     say(f"{layer.name}, {depth}: published formula")
     published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
     say(f"{layer.name}, {depth}: logit lens and certified, in turn")
-    fast = whole_run(blocks, once=depth == "last" or layer.routing == "measured")  # minutes each
+    once = depth == "last" or layer.routing == "measured" or layer == synthetic.OLMO  # minutes each
+    fast = whole_run(blocks, once=once)
     seconds = fast.timing.seconds
     found = {
         "layer": layer.__dict__,

@@ -99,7 +99,11 @@ def test_what_bounds_the_tokens_that_are_not_looked_at_holds_at_any_scale(size):
     if not eight_bit.supported("cpu"):
         return
     second = torch.zeros(UNITS, PROMPTS, dtype=torch.float64)
-    ends = prepared.eight_bit(vectors, p, 1, lambda square, weight: second.add_(square.double() @ weight.T.double()))
+
+    def take(here, square, weight):
+        second[here] += square.double() @ weight.T.double()
+
+    ends = prepared.eight_bit(vectors, p, 1, take)
     outside = p.order[p.levels[1] :]
     assert (ends.least <= u[outside].amin(dim=0)).all()
     assert (ends.largest >= u[outside].amax(dim=0)).all()

@@ -37,6 +37,7 @@ from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, produc
 
 TOKENS = 512  # that are multiplied at a time, with so few vectors that they stay in a processor's cache
 SAMPLE = 64  # vectors that show whether 8 bits pay
+MANY = 64  # prompts from which on a group has tiles of its own
 TERMS, ROUGH_TERMS = 60, 30  # multiply-adds that take as long as summing up one u, and one that 8 bits gave
 
 Tiles = Callable[[Tensor], Iterator[tuple[slice, Tensor]]]
@@ -119,17 +120,23 @@ def _runs(tokens: slice) -> Iterator[slice]:
 
 
 def _of(p: Tensor, prompts: Tensor) -> Tensor:
-    """Rows of p [P, tokens] of the prompts [m] of a tile; as many as there are, are all in order (`_by_prompts`)."""
-    return p if len(prompts) == len(p) else p.index_select(0, prompts)
+    """Rows of p [P, tokens] of the prompts [m] of a tile; `MANY` or more, if as many as there are, are all in order."""
+    return p if len(prompts) == len(p) >= MANY else p.index_select(0, prompts)
 
 
 def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
-    """Cut the vectors of some prompts [m] into tiles; one as long as the number of prompts has all, in order."""
+    """Cut the vectors of some prompts [m], ascending within each group, into tiles.
+
+    Groups of few prompts share tiles. Of `MANY` prompts a tile as long as their number has each once, in order, so that
+    p need not be gathered for it (`_of`).
+    """
     begins = [0, *((prompts[1:] <= prompts[:-1]).nonzero().squeeze(-1) + 1).tolist(), len(prompts)]
+    many = n_prompts >= MANY
+    limit = min(n_prompts, eight_bit.ROWS) if many else eight_bit.ROWS
     found: list[slice] = []
     for start, stop in itertools.pairwise(begins):
-        whole = stop - start == n_prompts
-        if found and not whole and found[-1].stop == start and stop - found[-1].start < min(n_prompts, eight_bit.ROWS):
+        whole = many and stop - start == n_prompts
+        if found and not whole and stop - found[-1].start < limit:
             found[-1] = slice(found[-1].start, stop)
         else:
             step = n_prompts if whole else eight_bit.ROWS

@@ -209,7 +209,7 @@ class EightBit:
         self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
         self._fused = self._largest == WITH_VNNI and fused(device.type)
         self.bfloat16_pays = self._fused and bfloat16_pays(device.type)
-        self._codes = () if self._fused else (codes.codes,)
+        self._codes: Tensor | None = None if self._fused else codes.codes
         self._packed = tuple(_pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
 
     def _rows(self, some: slice) -> Tensor:
@@ -261,14 +261,14 @@ class EightBit:
         self, units: _Codes, scale: Tensor, together: Sequence[slice]
     ) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
         """û of units over their scales, [n', tokens] of a few tokens at a time; one may overwrite the one before."""
-        if self._fused:
+        if self._codes is None:
             zeros = torch.zeros(PACKED, dtype=torch.int32, device=scale.device)
             for number, packed in enumerate(self._packed):
                 some = slice(number * PACKED, min((number + 1) * PACKED, len(scale)))
                 given = packed, scale[some], zeros[: some.stop - some.start]
                 yield some, ((here, _multiply_packed(units.codes[here], *given)) for here in together)
             return
-        (codes,), n_units = self._codes, len(units.codes)
+        codes, n_units = self._codes, len(units.codes)
         tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // n_units))
         products = torch.empty(n_units * tokens, dtype=torch.int32, device=scale.device)
         rough = torch.empty_like(products, dtype=torch.float32)
