@@ -51,6 +51,7 @@ from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
+from gated_lpi.options import ALL_UNITS
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.files import read_file, write_file
 from gated_lpi.results.frequencies import FREQUENCIES, kept_frequencies
@@ -416,6 +417,8 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
         if content["facts"][key] == FactsSpec.model_fields[key].default:
             del content["facts"][key]
     attribution = content["attribution"]
+    if attribution["units"] == list(ALL_UNITS):
+        attribution["units"] = [unit for unit in ALL_UNITS if unit != "mixer"]  # all that there were
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
@@ -426,7 +429,7 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
         del content["ablation"]["text"]
     del content["engine"]["workers"]
     for arm in content["arms"]:
-        for key in ("training", "group", "replicates"):
+        for key in ("training", "group", "replicates", "family_row"):
             if arm[key] is None:
                 del arm[key]
     return content
