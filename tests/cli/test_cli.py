@@ -233,7 +233,8 @@ def test_a_row_of_ones_own_goes_to_every_verb_that_loads_a_model(monkeypatch, ca
     folder, row = save_checkpoint(tmp_path / "model"), tmp_path / "mine.toml"
     facts = save_facts(tmp_path / "facts")
     what = ["--units", "L0 E1 n1", "--controls", "none"] if verb == "ablate" else ["--out", str(tmp_path / "out")]
-    given = [verb, str(folder), "--facts", str(facts), *what, "--family-row", str(row)]
+    of = [str(facts)] if verb == "compare" else ["--facts", str(facts)]
+    given = [verb, str(folder), *of, *what, "--family-row", str(row)]
     row.write_text('norm = "layer"')  # of another family: what the proof says shows that it was tried
     code, _, error = run(monkeypatch, capsys, *given)
     assert code == 1

@@ -55,6 +55,7 @@ from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
+from gated_lpi.options import ALL_UNITS
 from gated_lpi.options.methods import FORMER
 from gated_lpi.results.described import described, html_of
 from gated_lpi.results.files import read_file, write_file
@@ -502,7 +503,7 @@ _FIRST_KEYS = (
 )
 
 
-_LATER_ARM_KEYS = ("training", "group", "replicates", "words", "bytes", "tokenizer", "trust_remote_code")
+_LATER_ARM_KEYS = ("training", "group", "replicates", "family_row", "words", "bytes", "tokenizer", "trust_remote_code")
 
 
 def _as_first_written(experiment: Experiment) -> dict[str, Any]:
@@ -512,6 +513,8 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
         if content["facts"][key] == FactsSpec.model_fields[key].default:
             del content["facts"][key]
     attribution = content["attribution"]
+    if attribution["units"] == list(ALL_UNITS):
+        attribution["units"] = [unit for unit in ALL_UNITS if unit != "mixer"]  # all that there were
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
     if content["routing"] == RoutingSpec().model_dump():
         del content["routing"]
