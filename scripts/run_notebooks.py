@@ -33,7 +33,8 @@ def run(path: Path) -> nbformat.NotebookNode:
 
 def plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without the marks of one run."""
-    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":

@@ -76,7 +76,10 @@ def _signature(name: str, shown: Shown) -> str:
     if isinstance(shown, griffe.Class):
         return f"class {name}"
     text = shown.signature(return_type=True, name=name)
-    return text if len(text) <= 100 else re.sub(r", (?=\*{0,2}\w+: |\*, |/, )", ",\n    ", text)
+    if len(text) <= 100:
+        return text
+    head, _, rest = text.partition("(")
+    return f"{head}(\n    " + re.sub(r", (?=\*{0,2}\w+: |\*, |/, )", ",\n    ", rest)
 
 
 def _docstring(shown: Shown) -> Iterator[str]:
