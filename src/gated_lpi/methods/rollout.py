@@ -51,7 +51,10 @@ class AttentionRollout(PassMethod[Subjects]):
             FactsError: a prompt names no subject.
         """
         if model.tokenizer is None:
-            raise ModelError("rollout asks where a prompt's subject is, and the model came without a tokenizer")
+            raise ModelError(
+                "rollout asks where a prompt's subject is, and the model came without a tokenizer; pass one to "
+                "wrap_model"
+            )
         return {one.encoded: subject_positions(model.tokenizer, one.encoded) for one in asked}
 
     @torch.no_grad()
