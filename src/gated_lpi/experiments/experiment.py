@@ -671,7 +671,7 @@ def preset(name: str) -> Experiment:
     """
     known = presets()
     if name not in known:
-        raise OptionError(f"preset {name!r} was asked for; expected one of {', '.join(known)}")
+        raise OptionError(f"preset {name!r} was asked for; there are {', '.join(known)}: give one of these")
     return load_experiment(_PRESETS / f"{name}.toml")
 
 

@@ -165,8 +165,8 @@ class ResultStore:
         records = [] if commit is None else commit.records
         if record["key"] in (r["key"] for r in records):
             raise RunError(
-                f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once: give another key, "
-                "or leave it out"
+                f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once: give another "
+                "key, or leave it out"
             )
         self._refuse_others(records, record)
         row = _with_checkpoint(scores if commit is None else _as_begun(scores, commit), record)
