@@ -200,7 +200,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device {device!r} was given; torch says: {str(error).splitlines()[0]}") from error
+        raise OptionError(
+            f"device {device!r} was given; torch says: {str(error).splitlines()[0]}; give cpu or auto"
+        ) from error
     return torch.device(device)
 
 

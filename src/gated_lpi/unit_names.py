@@ -75,7 +75,7 @@ class UnitTable:
             OptionError: there is no such unit.
         """
         if not 0 <= unit < len(self):
-            raise OptionError(f"unit {unit} was given; this model's units are 0 to {len(self) - 1}")
+            raise OptionError(f"unit {unit} was given; this model's units are 0 to {len(self) - 1}: give one of these")
         parts = [f"layer {self.layer[unit]}"]
         if self.block[unit] == "mixer":
             parts.append("mixer")

@@ -115,7 +115,7 @@ def write_atomically(file: Folder, content: str | bytes) -> None:
         try:
             _reach(file, lambda: file.fs.pipe_file(file.path, data))
         except FileNotFoundError as error:
-            raise RunError(f"{file} cannot be written: {error}. Is there such a bucket? It is not made here") from error
+            raise RunError(f"{file} cannot be written: {error}. Is there such a bucket? Make it first") from error
         except OSError as error:
             raise unwritten(file, error) from error
         return

@@ -262,7 +262,9 @@ def _rows(
         )
     if named:
         if complement:
-            raise OptionError("complement=True was given without scores; it silences all that a ranking leaves")
+            raise OptionError(
+                "complement=True was given without scores; it silences all that a ranking leaves: give scores"
+            )
         chosen = Chosen(_units(model, () if units is None else units), _heads(model, () if heads is None else heads))
         if not len(chosen.units) + len(chosen.heads):
             raise OptionError("no unit and no head was given; name at least one")
@@ -289,7 +291,9 @@ def _heads(model: Model, given: Names) -> NDArray[np.int64]:
     found = [model.heads.find(one) if isinstance(one, str) else int(one) for one in _listed(given)]
     outside = [head for head in found if not 0 <= head < len(model.heads)]
     if outside:
-        raise OptionError(f"head {outside[0]} was given; this model's heads are 0 to {len(model.heads) - 1}")
+        raise OptionError(
+            f"head {outside[0]} was given; this model's heads are 0 to {len(model.heads) - 1}: give some of these"
+        )
     return np.unique(np.array(found, dtype=np.int64))
 
 

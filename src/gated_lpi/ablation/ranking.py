@@ -114,7 +114,9 @@ def _of_array(model: Model, array: xr.DataArray, kind: str) -> Ranking:
     if dim == "unit":
         return _of_units(model, values, _places(model, array), kind, relations, name)
     if len(values) != len(model.heads):
-        raise OptionError(f"scores of {len(values)} heads were given, and the model has {len(model.heads)}")
+        raise OptionError(
+            f"scores of {len(values)} heads were given, and the model has {len(model.heads)}: give this model's own"
+        )
     return Ranking("heads", np.arange(len(values)), values, relations, name)
 
 

@@ -195,7 +195,9 @@ def _refuse_experts(model: Model, chosen: Sequence[int]) -> None:
         raise OptionError("no expert was given; name at least one, such as 'L1 E3'")
     for expert in chosen:
         if not 0 <= expert < len(model.experts):
-            raise OptionError(f"expert {expert} was given; this model's experts are 0 to {len(model.experts) - 1}")
+            raise OptionError(
+                f"expert {expert} was given; this model's experts are 0 to {len(model.experts) - 1}: give some of these"
+            )
         if model.experts.index[expert] < 0:
             raise OptionError(
                 f"the shared expert of layer {model.experts.layer[expert]} was given; tokens are not routed to it, so "

@@ -163,7 +163,10 @@ def _of_listed_points(suite: Suite, hub: Hub) -> Series:
         except RepositoryMissingError as error:
             missing.append(Excluded(point.repo, str(error), point.repo))
     if not listed:
-        raise CheckpointError(f"None of the repositories of {suite.name} is to be had. The first: {missing[0].reason}")
+        raise CheckpointError(
+            f"None of the repositories of {suite.name} is to be had; check the name and your access. The first: "
+            f"{missing[0].reason}"
+        )
     series = _of_points(suite.name, listed, {point.repo: point.tokens for point in suite.points}, suite)
     return replace(series, excluded=(*missing, *series.excluded))
 

@@ -250,7 +250,9 @@ class Means:
                 "into a new folder, or ask for facts='all'"
             )
         if asked.facts == "all" and mean not in scores:
-            raise OptionError(f"the scores have no {mean}; they were made by another method")
+            raise OptionError(
+                f"the scores have no {mean}; they were made by another method: ask for one of those that they have"
+            )
         self._mean = scores[mean] if asked.facts == "all" else None
         self._by_relation = scores[name] if by_relation else None
         self._prompts = self._weights(scores, asked.facts) if by_relation else np.ones((scores.sizes["checkpoint"], 1))
@@ -297,7 +299,7 @@ def _subsets(units: int, asked: Asked) -> list[Any]:
     if asked.units is None or asked.units == units:
         return [slice(None)]
     if asked.units > units:
-        raise OptionError(f"subsets of {asked.units} units were asked for; the arm has {units}")
+        raise OptionError(f"subsets of {asked.units} units were asked for; the arm has {units}: ask for fewer")
     generator = np.random.default_rng(asked.seed)
     return [generator.choice(units, asked.units, replace=False) for _ in range(asked.subsets)]
 

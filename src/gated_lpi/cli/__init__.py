@@ -60,7 +60,7 @@ app = typer.Typer(
 def _alone(context: typer.Context) -> None:
     """Which neurons carry a language model's knowledge, and when in pre-training they came to carry it."""
     if context.invoked_subcommand is None:
-        show_first()
+        show_first(verb.NAME for verb in _VERBS)
 
 
 def _interruptible(verb: ModuleType) -> Callable[..., None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gated_lpi.cli.console import out
 
 FIRST = """\
@@ -14,11 +16,12 @@ First, in this order:
   gated-lpi attribute MODEL --out scores.zarr    score its neurons on built-in facts
   gated-lpi run FILE --out runs/mine   a series of checkpoints, from an experiment file (docs/runs.md)
 
-gated-lpi --help lists all commands, gated-lpi COMMAND --help explains one with an example.
+All commands: {verbs}.
+gated-lpi --help says what each does, gated-lpi COMMAND --help explains one with an example.
 gated-lpi --install-completion makes your shell complete commands and options.
 """
 
 
-def show_first() -> None:
-    """Print it."""
-    out.print(FIRST.rstrip(), markup=False)
+def show_first(verbs: Iterable[str]) -> None:
+    """Print it, with the names of all verbs."""
+    out.print(FIRST.format(verbs=", ".join(verbs)).rstrip(), markup=False)

@@ -58,7 +58,9 @@ def command(
         _plan(chosen, price, flops, json)
         return
     if price is not None or flops is not None or json:
-        raise OptionError("--price, --flops and --json belong to --plan, which was not given.")
+        raise OptionError(
+            "--price, --flops and --json belong to --plan, which was not given; add it, or leave them out"
+        )
     if out is None:
         raise OptionError("No folder for the run was given; expected --out with a new folder, or that of this run.")
     if finish(chosen, out, retry_quarantined=retry_quarantined):

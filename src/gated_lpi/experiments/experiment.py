@@ -699,7 +699,7 @@ def load_experiment(path: str | Path) -> Experiment:
     """
     content = read_toml(Path(path))
     if "study" in content:
-        raise OptionError(f"{str(path)!r} is a study, not an experiment alone: gated-lpi study {path} --out DIR")
+        raise OptionError(f"{str(path)!r} is a study, not an experiment alone: run gated-lpi study {path} --out DIR")
     experiment = _validated(content, str(path))
     if experiment.attribution.unheeded:
         raise OptionError(
@@ -720,9 +720,11 @@ def read_toml(file: Path) -> dict[str, Any]:
             raise OptionError(f"{str(file)!r} is no file; expected an experiment file (TOML)")
         return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise OptionError(f"no experiment file could be read at {str(file)!r} ({error.strerror})") from error
+        raise OptionError(
+            f"no experiment file could be read at {str(file)!r} ({error.strerror}); give the path of a TOML file"
+        ) from error
     except RecursionError:
-        raise OptionError(f"{file} is no experiment: tables or lists nested too deeply") from None
+        raise OptionError(f"{file} is no experiment: tables or lists nested too deeply; write them flatter") from None
     except OptionError:
         raise
     except ValueError as error:  # not TOML, not UTF-8, an integer of over 4,300 digits, or a name with NUL
@@ -744,7 +746,7 @@ def preset(name: str) -> Experiment:
     """
     known = presets()
     if name not in known:
-        raise OptionError(f"preset {name!r} was asked for; there are {', '.join(known)}")
+        raise OptionError(f"preset {name!r} was asked for; there are {', '.join(known)}: give one of these")
     return load_experiment(_PRESETS / f"{name}.toml")
 
 

@@ -30,7 +30,9 @@ def subject_positions(tokenizer: Tokenizer, encoded: EncodedPrompt) -> tuple[int
         place for place in found if 0 <= place < len(encoded.ids) and _visible(tokenizer, encoded.ids[place])
     )
     if not inside:
-        raise FactsError(f"no token of prompt {encoded.prompt.text!r} is its subject's ({encoded.prompt.subject!r})")
+        raise FactsError(
+            f"no token of prompt {encoded.prompt.text!r} is its subject's ({encoded.prompt.subject!r}); reword it"
+        )
     return inside
 
 
@@ -46,7 +48,7 @@ def _span(encoded: EncodedPrompt) -> tuple[int, int]:
     if start < 0 or not prompt.text.startswith(prompt.subject, start):
         start = prompt.text.rfind(prompt.subject)
     if start < 0:
-        raise FactsError(f"the subject {prompt.subject!r} is not in its prompt, {prompt.text!r}")
+        raise FactsError(f"the subject {prompt.subject!r} is not in its prompt, {prompt.text!r}; reword either")
     return start, start + len(prompt.subject)
 
 

@@ -57,7 +57,10 @@ class AttentionRollout(PassMethod[Subjects]):
                 f"of this model mixes positions by {type(others[0].module).__name__}; take another method"
             )
         if model.tokenizer is None:
-            raise ModelError("rollout asks where a prompt's subject is, and the model came without a tokenizer")
+            raise ModelError(
+                "rollout asks where a prompt's subject is, and the model came without a tokenizer; pass one to "
+                "wrap_model"
+            )
         return {one.encoded: subject_positions(model.tokenizer, one.encoded) for one in asked}
 
     @torch.no_grad()

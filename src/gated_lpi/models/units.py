@@ -109,7 +109,7 @@ class UnitAxis:
         if outside.size:
             raise OptionError(
                 f"unit {outside[0]} was given ({outside.size} of {given.size} are out of range); this model's units "
-                f"are 0 to {len(self) - 1}"
+                f"are 0 to {len(self) - 1}: give some of these"
             )
         return given.astype(np.int64)
 

@@ -390,7 +390,7 @@ def _refuse_incomplete(source: str, report: dict[str, Any]) -> None:
         raise WeightsError(
             f"{source!r} lacks {len(missing)} of the tensors that its architecture needs and has {len(mismatched)} "
             f"of another shape (first: {names}); transformers would fill them with random numbers. "
-            "The checkpoint is incomplete or its config.json belongs to another model"
+            "The checkpoint is incomplete or its config.json belongs to another model; download or save it again"
         )
 
 

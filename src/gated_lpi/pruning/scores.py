@@ -75,7 +75,9 @@ def rank_from_scores(
         layers, units = _units_by_expert(scores, schema.GRAD_X_ACT)
         return ExpertRanking(by, layers, units.sum(axis=-1))
     if by not in ("lpi", "lpi_stable"):
-        raise OptionError(f"by={by!r} was given; scores rank experts by 'lpi', 'lpi_stable' or 'grad_x_act'")
+        raise OptionError(
+            f"by={by!r} was given; scores rank experts by 'lpi', 'lpi_stable' or 'grad_x_act': give one of these"
+        )
     layers, importance = _by_expert(scores)
     if by == "lpi":
         return ExpertRanking(by, layers, importance)

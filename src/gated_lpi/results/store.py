@@ -164,7 +164,10 @@ class ResultStore:
         commit = read_commit(self.path)
         records = [] if commit is None else commit.records
         if record["key"] in (r["key"] for r in records):
-            raise RunError(f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once")
+            raise RunError(
+                f"{self.path} holds checkpoint {record['key']!r} already; a checkpoint is added once: give another "
+                "key, or leave it out"
+            )
         self._refuse_others(records, record)
         row = _with_checkpoint(scores if commit is None else _as_begun(scores, commit), record)
         try:
@@ -336,7 +339,9 @@ class ResultStore:
     def _refuse_others(self, records: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         for name in ("step", "tokens"):
             if not -1 <= (record.get(name) or 0) <= GREATEST:
-                raise MisfitError(f"the {name} of {record['key']} are more than arrays can hold ({GREATEST:,} at most)")
+                raise MisfitError(
+                    f"the {name} of {record['key']} are more than arrays can hold; give {GREATEST:,} at most"
+                )
         differing = misfits(records, record)
         if differing:
             raise MisfitError(
@@ -353,7 +358,7 @@ class ResultStore:
         if missing:
             raise MisfitError(
                 f"this checkpoint has no {', '.join(missing)}, which those in {self.path} have: the models, facts or "
-                "options of one arm must be the same at every checkpoint"
+                "options of one arm must be the same at every checkpoint; put this one into an arm of its own"
             )
         group = zarr.open_group(self._verified(commit), mode="r", use_consolidated=True)
         damaged = set()
@@ -376,7 +381,7 @@ class ResultStore:
             if not same:
                 raise MisfitError(
                     f"{name!r} of this checkpoint does not fit those in {self.path}: the models, facts or options of "
-                    "one arm must be the same at every checkpoint"
+                    "one arm must be the same at every checkpoint; put this one into an arm of its own"
                 )
         return damaged
 

@@ -131,7 +131,9 @@ def _leased(folder: UPath) -> Iterator[Callable[[], None]]:
     def check() -> None:
         owner = _said(folder)
         if owner is not None and owner.token != me.token:
-            raise RunBusyError(f"{_busy(folder, owner)}, which took over; what this process appended is kept")
+            raise RunBusyError(
+                f"{_busy(folder, owner)}, which took over; what this process appended is kept: let the other go on"
+            )
 
     check()
     ended = threading.Event()

@@ -130,7 +130,10 @@ def _replicates(run: Run, options: Options) -> dict[str, list[Replicate]]:
             if arm in (trained if options.arms is None else options.arms) and one.routed:
                 found.setdefault(group, []).append(one)
     if not found:
-        raise OptionError(f"{run.path} has no mixture of experts that it trained, so there is nothing to prune")
+        raise OptionError(
+            f"{run.path} has no mixture of experts that it trained, so there is nothing to prune; give a run that "
+            "trains one"
+        )
     return found
 
 

@@ -147,7 +147,9 @@ def _values(run: Run, groups: dict[str, tuple[str, ...]], options: Options) -> d
             continue
         training = flatten(run.experiment.training_of(first).model_dump(mode="json"))
         if options.key not in training:
-            raise OptionError(f"key = {options.key!r} was given; options of training are {', '.join(training)}")
+            raise OptionError(
+                f"key = {options.key!r} was given; options of training are {', '.join(training)}: give one of these"
+            )
         found.setdefault(first.train, {})[group] = training[options.key]
     varying = [by_group for by_group in found.values() if len(set(map(str, by_group.values()))) > 1]
     if not varying:
@@ -173,7 +175,9 @@ def _measure(summary: xr.Dataset, options: Options) -> float:
     """
     if options.measure not in summary:
         names = sorted(str(name) for name in summary.data_vars if not str(name).endswith(("_low", "_high")))
-        raise OptionError(f"measure = {options.measure!r} was given; summaries have {', '.join(names)}")
+        raise OptionError(
+            f"measure = {options.measure!r} was given; summaries have {', '.join(names)}: give one of these"
+        )
     array = summary[options.measure]
     chosen: dict[str, Any] = {"kind": options.kind, "hit_k": options.hit_k}
     array = array.sel({dim: value for dim, value in chosen.items() if dim in array.dims})

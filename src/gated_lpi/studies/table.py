@@ -75,7 +75,9 @@ def analysis_of(name: str) -> Row:
     if name not in ANALYSES:
         near = difflib.get_close_matches(name, ANALYSES, n=1)
         advice = f"did you mean {near[0]}? " if near else ""
-        raise OptionError(f"analysis {name!r} was asked for; {advice}there are {', '.join(ANALYSES)}")
+        raise OptionError(
+            f"analysis {name!r} was asked for; {advice}there are {', '.join(ANALYSES)}: give one of these"
+        )
     module = import_module(ANALYSES[name])
     code = hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(_files(module)))).hexdigest()
     return Row(module.Options, module.analyse, code)

@@ -133,8 +133,8 @@ def _refuse_empty(prompts: Prompts) -> None:
     without = sum(len(ids) == 0 for ids in prompts)
     if without or not len(prompts):
         raise OptionError(
-            f"{len(prompts)} prompts were given, {without} of them without a token; at least one prompt, and one token "
-            "in each, is needed"
+            f"{len(prompts)} prompts were given, {without} of them without a token; give at least one prompt, and "
+            "one token in each"
         )
 
 
