@@ -9,6 +9,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Results": ("results", "report", "explore"),
     "Reference": ("cli", "api"),
     "What was found": ("findings/README", "benchmarks", "compared"),
-    "Help": ("coming-from", "faq", "reliability", "safety"),
+    "Help": ("coming-from", "published", "faq", "reliability", "safety"),
     "The project": ("architecture", "release", "files/CONTRIBUTING", "files/CHANGELOG"),
 }
