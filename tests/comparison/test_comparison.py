@@ -192,7 +192,7 @@ def test_several_settings_of_one_method_go_by_names_of_ones_own(model):
         ({"methods": ()}, "one method or more"),
         ({"methods": {"top": LPI(target="top1")}}, "target='top1'"),
         ({"units": ("heads",)}, r"units=\['heads'\] was given; no method but rollout and lpi scores heads"),
-        ({"units": ()}, "expected 'ffn', 'attention' or both"),
+        ({"units": ()}, "expected some of 'ffn', 'attention'"),
         ({"foil": "best"}, "the margin is always compared"),
         ({"shares": (0.1, 0.01)}, "ascend"),
         ({"shares": (0.0,)}, "above 0"),
