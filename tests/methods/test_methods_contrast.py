@@ -243,5 +243,5 @@ def test_the_direct_effect_by_source_position_adds_up():
 
 def test_a_method_without_groups_refuses_units_of_groups_alone():
     model, prompts = tiny_model("OLMoE"), questions(2)
-    with pytest.raises(OptionError, match=r"direct_effect scores units alone.*'ffn' nor 'attention'"):
+    with pytest.raises(OptionError, match=r"direct_effect scores units alone.*none of 'ffn', 'attention'"):
         scores_of(model, DirectEffect(), prompts, units=("heads", "blocks"))
