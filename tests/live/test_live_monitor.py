@@ -157,7 +157,7 @@ def test_a_model_in_parts_or_without_tokenizer_or_family_is_refused_at_once():
         LiveMonitor(spread, tiny_tokenizer(), FACTS)
     with pytest.raises(ModelError, match="without a tokenizer"):
         LiveMonitor(tiny_module("Qwen3-MoE"), None, FACTS)
-    unlike = tiny_of_type("mamba")
+    unlike = tiny_of_type("rwkv")
     with pytest.raises(gated_lpi.UnknownFamilyError):
         LiveMonitor(unlike, tiny_tokenizer(), FACTS)
     held = tiny_module("Qwen3-MoE").to(torch.bfloat16)

@@ -297,7 +297,7 @@ def test_json_has_no_nan_and_reads_back(tiny: xr.Dataset) -> None:
         (lambda arm: arm.drop_vars("n_prompts"), "the scores have no n_prompts"),
         (lambda arm: arm.expand_dims(arm=2), "`lpi_mean` has dimensions"),
         (lambda arm: arm.isel(checkpoint=[]), "none empty"),
-        (lambda arm: arm.assign_coords(block=("unit", ["mlp"] * 6)), "`block` holds 'mlp'; expected 'ffn' and"),
+        (lambda arm: arm.assign_coords(block=("unit", ["mlp"] * 6)), "`block` holds 'mlp'; expected 'ffn', "),
         (lambda arm: arm.assign(lpi_mean=arm["lpi_mean"] * NAN), "lpi_mean holds 12 values that are NaN"),
         (lambda arm: arm.assign(lpi=arm["lpi"] * NAN), "lpi holds 24 values that are NaN"),
         (lambda arm: arm.assign_coords(n_prompts=("relation", [3, 0])), "one positive weight"),

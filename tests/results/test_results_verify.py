@@ -110,8 +110,11 @@ def test_damage_is_never_read_and_running_again_makes_it_good(spec, sound, copie
         file.unlink()
     else:
         shutil.rmtree(copied.path / "results" / "a.zarr" / name)
-    with pytest.raises(DamagedError, match=rf"{name}/c/.*Run the same experiment again"):
-        open_run(copied.path).scores("a").load()
+    if name == "step":  # what records say of checkpoints is read from them, which are sealed
+        assert open_run(copied.path).scores("a")["step"].equals(sound.scores("a")["step"])
+    else:
+        with pytest.raises(DamagedError, match=rf"{name}/c/.*Run the same experiment again"):
+            open_run(copied.path).scores("a").load()
     assert any(name in finding.why for finding in verify_run(copied))
     notes = Notes()
     again = run_experiment(spec, copied.path, notes)
