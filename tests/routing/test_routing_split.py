@@ -122,7 +122,7 @@ def test_one_kind_of_unit_alone():
     [
         ({"method": LPI(target="top1")}, "expected target='object'"),
         ({"keep": "mean"}, "expected one of prompts, relations"),
-        ({"units": ["ffn", "heads"]}, "ffn and attention"),
+        ({"units": ["ffn", "heads"]}, "units that are split: ffn, attention"),
     ],
 )
 def test_options_that_cannot_be_split_are_refused(options, told):

@@ -31,6 +31,7 @@ def test_an_error_of_the_checkpoints_own_is_an_outcome_of_its_kind(error, failur
         "key": "step-1",
         "step": 1,
         "tokens": 20,
+        "step_unit": "steps",
         "stage": "train",
         "commit": JOB.checkpoint.commit,
         "quarantined": str(error),
