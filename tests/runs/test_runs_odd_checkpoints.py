@@ -133,7 +133,7 @@ def test_what_is_skipped_replaced_or_alike_is_in_the_record_and_said_once(series
     records = run.store("series").records()
     assert [record["n_skipped"] for record in records] == [1, 1, 1, 1]
     assert "object 'nowhere'" in records[0]["skipped"][0]
-    assert records[0]["bos_added"] is False
+    assert records[0]["bos_added"] == 0
     assert [note for note in notes.said if "nowhere" in note] == [
         f"series: step-0: 1 fact is skipped: {records[0]['skipped'][0]}"
     ]
