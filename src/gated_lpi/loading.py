@@ -151,7 +151,10 @@ def tokenizer_elsewhere(
         place = Path(asked)
         if place.is_dir():
             if not holds_tokenizer(path.name for path in place.iterdir()):
-                raise ModelError(f"the folder {asked!r} was named as that of the tokenizer, and holds none")
+                raise ModelError(
+                    f"the folder {asked!r} was named as that of the tokenizer, and holds none; name the one with "
+                    "tokenizer.json"
+                )
             return TokenizerElsewhere(place, asked, f"the tokenizer is that of {asked}, as asked for")
         if asked.startswith((".", "/", "~")) or asked.count("/") > 1:
             raise ModelError(f"no folder {asked!r}; give a folder or a hub repository that holds the tokenizer")

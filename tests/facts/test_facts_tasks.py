@@ -80,6 +80,7 @@ def test_answers_of_arithmetic_are_not_all_alike() -> None:
         assert max(answers.values()) <= 12
 
 
+@pytest.mark.slow
 def test_there_are_only_so_many_chains() -> None:
     with pytest.raises(OptionError, match=r"n=500 was given, but arithmetic 1 step has 164 questions that differ; ask"):
         arithmetic(steps=1, shots=0, n=500)

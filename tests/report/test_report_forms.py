@@ -264,6 +264,7 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.mark.slow
 def test_the_page_is_read_at_three_widths_by_keys_and_on_paper(browser: Browser, files: ReportFiles) -> None:
     complaints: list[str] = []
     elsewhere: list[str] = []

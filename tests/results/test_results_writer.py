@@ -76,6 +76,7 @@ def test_a_second_run_is_refused_and_the_owner_is_named(spec, tmp_path):
     assert not (tmp_path / "run" / OWNER).exists()
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_end_with_one_run(spec, tmp_path):
     """Two commands that start together: one does the work, the other says who does, and nothing is broken."""
     import tomllib

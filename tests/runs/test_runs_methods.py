@@ -172,6 +172,7 @@ def test_changes_are_split_where_there_are_routers(run, source):
     assert split.attrs["checkpoints"][0]["before"] == "step-0"
 
 
+@pytest.mark.slow
 def test_it_is_resumed_verified_and_reported(run):
     before = run.split_store("moe").digest(), run.store("moe").digest()
     again = run_experiment(run.experiment, run.path)

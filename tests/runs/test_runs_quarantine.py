@@ -140,6 +140,7 @@ def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, caps
     assert open_run(tmp_path / "run").scores("a")["step"].values.tolist() == [30]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_a_duplicate_and_what_is_left_out(series, tmp_path, monkeypatch, capsys):
     shutil.copytree(series / "step-10", series / "step-15")
     shutil.copytree(series / "step-10", series / "best-model")

@@ -133,6 +133,7 @@ def test_an_address_where_no_ray_is_is_an_error(source, monkeypatch):
         next(RayEngine(EngineSpec(kind="ray")).outcomes(jobs_of(source, "moe")))
 
 
+@pytest.mark.slow
 def test_a_ray_that_it_starts_itself_is_stopped(source, temporary, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", temporary)
@@ -206,6 +207,7 @@ def test_a_node_with_another_version_is_an_error(source):
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
 def test_no_more_is_started_than_can_run_and_may_wait(source, tmp_path):
     """Folders that are missing when their task starts give a quarantine; those that come later are found."""
     one = list_local(source / "moe")[0]

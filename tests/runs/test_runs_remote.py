@@ -144,6 +144,7 @@ def test_what_must_be_local_is_kept_apart_for_each_run(experiment, address, tmp_
     assert run_experiment(experiment, f"{address}-2").local != run.local
 
 
+@pytest.mark.slow
 def test_a_remote_run_trains_on_this_machine(address, tmp_path):
     size = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "experts": 4, "expert_width": 8, "vocab_size": 400}
     settings = {

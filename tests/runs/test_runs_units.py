@@ -143,6 +143,7 @@ def test_top_units_of_both_kinds_take_one_pass_over_the_prompts(monkeypatch):
     assert top_units.describe_top_units(model, encoded, np.full(len(model.units), np.nan), 3) == {
         "ffn": (),
         "attention": (),
+        "mixer": (),
     }
     assert not seen
 

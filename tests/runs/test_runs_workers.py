@@ -121,6 +121,7 @@ def experiment(facts, **changes):
     )
 
 
+@pytest.mark.slow
 def test_arms_trained_and_scored_in_workers_are_those_trained_and_scored_here(facts, serial, tmp_path):
     run = run_experiment(experiment(facts, engine={"workers": 2}), tmp_path / "run")
     assert weights(run) == weights(serial)

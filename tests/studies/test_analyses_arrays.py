@@ -184,7 +184,8 @@ class ShiftedRun:
         names = [f"{group}-{i}" for group in ("moe", "dense") for i in range(1, 6)]
         arms = [SimpleNamespace(name=name, train=name[:-2]) for name in names]
         groups = {group: tuple(name for name in names if name.startswith(group)) for group in ("moe", "dense")}
-        self.experiment = SimpleNamespace(arms=arms, groups=groups, training_of=self._training)
+        by_name = {arm.name: arm for arm in arms}
+        self.experiment = SimpleNamespace(arms=arms, arm=by_name.__getitem__, groups=groups, training_of=self._training)
 
     def _training(self, arm):
         return TrainingSpec(steps=40, seed=int(arm.name[-1]), shift={"at": 0.5, "share": 0.5})
@@ -276,8 +277,10 @@ class StabilisedRun:
     def __init__(self, folder):
         self.folder = folder
         names = [f"{group}-{i}" for group in self.HOW for i in range(1, 4)]
+        arms = [SimpleNamespace(name=name, train="moe") for name in names]
         self.experiment = SimpleNamespace(
-            arms=[SimpleNamespace(name=name, train="moe") for name in names],
+            arms=arms,
+            arm={arm.name: arm for arm in arms}.__getitem__,
             groups={group: tuple(name for name in names if name.startswith(group)) for group in self.HOW},
             training_of=self._training,
         )

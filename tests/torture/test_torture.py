@@ -56,6 +56,7 @@ def test_a_planted_wrong_is_counted_and_so_is_an_attack_that_dies(tmp_path):
     assert "planted: said" in as_text([row])
 
 
+@pytest.mark.slow
 def test_an_attack_that_tries_nothing_is_a_failure(tmp_path):
     rows = carry_out([(Attack("idle", "", 1, 1, 1, idle, ""), 5)], 0, tmp_path, lambda _: None)
     assert failed(rows)

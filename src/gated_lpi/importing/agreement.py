@@ -68,14 +68,18 @@ def compare(model: Model, file: Path) -> Agreement:
         )
     if int(ids.min()) < 0 or int(ids.max()) >= model.n_embeddings:
         raise WeightsError(
-            f"{file} has tokens {int(ids.min())} to {int(ids.max())}; the model has {model.n_embeddings}"
+            f"{file} has tokens {int(ids.min())} to {int(ids.max())}; the model has {model.n_embeddings}: give the "
+            "file of this checkpoint, or compare with none"
         )
     with _recorded_routing(model.module, ids.shape) as chosen:
         found = model.module(input_ids=ids.long()).logits.float()
     apart = None
     if logits is not None:
         if logits.shape != found.shape:
-            raise WeightsError(f"{file} has logits of shape {tuple(logits.shape)}, the model {tuple(found.shape)}")
+            raise WeightsError(
+                f"{file} has logits of shape {tuple(logits.shape)}, the model {tuple(found.shape)}: give the file of "
+                "this checkpoint, or compare with none"
+            )
         apart = float((found - logits.float()).abs().max() / logits.float().abs().max())
     shares = {layer: _share(file, chosen, layer, experts) for layer, experts in sorted(layers.items())}
     chance = None
@@ -87,7 +91,7 @@ def compare(model: Model, file: Path) -> Agreement:
         raise ModelError(
             f"the imported model does not do what {file} records: largest difference of logits {apart}, share of the "
             f"recorded experts by layer {shares} (chance {chance}). The layout or a setting (heads, RoPE, experts per "
-            "token) is another one; nothing was kept"
+            "token) is another one: set it, or choose that layout. Nothing was kept"
         )
     return agreement
 
@@ -95,7 +99,8 @@ def compare(model: Model, file: Path) -> Agreement:
 def _share(file: Path, chosen: dict[int, Tensor], layer: int, experts: Tensor) -> float:
     if layer not in chosen or chosen[layer].shape[:2] != experts.shape[:2]:
         raise WeightsError(
-            f"{file} has routing of layer {layer} that the model does not have; its layers are {sorted(chosen)}"
+            f"{file} has routing of layer {layer} that the model does not have; its layers are {sorted(chosen)}: give "
+            "the file of this checkpoint, or compare with none"
         )
     same = (chosen[layer].unsqueeze(-1) == experts.long().unsqueeze(-2)).any(dim=-2)
     return float(same.float().mean())

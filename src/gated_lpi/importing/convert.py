@@ -147,7 +147,9 @@ def import_checkpoint(
 def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: str | Path | None) -> PretrainedConfig:
     """The model's config: from the file that is given, or of shapes, the layout and the settings."""
     if layout.model_type and file is not None:
-        raise OptionError(f"config was given, and the layout {layout.name} makes its own; change it by settings")
+        raise OptionError(
+            f"config was given, and the layout {layout.name} makes its own: leave it out, and give settings"
+        )
     if not layout.model_type:
         if file is None:
             raise OptionError(
@@ -156,7 +158,10 @@ def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: s
         place = Path(file)
         content, _ = safe_config(read_config(place if place.is_dir() else place.parent))
         if content.get("model_type") not in CONFIG_MAPPING:
-            raise ModelError(f"{place} has model_type {content.get('model_type')!r}, which transformers does not know")
+            raise ModelError(
+                f"{place} has model_type {content.get('model_type')!r}, which transformers does not know: give the "
+                "config of a type that it knows, or install a version that knows this one"
+            )
         return _made(str(content["model_type"]), {**content, **settings})
     layers = naming.layers(layout.layer)
     if not layers or layers != tuple(range(len(layers))):
@@ -209,7 +214,9 @@ def _laid_out(config: PretrainedConfig) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
             return model
     except Exception as error:  # whatever a config that contradicts itself makes a model's constructor raise
-        raise ModelError(f"no model can be laid out by this config ({type(error).__name__}: {error})") from error
+        raise ModelError(
+            f"no model can be laid out by this config ({type(error).__name__}: {error}): mend it, or the settings"
+        ) from error
 
 
 def _state(
@@ -301,7 +308,7 @@ def _reloaded(folder: Path, module: PreTrainedModel) -> PreTrainedModel:
     if wrong:
         raise WeightsError(
             f"{len(wrong)} tensors are not read again as they were made (first: {wrong[0]}); the installed "
-            "transformers stores this type of model otherwise. Nothing was kept"
+            "transformers stores this type of model otherwise: try another version of it. Nothing was kept"
         )
     return again
 

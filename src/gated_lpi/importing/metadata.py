@@ -126,7 +126,10 @@ class _Restricted(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> Any:
-        raise WeightsError(f"{self._path} refers to an object outside of it ({quoted(pid)}), which no metadata does")
+        raise WeightsError(
+            f"{self._path} refers to an object outside of it ({quoted(pid)}), which no metadata does: fetch it again "
+            "from where it was written"
+        )
 
 
 def read_metadata(folder: Path) -> Contents:
@@ -141,7 +144,9 @@ def read_metadata(folder: Path) -> Contents:
         if size is None:
             raise WeightsError(f"{folder} holds no file {METADATA}. Expected the folder of one distributed checkpoint")
         if size > LONGEST_METADATA:
-            raise WeightsError(f"{path} has {size:,} bytes; metadata have at most {LONGEST_METADATA:,}")
+            raise WeightsError(
+                f"{path} has {size:,} bytes, expected at most {LONGEST_METADATA:,} of the metadata of a checkpoint"
+            )
         with path.open("rb") as file:
             found = _Restricted(file, path).load()
     except (WeightsError, MemoryError):
@@ -149,7 +154,7 @@ def read_metadata(folder: Path) -> Contents:
     except Exception as error:  # whatever a damaged or hostile pickle makes its reader raise
         raise WeightsError(
             f"{path} cannot be read as the metadata of a distributed checkpoint ({type(error).__name__}: "
-            f"{first_line(error)}): it is cut short, damaged, or another file"
+            f"{first_line(error)}): it is cut short, damaged, or another file; fetch it again"
         ) from error
     try:
         return _checked(folder, found)

@@ -76,7 +76,9 @@ ZEROS = "zeros"  # of the shape that the model has; there is nothing to read
 
 def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
     if tensor.shape[0] % 2:
-        raise ModelError(f"a gate and up projection of {tensor.shape[0]} rows has no halves: the layout is another one")
+        raise ModelError(
+            f"a gate and up projection of {tensor.shape[0]} rows has no halves: the layout is another one, choose that"
+        )
     first, second = tensor.chunk(2)
     return first, second
 

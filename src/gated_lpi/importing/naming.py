@@ -76,7 +76,8 @@ class Naming:
                 experts = self._numbers(own, EXPERT)
                 if experts and experts != tuple(range(len(experts))):
                     raise WeightsError(
-                        f"of {writable(own)} there are {len(experts)}, up to {experts[-1]}: some are missing"
+                        f"of {writable(own)} there are {len(experts)}, up to {experts[-1]}: some are missing, add "
+                        "their files"
                     )
                 if experts:
                     return torch.stack([self._one(own.replace(EXPERT, str(e)), None) for e in experts])
