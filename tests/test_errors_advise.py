@@ -19,9 +19,9 @@ OF_PAGES = "explore"  # its errors are shown on pages, beside what there is
 ADVICE = re.compile(
     r"\b("
     r"add|ask|attribute|be cut|belongs to the method|check|choose|compare|delete|did you mean|download|end|expected|"
-    r"export|fetch|flatten|free|give|go on|index|install|keep|leave|let|list|lists|load|make|mend|merge|move|name|needed|"
-    r"pass|pip|put|raise|rank|reduce|rename|remove|restore|reword|run|save|says|score|search|see|select|set|start|state|take|"
-    r"taken over|tell|train|try|use|wait|write)\b",
+    r"export|fetch|flatten|free|give|go on|index|install|keep|leave|let|list|lists|load|make|mend|merge|move|name|"
+    r"needed|pass|pip|put|raise|rank|reduce|rename|remove|restore|reword|run|save|says|score|search|see|select|set|start|state|"
+    r"take|taken over|tell|train|try|use|wait|write)\b",
     re.I,
 )
 FEW = 4  # words that a message has of its own, at most, where all of it is made elsewhere
