@@ -126,6 +126,7 @@ def test_a_synthetic_layer_is_scored_within_its_bound(layer):
         assert int(found.tiers.sum()) == layers.pairs(problem)
 
 
+@pytest.mark.slow
 def test_a_synthetic_layer_has_the_measured_scales():
     layer = synthetic.Layer("check", d=256, ffn=800, attention=200, vocabulary=16_384)
     problem = synthetic.problems(layer, "middle", 150)["ffn"]

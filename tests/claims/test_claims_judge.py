@@ -103,6 +103,7 @@ def test_null_data_are_found_in_at_most_one_of_twenty_runs(n, paired):
     assert found / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
 
 
+@pytest.mark.slow
 def test_null_data_over_relations_are_found_in_at_most_one_of_twenty_runs():
     runs, found, relations = 300, 0, 12
     random = np.random.default_rng(8)

@@ -160,6 +160,7 @@ def test_a_run_over_hostile_relations(monkeypatch, capsys, tmp_path):
     assert "skipped" in err
 
 
+@pytest.mark.slow
 def test_logs_warnings_and_tracebacks():
     """In a process of its own: whatever is not this package's console."""
     script = f"""

@@ -124,6 +124,7 @@ def test_a_disk_without_room_ends_any_phase_with_one_line_and_the_run_goes_on(ex
     assert [line.split(":")[0] for line in said.splitlines()] == ["error", "next"]
 
 
+@pytest.mark.slow
 def test_standard_output_that_takes_nothing_is_one_line():
     with open("/dev/full", "w") as full:  # noqa: PTH123
         ended = subprocess.run(

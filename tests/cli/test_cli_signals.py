@@ -200,6 +200,7 @@ def test_handlers_are_left_alone_until_the_command_line_runs_and_put_back_after(
     assert not signals.interrupted()
 
 
+@pytest.mark.slow
 def test_a_run_in_the_middle_of_a_download_ends_and_says_how_to_go_on(tmp_path):
     with experiment(tmp_path) as (file, environment, hub):
         hub.fault("slow", "GET .*safetensors$", times=9, seconds=60)

@@ -146,6 +146,7 @@ class Reader(TrainerCallback):
         assert run.scores(ARM)["lpi_mean"].shape[0] == len(self.keys[-1])
 
 
+@pytest.mark.slow
 def test_a_live_folder_is_a_run_for_all_that_reads_runs(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "live"
     callback, reader = GatedLPICallback(FACTS, every=2, out=folder, fraction=0.05), Reader(folder)
@@ -194,6 +195,7 @@ def test_a_resumed_training_goes_on_and_scores_no_step_twice(tmp_path):
     assert [one.metrics for one in second.observations] == [one.metrics for one in whole.observations[1:]]
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_training_is_refused(tmp_path):
     live = tmp_path / "live"
     watched(tmp_path / "out", GatedLPICallback(FACTS, every=4, out=live))

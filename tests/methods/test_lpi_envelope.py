@@ -142,6 +142,7 @@ print(largest)
 
 @vnni
 @pytest.mark.parametrize("isa", ["AVX2", *(pytest.param(isa, marks=pytest.mark.slow) for isa in ("AVX512_CORE", None))])
+@pytest.mark.slow
 def test_codes_are_as_large_as_this_processes_products_are_exact_for(isa):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
     done = subprocess.run([sys.executable, "-c", CODES], capture_output=True, text=True, check=False, env=environment)

@@ -152,6 +152,7 @@ def test_a_large_offset_of_the_logits_does_not_widen_exact_bounds():
     envelope=st.sampled_from([uniform, fitted]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
+@pytest.mark.slow
 def test_the_bound_holds_for_adversarial_inputs(
     seed, vocabulary, shape, magnitude, spread, duplicates, shift, centred, envelope, dtype
 ):

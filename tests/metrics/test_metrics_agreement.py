@@ -75,6 +75,7 @@ def test_chance_of_an_overlap():
     assert np.mean([expected.low <= one.overlap <= expected.high for one in found]) >= 0.95
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_agreement_of_means_without_noise():
     random, held, percentiles = np.random.default_rng(1), [], []
     layer = np.repeat([0, 1], 30)

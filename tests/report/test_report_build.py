@@ -251,6 +251,7 @@ def test_what_is_not_there_is_said(bare: ReportFiles) -> None:
     assert "Arm late is left out: late holds no complete checkpoint yet" in page.text
 
 
+@pytest.mark.slow
 def test_the_publication_is_left_out_whole_where_there_is_nothing_to_compare(tmp_path: Path) -> None:
     files = build_report(SyntheticRun(tmp_path, {"moe": MOE}))
     page = read(files)[1]

@@ -26,6 +26,7 @@ def whole(tmp_path_factory):
     return filled(tmp_path_factory.mktemp("whole"), (0, 5, 2)).open().load()
 
 
+@pytest.mark.slow
 def test_every_prefix_of_an_append(tmp_path, whole):
     folder = tmp_path / "store"
     store = filled(folder, (0, 5))
@@ -42,6 +43,7 @@ def test_every_prefix_of_an_append(tmp_path, whole):
     assert len(outcomes) == 5 * len(writes.order) + 1
 
 
+@pytest.mark.slow
 def test_files_that_were_not_synced_yet_may_be_lost_in_any_order(tmp_path, whole):
     folder = tmp_path / "store"
     store = filled(folder, (0, 5))
@@ -54,6 +56,7 @@ def test_files_that_were_not_synced_yet_may_be_lost_in_any_order(tmp_path, whole
             assert taken_up(folder, whole, 1) == "healed"
 
 
+@pytest.mark.slow
 def test_a_disk_that_lost_what_it_said_was_written_is_found_out(tmp_path, whole):
     folder = tmp_path / "store"
     filled(folder, (0, 5, 2))

@@ -68,6 +68,7 @@ def test_a_sound_run_verifies(sound):
     assert verify_run(sound) == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_or_harmless_never_used(sound):
     expected = seen(sound)
     files = sorted(path for path in sound.path.rglob("*") if path.is_file() and path.stat().st_size)
@@ -110,7 +111,7 @@ def test_damage_is_never_read_and_running_again_makes_it_good(spec, sound, copie
         file.unlink()
     else:
         shutil.rmtree(copied.path / "results" / "a.zarr" / name)
-    if name == "step":  # what records say of checkpoints is read from them, which are sealed
+    if name == "step" and how == "flipped":  # what records say of checkpoints is read from them, which are sealed
         assert open_run(copied.path).scores("a")["step"].equals(sound.scores("a")["step"])
     else:
         with pytest.raises(DamagedError, match=rf"{name}/c/.*Run the same experiment again"):
@@ -260,6 +261,7 @@ def test_a_sealed_file_that_was_edited_is_refused(copied):
 # --- snapshots
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_checkpoints_while_some_are_added(tmp_path):
     store = filled(tmp_path, (0,))
     ended = threading.Event()

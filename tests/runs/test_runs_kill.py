@@ -62,6 +62,7 @@ def plain_rows(store):
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, tmp_path):
     started = time.monotonic()
     assert in_a_child(experiment, tmp_path / "whole", None)
@@ -88,6 +89,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_numbers(experiment, t
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.slow
 def test_killed_in_the_middle_of_downloads_a_run_goes_on_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16_384)  # of ten megabytes these files have none

@@ -85,6 +85,7 @@ def test_their_summaries_are_kept_apart(run):
     assert {"a.known.summary.json", "a.grad_x_act.known_last.summary.json"} <= kept
 
 
+@pytest.mark.slow
 def test_it_is_taken_up_with_the_same_facts(source, tmp_path):
     first = run_experiment(experiment(source), tmp_path / "whole")
     begun = tmp_path / "begun"

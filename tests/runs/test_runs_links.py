@@ -75,6 +75,7 @@ def test_a_report_writes_no_figures_elsewhere(tmp_path, experiment, elsewhere):
     assert untouched(elsewhere)
 
 
+@pytest.mark.slow
 def test_linked_files_are_replaced_and_not_written_through(tmp_path, experiment, elsewhere):
     run = run_experiment(experiment, tmp_path / "run")
     written = [run.path / name for name in ("report.html", "summary.json")]
@@ -94,6 +95,7 @@ def test_a_draft_that_is_a_link_is_not_written_through(tmp_path, elsewhere):
     assert untouched(elsewhere)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_reached_by_a_link_is_fine(tmp_path, experiment):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

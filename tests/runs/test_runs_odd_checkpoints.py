@@ -260,6 +260,7 @@ def test_facts_that_no_tokenizer_takes_end_the_run(series, tmp_path):
         run_experiment(experiment(tmp_path, series), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tmp_path, monkeypatch, capsys):
     shutil.copytree(series, tmp_path / "bad")
     for step in STEPS:

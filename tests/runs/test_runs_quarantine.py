@@ -67,6 +67,7 @@ def test_an_unusable_checkpoint_is_put_aside_and_the_run_goes_on(series, tmp_pat
     assert run.record("a").ablation.checkpoint == "step-30"
 
 
+@pytest.mark.slow
 def test_the_report_names_what_is_missing_and_that_pairs_span_it(series, tmp_path):
     SPOILS["not finite"][0](series / "step-10")
     shutil.rmtree(series / "step-30")

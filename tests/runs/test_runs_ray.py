@@ -268,6 +268,7 @@ def test_what_a_nodes_cache_has_is_used_and_stays(source, hub, temporary):
     assert len(weights_in(f"{temporary}/node/full")) >= 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_only(cluster, source, hub, tmp_path):
     jobs = hub_jobs(source, hub, "$NODE_DISK/cache")
     hub.fault("slow", f"GET .*{jobs[1].checkpoint.commit}/.*safetensors", seconds=20)
@@ -294,6 +295,7 @@ def test_a_checkpoint_whose_worker_always_dies_is_quarantined(source, hub):
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
 def test_leaving_early_cancels_what_runs(source, hub):
     jobs = hub_jobs(source, hub, "$NODE_DISK/cache")[:2]
     hub.fault("slow", f"GET .*{jobs[1].checkpoint.commit}/.*safetensors", seconds=60)

@@ -88,6 +88,7 @@ def test_a_remote_run_has_the_scores_of_a_local_one(experiment, local, address):
         run_experiment(experiment.model_copy(update={"name": "b", "arms": ()}), address)
 
 
+@pytest.mark.slow
 def test_reports_and_the_command_line_take_an_address(experiment, local, address):
     run_experiment(experiment, address)
     files = build_report(open_run(address))

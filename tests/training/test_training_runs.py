@@ -268,6 +268,7 @@ def test_nothing_is_printed(spec, corpus, tokenizer, tmp_path, capfd):
     assert (captured.out, captured.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_arms_learn_the_held_out_wordings(spec, facts, corpus, tokenizer, tmp_path):
     long = spec.model_copy(update={"steps": 100, "batch_size": 18, "learning_rate": 5e-3, "checkpoints": 2})
     for arm in ARMS:
