@@ -8,7 +8,9 @@ import pytest
 from huggingface_hub import constants
 
 from gated_lpi.checkpoints import Hub
-from hub_server import HubServer
+from hub_server import HubServer, files_in
+from tiny_models import tiny_module
+from tiny_text import save_checkpoint, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +28,13 @@ def hub_of(tmp_path):
         return Hub(endpoint=server.url, cache_dir=cache or tmp_path / "cache", token=False, **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two steps of a tiny mixture of experts, as save_pretrained writes them: the second in shards."""
+    folder = tmp_path_factory.mktemp("models")
+    save_checkpoint(folder / "one", "Qwen3-MoE", seed=1)
+    tiny_module("Qwen3-MoE", seed=2).save_pretrained(folder / "two", max_shard_size="60KB")
+    tiny_tokenizer().save_pretrained(folder / "two")
+    return {name: files_in(folder / name) for name in ("one", "two")}

@@ -9,22 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gated_lpi.checkpoints import Checkpoint, check_weights, evict, fetch, inspect_series, list_series
 from gated_lpi.errors import CheckpointError, WeightsError
-from hub_server import HubServer, files_in
+from hub_server import HubServer
 from tiny_models import tiny_module
-from tiny_text import save_checkpoint, tiny_tokenizer
+from tiny_text import tiny_tokenizer
 
 ONE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Two steps of a tiny mixture of experts, as save_pretrained writes them: the second in shards."""
-    folder = tmp_path_factory.mktemp("models")
-    save_checkpoint(folder / "one", "Qwen3-MoE", seed=1)
-    tiny_module("Qwen3-MoE", seed=2).save_pretrained(folder / "two", max_shard_size="60KB")
-    tiny_tokenizer().save_pretrained(folder / "two")
-    return {name: files_in(folder / name) for name in ("one", "two")}
 
 
 @pytest.fixture

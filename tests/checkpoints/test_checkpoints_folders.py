@@ -6,18 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from gated_lpi.checkpoints import check_weights, evict, fetch, inspect_series, list_series
 from gated_lpi.errors import CheckpointError, WeightsError
-from hub_server import HubServer, files_in
+from hub_server import HubServer
 from tiny_models import tiny_module
-from tiny_text import save_checkpoint, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    save_checkpoint(folder / "one", "Qwen3-MoE", seed=1)
-    tiny_module("Qwen3-MoE", seed=2).save_pretrained(folder / "two", max_shard_size="60KB")
-    tiny_tokenizer().save_pretrained(folder / "two")
-    return {name: files_in(folder / name) for name in ("one", "two")}
 
 
 @pytest.fixture

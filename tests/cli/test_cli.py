@@ -8,21 +8,10 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from gated_lpi.cli import app, main
+from command_line import run
+from gated_lpi.cli import app
 from tiny_text import save_checkpoint, save_facts, tiny_tokenizer
 from tiny_types import tiny_of_type
-
-
-def run(monkeypatch, capsys, *arguments):
-    """Run `gated-lpi ARGUMENTS` in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["gated-lpi", *map(str, arguments)])
-    try:
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def flat(text):

@@ -1,15 +1,15 @@
 """How much the command line says, what it says first, what shells complete, and that each error ends with advice."""
 
 import re
-import sys
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import command_line
 from explored_runs import add, explored_run
 from gated_lpi import errors
-from gated_lpi.cli import app, main
+from gated_lpi.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
@@ -27,14 +27,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def said(monkeypatch, capsys):
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gated-lpi", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return command_line.run(monkeypatch, capsys, *arguments)
 
     return call
 
