@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from gated_lpi.methods.memory import Sizes
 from gated_lpi.methods.objective import Aims, Objective, Question, objective_of
 from gated_lpi.methods.problem import BlockProblem, TracedProblem, problem_of
 from gated_lpi.methods.rounding import full_precision, unit_roundoff
+from gated_lpi.methods.side_by_side import Pairing, side_by_side
 from gated_lpi.models import Model
 from gated_lpi.options import Gate, Norm, Scoring
 from gated_lpi.trace import Trace, similar_lengths, target_rank, trace
@@ -129,38 +131,77 @@ def score_batch(
     collector: Collector,
     results: PromptResults,
 ) -> None:
-    """Score the prompts of one batch, block by block; adds to `collector` and `results`."""
+    """Score the prompts of one batch, block by block or a few side by side; adds to `collector` and `results`."""
     with full_precision():
         batch.read_targets(results, sizes.forward.logits)
         batch.read_routing(results)
         bounds, bases = results.by_block(schema.ERROR_BOUND), results.by_block(schema.BASE_LOGPROB)
         positions: list[Floats] = []
-        summed = batch.objective.by_prompt
-        groups = _Groups(method, state, scoring, batch.objective, sizes.room)
-
-        def take(found: Iterator[_Piece]) -> None:
-            for piece in found:
-                collector.add(piece.name, piece.block, batch.prompts, finite_array(piece.name, piece.scores))
+        blocks = _Blocks(method, state, scoring, batch.objective, sizes)
+        problems = enumerate(batch.problems(model, method.norm, method.gate))
+        for found in side_by_side(blocks.calls(problems), sizes.room.blocks):
+            bases[batch.prompts, found.block] = found.base
+            if found.tiers is not None:
+                results.tier_pairs[found.block] += found.tiers
+            if found.by_position is not None:
+                positions.append(found.by_position)
+            for piece in found.pieces:
+                collector.add(piece.name, piece.block, batch.prompts, piece.scores)
                 if piece.error_bound is not None:
                     bound = bounds[batch.prompts, piece.block]
-                    bounds[batch.prompts, piece.block] = np.maximum(bound, piece.error_bound.cpu().numpy())
-
-        for index, problem in enumerate(batch.problems(model, method.norm, method.gate)):
-            base = summed(problem.base_logits.target_log_p.double())
-            bases[batch.prompts, index] = base.cpu().numpy()
-            units = _score_units(problem, method, state, scoring, batch.objective)
-            if units is not None:
-                results.tier_pairs[index] += units.tiers.sum(dim=0).cpu().numpy()
-                take(iter([_Piece(method.name, index, units.scores, units.error_bound)]))
-            if units is not None and units.by_position is not None:
-                positions.append(units.by_position.cpu().numpy())
-            take(groups.of_block(problem, index))
-            take(_routing(problem, scoring, batch.objective, index))
-            if sizes.forward.frugal:
-                del problem, units
-                give_back()
+                    bounds[batch.prompts, piece.block] = np.maximum(bound, piece.error_bound)
         if positions:
             results.add_positions(batch.prompts, positions, batch.lengths, units=scoring.keep == "prompts")
+
+
+class _Kept(NamedTuple):
+    """What is kept of a block.
+
+    Attributes:
+        block: its index.
+        base: [P], float64, log p(target | base).
+        tiers: [3], how many of its units' scores were found in which way; None without units.
+        by_position: [P, S, n_units], nats, where positions are resolved; else None.
+        pieces: its scores, and perhaps those of the block before as a whole.
+    """
+
+    block: int
+    base: Floats
+    tiers: NDArray[np.int64] | None
+    by_position: Floats | None
+    pieces: Sequence[_Piece]
+
+
+class _Blocks:
+    """The blocks of one batch, each scored by a call of its own, which may be made side by side."""
+
+    def __init__(self, method: Method[Any], state: Any, scoring: Scoring, objective: Objective, sizes: Sizes) -> None:
+        self._method, self._state, self._scoring, self._objective = method, state, scoring, objective
+        self._frugal = sizes.forward.frugal
+        self._groups = _Groups(method, state, scoring, objective, sizes.room)
+
+    def calls(self, problems: Iterator[tuple[int, TracedProblem]]) -> Iterator[Callable[[], _Kept]]:
+        """One for each block; a problem is held by its call alone."""
+        for index, problem in problems:
+            call = partial(self._score, index, problem)
+            del problem
+            yield call
+            del call
+            if self._frugal:
+                give_back()
+
+    def _score(self, index: int, problem: TracedProblem) -> _Kept:
+        base = self._objective.by_prompt(problem.base_logits.target_log_p.double()).cpu().numpy()
+        units = _score_units(problem, self._method, self._state, self._scoring, self._objective)
+        pieces: list[_Piece] = []
+        if units is not None:
+            pieces.append(_piece(self._method.name, index, units.scores, units.error_bound))
+        pieces += self._groups.of_block(problem, index)
+        pieces += _routing(problem, self._scoring, self._objective, index)
+        if units is None:
+            return _Kept(index, base, None, None, pieces)
+        by_position = None if units.by_position is None else units.by_position.cpu().numpy()
+        return _Kept(index, base, units.tiers.sum(dim=0).cpu().numpy(), by_position, pieces)
 
 
 class _UnitScores(NamedTuple):
@@ -205,46 +246,57 @@ class _Piece(NamedTuple):
 
     name: str
     block: int
-    scores: Tensor
-    error_bound: Tensor | None = None
+    scores: Floats
+    error_bound: Floats | None
+
+
+def _piece(name: str, block: int, scores: Tensor, bound: Tensor | None = None) -> _Piece:
+    return _Piece(name, block, finite_array(name, scores), None if bound is None else bound.cpu().numpy())
 
 
 class _Groups:
-    """Scores of the heads, experts and blocks that are asked for, block after block of one batch."""
+    """Scores of the heads, experts and blocks that are asked for, of the blocks of one batch."""
 
     def __init__(self, method: Method[Any], state: Any, scoring: Scoring, objective: Objective, room: Room) -> None:
         self._method, self._state, self._objective, self._room = method, state, objective, room
         self._wanted = set(scoring.units) if method.groups else set()
-        self._later: Callable[[BlockProblem], Found] | None = None
+        self._unfinished = Pairing[Callable[[BlockProblem], Found] | None, TracedProblem]()
 
-    def of_block(self, problem: TracedProblem, index: int) -> Iterator[_Piece]:
-        """What is known now: groups of this block, and perhaps the block before as a whole."""
-        if self._later is not None:
-            scores, bound = self._later(problem)
-            self._later = None
-            yield self._piece(schema.BLOCK_LPI, index - 1, scores.to(problem.base.dtype).unsqueeze(-1), bound)
+    def of_block(self, problem: TracedProblem, index: int) -> list[_Piece]:
+        """What is known now: groups of this block, and perhaps the block before or this one as a whole.
+
+        A block may need the problem of the next one to be finished, which whoever comes last of both does.
+        """
         heads, block = problem.block.n_heads > 0, "blocks" in self._wanted
         inner = "heads" in self._wanted if heads else "experts" in self._wanted and has_experts(problem)
-        if not (inner or block):
-            return
-        found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)
-        self._later = found.later
-        if inner and found.heads is not None:
-            yield self._piece(schema.HEAD_LPI, index, found.heads, found.error_bound)
-        if inner and found.experts is not None:
-            yield self._piece(schema.EXPERT_LPI, index, found.experts, found.error_bound)
-        if block and found.block is not None:
-            yield self._piece(schema.BLOCK_LPI, index, found.block.unsqueeze(-1), found.error_bound)
+        found = None
+        if inner or block:
+            found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)
+        pieces: list[_Piece] = []
+        if found is not None and inner and found.heads is not None:
+            pieces.append(self._piece(schema.HEAD_LPI, index, found.heads, found.error_bound))
+        if found is not None and inner and found.experts is not None:
+            pieces.append(self._piece(schema.EXPERT_LPI, index, found.experts, found.error_bound))
+        if found is not None and block and found.block is not None:
+            pieces.append(self._piece(schema.BLOCK_LPI, index, found.block.unsqueeze(-1), found.error_bound))
+        if block:
+            later = None if found is None else found.later
+            for number, finish, following in self._unfinished.meet(index, later, problem):
+                if finish is not None:
+                    scores, bound = finish(following)
+                    dtype = problem.base.dtype
+                    pieces.append(self._piece(schema.BLOCK_LPI, number, scores.to(dtype).unsqueeze(-1), bound))
+        return pieces
 
     def _piece(self, name: str, index: int, scores: Tensor, bound: Tensor) -> _Piece:
         summed = self._objective.by_prompt
         bound = summed(bound)
         if len(bound) == len(scores):
-            return _Piece(name, index, scores, bound)
+            return _piece(name, index, scores, bound)
         total = summed(scores.double())
         if self._method.certified:
             bound = bound + unit_roundoff(scores.dtype) * total.abs().amax(dim=-1)  # of storing the sum
-        return _Piece(name, index, total.to(scores.dtype), bound)
+        return _piece(name, index, total.to(scores.dtype), bound)
 
 
 def _routing(problem: TracedProblem, scoring: Scoring, objective: Objective, index: int) -> Iterator[_Piece]:
@@ -252,5 +304,5 @@ def _routing(problem: TracedProblem, scoring: Scoring, objective: Objective, ind
     routed = routing(problem) if "experts" in scoring.units else None
     if routed is not None:
         share = objective.by_prompt(torch.ones_like(objective.targets)).unsqueeze(-1)  # of several items, the mean
-        yield _Piece(schema.EXPERT_UTILISATION, index, objective.by_prompt(routed.routed) / share)
-        yield _Piece(schema.EXPERT_GATE, index, objective.by_prompt(routed.gates) / share)
+        yield _piece(schema.EXPERT_UTILISATION, index, objective.by_prompt(routed.routed) / share)
+        yield _piece(schema.EXPERT_GATE, index, objective.by_prompt(routed.gates) / share)

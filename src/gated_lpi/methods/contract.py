@@ -40,10 +40,12 @@ class Room(NamedTuple):
     Attributes:
         pairs: pairs of prompt and unit.
         numbers: numbers in one matrix of units and tokens.
+        blocks: blocks that are scored side by side, each of which may hold that.
     """
 
     pairs: int = 2**20
     numbers: int = 2**24
+    blocks: int = 1
 
 
 class Tier(enum.IntEnum):

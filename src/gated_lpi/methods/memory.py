@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
 from gated_lpi.methods.contract import Room
+from gated_lpi.methods.side_by_side import at_a_time
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
@@ -61,7 +62,7 @@ def sizes_for(
     Args:
         model: the model.
         batch_size: prompts in a batch, at most.
-        memory: the cap, in bytes; None takes `batch_size` prompts at a time.
+        memory: the cap, in bytes; None takes `batch_size` prompts at a time, and several blocks side by side.
         longest: tokens of the longest prompt.
         items: tokens of the longest answer, each of which is predicted.
         by_position: whether attention units are scored at every source position.
@@ -76,11 +77,13 @@ def sizes_for(
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
     """
-    half = 2 * FULL_TILES if memory is None else memory // 2
+    blocks = at_a_time(model.device.type) if memory is None and not passes else 1
+    half = 2 * FULL_TILES // blocks if memory is None else memory // 2
     tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
     numbers = max(1, tiles // NUMBER_BYTES)
     logits = max(1, min(LOGITS_AT_ONCE, numbers // model.readout.vocabulary))
-    sizes = Sizes(max(1, batch_size // items), Limits(logits=logits), Room(max(1, tiles // PAIR_BYTES), numbers))
+    room = Room(max(1, tiles // PAIR_BYTES), numbers, blocks)
+    sizes = Sizes(max(1, batch_size // items), Limits(logits=logits), room)
     if memory is None:
         return sizes
     fixed, token = fixed_bytes(model), token_bytes(model, longest, eager=by_position or weights)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
+
+Found = TypeVar("Found")
 
 FINE = 1e-4  # nats: a smaller tolerance is not left to certificates in float32
 
@@ -59,6 +62,45 @@ class Stops(NamedTuple):
     fitted: bool
 
 
+class _Latest(Generic[Found]):
+    """What was found of the last few problems, each while it lives.
+
+    Args:
+        count: of problems.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._found: dict[int, tuple[weakref.ref[BlockProblem], Found]] = {}
+        self._changing = threading.RLock()
+
+    def get(self, problem: BlockProblem) -> Found | None:
+        """What is kept of this very problem; None if nothing is."""
+        with self._changing:
+            kept, found = self._found.get(id(problem), (None, None))
+            return found if kept is not None and kept() is problem else None
+
+    def make_room(self) -> None:
+        """Forget what was kept first, if there are so many already."""
+        with self._changing:
+            while len(self._found) >= self._count:
+                del self._found[next(iter(self._found))]
+
+    def keep(self, problem: BlockProblem, found: Found) -> None:
+        """Keep this of a problem."""
+        mine, key = weakref.ref(self), id(problem)
+
+        def forget(gone: weakref.ref[BlockProblem]) -> None:
+            holder = mine()
+            if holder is not None:
+                with holder._changing:
+                    if key in holder._found and holder._found[key][0] is gone:
+                        del holder._found[key]
+
+        with self._changing:
+            self._found[key] = weakref.ref(problem, forget), found
+
+
 class Prepared:
     """What is prepared of one checkpoint; each part is made when it is first asked for.
 
@@ -77,55 +119,54 @@ class Prepared:
         self.room = room
         self.choices: dict[tuple[str, int], Stops] = {}
         self._squares: dict[tuple[str, int, int], Tensor] = {}
-        self._distribution: tuple[weakref.ref[BlockProblem], Distribution] | None = None
-        self._latest: tuple[weakref.ref[BlockProblem], LaidOut] | None = None
+        self._making = threading.RLock()  # for blocks that are scored side by side
+        self._distributions: _Latest[Distribution] = _Latest(2 * room.blocks - 1)  # some wait for the block before
+        self._laid: _Latest[LaidOut] = _Latest(2 * room.blocks - 1)
 
-    @cached_property
+    @property
     def table(self) -> Unembedding:
         """The unembedding's mean, spread and norms."""
-        return Unembedding(self.readout)
+        with self._making:
+            return self._table
 
     @cached_property
+    def _table(self) -> Unembedding:
+        return Unembedding(self.readout)
+
+    @property
     def reach(self) -> float:
         """What no logit is moved by more than, over σ and the length of what moves it."""
         folding = float(self.readout.gamma.abs().max()) / self.readout.divisor
         return folding * self.table.longest
 
-    @cached_property
+    @property
     def eight_bit(self) -> EightBit:
         """The unembedding's rows in 8 bits."""
-        return EightBit(self.table)
+        with self._making:
+            return self._eight_bit
+
+    @cached_property
+    def _eight_bit(self) -> EightBit:
+        return EightBit(self._table)
 
     def distribution(self, problem: BlockProblem) -> Distribution:
         """p of a block, found once for its units, by position too, and groups; kept while its problem lives."""
-        whole, mine = problem.whole or problem, weakref.ref(self)
-        if self._distribution is not None and self._distribution[0]() is whole:
-            return self._distribution[1]
-
-        def forget(gone: weakref.ref[BlockProblem]) -> None:
-            holder = mine()
-            if holder is not None and holder._distribution is not None and holder._distribution[0] is gone:
-                holder._distribution = None
-
-        self._distribution = None  # before the next is there
-        found = distribution(self.readout, self.table, whole.base, whole.base_logits)
-        self._distribution = weakref.ref(whole, forget), found
+        whole = problem.whole or problem
+        found = self._distributions.get(whole)
+        if found is None:
+            self._distributions.make_room()
+            found = distribution(self.readout, self.table, whole.base, whole.base_logits)
+            self._distributions.keep(whole, found)
         return found
 
     def keep(self, problem: BlockProblem, laid: LaidOut) -> None:
-        """Keep what was laid out of a block, for as long as its problem lives or until the next one is kept."""
-        mine = weakref.ref(self)
-
-        def forget(gone: weakref.ref[BlockProblem]) -> None:
-            holder = mine()
-            if holder is not None and holder._latest is not None and holder._latest[0] is gone:
-                holder._latest = None
-
-        self._latest = weakref.ref(problem, forget), laid
+        """Keep what was laid out of a block, for as long as its problem lives or until others take its place."""
+        self._laid.make_room()
+        self._laid.keep(problem, laid)
 
     def kept(self, problem: BlockProblem) -> LaidOut | None:
-        """What was kept of this very problem, if it was the last one."""
-        return self._latest[1] if self._latest is not None and self._latest[0]() is problem else None
+        """What was kept of this very problem, if it was one of the last."""
+        return self._laid.get(problem)
 
     def squares(self, problem: BlockProblem, first: int, folded: Tensor, envelope: Envelope) -> Tensor:
         """Upper bounds on Σ_j q_j·u_j² of units that follow each other; those of the uniform q are kept.
