@@ -239,6 +239,25 @@ def test_bounds_hold_whichever_way_is_thought_cheapest(case, way, monkeypatch):
     assert (taken.get("_outside_roughly", 0) > 0) == (way == "8 bits" and eight_bit.supported("cpu"))
 
 
+@pytest.mark.skipif(not eight_bit.supported("cpu"), reason="no fast products of 8 bits here")
+def test_a_sample_shows_once_for_a_block_whether_8_bits_pay(monkeypatch):
+    monkeypatch.setattr(Vectors, "_cost_by_units", lambda *_: math.inf)
+    monkeypatch.setattr(contributions, "SAMPLE", 2)
+    calls, plain = [], Vectors._outside_roughly
+
+    def roughly(vectors, left, level):
+        calls.append((vectors._problem.key, len(left)))
+        return plain(vectors, left, level)
+
+    monkeypatch.setattr(Vectors, "_outside_roughly", roughly)
+    prompts = encoded(random_prompts(1) * 24)
+    scored(tiny_model("Llama", **LARGE), prompts, ("heads",), batch_size=8)
+    assert len(calls) > 1
+    for block in {key for key, _ in calls}:
+        sizes = [size for key, size in calls if key == block]  # of three batches
+        assert sizes.count(min(sizes)) == 1, sizes
+
+
 def flops(call):
     with FlopCounterMode(display=False) as counter:
         call()

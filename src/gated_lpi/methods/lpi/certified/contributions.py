@@ -291,16 +291,25 @@ class Vectors:
         return Seen(sums.moments(torch.zeros_like(sums.terms[:, 3])), sums.rounding)  # nothing is outside
 
     def _score_roughly(self, left: Tensor, level: int) -> Tensor:
-        """By 8 bits, where a sample of the vectors shows that it pays; those that are left."""
-        few = torch.zeros(len(left), dtype=torch.bool, device=left.device)
-        few[:: max(1, len(left) // SAMPLE)] = True
-        kept, others = self._certify(left[few], self._outside_roughly, level), left[~few]
+        """By 8 bits, where a sample of the vectors shows that it pays; those that are left.
+
+        What it showed for a block that was seen before stays.
+        """
+        shown, key = self._prepared.left_by_rough, (self._problem.key, len(left).bit_length())
+        kept, others = left[:0], left
+        share = shown.get(key) if key[0] else None
+        if share is None:
+            few = torch.zeros(len(left), dtype=torch.bool, device=left.device)
+            few[:: max(1, len(left) // SAMPLE)] = True
+            kept, others = self._certify(left[few], self._outside_roughly, level), left[~few]
+            share = len(kept) / int(few.sum())
+            shown[key] = share
         if not len(others):
             return kept
         heads, width = len(self._given.groups[left].unique()), self._folded.shape[1]
         rough = len(others) * (width / eight_bit.speed(self._folded.device.type) + ROUGH_TERMS)
-        after = len(kept) + len(others) * len(kept) / int(few.sum())
-        if rough + self._cost(after, heads) < self._cost(len(kept) + len(others), heads):
+        without = len(kept) + len(others)
+        if rough + self._cost(len(kept) + share * len(others), heads) < self._cost(without, heads):
             others = self._certify(others, self._outside_roughly, level)
         return torch.cat([kept, others]).sort().values
 

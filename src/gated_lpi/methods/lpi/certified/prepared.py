@@ -111,6 +111,7 @@ class Prepared:
 
     Attributes:
         choices: what was chosen for a block, by its name and the size of the batch.
+        left_by_rough: the share of vectors of a block's groups that 8 bits leave, by its name and about how many they are.
     """
 
     def __init__(self, readout: Readout, tolerance: float, room: Room) -> None:
@@ -118,6 +119,7 @@ class Prepared:
         self.tolerance = tolerance
         self.room = room
         self.choices: dict[tuple[str, int], Stops] = {}
+        self.left_by_rough: dict[tuple[str, int], float] = {}
         self._squares: dict[tuple[str, int, int], Tensor] = {}
         self._making = threading.RLock()  # for blocks that are scored side by side
         self._distributions: _Latest[Distribution] = _Latest(2 * room.blocks - 1)  # some wait for the block before
