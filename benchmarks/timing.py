@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gated_lpi.methods.lpi.certified.eight_bit import largest_code
+from gated_lpi.methods.lpi.certified.eight_bit import described
 
 SHORT = 5.0  # seconds; what takes longer is not run five times
 RUNS = 3
@@ -125,8 +125,7 @@ def instructions() -> str:
     """Which of those that decide speed the processor has, and how 8-bit products are made with them."""
     names = {"AVX-512": "_is_avx512_supported", "VNNI": "_is_vnni_supported", "AMX": "_is_amx_tile_supported"}
     has = [f"{'' if getattr(torch.cpu, check, lambda: False)() else 'no '}{name}" for name, check in names.items()]
-    largest = largest_code("cpu")
-    return f"{', '.join(has)}; {f'8-bit products of codes up to {largest}' if largest else 'no 8-bit products'}"
+    return f"{', '.join(has)}; {described('cpu')}"
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ from flat import attribute
 from gated_lpi.errors import FactsError, ModelError, OptionError
 from gated_lpi.facts import encode
 from gated_lpi.methods import Method, all_exact, block_problems, unit_lpi
+from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.options import Scoring
 from gated_lpi.prompting import encode_facts
 from gated_lpi.trace import trace
@@ -57,6 +58,13 @@ def test_provenance(scores):
         attrs
     )
     assert attrs["reconstruction_error"] < 1e-5
+
+
+def test_the_products_that_were_chosen_for_this_processor_are_said(model, scores):
+    assert scores.attrs["products"] == eight_bit.described("cpu")
+    largest = eight_bit.largest_code("cpu")
+    assert (f"codes up to {largest}" if largest else "no 8-bit products") in scores.attrs["products"]
+    assert "products" not in attribute(model, FACTS, estimator="exact").attrs
 
 
 def test_means_are_means_of_the_prompts(model):

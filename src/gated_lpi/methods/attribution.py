@@ -121,8 +121,8 @@ def attribute(
         units', heads', experts' and its own. The coordinate `text (prompt)` is what was tokenised,
         prompt and answer joined. `tier_pairs (block_index, tier)` counts the pairs of prompt and unit whose score was
         found from means (`linear`), second moments (`moments`) or the whole sum (`exact`). Provenance is in `attrs`,
-        with `bos_added`, the facts that were `skipped`, `collisions` of targets within a relation, and `notes` on the
-        model.
+        with `bos_added`, the facts that were `skipped`, `collisions` of targets within a relation, the `products` that
+        the certified estimator chose for this processor, and `notes` on the model.
 
     Raises:
         OptionError: an option outside what it may be.
@@ -178,6 +178,7 @@ def attribute_asked(
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
     sources = {
         "method": chosen.name,
+        "products": chosen.products(model.device.type) if isinstance(chosen, Method) else None,
         **(to_flat(method) if isinstance(method, MethodOptions) else {}),
         **dict(scoring),
         "facts": facts.source,

@@ -139,6 +139,10 @@ class Method(Named, Estimator[State]):
     certified: bool = False
     groups: bool = False
 
+    def products(self, device_type: str) -> str | None:
+        """How it multiplies where it chooses by the processor, recorded in results; None where it does not choose."""
+        del device_type
+
     def score_groups(
         self, state: State, problem: TracedProblem, room: Room, *, inner: bool, block: bool
     ) -> GroupScores:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gated_lpi.errors import OptionError
 from gated_lpi.methods.contract import Room
+from gated_lpi.methods.lpi.certified.eight_bit import code_bytes
 from gated_lpi.methods.side_by_side import at_a_time
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
@@ -168,8 +169,9 @@ def token_bytes(model: Model, longest: int, *, eager: bool = False) -> int:
 
 def fixed_bytes(model: Model) -> int:
     """Bytes that are held whatever the number of prompts: what is prepared, and rows of the unembedding by rank."""
-    d = model.readout.weight.shape[1]
-    return OVERHEAD + 8 * (2 * d * d + 2 * len(model.units) + 4 * model.readout.vocabulary + 4096 * d)
+    vocabulary, d = model.readout.weight.shape
+    prepared = OVERHEAD + 8 * (2 * d * d + 2 * len(model.units) + 4 * vocabulary + 4096 * d)
+    return prepared + code_bytes(vocabulary, d, model.device.type)
 
 
 def _heads(model: Model) -> int:

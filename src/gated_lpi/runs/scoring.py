@@ -158,6 +158,7 @@ def _account(scores: xr.Dataset) -> dict[str, Any]:
         "skipped": skipped[:SHOWN],
         "collisions": list(scores.attrs["collisions"]),
         "notes": list(scores.attrs["notes"]),
+        **({"products": scores.attrs["products"]} if "products" in scores.attrs else {}),
     }
 
 

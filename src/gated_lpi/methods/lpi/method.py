@@ -15,7 +15,7 @@ from typing import Any
 from gated_lpi import score_schema as schema
 from gated_lpi.methods.contract import BlockScores, Estimator, Method, Room
 from gated_lpi.methods.lpi import contrast, exact, reference
-from gated_lpi.methods.lpi.certified import CertifiedEstimator
+from gated_lpi.methods.lpi.certified import CertifiedEstimator, eight_bit
 from gated_lpi.methods.lpi.groups import GroupScores
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
@@ -65,6 +65,10 @@ class GatedLPI(Method[Any]):
         self.target, self.foil, self.answer = options.target, options.foil, options.answer
         self.certified = isinstance(options.estimator, Certified)
         self.estimator = IMPLEMENTATIONS[type(options.estimator)](options.estimator)
+
+    def products(self, device_type: str) -> str | None:
+        """Which products of 8 bits the certified estimator takes here."""
+        return eight_bit.described(device_type) if self.certified else None
 
     def prepare(self, readout: Readout, room: Room) -> Any:
         """What the estimator keeps of a checkpoint."""

@@ -114,6 +114,22 @@ def speed(device_type: str) -> float:
     return FUSED_SPEED if fused(device_type) else SPEEDS.get(largest_code(device_type), 0.0)
 
 
+def described(device_type: str) -> str:
+    """How these products are made here, in words."""
+    largest = largest_code(device_type)
+    if not largest:
+        return "no 8-bit products"
+    how = [f"8-bit products of codes up to {largest}"]
+    how += ["fused"] if largest == WITH_VNNI and fused(device_type) else []
+    how += ["sums in bfloat16"] if bfloat16_pays(device_type) else []
+    return ", ".join(how)
+
+
+def code_bytes(vocabulary: int, d: int, device_type: str) -> int:
+    """Bytes of `EightBit` while it is made: codes and packed codes, scales, lengths and spread of what is wrong."""
+    return 2 * vocabulary * (d + 8) + 12 * d * d if supported(device_type) else 0
+
+
 @cache
 def largest_code(device_type: str) -> int:
     """The largest code whose products are exact and fast here; 0: there is none."""

@@ -111,7 +111,7 @@ class Prepared:
 
     Attributes:
         choices: what was chosen for a block, by its name and the size of the batch.
-        left_by_rough: the share of vectors of a block's groups that 8 bits leave, by its name and about how many it has.
+        left_by_rough: the share of vectors of a block's groups that 8 bits leave, by its name and how many it has.
     """
 
     def __init__(self, readout: Readout, tolerance: float, room: Room) -> None:
