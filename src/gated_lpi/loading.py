@@ -78,11 +78,17 @@ def load_model(
         WeightsError: weights missing, damaged, incomplete or not finite.
         ModelError: not a model that transformers can load.
         CheckpointError: a hub that does not answer, or a repository that it does not show.
-        OptionError: an unknown dtype, device or device map, or a device beside a device map.
+        OptionError: an unknown dtype, device or device map, a device beside a device map, or a tokenizer beside a GGUF
+            file.
     """
     refuse_two_places(device, device_map)
     if dtype not in DTYPES:
         raise OptionError(f"dtype {dtype!r} was given; expected one of {', '.join(sorted(DTYPES))}")
+    if gguf is not None and tokenizer is not None:
+        raise OptionError(
+            f"gguf={gguf!r} and tokenizer={tokenizer!r} were given; a GGUF file brings a tokenizer of its own, "
+            "which its token ids are of: leave tokenizer out"
+        )
     where = resolve_device(device)
     hub = Hub() if hub is None else hub
     folder, commit = _at_hand(source, revision, gguf, trust_remote_code, hub)

@@ -234,6 +234,23 @@ def test_a_row_of_ones_own_goes_to_every_verb_that_loads_a_model(monkeypatch, ca
     assert "has the key 'norms', which no row has" in error
 
 
+def test_a_tokenizer_that_lives_elsewhere_is_named(monkeypatch, capsys, tmp_path, facts):
+    folder, apart = save_checkpoint(tmp_path / "model"), tmp_path / "apart"
+    apart.mkdir()
+    for file in folder.glob("tokenizer*"):
+        file.rename(apart / file.name)
+    asked = ["attribute", folder, "--facts", facts, "--out", tmp_path / "scores", "--json"]
+    code, _, error = run(monkeypatch, capsys, *asked)
+    assert code == 1
+    assert "--tokenizer" in error
+    code, out, error = run(monkeypatch, capsys, *asked, "--tokenizer", apart)
+    assert code == 0, error
+    assert json.loads(out)["provenance"]["tokenizer_source"] == str(apart)
+    code, _, error = run(monkeypatch, capsys, "check", folder, "--tokenizer", tmp_path)
+    assert code == 1
+    assert "holds none" in error
+
+
 def test_the_installed_command_works():
     shown = subprocess.run(
         [sys.executable, "-m", "gated_lpi", "--help"], check=True, capture_output=True, text=True

@@ -69,6 +69,11 @@ def test_a_gguf_is_unpacked_and_its_units_add_up(folder, dtype):
     assert model.tokenizer("CAB")["input_ids"] == [ord("C") - ord("0"), VOCABULARY - 1]
 
 
+def test_another_tokenizer_beside_a_gguf_is_refused(folder):
+    with pytest.raises(OptionError, match="brings a tokenizer of its own"):
+        load_model(str(folder), gguf="tiny.gguf", tokenizer=str(folder))
+
+
 def test_weights_are_those_of_the_file(folder):
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / "tiny.gguf").tensors}
     down = stored["blk.1.ffn_down.weight"]

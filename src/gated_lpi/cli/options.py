@@ -40,6 +40,9 @@ FamilyRow = Annotated[
         metavar="FILE", help="Read the model by this row of the table of families: TOML, see docs/families.md."
     ),
 ]
+Tokenizer = Annotated[
+    str | None, typer.Option(metavar="FOLDER|REPO", help="Its tokenizer, where that is not beside the weights.")
+]
 Gguf = Annotated[str | None, typer.Option(metavar="FILE", help="Read this GGUF file of the model.")]
 
 
@@ -52,6 +55,7 @@ class ModelLoading:
     device_map: str | None = None
     trust_remote_code: bool = False
     gguf: str | None = None
+    tokenizer: str | None = None
     family: Family | None = None
 
     def load(self, model: str) -> Model:
@@ -69,6 +73,7 @@ _OF_LOADING: dict[str, tuple[Any, Any]] = {
     "device_map": (DeviceMap, None),
     "trust_remote_code": (TrustRemoteCode, False),
     "gguf": (Gguf, None),
+    "tokenizer": (Tokenizer, None),
     "family_row": (FamilyRow, None),
 }
 

@@ -194,7 +194,7 @@ def _and(items: list[str]) -> str:
 def _no_tokenizer(source: str, reason: str) -> ModelError:
     return ModelError(
         f"no tokenizer could be loaded from {source!r} ({reason}); put tokenizer.json beside the weights, or name the "
-        "folder or repository that holds it (tokenizer=, in an experiment file an arm's `tokenizer`)"
+        "folder or repository that holds it (tokenizer=, --tokenizer, in an experiment file an arm's `tokenizer`)"
     )
 
 
