@@ -14,6 +14,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "metrics": {"draws": 3},
     "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1], "text": BRIEF},
 }
+BY_LPI = {"methods": ["lpi"]}
 UNABLATED = {"heads": [], "units": [], "top_units": 0, "random_draws": 1, "text": ""}
 
 
