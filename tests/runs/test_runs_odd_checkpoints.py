@@ -21,7 +21,7 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
 from gated_lpi.results.store import MisfitError, ResultStore
 from gated_lpi.runs import run_experiment, scoring
-from tiny_runs import Notes, tiny_experiment
+from tiny_runs import BY_LPI, Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 
 STEPS = (0, 10, 20, 30)
@@ -42,7 +42,7 @@ def series(good, tmp_path):
 
 def experiment(tmp_path, *folders):
     arms = ({"name": folder.name, "checkpoints": str(folder)} for folder in folders)
-    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms)
+    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms, attribution=BY_LPI)
 
 
 def reconfigure(folder, **changes):
