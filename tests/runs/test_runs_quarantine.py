@@ -11,7 +11,7 @@ from gated_lpi.cli import main
 from gated_lpi.report import build_report
 from gated_lpi.results import open_run
 from gated_lpi.runs import run_experiment
-from tiny_runs import tiny_experiment
+from tiny_runs import BY_LPI, tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
@@ -51,7 +51,7 @@ def series(good, tmp_path):
 
 def experiment(series, tmp_path, **changes):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
-    return tiny_experiment(facts, {"name": "a", "series": str(series)}, **changes)
+    return tiny_experiment(facts, {"name": "a", "series": str(series)}, attribution=BY_LPI, **changes)
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
