@@ -120,8 +120,9 @@ def test_one_that_cannot_be_kept_is_given_all_the_same(run, monkeypatch):
 
 def test_reading_measuring_diagnosing_and_reporting_need_no_torch(finished, tmp_path):
     code = f"""{FREE}
-import gated_lpi, gated_lpi.results, gated_lpi.experiments, gated_lpi.metrics, gated_lpi.report.build, gated_lpi.diagnosis
-gated_lpi.report.build.FORMATS = ("svg",)  # one of them is enough
+import gated_lpi, gated_lpi.results, gated_lpi.experiments, gated_lpi.metrics, gated_lpi.report, gated_lpi.diagnosis
+from gated_lpi.report import build
+build.FORMATS = ("svg",)  # one of them is enough
 run = gated_lpi.open_run({str(finished.path)!r})
 assert run.scores("a")["lpi_mean"].load().sizes["checkpoint"] == 3
 assert run.summary("a").sizes["pair"] == 2
