@@ -16,7 +16,7 @@ STUDIES ?= .cache/studies
 SITE ?= .cache/site
 TRIED = $(or $(TMPDIR),/tmp)/gated-lpi-tried-$(notdir $(PYTHON))
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 gemma3 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 gemma3 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check check-code check-types check-pages format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -134,11 +134,19 @@ studies: install
 publish-studies: install
 	$(BIN)/gated-lpi study --publish docs/findings/studies --out $(STUDIES)
 
+# Types and the site take most of the time, on a core each.
 check: install install-test
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-types check-pages check-code
+
+check-code:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-types:
+	$(BIN)/mypy
+
+check-pages:
 	$(BIN)/python docs/check_links.py
 	$(BIN)/python docs/make_tables.py --check
 	$(BIN)/python docs/site/build.py $(SITE)

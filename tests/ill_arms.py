@@ -15,7 +15,7 @@ from gated_lpi.training import ArmSpec, ModelSize, TrainingSpec
 from gated_lpi.training.corpus import build_corpus
 from gated_lpi.training.tokenizer import train_tokenizer
 from gated_lpi.training.trainer import train_arm
-from tiny_runs import tiny_experiment
+from tiny_runs import BY_LPI, UNABLATED, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_facts
 
 SIZE = ModelSize(
@@ -91,4 +91,5 @@ def experiment(folder: Path, **attribution: Any) -> Experiment:
     """The experiment over arms that are trained already."""
     arms = ({"name": name, "checkpoints": str(folder / name)} for name in ILL)
     asked = save_facts(folder / "facts", [CAPITALS, COLOURS])
-    return tiny_experiment(asked, *arms, attribution=attribution, metrics={"draws": 3, "fraction": 0.05})
+    metrics = {"draws": 3, "fraction": 0.05}
+    return tiny_experiment(asked, *arms, attribution=BY_LPI | attribution, metrics=metrics, ablation=UNABLATED)

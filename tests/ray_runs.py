@@ -7,6 +7,7 @@ from gated_lpi.checkpoints import list_local
 from gated_lpi.experiments import Experiment
 from gated_lpi.experiments.settings import StorageSpec
 from gated_lpi.runs.job import Job
+from tiny_runs import QUICK
 from tiny_text import save_checkpoint, save_facts
 
 STEPS = (0, 10, 100, 1000)
@@ -28,8 +29,7 @@ def experiment(source, arms=("moe", "dense")):
         {
             "name": "test",
             "facts": {"source": str(source / "facts"), "templates": "first"},
-            "metrics": {"draws": 5},
-            "ablation": {"random_draws": 3, "top_units": 3},
+            **QUICK,
             "arms": [{"name": name, "checkpoints": str(source / name)} for name in arms],
         }
     )

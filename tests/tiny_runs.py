@@ -1,4 +1,4 @@
-"""Experiments on tiny models, made quick: few draws, one share of heads and units to mask."""
+"""Experiments on tiny models, made quick: few draws, one share of heads and units to mask, a text of two sentences."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,13 @@ from typing import Any
 from gated_lpi.experiments import Experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
-QUICK = {"metrics": {"draws": 3}, "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]}}
+BRIEF = str(Path(__file__).parent / "brief.txt")
+QUICK: dict[str, dict[str, Any]] = {
+    "metrics": {"draws": 3},
+    "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1], "text": BRIEF},
+}
+BY_LPI = {"methods": ["lpi"]}
+UNABLATED = {"heads": [], "units": [], "top_units": 0, "random_draws": 1, "text": ""}
 
 
 def tiny_experiment(facts: object, *arms: dict[str, Any], **changes: Any) -> Experiment:

@@ -1,5 +1,6 @@
 """Studies on tiny arms: two groups, two seeds, six steps."""
 
+from tiny_runs import BRIEF
 from tiny_text import CAPITALS, save_facts
 
 STUDY = """
@@ -15,6 +16,7 @@ random_draws = 1
 top_units = 1
 heads = [1]
 units = [0.1]
+text = "{text}"
 [training]
 steps = 6
 checkpoints = 3
@@ -65,6 +67,6 @@ draws = 20
 def save_study(folder, name="tiny"):
     """A study's file, and beside it that of one which analyses its run."""
     facts = save_facts(folder / "facts", [CAPITALS])
-    (folder / f"{name}.toml").write_text(STUDY.format(name=name, facts=facts))
+    (folder / f"{name}.toml").write_text(STUDY.format(name=name, facts=facts, text=BRIEF))
     (folder / "again.toml").write_text(AGAIN.format(name=name))
     return folder / f"{name}.toml"

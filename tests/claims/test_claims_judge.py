@@ -92,7 +92,7 @@ def test_a_bump_the_other_way_contradicts_and_both_ways_are_mixed():
 
 @pytest.mark.parametrize(("n", "paired"), [(3, False), (5, False), (5, True)])
 def test_null_data_are_found_in_at_most_one_of_twenty_runs(n, paired):
-    runs, found = 400, 0
+    runs, found = 200, 0
     random = np.random.default_rng(n)
     for _ in range(runs):
         smooth = np.cumsum(random.standard_normal((2, n, STEPS.size)), axis=2) / 3 + random.standard_normal((2, n, 1))

@@ -9,6 +9,7 @@ from test_cli import flat, run
 
 from gated_lpi import compare, load_facts, load_model
 from gated_lpi.cli import console
+from tiny_runs import BRIEF
 from tiny_text import save_checkpoint, save_facts
 
 CHEAP = ["--sample", 2, "--shares", "0.05,0.5", "--control-draws", 2, "--draws", 5]
@@ -25,7 +26,7 @@ def facts(tmp_path_factory):
 
 
 def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys, checkpoint, facts, tmp_path):
-    options = [*CHEAP, "--foil", "relation", "--seed", 3, "--out", tmp_path / "found.zarr", "--json"]
+    options = [*CHEAP, "--foil", "relation", "--seed", 3, "--text", BRIEF, "--out", tmp_path / "found.zarr", "--json"]
     code, out, err = run(monkeypatch, capsys, "compare", checkpoint, facts, *options)
     assert code == 0, err
     printed = xr.Dataset.from_dict(json.loads(out))
@@ -38,6 +39,7 @@ def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys,
         control_draws=2,
         draws=5,
         seed=3,
+        text=BRIEF,
     )
     assert set(printed.data_vars) == set(expected.data_vars)
     for name in ("agreement", "truth", "area", "logprob", "text_loss_control", "target_agreement"):

@@ -19,6 +19,7 @@ def file(tmp_path):
     return tmp_path / "experiment.toml"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_arms_are_trained_alone_and_a_run_goes_on_from_them(monkeypatch, capsys, file, tmp_path):
     out = tmp_path / "run"
     code, said, err = run(monkeypatch, capsys, "train", file, "--out", out, "--arm", "moe")

@@ -4,6 +4,7 @@ import os
 import runpy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
@@ -51,10 +52,30 @@ def test_the_first_attribution_runs_on_any_model(small_model, monkeypatch):
     assert "answered rightly: intact" in said
 
 
-def test_a_training_run_is_followed(monkeypatch):
+@pytest.fixture
+def _short(monkeypatch):
     monkeypatch.setenv("GATED_LPI_STEPS", "12")
     monkeypatch.setenv("GATED_LPI_PEOPLE", "4")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_short")
+def test_a_training_run_is_followed():
     said = printed(RUNNER["run"](EXAMPLES / FOLLOWING))
+    assert said.count("J_stab ") == 6
+    assert "looked for expert collapse" in said
+
+
+@pytest.mark.usefixtures("_short")
+def test_the_cells_that_follow_a_training_run_do_so_in_this_process(monkeypatch, capsys):
+    plt.switch_backend("agg")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names: dict[str, object] = {}
+    for cell in nbformat.read(EXAMPLES / FOLLOWING, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    plt.close("all")
+    said = capsys.readouterr().out
     assert said.count("J_stab ") == 6
     assert "looked for expert collapse" in said
 

@@ -147,6 +147,7 @@ class Reader(TrainerCallback):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_live_folder_is_a_run_for_all_that_reads_runs(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "live"
     callback, reader = GatedLPICallback(FACTS, every=2, out=folder, fraction=0.05), Reader(folder)

@@ -17,6 +17,11 @@ from tiny_text import FACTS, speaking_model
 GATES = ("gated", "uniform", "ungated", "open")
 UNITS = ("ffn", "attention")
 TARGET = 5
+SOME = ("OLMoE", "DeepSeek-V3", "GPT-OSS")  # softmax, sigmoid, with biases
+NORMS = [
+    *((case, "frozen") for case in MOE_CASES),
+    *(pytest.param(c, "recomputed", marks=[] if str(c) in SOME else pytest.mark.slow) for c in MOE_CASES),
+]
 
 
 def scores(model, prompts, name="lpi", **options):
@@ -24,9 +29,8 @@ def scores(model, prompts, name="lpi", **options):
     return found.result(name)
 
 
-@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("case", MOE_CASES, ids=str)
+@pytest.mark.parametrize(("case", "norm"), NORMS, ids=str)
 def test_every_estimator_agrees_with_the_reference(case, gate, norm):
     model, prompts = tiny_model(case, torch.float64), random_prompts(3)
     true = scores(model, prompts, units=UNITS, estimator="reference", gate=gate, norm=norm)
@@ -67,9 +71,8 @@ def weights(model: Model, prompts: list[list[int]], gate: str) -> dict[int, torc
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("case", MOE_CASES, ids=str)
+@pytest.mark.parametrize(("case", "norm"), NORMS, ids=str)
 def test_experts_score_what_the_fused_experts_would_write_with_that_weight(case, gate, norm):
     model, prompts = tiny_model(case, torch.float64), random_prompts(3)
     found = scores(model, prompts, "expert_lpi", gate=gate, norm=norm)

@@ -17,10 +17,11 @@ from tiny_models import CASES, MOE_CASES, tiny_model
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
 SOME = ("GPT-2", "Gemma2", "OLMo2", "Qwen2-MoE", "GPT-OSS")
+NORMS = [*((case, "frozen") for case in CASES), *((case, "recomputed") for case in SOME)]
+OTHERS = [pytest.param(c, "recomputed", marks=pytest.mark.slow) for c in CASES if str(c) not in SOME]
 
 
-@pytest.mark.parametrize("norm", ["frozen", "recomputed"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "norm"), [*NORMS, *OTHERS], ids=str)
 def test_every_estimator_of_a_contrast_is_the_reference(case, norm):
     prompts = questions(4)[::2]
     for dtype in (torch.float64, torch.float32):
@@ -59,7 +60,7 @@ def contrast(problem, prompt, contribution):
     return scores[0] - (np.mean(scores[1:]) if foils else 0.0)
 
 
-@pytest.mark.parametrize(("case", "norm"), [*((case, "frozen") for case in CASES), *((c, "recomputed") for c in SOME)])
+@pytest.mark.parametrize(("case", "norm"), NORMS, ids=str)
 def test_groups_of_a_contrast_are_the_definition_on_summed_contributions(case, norm):
     model, prompts = tiny_model(case, torch.float64), questions(4)[::2]
     found, results = scores_of(model, LPI(norm=norm, foil="relation"), prompts, units=ALL_UNITS)

@@ -97,6 +97,7 @@ def test_a_finding_of_some_methods_only_is_not_called_reversed() -> None:
     assert sum(parts) == total
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_method_alone_has_no_verdict(tmp_path: Path) -> None:
     results = loaded(moe=MOE, dense=DENSE)
     assert verdict(results) is None
@@ -320,6 +321,7 @@ def test_what_is_wrong_is_listed_with_its_evidence(run: SyntheticRun, page: str)
     assert set(content["by_method"]["moe"]) == {"lpi", "grad_x_act"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_wrong_and_nothing_judged_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = build_report(SyntheticRun(tmp_path / "a", {"dense": DENSE})).html.read_text(encoding="utf-8")
     assert "None of expert collapse, routing instability and neuron churn was found." in text

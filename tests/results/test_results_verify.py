@@ -17,7 +17,7 @@ from gated_lpi.results import ResultStore, verify_run
 from gated_lpi.results.commit import read_commit, write_commit
 from gated_lpi.results.files import NewerFormatError
 from gated_lpi.runs import run_experiment
-from tiny_runs import Notes, tiny_experiment
+from tiny_runs import BY_LPI, Notes, tiny_experiment
 from tiny_store import filled, record, scores
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
@@ -31,7 +31,7 @@ def spec(tmp_path_factory):
     for seed, step in enumerate((0, 10, 20, 30)):
         save_checkpoint(folder / "a" / f"step-{step}", "Qwen3", seed)
     (folder / "a" / "step-20" / "model.safetensors").unlink()
-    return tiny_experiment(facts, {"name": "a", "checkpoints": str(folder / "a")})
+    return tiny_experiment(facts, {"name": "a", "checkpoints": str(folder / "a")}, attribution=BY_LPI)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_trained_checkpoint_that_is_damaged_is_trained_again(tmp_path):
     size = {"hidden": 8, "layers": 1, "heads": 2, "kv_heads": 2, "experts": 2, "expert_width": 8, "vocab_size": 300}
     facts = save_facts(tmp_path / "facts", [CAPITALS])
     training = {"size": size, "steps": 2, "checkpoints": 2, "batch_size": 2, "warmup_steps": 1}
-    spec = tiny_experiment(facts, {"name": "t", "train": "moe"}, training=training)
+    spec = tiny_experiment(facts, {"name": "t", "train": "moe"}, training=training, attribution=BY_LPI)
     run = run_experiment(spec, tmp_path / "run")
     weights = run.training_folder("t") / "step-2" / "model.safetensors"
     content = weights.read_bytes()

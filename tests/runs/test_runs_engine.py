@@ -10,6 +10,7 @@ from gated_lpi.errors import CheckpointError, OptionError, ReconstructionError, 
 from gated_lpi.experiments import Experiment
 from gated_lpi.runs import attribute_checkpoint, run_experiment
 from gated_lpi.training import ModelSize, TrainingSpec
+from tiny_runs import QUICK as QUICKEST
 from tiny_text import save_checkpoint, save_facts
 
 QUICK = {"metrics": {"draws": 5}, "ablation": {"random_draws": 3, "top_units": 3}}
@@ -179,15 +180,25 @@ class StopsAt:
         return nullcontext(advance)
 
 
+@pytest.fixture(scope="module")
+def quick(source):
+    return experiment(source, **QUICKEST)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(quick, tmp_path_factory):
+    return run_experiment(quick, tmp_path_factory.mktemp("uninterrupted") / "run")
+
+
 @pytest.mark.parametrize("where", [("attribute moe", 0), ("attribute dense", 2), ("ablate moe", 3)])
-def test_an_interrupted_run_goes_on_where_it_stopped(run, source, tmp_path, where):
+def test_an_interrupted_run_goes_on_where_it_stopped(quick, uninterrupted, tmp_path, where):
     with pytest.raises(Stop):
-        run_experiment(experiment(source), tmp_path / "run", StopsAt(*where))
+        run_experiment(quick, tmp_path / "run", StopsAt(*where))
     done = {arm: open_run(tmp_path / "run").store(arm).records() for arm in ("moe", "dense")}
-    finished = run_experiment(experiment(source), tmp_path / "run")
+    finished = run_experiment(quick, tmp_path / "run")
     for arm in finished.arms:
-        xr.testing.assert_equal(finished.scores(arm).load(), run.scores(arm).load())
-        assert finished.record(arm) == run.record(arm)
+        xr.testing.assert_equal(finished.scores(arm).load(), uninterrupted.scores(arm).load())
+        assert finished.record(arm) == uninterrupted.record(arm)
         assert finished.store(arm).records()[: len(done[arm])] == done[arm]  # not computed again
 
 
@@ -219,10 +230,11 @@ def test_an_experiment_trains_its_own_arms(tmp_path):
     trained = Experiment.model_validate(
         {
             "name": "trained",
+            "facts": {"source": str(save_facts(tmp_path / "facts"))},
             "training": spec,
             "arms": [{"name": "moe", "train": "moe"}, {"name": "dense", "train": "dense_active"}],
             "attribution": {"units": ["ffn", "attention", "heads"]},
-            **QUICK,
+            **QUICKEST,
         }
     )
     run = run_experiment(trained, tmp_path / "run")

@@ -9,7 +9,7 @@ from gated_lpi import open_run
 from gated_lpi.errors import RunExistsError
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.plan import plan
-from tiny_runs import TRAINING, tiny_experiment
+from tiny_runs import TRAINING, UNABLATED, tiny_experiment
 from tiny_text import CAPITALS, save_facts
 
 
@@ -19,7 +19,7 @@ def test_replicates_and_arms_with_own_training_are_trained_as_they_say(tmp_path)
         {"train": "moe", "replicates": 2},
         {"name": "wide", "train": "moe", "training": {"steps": 4, "size": {"expert_width": 16}}},
     ]
-    spec = tiny_experiment(facts, *arms, training=TRAINING)
+    spec = tiny_experiment(facts, *arms, training=TRAINING, ablation=UNABLATED)
     run = run_experiment(spec, tmp_path / "run")
     kept = {arm: json.loads((run.training_folder(arm) / "arm.json").read_text()) for arm in run.arms}
     assert {arm: record["arm"]["name"] for arm, record in kept.items()} == {arm: arm for arm in run.arms}
@@ -31,7 +31,7 @@ def test_replicates_and_arms_with_own_training_are_trained_as_they_say(tmp_path)
     assert not (first["lpi_mean"] == second["lpi_mean"]).all()
     assert first.sizes["unit"] == second.sizes["unit"] < wide.sizes["unit"]
     assert open_run(run.path).experiment.groups == {"moe": ("moe-1", "moe-2"), "wide": ("wide",)}
-    other = tiny_experiment(facts, *arms, training=TRAINING | {"seed": 9})
+    other = tiny_experiment(facts, *arms, training=TRAINING | {"seed": 9}, ablation=UNABLATED)
     with pytest.raises(RunExistsError, match=r"differs in arms"):
         run_experiment(other, run.path)
 
@@ -42,7 +42,7 @@ def test_an_arm_is_aligned_with_the_steps_of_the_others_own_training(tmp_path):
     alone = plan(tiny_experiment(facts, trained, training=TRAINING))
     assert len(alone.arms[0].checkpoints) == 3
     assert re.fullmatch(r"trained by the run: [\d,]+ parameters on [\d,]+ tokens", *alone.arms[0].notes)
-    run = run_experiment(tiny_experiment(facts, trained, training=TRAINING), tmp_path / "run")
+    run = run_experiment(tiny_experiment(facts, trained, training=TRAINING, ablation=UNABLATED), tmp_path / "run")
     series = str(run.training_folder("trained"))
     aligned = {"name": "aligned", "series": series, "tokens_aligned_with": "trained"}
     made = plan(tiny_experiment(facts, trained, aligned, training=TRAINING))

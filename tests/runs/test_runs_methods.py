@@ -37,8 +37,8 @@ def source(tmp_path_factory):
     return folder
 
 
-def experiment(source, **attribution):
-    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
+def experiment(source, names=("moe", "dense"), **attribution):
+    arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in names)
     return tiny_experiment(
         source / "facts",
         *arms,
@@ -115,7 +115,8 @@ def test_every_ranking_is_held_against_relations_that_did_not_choose(run, source
         model = load_model(source / arm / "step-20")
         scores = run.scores(arm).isel(checkpoint=-1)["grad_x_act"].sel(relation=["capital"])
         facts = run.experiment.facts.load()
-        alone = ablate(model, facts, scores=scores, share=(0.1,), controls=("layer",), draws=LAYER_DRAWS, k=spec.k)
+        how = {"controls": ("layer",), "draws": LAYER_DRAWS, "k": spec.k, "text": spec.text}
+        alone = ablate(model, facts, scores=scores, share=(0.1,), **how)
         assert alone.attrs["n_other"] == 2
         (row,) = [row for row in found.rows if row.method == "grad_x_act"]
         assert row.count == int(alone["n_units"][0])
@@ -136,8 +137,8 @@ def test_without_a_text_or_other_relations_there_is_no_selectivity(source, tmp_p
     assert run.record("moe").selectivity is None
 
 
-def test_routing_s_answer_to_silenced_experts_is_kept_and_reported_on_request(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+@pytest.mark.usefixtures("undrawn")
+def test_routing_s_answer_to_silenced_experts_is_kept_and_reported_on_request(source, tmp_path):
     arms = ({"name": arm, "checkpoints": str(source / arm)} for arm in ("moe", "dense"))
     asked = tiny_experiment(
         source / "facts", *arms, attribution={"methods": ["grad_x_act"]}, routing={"redundancy": True}
@@ -173,6 +174,7 @@ def test_changes_are_split_where_there_are_routers(run, source):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_it_is_resumed_verified_and_reported(run):
     before = run.split_store("moe").digest(), run.store("moe").digest()
     again = run_experiment(run.experiment, run.path)
@@ -218,7 +220,8 @@ def test_it_is_resumed_verified_and_reported(run):
 
 
 def test_a_run_of_a_version_that_knew_lpi_alone_is_read_and_goes_on_so(source, tmp_path):
-    asked = experiment(source, methods=["lpi"])
+    asked = experiment(source, ["moe"], methods=["lpi"])
+    asked = asked.model_copy(update={"ablation": asked.ablation.model_copy(update={"text": None})})
     run = run_experiment(asked, tmp_path / "run")
     description = json.loads((run.path / "run.json").read_text())
     for section, key in (("attribution", "methods"), ("attribution", "contrast"), ("ablation", "text")):
@@ -233,13 +236,13 @@ def test_a_run_of_a_version_that_knew_lpi_alone_is_read_and_goes_on_so(source, t
     assert old.experiment == asked
     assert run_experiment(asked, run.path).methods("moe") == ("lpi",)
     with pytest.raises(RunExistsError, match=r"attribution\.methods"):
-        run_experiment(experiment(source), run.path)
+        run_experiment(experiment(source, ["moe"]), run.path)
 
 
 def test_a_method_without_anything_to_score_is_left_out_and_said(source, tmp_path):
     notes = Notes()
     run = run_experiment(
-        experiment(source, units=["heads"], methods=["lpi", "grad_x_act", "rollout"]), tmp_path / "run", notes
+        experiment(source, ["moe"], units=["heads"], methods=["lpi", "grad_x_act", "rollout"]), tmp_path / "run", notes
     )
     assert any("GradientTimesActivation is left out" in note for note in notes.said)
     assert "rollout" in run.scores("moe")
@@ -264,7 +267,7 @@ def test_methods_that_mean_nothing_are_refused_with_the_key(source, attribution,
 
 def test_lpi_has_its_groups_and_routing_wherever_it_stands_among_the_methods(source, tmp_path):
     first, second = (
-        run_experiment(experiment(source, methods=list(methods)), tmp_path / methods[0]).scores("moe")
+        run_experiment(experiment(source, ["moe"], methods=list(methods)), tmp_path / methods[0]).scores("moe")
         for methods in (("lpi", "grad_x_act"), ("grad_x_act", "lpi"))
     )
     assert set(first.data_vars) == set(second.data_vars)
@@ -272,8 +275,8 @@ def test_lpi_has_its_groups_and_routing_wherever_it_stands_among_the_methods(sou
         np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_gradients_alone_are_a_run_with_a_report_that_says_what_was_not_kept(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
+@pytest.mark.usefixtures("undrawn")
+def test_gradients_alone_are_a_run_with_a_report_that_says_what_was_not_kept(source, tmp_path):
     run = run_experiment(experiment(source, methods=["grad_x_act"]), tmp_path / "run")
     assert run.methods("moe") == ("grad_x_act",)
     assert "expert_utilisation" not in run.scores("moe")
@@ -285,7 +288,7 @@ def test_gradients_alone_are_a_run_with_a_report_that_says_what_was_not_kept(sou
 
 
 def test_routing_is_kept_by_the_one_method_that_sees_it_wherever_it_stands(source, tmp_path):
-    asked = experiment(source, methods=["grad_x_act", "direct_effect"], routing="all", positions="resolved")
+    asked = experiment(source, ["moe"], methods=["grad_x_act", "direct_effect"], routing="all", positions="resolved")
     scores = run_experiment(asked, tmp_path / "run").scores("moe")
     assert {"expert_utilisation", "position_gate", "router_logits"} <= set(scores)
 
@@ -294,7 +297,7 @@ UNHEEDED = {"gate": "open", "norm": "recomputed", "routing": "all", "positions":
 
 
 def test_what_no_method_has_a_use_for_is_refused_in_a_file_and_said_elsewhere(source, tmp_path):
-    asked = experiment(source, methods=["grad_x_act"], **UNHEEDED)
+    asked = experiment(source, ["moe"], methods=["grad_x_act"], **UNHEEDED)
     file = tmp_path / "experiment.toml"
     file.write_text(as_toml(asked))
     with pytest.raises(

@@ -21,7 +21,7 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
 from gated_lpi.results.store import MisfitError, ResultStore
 from gated_lpi.runs import run_experiment, scoring
-from tiny_runs import Notes, tiny_experiment
+from tiny_runs import BY_LPI, Notes, tiny_experiment
 from tiny_text import CAPITALS, WORDS, save_checkpoint, save_facts
 
 STEPS = (0, 10, 20, 30)
@@ -42,7 +42,7 @@ def series(good, tmp_path):
 
 def experiment(tmp_path, *folders):
     arms = ({"name": folder.name, "checkpoints": str(folder)} for folder in folders)
-    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms)
+    return tiny_experiment(save_facts(tmp_path / "facts", [CAPITALS]), *arms, attribution=BY_LPI)
 
 
 def reconfigure(folder, **changes):
@@ -93,6 +93,7 @@ QUICK = ("another width", "a target without a token", "targets that are swapped"
 
 
 @pytest.mark.parametrize("odd", [pytest.param(odd, marks=[] if odd in QUICK else [pytest.mark.slow]) for odd in ODD])
+@pytest.mark.usefixtures("undrawn")
 def test_an_odd_checkpoint_is_quarantined_by_name_and_the_run_goes_on(series, tmp_path, odd):
     spoil, error, message = ODD[odd]
     spoil(series / "step-10")
@@ -115,6 +116,7 @@ def test_a_padding_id_beyond_the_vocabulary_costs_nothing_and_is_said(series, tm
     assert said.startswith("series: step-10: pad_token_id = 999 of its config is no row")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_skipped_replaced_or_alike_is_in_the_record_and_said_once(series, tmp_path):
     content = experiment(tmp_path, series).model_dump() | {"name": "test"}
     spec = Experiment.model_validate(content | {"facts": content["facts"] | {"on_error": "skip"}})
@@ -261,6 +263,7 @@ def test_facts_that_no_tokenizer_takes_end_the_run(series, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_an_arm_without_any_usable_checkpoint_leaves_the_others_alone(series, tmp_path, monkeypatch, capsys):
     shutil.copytree(series, tmp_path / "bad")
     for step in STEPS:

@@ -11,7 +11,7 @@ from gated_lpi.cli import main
 from gated_lpi.report import build_report
 from gated_lpi.results import open_run
 from gated_lpi.runs import run_experiment
-from tiny_runs import tiny_experiment
+from tiny_runs import BY_LPI, tiny_experiment
 from tiny_text import CAPITALS, save_checkpoint, save_facts
 
 
@@ -51,7 +51,7 @@ def series(good, tmp_path):
 
 def experiment(series, tmp_path, **changes):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
-    return tiny_experiment(facts, {"name": "a", "series": str(series)}, **changes)
+    return tiny_experiment(facts, {"name": "a", "series": str(series)}, attribution=BY_LPI, **changes)
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
@@ -68,6 +68,7 @@ def test_an_unusable_checkpoint_is_put_aside_and_the_run_goes_on(series, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_names_what_is_missing_and_that_pairs_span_it(series, tmp_path):
     SPOILS["not finite"][0](series / "step-10")
     shutil.rmtree(series / "step-30")
@@ -119,7 +120,7 @@ def command(series, tmp_path, monkeypatch, choice):
         f"""name = "test"
 facts = {{source = "{facts}", templates = "first"}}
 metrics = {{draws = 3}}
-ablation = {{random_draws = 1, top_units = 1, heads = [1], units = [0.1]}}
+ablation = {{random_draws = 1, top_units = 1, heads = [1], units = [0.1], text = ""}}
 [[arms]]
 name = "a"
 series = "{series}"
@@ -130,6 +131,7 @@ series = "{series}"
     return main
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, capsys):
     SPOILS["without weights"][0](series / "step-0")
     run = command(series, tmp_path, monkeypatch, "count = 2")
@@ -142,6 +144,7 @@ def test_the_command_says_so_and_ends_with_3(series, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_says_what_is_a_duplicate_and_what_is_left_out(series, tmp_path, monkeypatch, capsys):
     shutil.copytree(series / "step-10", series / "step-15")
     shutil.copytree(series / "step-10", series / "best-model")

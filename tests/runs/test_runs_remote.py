@@ -17,6 +17,7 @@ from gated_lpi.experiments import Experiment
 from gated_lpi.report import build_report
 from gated_lpi.results.store import ResultStore
 from gated_lpi.runs import run_experiment
+from tiny_runs import QUICK
 from tiny_text import save_checkpoint, save_facts
 
 
@@ -31,8 +32,7 @@ def experiment(tmp_path_factory):
             "name": "test",
             "facts": {"source": str(folder / "facts"), "templates": "first"},
             "arms": [{"name": "moe", "checkpoints": str(folder / "moe")}],
-            "metrics": {"draws": 5},
-            "ablation": {"random_draws": 2, "top_units": 2},
+            **QUICK,
         }
     )
 
@@ -152,8 +152,7 @@ def test_a_remote_run_trains_on_this_machine(address, tmp_path):
         "name": "trained",
         "training": {"size": size, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoints": 2},
         "arms": [{"name": "moe", "train": "moe"}],
-        "metrics": {"draws": 3},
-        "ablation": {"random_draws": 1, "top_units": 1, "heads": [1], "units": [0.1]},
+        **QUICK,
     }
     trained = Experiment.model_validate(settings)
     run = run_experiment(trained, address)

@@ -76,6 +76,7 @@ def bucket(monkeypatch, tmp_path):
     server.stop()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_line_runs_into_a_bucket(experiment, bucket, tmp_path):
     address = f"{bucket}/run"
     for out in (address, str(tmp_path / "run")):

@@ -18,7 +18,7 @@ from gated_lpi.runs.access import hub_of
 from gated_lpi.runs.downloads import Ledger, listed_bytes
 from gated_lpi.runs.job import Job
 from hub_server import HubServer, files_in
-from tiny_runs import Notes, tiny_experiment
+from tiny_runs import BY_LPI, Notes, tiny_experiment
 from tiny_text import CAPITALS, FACTS, save_checkpoint, save_facts
 
 REPO = "org/tiny"
@@ -45,7 +45,7 @@ def server(contents, monkeypatch):
 def experiment(server, tmp_path, arm=None, **storage):
     facts = save_facts(tmp_path / "facts", [CAPITALS])
     where = {"endpoint": server.url, "cache_dir": str(tmp_path / "cache"), **storage}
-    return tiny_experiment(facts, {"name": "a", "series": REPO, **(arm or {})}, storage=where)
+    return tiny_experiment(facts, {"name": "a", "series": REPO, **(arm or {})}, attribution=BY_LPI, storage=where)
 
 
 def weights_in(cache):

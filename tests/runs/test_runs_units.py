@@ -156,6 +156,7 @@ def test_a_run_may_ablate_nothing(source, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_an_arm_that_the_options_do_not_fit_is_left_out_and_the_others_are_shown(source, tmp_path, monkeypatch, capsys):
     shutil.copytree(source / "dense" / "step-0", tmp_path / "late" / "step-500")
     folders = {"late": tmp_path / "late", "dense": source / "dense"}

@@ -136,19 +136,20 @@ def test_arms_trained_and_scored_in_workers_are_those_trained_and_scored_here(fa
     assert notes.said == []
 
 
-def test_an_arm_that_another_run_trained_alike_is_taken_from_it(facts, serial, tmp_path):
+def test_an_arm_that_another_run_trained_alike_is_taken_from_it(facts, tmp_path):
+    before = run_experiment(tiny_experiment(facts, {"train": "moe"}, training=TRAINING), tmp_path / "before")
     changed = {"name": "other", "train": "moe", "training": {"load_balancing": 0.5}}
     spec = tiny_experiment(facts, {"name": "a", "train": "moe"}, changed, training=TRAINING)
     notes = Notes()
-    run = run_experiment(spec, tmp_path / "run", notes, siblings=[serial.path])
+    run = run_experiment(spec, tmp_path / "run", notes, siblings=[before.path])
     assert [note for note in notes.said if "trained before" in note] == [
-        "a: trained before, as moe-1 of run: not again"
+        "a: trained before, as moe of before: not again"
     ]
-    mine, theirs = run.training_folder("a"), serial.training_folder("moe-1")
+    mine, theirs = run.training_folder("a"), before.training_folder("moe")
     for step in ("step-0", "step-6"):
         assert (mine / step / "model.safetensors").samefile(theirs / step / "model.safetensors")
         assert json.loads((mine / step / "checkpoint.json").read_text())["arm"] == "a"
-    assert (run.scores("a")["lpi_mean"].values == serial.scores("moe-1")["lpi_mean"].values).all()
+    assert (run.scores("a")["lpi_mean"].values == before.scores("moe")["lpi_mean"].values).all()
     assert not (run.training_folder("other") / "step-6" / "model.safetensors").samefile(
         theirs / "step-6" / "model.safetensors"
     )

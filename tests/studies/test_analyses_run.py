@@ -13,7 +13,7 @@ from gated_lpi.runs.progress import Silent
 from gated_lpi.studies import Analysis
 from gated_lpi.studies._models import facts_of
 from gated_lpi.studies.table import analysis_of
-from tiny_runs import TRAINING, tiny_experiment
+from tiny_runs import TRAINING, UNABLATED, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_facts
 
 METHODS = ["lpi", "grad_x_act"]
@@ -32,7 +32,9 @@ def experiment(tmp_path_factory) -> Experiment:
     facts = save_facts(tmp_path_factory.mktemp("facts") / "facts", [CAPITALS, COLOURS])
     size = TRAINING["size"] | {"experts": 4}
     arms = ({"train": "moe", "replicates": 2}, {"name": "dense", "train": "dense_total", "replicates": 2})
-    return tiny_experiment(facts, *arms, training=TRAINING | {"size": size}, routing={"split": True})
+    return tiny_experiment(
+        facts, *arms, training=TRAINING | {"size": size}, routing={"split": True}, ablation=UNABLATED
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,8 @@ def lengths(experiment, tmp_path_factory):
     size = experiment.training.size.model_dump()
     training = TRAINING | {"size": size, "steps": 4, "checkpoints": 3}
     arms = ({"name": "short", "train": "moe"}, {"name": "long", "train": "moe", "training": {"steps": 8}})
-    asked = tiny_experiment(experiment.facts.source, *arms, training=training, attribution={"methods": ["lpi"]})
+    changes = {"attribution": {"methods": ["lpi"]}, "ablation": UNABLATED}
+    asked = tiny_experiment(experiment.facts.source, *arms, training=training, **changes)
     return run_experiment(asked, tmp_path_factory.mktemp("lengths") / "run")
 
 

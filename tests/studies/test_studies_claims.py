@@ -18,7 +18,7 @@ from gated_lpi.studies import claims, density, prior, survival
 from gated_lpi.studies.finding import Analysis
 from gated_lpi.studies.table import analysis_of
 from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun, scores
-from tiny_runs import TRAINING, tiny_experiment
+from tiny_runs import TRAINING, UNABLATED, tiny_experiment
 from tiny_text import CAPITALS, save_facts
 
 SIZE = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "experts": 2, "expert_width": 8, "vocab_size": 270}
@@ -214,6 +214,7 @@ def trained(tmp_path_factory):
         {"name": "dense", "train": "dense_active"},
         training=TRAINING | {"size": SIZE},
         seeds=[0, 1, 2],
+        ablation=UNABLATED,
     )
     return run_experiment(experiment, folder / "run")
 

@@ -14,7 +14,7 @@ from gated_lpi.studies import prune, prune_cells
 from gated_lpi.studies.prune import Options, _verdicts, advantage, analyse
 from gated_lpi.studies.prune_cells import Bench, Cell, Conditions, Replicate, corpus_loss
 from gated_lpi.studies.table import analysis_of
-from tiny_runs import TRAINING, tiny_experiment
+from tiny_runs import TRAINING, UNABLATED, tiny_experiment
 from tiny_text import CAPITALS, save_facts
 
 ASKED = {"rankings": ["lpi_stable", "lpi", "random"], "shares": [0.5], "times": [1.0]}
@@ -29,6 +29,7 @@ def run(tmp_path_factory):
         save_facts(folder / "facts", [CAPITALS]),
         {"name": "moe", "train": "moe", "replicates": 2},
         training={**TRAINING, "size": size, "learning_rate": 0.01},
+        ablation=UNABLATED,
     )
     run_experiment(experiment, folder / "run")
     return open_run(folder / "run")

@@ -115,6 +115,7 @@ def test_planned_tokens_are_those_seen(finished, shifting, two_parts, tokenizer)
     assert found == {c.step: c.tokens for c in list_local(finished[0])}
 
 
+@pytest.mark.slow
 def test_old_objects_are_forgotten_and_new_ones_learnt(spec, facts, two_parts, tokenizer, changes, tmp_path):
     options = spec.model_dump() | {"steps": 200, "batch_size": 18, "learning_rate": 5e-3, "shift": SHIFT.model_dump()}
     options |= {"checkpoints": 3, "spacing": "linear", "context": 64}
