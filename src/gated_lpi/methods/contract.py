@@ -142,6 +142,7 @@ class Method(Named, Estimator[State]):
     def products(self, device_type: str) -> str | None:
         """How it multiplies where it chooses by the processor, recorded in results; None where it does not choose."""
         del device_type
+        return None
 
     def score_groups(
         self, state: State, problem: TracedProblem, room: Room, *, inner: bool, block: bool
