@@ -178,7 +178,7 @@ def attribute_asked(
     first = None if model.tokenizer is None else model.tokenizer.bos_token_id
     sources = {
         "method": chosen.name,
-        "products": chosen.products(model.device.type) if isinstance(chosen, Method) else None,
+        "products": chosen.products(model.device.type),
         **(to_flat(method) if isinstance(method, MethodOptions) else {}),
         **dict(scoring),
         "facts": facts.source,

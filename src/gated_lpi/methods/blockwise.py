@@ -269,19 +269,18 @@ class _Groups:
         """
         heads, block = problem.block.n_heads > 0, "blocks" in self._wanted
         inner = "heads" in self._wanted if heads else "experts" in self._wanted and has_experts(problem)
-        found = None
-        if inner or block:
-            found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)
         pieces: list[_Piece] = []
-        if found is not None and inner and found.heads is not None:
+        if not (inner or block):
+            return pieces
+        found = self._method.score_groups(self._state, problem, self._room, inner=inner, block=block)
+        if inner and found.heads is not None:
             pieces.append(self._piece(schema.HEAD_LPI, index, found.heads, found.error_bound))
-        if found is not None and inner and found.experts is not None:
+        if inner and found.experts is not None:
             pieces.append(self._piece(schema.EXPERT_LPI, index, found.experts, found.error_bound))
-        if found is not None and block and found.block is not None:
+        if block and found.block is not None:
             pieces.append(self._piece(schema.BLOCK_LPI, index, found.block.unsqueeze(-1), found.error_bound))
         if block:
-            later = None if found is None else found.later
-            for number, finish, following in self._unfinished.meet(index, later, problem):
+            for number, finish, following in self._unfinished.meet(index, found.later, problem):
                 if finish is not None:
                     scores, bound = finish(following)
                     dtype = problem.base.dtype

@@ -122,6 +122,11 @@ class Named:
         """What it explains."""
         return Aims(self.target, self.foil, self.answer)
 
+    def products(self, device_type: str) -> str | None:
+        """How it multiplies where it chooses by the processor, recorded in results; None where it does not choose."""
+        del device_type
+        return None
+
 
 class Method(Named, Estimator[State]):
     """Scores units, block by block.
@@ -138,11 +143,6 @@ class Method(Named, Estimator[State]):
     readout_eps: float | None = None
     certified: bool = False
     groups: bool = False
-
-    def products(self, device_type: str) -> str | None:
-        """How it multiplies where it chooses by the processor, recorded in results; None where it does not choose."""
-        del device_type
-        return None
 
     def score_groups(
         self, state: State, problem: TracedProblem, room: Room, *, inner: bool, block: bool

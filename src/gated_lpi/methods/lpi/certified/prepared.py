@@ -87,7 +87,8 @@ class _Latest(Generic[Found]):
                 del self._found[next(iter(self._found))]
 
     def keep(self, problem: BlockProblem, found: Found) -> None:
-        """Keep this of a problem."""
+        """Keep this of a problem, in place of what was kept first if there are so many already."""
+        self.make_room()
         mine, key = weakref.ref(self), id(problem)
 
         def forget(gone: weakref.ref[BlockProblem]) -> None:
@@ -135,7 +136,7 @@ class Prepared:
     def _table(self) -> Unembedding:
         return Unembedding(self.readout)
 
-    @property
+    @cached_property
     def reach(self) -> float:
         """What no logit is moved by more than, over σ and the length of what moves it."""
         folding = float(self.readout.gamma.abs().max()) / self.readout.divisor
@@ -163,7 +164,6 @@ class Prepared:
 
     def keep(self, problem: BlockProblem, laid: LaidOut) -> None:
         """Keep what was laid out of a block, for as long as its problem lives or until others take its place."""
-        self._laid.make_room()
         self._laid.keep(problem, laid)
 
     def kept(self, problem: BlockProblem) -> LaidOut | None:
