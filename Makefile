@@ -16,7 +16,7 @@ STUDIES ?= .cache/studies
 SITE ?= .cache/site
 TRIED = $(or $(TMPDIR),/tmp)/gated-lpi-tried-$(notdir $(PYTHON))
 
-.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 gemma3 text families bench bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check check-code check-types check-pages format clean
+.PHONY: help install install-test demo test test-oldest test-python constraints-oldest test-slow torture smollm2 gemma3 text families bench bench-gpu bench-quick findings-methods study studies publish-studies docs notebooks dist try-dist check check-code check-types check-pages format clean
 
 help:
 	@echo "make demo    train three small models, attribute every checkpoint, measure, ablate, report"
@@ -33,6 +33,7 @@ help:
 	@echo "make constraints-oldest  find the oldest versions anew, after a change of bounds in pyproject.toml"
 	@echo "make families  try a tiny model of every type of transformers, and write which can be attributed"
 	@echo "make bench   how much faster than the published formula, up to 25 minutes on two idle cores; docs/benchmarks.md"
+	@echo "make bench-gpu  the same on a GPU, into benchmarks/results/gpu.json"
 	@echo "make bench-quick  the same code on small sizes, under 2 minutes"
 	@echo "make findings-methods  compare methods on SmolLM2 and three trained arms: about an hour on one core; docs/findings/methods.md"
 	@echo "make study STUDY=twins  a controlled experiment and its page of findings, into STUDIES=$(STUDIES); docs/studies.md"
@@ -113,6 +114,9 @@ families: install install-test
 bench: smollm2
 	SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.plots
+
+bench-gpu: smollm2
+	SMOLLM2=$(abspath $(SMOLLM2)) $(BIN)/python -m benchmarks.gpu
 
 bench-quick: install install-test
 	$(BIN)/python -m benchmarks.run --quick

@@ -112,15 +112,16 @@ def published_seconds(blocks: Blocks, units: int) -> tuple[float, dict[str, dict
     return total, timings
 
 
-def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say) -> dict[str, Any]:
+def measure(layer: synthetic.Layer, depth: str, n_prompts: int, say: Say, device: str = "cpu") -> dict[str, Any]:
     """Everything about one synthetic layer; seconds are of the whole layer, attention and FFN, all prompts."""
     say(f"{layer.name}, {depth}: drawing weights")
-    blocks = synthetic.problems(layer, depth, n_prompts)
+    blocks = synthetic.problems(layer, depth, n_prompts, device=device)
     say(f"{layer.name}, {depth}: published formula")
     published, published_runs = published_seconds(blocks, PUBLISHED_UNITS)
     say(f"{layer.name}, {depth}: logit lens and certified, in turn")
-    once = depth == "last" or layer.routing == "measured" or layer == synthetic.OLMO  # minutes each
-    fast = whole_run(blocks, once=once)
+    long = depth == "last" or layer.routing == "measured" or layer == synthetic.OLMO  # minutes each
+    once, rounds = (long, ROUNDS) if device == "cpu" else (False, 1)
+    fast = whole_run(blocks, rounds, once=once)
     seconds = fast.timing.seconds
     found = {
         "layer": layer.__dict__,

@@ -8,6 +8,7 @@ from gated_lpi.methods import BlockProblem, BlockScores, Room
 from gated_lpi.methods.lpi.certified import CertifiedEstimator
 from gated_lpi.methods.lpi.certified.prepared import Prepared
 from gated_lpi.methods.lpi.groups import GroupScores
+from gated_lpi.methods.memory import usual_room
 from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Readout
 
@@ -15,9 +16,9 @@ from gated_lpi.models import Readout
 class Scorer:
     """Scores blocks of one checkpoint, one after the other."""
 
-    def __init__(self, readout: Readout, tolerance: float, room: Room = Room()) -> None:
+    def __init__(self, readout: Readout, tolerance: float, room: Room | None = None) -> None:
         self.estimator = CertifiedEstimator(tolerance)
-        self.readout, self.room = readout, room
+        self.readout, self.room = readout, room or usual_room(readout.weight.device)
 
     @cached_property
     def prepared(self) -> Prepared:

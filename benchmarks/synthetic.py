@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.calibrate import FILE, concentration
 from gated_lpi.methods.problem import TracedProblem
@@ -83,15 +84,40 @@ def calibration() -> dict[str, Any]:
     return found
 
 
-def problems(layer: Layer, depth: str, n_prompts: int, seed: int = 0) -> dict[str, TracedProblem]:
+def problems(layer: Layer, depth: str, n_prompts: int, seed: int = 0, device: str = "cpu") -> dict[str, TracedProblem]:
     """The layer's attention and FFN on so many prompts; `depth` is a layer of the calibration.
 
-    Both blocks read the same unembedding. Weights are float32.
+    Both blocks read the same unembedding. Weights are float32. They are drawn on the CPU, whatever the device.
     """
     measured = calibration()
     rng = np.random.default_rng(seed)
     readout = _readout(layer, measured, rng)
-    return {kind: _block(layer, kind, depth, readout, measured, n_prompts, rng) for kind in ("attention", "ffn")}
+    found = {kind: _block(layer, kind, depth, readout, measured, n_prompts, rng) for kind in ("attention", "ffn")}
+    return found if device == "cpu" else moved(found, device)
+
+
+def moved(blocks: dict[str, TracedProblem], device: str) -> dict[str, TracedProblem]:
+    """The same on another device, where they read one readout."""
+    readout = next(iter(blocks.values())).readout.to(torch.device(device))
+    return {kind: _moved(problem, readout, device) for kind, problem in blocks.items()}
+
+
+def _moved(problem: TracedProblem, readout: Readout, device: str) -> TracedProblem:
+    def move(given: Any) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.to(device), given)
+
+    return replace(
+        problem,
+        readout=readout,
+        base=move(problem.base),
+        inverse_scale=move(problem.inverse_scale),
+        targets=move(problem.targets),
+        slabs=tuple(
+            Slab(slab.start, move(slab.values), move(slab.coefficients), move(slab.prompts)) for slab in problem.slabs
+        ),
+        traced=replace(problem.traced, base=move(problem.base), written=move(problem.traced.written)),
+        following=move(problem.following),
+    )
 
 
 def _readout(layer: Layer, measured: dict[str, Any], rng: np.random.Generator) -> Readout:

@@ -69,6 +69,8 @@ def _summary(seconds: Sequence[float]) -> Timing:
 def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -98,10 +100,10 @@ class Flops(TorchFunctionMode):
         return found
 
 
-def peak(size: int) -> float:
+def peak(size: int, device: str = "cpu") -> float:
     """Floating-point operations a second of a square float32 matrix product, the best of seven."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    out = torch.empty(size, size, device=device)
     return 2 * size**3 / min(_seconds(lambda: torch.mm(left, right, out=out)) for _ in range(7))
 
 
@@ -117,7 +119,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "blas": "MKL" if torch.backends.mkl.is_available() else "other",
         "instructions": instructions(),
-        "cuda": torch.cuda.is_available(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else False,
     }
 
 

@@ -1,9 +1,12 @@
-"""A second device, emulated on the CPU: what runs there would run on a GPU, as far as places of tensors go.
+"""A second device: a GPU where there is one, else emulated on the CPU, as far as places of tensors go.
 
 Tensors of the emulated device are wrappers that say they are on it and hold a tensor of the CPU. Operations are done on
 what they hold, and refused as CUDA refuses them: where tensors of several devices take part, single numbers of the CPU
 aside. What the host has to wait for is counted. The device is called "lazy", one of PyTorch's own that no code of ours
 knows and that has no kernels here, so that nothing can pass by the emulation; there are as many of it as are asked for.
+
+Where there is a GPU the same tests run on it, and operations there are only counted; a model that is spread over two
+devices is on two GPUs, or on two emulated ones.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-OTHER = "lazy"
+EMULATED = "lazy"
+OTHER = "cuda" if torch.cuda.is_available() else EMULATED
 COPIES = {"aten::_to_copy", "aten::copy_"}
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal"}
 
@@ -85,6 +89,10 @@ class OtherDevice(TorchDispatchMode):
         name, kwargs = func._schema.name, dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
+        on_a_gpu = any(tensor.is_cuda for tensor in tensors)
+        if not there and (on_a_gpu or (kwargs.get("device") and torch.device(kwargs["device"]).type == "cuda")):
+            self.reads += on_a_gpu and _waits_for_a_gpu(name, args, kwargs)
+            return func(*args, **kwargs)
         if there and name not in COPIES:
             _refuse_several(func, tensors)
         device = _device_of_result(name, args, kwargs, there)
@@ -105,6 +113,13 @@ class OtherDevice(TorchDispatchMode):
         )
 
 
+def _waits_for_a_gpu(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the host needs a result of this operation on tensors of a GPU, or copies one."""
+    if name == "aten::copy_":
+        return bool(args[0].device.type == "cpu")
+    return name in READS or (name == "aten::_to_copy" and torch.device(kwargs.get("device") or OTHER).type == "cpu")
+
+
 def _refuse_several(func: Any, tensors: list[Tensor]) -> None:
     devices = {tensor.device for tensor in tensors if tensor.dim() or isinstance(tensor, Elsewhere)}
     if len(devices) > 1:
@@ -117,7 +132,7 @@ def _device_of_result(name: str, args: Any, kwargs: dict[str, Any], there: list[
     if name == "aten::copy_":
         return args[0].device
     if given is not None:
-        return torch.device(OTHER, given.index or 0) if given.type == OTHER else given
+        return torch.device(EMULATED, given.index or 0) if given.type == EMULATED else given
     if name == "aten::_local_scalar_dense" or not there:
         return torch.device("cpu")
     return there[0].device
@@ -129,11 +144,17 @@ def spread_over_two(module: Any) -> Any:
     Tied weights stay together.
     """
     inner = module.base_model_prefix
-    places = {}
+    places: dict[str, str] = {}
+    first, second = _two_devices()
     for name, child in getattr(module, inner).named_children():
         if isinstance(child, torch.nn.ModuleList):
-            places |= {f"{inner}.{name}.{i}": f"{OTHER}:{min(i, 1)}" for i in range(len(child))}
+            places |= {f"{inner}.{name}.{i}": second if i else first for i in range(len(child))}
         else:
-            places[f"{inner}.{name}"] = f"{OTHER}:{int('norm' in name or name == 'ln_f')}"
-    places["lm_head"] = f"{OTHER}:{int(not module.config.tie_word_embeddings)}"
+            places[f"{inner}.{name}"] = second if "norm" in name or name == "ln_f" else first
+    places["lm_head"] = first if module.config.tie_word_embeddings else second
     return dispatch_model(module, places, force_hooks=True)
+
+
+def _two_devices() -> tuple[str, str]:
+    several = OTHER if torch.cuda.device_count() > 1 else EMULATED
+    return f"{several}:0", f"{several}:1"

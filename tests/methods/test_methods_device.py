@@ -1,4 +1,4 @@
-"""Every method on another device, and on a model that is spread over two: emulated, since tests have no GPU."""
+"""Every method on another device, and on a model that is spread over two: GPUs if there are, else emulated."""
 
 import numpy as np
 import pytest

@@ -34,7 +34,7 @@ from gated_lpi.methods.blockwise import block_batches, score_batch
 from gated_lpi.methods.collect import Collector, KnownFacts
 from gated_lpi.methods.contract import Method, PassMethod
 from gated_lpi.methods.dataset import PromptResults, build_dataset
-from gated_lpi.methods.memory import Sizes, sizes_for, usual_batch
+from gated_lpi.methods.memory import Sizes, sizes_for
 from gated_lpi.methods.objective import Aims, Question, questions
 from gated_lpi.methods.passwise import pass_batches, score_pass
 from gated_lpi.methods.problem import TracedProblem
@@ -321,7 +321,6 @@ def _sizes(
     *,
     passes: PassMethod[Any] | None = None,
 ) -> Sizes:
-    batch = scoring.batch_size or usual_batch(*model.readout.weight.shape)
     memory = None if scoring.memory is None else parse_memory(scoring.memory)
     if memory is not None:
         keep_large_apart()
@@ -329,7 +328,7 @@ def _sizes(
     items = max((len(one.positions) for one in asked), default=1)
     return sizes_for(
         model,
-        batch,
+        scoring.batch_size,
         memory,
         longest,
         items=items,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gated_lpi.methods.rounding import RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
+from gated_lpi.methods.tiles import BUSY, at_once
 from gated_lpi.models import Readout
 
 COLUMNS = 1024
@@ -50,9 +51,10 @@ def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, ta
     hidden = readout.fold(base.double()).to(base.dtype)
     weight, offset = readout.weight, readout.offset()
     logits = torch.empty(len(base), readout.vocabulary, dtype=base.dtype, device=base.device)
-    multiply = BlockedProduct(len(base), COLUMNS, base)
-    for start in range(0, readout.vocabulary, COLUMNS):
-        columns = slice(start, start + COLUMNS)
+    step = min(readout.vocabulary, _columns(logits))
+    multiply = BlockedProduct(len(base), step, base)
+    for start in range(0, readout.vocabulary, step):
+        columns = slice(start, start + step)
         product = multiply(hidden, weight[columns].T).mul_(scale.unsqueeze(-1))
         if offset is not None:
             product += offset[columns]
@@ -70,11 +72,17 @@ def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, ta
     return BaseLogits(scale, logits, log_z.squeeze(-1), target_log_p, error, storage)
 
 
+def _columns(logits: Tensor) -> int:
+    """Columns of `logits` [P, V] to work through at a time."""
+    return at_once(COLUMNS, logits.device, BUSY // len(logits))
+
+
 def _sum_of_exponentials(logits: Tensor, largest: Tensor) -> Tensor:
     """Σ_j exp(logit_j − largest), [P, 1], in float64."""
     total = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
-    for start in range(0, logits.shape[1], COLUMNS):
-        total += sum_in_runs((logits[:, start : start + COLUMNS] - largest).exp_())
+    step = _columns(logits)
+    for start in range(0, logits.shape[1], step):
+        total += sum_in_runs((logits[:, start : start + step] - largest).exp_())
     return total.unsqueeze(-1)
 
 

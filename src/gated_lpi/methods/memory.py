@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
+
 from gated_lpi.errors import OptionError
 from gated_lpi.methods.contract import Room
 from gated_lpi.methods.lpi.certified.eight_bit import code_bytes
 from gated_lpi.methods.side_by_side import at_a_time
+from gated_lpi.methods.tiles import at_once
 from gated_lpi.models import Block, Model
 from gated_lpi.trace import LOGITS_AT_ONCE, TOKENS_AT_ONCE, Limits
 
@@ -23,7 +26,12 @@ ONE_LAYER, EAGER_LAYER = 3, 4  # those of a backward pass of one layer alone, wi
 STATES = 2  # copies of the inputs of all layers that such a pass goes back to
 LOGITS, CAPPED = 18, 6  # copies of an item's logits in a backward pass from its value, and of those that a softcap adds
 TOKENS_SEEN = 24  # of an ordinary prompt, for estimates of time before prompts are known
-FULL_TILES = 2**29
+FULL_TILES, TILES_OF_A_GPU = 2**29, 2**31
+TOKENS_OF_A_GPU = 2**13  # in a forward pass there
+SHARE_OF_FREE = (
+    8  # of what is free of a GPU, one in so many bytes is for tiles, and as much for what is kept of prompts
+)
+MOST_PROMPTS = 2048  # that are worked on together
 OVERHEAD = 2**23  # of libraries and threads, and holes that freed memory leaves
 PAIR_BYTES, NUMBER_BYTES = 512, 32  # of the arrays of one pair, and of the copies of one number of [units, V]
 
@@ -46,7 +54,7 @@ class Sizes(NamedTuple):
 
 def sizes_for(
     model: Model,
-    batch_size: int,
+    batch_size: int | None,
     memory: int | None,
     longest: int,
     *,
@@ -62,7 +70,7 @@ def sizes_for(
 
     Args:
         model: the model.
-        batch_size: prompts in a batch, at most.
+        batch_size: prompts in a batch, at most; None: as many as are worth working on together.
         memory: the cap, in bytes; None takes `batch_size` prompts at a time, and several blocks side by side.
         longest: tokens of the longest prompt.
         items: tokens of the longest answer, each of which is predicted.
@@ -78,17 +86,16 @@ def sizes_for(
     Raises:
         OptionError: less than one prompt fits; says how much is needed.
     """
-    blocks = at_a_time(model.device.type) if memory is None and not passes else 1
-    half = 2 * FULL_TILES // blocks if memory is None else memory // 2
-    tiles = min(FULL_TILES, half // 2)  # of pairs, and as much of numbers beside them
-    numbers = max(1, tiles // NUMBER_BYTES)
-    logits = max(1, min(LOGITS_AT_ONCE, numbers // model.readout.vocabulary))
-    room = Room(max(1, tiles // PAIR_BYTES), numbers, blocks)
-    sizes = Sizes(max(1, batch_size // items), Limits(logits=logits), room)
-    if memory is None:
-        return sizes
-    fixed, token = fixed_bytes(model), token_bytes(model, longest, eager=by_position or weights)
     each = items * prompt_bytes(model, longest if by_position else 0, all_experts=all_experts)
+    prompts = max(1, (batch_size or _usual_batch(model, each)) // items)
+    if memory is None:
+        room = usual_room(model.device, blocks=1 if passes else at_a_time(model.device.type))
+        tokens = at_once(TOKENS_AT_ONCE, model.device, TOKENS_OF_A_GPU)
+        return Sizes(prompts, Limits(tokens, _logits_at_once(model, room)), room)
+    half = memory // 2
+    room = _room(min(FULL_TILES, half // 2))
+    logits = _logits_at_once(model, room)
+    fixed, token = fixed_bytes(model), token_bytes(model, longest, eager=by_position or weights)
     if routing:  # logits, gates and experts as they are recorded, and laid out
         everywhere = 4 * _number(model) * len(model.experts)
         each, token = each + longest * everywhere, token + everywhere
@@ -112,13 +119,44 @@ def sizes_for(
             f"memory={memory} bytes hold less than the working set of one prompt of {longest} tokens with this model; "
             f"give at least {math.ceil(least / 1e6)}MB, or shorter prompts"
         )
-    prompts = (memory - half - fixed) // each
     forward = Limits(max(longest, min(TOKENS_AT_ONCE, half // held)), logits, frugal=True)
-    return Sizes(min(sizes.prompts, prompts), forward, sizes.room, by_layer)
+    return Sizes(min(prompts, (memory - half - fixed) // each), forward, room, by_layer)
+
+
+def usual_room(device: torch.device, *, blocks: int = 1) -> Room:
+    """What may be held at a time where memory is not capped; on a GPU more, if it is free.
+
+    Args:
+        device: where it is held.
+        blocks: that are scored side by side and share it.
+    """
+    free = _free(device)
+    tiles = FULL_TILES if free is None else max(FULL_TILES, min(TILES_OF_A_GPU, free // SHARE_OF_FREE))
+    return _room(tiles // blocks)._replace(blocks=blocks)
+
+
+def _room(tiles: int) -> Room:
+    """Room of so many bytes of pairs, and as many of numbers beside them."""
+    return Room(max(1, tiles // PAIR_BYTES), max(1, tiles // NUMBER_BYTES))
+
+
+def _logits_at_once(model: Model, room: Room) -> int:
+    return max(1, min(LOGITS_AT_ONCE, room.numbers // model.readout.vocabulary))
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes of a GPU that nobody holds; None of what is none, or does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def _usual_batch(model: Model, each: int) -> int:
+    """Prompts that are worked on together on this model's device, each of which holds `each` bytes."""
+    usual, free = usual_batch(*model.readout.weight.shape), _free(model.device)
+    return usual if free is None else max(usual, min(MOST_PROMPTS, free // (SHARE_OF_FREE * each)))
 
 
 def usual_batch(vocabulary: int, d: int) -> int:
-    """Prompts that are worked on together where nobody says how many.
+    """Prompts that are worked on together on a CPU where nobody says how many.
 
     What is done once for a batch should not weigh more than what is done for each prompt: for a small vocabulary that
     is the number of calls, for a wide residual stream the products of [d, d] matrices.
@@ -127,7 +165,7 @@ def usual_batch(vocabulary: int, d: int) -> int:
         vocabulary: number of tokens.
         d: width of the residual stream.
     """
-    return max(192, min(2048, max(2**23 // vocabulary, d // 4)))
+    return max(192, min(MOST_PROMPTS, max(2**23 // vocabulary, d // 4)))
 
 
 def prompt_bytes(model: Model, positions: int = 0, *, all_experts: bool = False) -> int:

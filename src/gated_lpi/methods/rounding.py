@@ -16,6 +16,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gated_lpi.methods.tiles import BUSY, at_once
+
 PIECE = 256
 TILE = 192  # columns of a symmetric matrix that are multiplied at a time: what is above the diagonal is spared
 ACROSS = 1024  # by so many, where one is summed: the sum of the pieces stays in a processor's cache
@@ -146,10 +148,11 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 def wide_products(left: Tensor, rows: Tensor) -> Tensor:
     """`left` [m, k] in float64 @ `rows` [n, k] transposed → [m, n] in float64; rows are converted a few at a time."""
     found = left.new_empty(len(left), len(rows))
-    wide = left.new_empty(min(WIDE_ROWS, len(rows)), rows.shape[1])
-    for start in range(0, len(rows), WIDE_ROWS):
-        some = rows[start : start + WIDE_ROWS]
-        torch.mm(left, wide[: len(some)].copy_(some).T, out=found[:, start : start + WIDE_ROWS])
+    step = at_once(WIDE_ROWS, rows.device, BUSY // rows.shape[1])
+    wide = left.new_empty(min(step, len(rows)), rows.shape[1])
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        torch.mm(left, wide[: len(some)].copy_(some).T, out=found[:, start : start + step])
     return found
 
 

@@ -290,7 +290,7 @@ class Scoring(MethodOptions):
     )
     batch_size: Positive | None = Field(
         default=None,
-        description="Prompts that are worked on together, at most. Default: 192, more for some models.",
+        description="Prompts that are worked on together, at most. Default: 192, more for some models and on a GPU.",
     )
     memory: Amount | None = Field(
         default=None, description="Cap on the working set beside model and result, such as 2GB."

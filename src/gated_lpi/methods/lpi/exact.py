@@ -10,7 +10,7 @@
    residual stream and β = coefficient·α, and a log-softmax over them. σ is found from inner products, in float64,
    since base and contribution may cancel.
 
-Terms are summed in tiles of at most `TILE_NUMBERS`, small enough to stay in a processor's cache.
+Terms are summed in tiles of at most `TILE_NUMBERS` on a CPU, small enough to stay in its cache.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from gated_lpi.methods.contract import BlockScores, Room, all_exact
 from gated_lpi.methods.lpi.chebyshev import log_mean_exp
 from gated_lpi.methods.problem import BlockProblem
+from gated_lpi.methods.tiles import at_once
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -91,8 +92,9 @@ def _weighted_sums(c: Tensor, directions: Tensor, p: Tensor) -> Tensor:
     """Σ_j p_j·exp(c·u_j), [P', n], of every pair of `c` [P', n] with `directions` [n, V] and `p` [P', V]."""
     n_units, vocabulary = directions.shape
     sums = torch.empty_like(c)
-    columns = max(1, min(n_units, TILE_NUMBERS // vocabulary))
-    rows = max(1, TILE_NUMBERS // (columns * vocabulary))
+    numbers = at_once(TILE_NUMBERS, directions.device)
+    columns = max(1, min(n_units, numbers // vocabulary))
+    rows = max(1, numbers // (columns * vocabulary))
     tile = c.new_empty(rows * columns * vocabulary)  # one piece of memory for all tiles: large ones cost page faults
     for start in range(0, len(c), rows):
         chosen = slice(start, start + rows)
@@ -109,7 +111,7 @@ def _single_pairs(problem: BlockProblem, c: Tensor, directions: Tensor, prompts:
     """Scores, [n], of single pairs: −log Σ_j p_j·exp(c·(u_j − u_target)), where nothing large has to cancel."""
     scores = torch.empty_like(c)
     log_p = problem.base_logits.log_p
-    size = max(1, TILE_NUMBERS // directions.shape[1])
+    size = max(1, at_once(TILE_NUMBERS, directions.device) // directions.shape[1])
     for start in range(0, len(c), size):
         pairs = slice(start, start + size)
         u = directions[units[pairs]]
@@ -126,8 +128,9 @@ def _log_softmaxes(problem: BlockProblem, slab: Slab, directions: Tensor, prompt
     beta = slab.coefficients * alpha
     n_units, vocabulary = directions.shape
     scores = torch.empty_like(beta)
-    columns = max(1, min(n_units, TILE_NUMBERS // vocabulary))
-    rows = max(1, TILE_NUMBERS // (columns * vocabulary))
+    numbers = at_once(TILE_NUMBERS, directions.device)
+    columns = max(1, min(n_units, numbers // vocabulary))
+    rows = max(1, numbers // (columns * vocabulary))
     for start in range(0, len(prompts), rows):
         chosen = slice(start, start + rows)
         before = problem.base_directions[prompts[chosen]].unsqueeze(1)

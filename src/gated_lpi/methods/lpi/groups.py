@@ -20,6 +20,7 @@ from torch import Tensor
 from gated_lpi.methods.objective import Objective
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
 from gated_lpi.methods.rounding import gamma
+from gated_lpi.methods.tiles import BUSY, at_once
 from gated_lpi.trace import Slab
 
 MAX_NUMBERS = 2**23
@@ -129,8 +130,9 @@ def _sums(problem: TracedProblem, slab: Slab, group: int, numbers: int) -> Itera
         coefficients = slab.coefficients[rows]
         vectors = torch.zeros(len(rows), d, dtype=torch.float64, device=prompts.device)
         size = torch.zeros(len(rows), dtype=torch.float64, device=prompts.device)
-        for start in range(0, len(slab.values), WIDE_ROWS):
-            units = slice(start, start + WIDE_ROWS)
+        step = at_once(WIDE_ROWS, prompts.device, BUSY // d)
+        for start in range(0, len(slab.values), step):
+            units = slice(start, start + step)
             wide, some = slab.values[units].double(), coefficients[:, units]
             vectors += some @ wide
             size += some.abs() @ torch.linalg.vector_norm(wide, dim=-1)

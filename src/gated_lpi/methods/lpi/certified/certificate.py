@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from gated_lpi.methods.rounding import unit_roundoff
+from gated_lpi.methods.tiles import at_once
 
 LARGEST = 30.0  # exponents above this are left to the exact sum
 TILE_BYTES = 2**18  # bytes of a matrix of pairs at a time, for each thread: they stay in a processor's cache
@@ -179,7 +180,8 @@ def certify(pairs: Pairs, moments: Moments, region: Region, tolerance: float | T
     """
     n_prompts, n_units = pairs.c.shape
     region = region.to(pairs.c.dtype)
-    size = max(1, TILE_BYTES * torch.get_num_threads() // max(1, n_prompts * pairs.c.element_size()))
+    tile = at_once(TILE_BYTES * torch.get_num_threads(), pairs.c.device)
+    size = max(1, tile // max(1, n_prompts * pairs.c.element_size()))
     if n_units <= size:
         return _certify(pairs, moments, region, tolerance)
     parts = [

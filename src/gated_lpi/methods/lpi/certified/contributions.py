@@ -29,13 +29,15 @@ from torch import Tensor
 from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified.certificate import Moments, Pairs, certify
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
+from gated_lpi.methods.lpi.certified.moments import TOKENS as RUN_OF_TOKENS
 from gated_lpi.methods.lpi.certified.moments import lower_squares, region
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, product_gamma, unit_roundoff
+from gated_lpi.methods.tiles import BUSY, at_once
 
-TOKENS = 512  # that are multiplied at a time, with so few vectors that they stay in a processor's cache
+TOKENS = 512  # that are multiplied at a time on a CPU, with so few vectors that they stay in its cache
 SAMPLE = 64  # vectors that show whether 8 bits pay
 MANY = 64  # prompts from which on a group has tiles of its own
 TERMS, ROUGH_TERMS = 60, 30  # multiply-adds that take as long as summing up one u, and one that 8 bits gave
@@ -113,15 +115,19 @@ class _Sums(NamedTuple):
         return Moments(first, second, lower.unsqueeze(-1), least, largest, above=above)
 
 
-def _runs(tokens: slice) -> Iterator[slice]:
-    """So many tokens at a time."""
-    for start in range(tokens.start, tokens.stop, TOKENS):
-        yield slice(start, min(start + TOKENS, tokens.stop))
+def _cut(start: int, stop: int, step: int) -> Iterator[slice]:
+    """So many at a time."""
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
 
 
 def _of(p: Tensor, prompts: Tensor) -> Tensor:
-    """Rows of p [P, tokens] of the prompts [m] of a tile; `MANY` or more, if as many as there are, are all in order."""
-    return p if len(prompts) == len(p) >= MANY else p.index_select(0, prompts)
+    """Rows of p [P, tokens] of the prompts [m] of a tile.
+
+    On a CPU `MANY` prompts or more, if as many as there are, are all in order (`_by_prompts`).
+    """
+    whole = p.device.type == "cpu" and len(prompts) == len(p) >= MANY
+    return p if whole else p.index_select(0, prompts)
 
 
 def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
@@ -139,8 +145,7 @@ def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
         if found and not whole and stop - found[-1].start < limit:
             found[-1] = slice(found[-1].start, stop)
         else:
-            step = n_prompts if whole else eight_bit.ROWS
-            found += [slice(one, min(one + step, stop)) for one in range(start, stop, step)]
+            found += _cut(start, stop, n_prompts if whole else eight_bit.ROWS)
     return found
 
 
@@ -193,6 +198,9 @@ class Vectors:
         self._scores = torch.zeros(len(given.prompts), 1, dtype=torch.float64, device=given.vectors.device)
         self._bound = torch.full_like(self._scores, torch.inf)
         self._scale = into_range(torch.linalg.vector_norm(given.vectors, dim=-1) * prepared.reach)
+        device = given.vectors.device
+        self._tokens = at_once(TOKENS, device, RUN_OF_TOKENS)
+        self._rows = at_once(eight_bit.ROWS, device, min(BUSY, prepared.room.numbers) // self._tokens)
         self._pairs, self._folded = self._lay_out()
         self._sums = _Sums.nothing(self._pairs, self._folded)
         self._reached = 0
@@ -269,7 +277,7 @@ class Vectors:
         if ranks.start < ranks.stop:
             tiles, rounding = self._tiles(left)
             sums, chosen = self._sums.some(left).rounded(rounding), self._given.prompts[left]
-            for some in _runs(ranks):
+            for some in _cut(ranks.start, ranks.stop, self._tokens):
                 for here, u in tiles(p.rows(self._table, some)):
                     sums.take(here, u, _of(p.p[:, some], chosen[here]), self._envelope.weights[some])
             self._sums.put(left, sums)
@@ -284,7 +292,7 @@ class Vectors:
         tiles, rounding = self._tiles(left)
         pairs = Pairs(*(part[left] for part in self._pairs))
         sums = _Sums.nothing(pairs, self._folded[left]).rounded(rounding)
-        for some in _runs(slice(0, p.levels[level])):
+        for some in _cut(0, p.levels[level], self._tokens):
             probability = p.log_p[:, some].exp()
             for here, u in tiles(table.weight[some] - table.mean):
                 sums.take(here, u, _of(probability, chosen[here]), None)
@@ -317,7 +325,7 @@ class Vectors:
         """The sums over the tokens of a level, and what 8 bits tell of the others."""
         second = torch.zeros(len(left), dtype=torch.float64, device=left.device)
         prompts = self._given.prompts[left]
-        together = _by_prompts(prompts, len(self._p.log_p))
+        together = self._together(prompts)
 
         def take(here: slice, square: Tensor, weight: Tensor) -> None:
             second[here] += square.mul_(_of(weight, prompts[here])).sum(dim=-1)
@@ -352,10 +360,16 @@ class Vectors:
             return self._by_units(left), self._rounding_by_units(left)
         return self._direct(left), None
 
+    def _together(self, prompts: Tensor) -> list[slice]:
+        """Which vectors to work on at a time, of these prompts [m]."""
+        if prompts.device.type == "cpu":
+            return _by_prompts(prompts, len(self._p.log_p))
+        return list(_cut(0, len(prompts), self._rows))
+
     def _direct(self, left: Tensor) -> Tiles:
         """A product for each."""
-        folded, together = self._folded[left], _by_prompts(self._given.prompts[left], len(self._p.log_p))
-        multiply = BlockedProduct(max(here.stop - here.start for here in together), TOKENS, folded)
+        folded, together = self._folded[left], self._together(self._given.prompts[left])
+        multiply = BlockedProduct(max(here.stop - here.start for here in together), self._tokens, folded)
 
         def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
             for here in together:
@@ -373,7 +387,9 @@ class Vectors:
             units.coefficients[head][some]
             for head, some in zip(heads.tolist(), self._given.prompts[left].split(counts.tolist()), strict=True)
         ]
-        multiply = BlockedProduct(len(folded), TOKENS, self._folded)
+        multiply = BlockedProduct(len(folded), self._tokens, self._folded)
+        if left.device.type != "cpu":
+            return self._by_padded(folded, coefficients, multiply)
 
         def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
             of_units = multiply(folded, rows.T).view(len(coefficients), -1, len(rows))
@@ -381,6 +397,24 @@ class Vectors:
             for some, u in zip(coefficients, of_units, strict=True):
                 yield slice(first, first + len(some)), some @ u
                 first += len(some)
+
+        return tiles
+
+    def _by_padded(self, folded: Tensor, coefficients: list[Tensor], multiply: BlockedProduct) -> Tiles:
+        """The same of several heads in one operation, each with as many vectors as the one that has most."""
+        padded = torch.nn.utils.rnn.pad_sequence(coefficients, batch_first=True)
+        counts = torch.tensor([len(some) for some in coefficients], device=padded.device)
+        there = torch.arange(padded.shape[1], device=padded.device) < counts.unsqueeze(1)
+        several = _cut(0, len(padded), max(1, self._rows // padded.shape[1]))
+        chosen = [(heads, there[heads].flatten().nonzero().squeeze(1)) for heads in several]
+
+        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+            of_units = multiply(folded, rows.T).view(len(padded), -1, len(rows))
+            first = 0
+            for heads, kept in chosen:
+                u = (padded[heads] @ of_units[heads]).flatten(0, 1)
+                yield slice(first, first + len(kept)), u if len(kept) == len(u) else u.index_select(0, kept)
+                first += len(kept)
 
         return tiles
 

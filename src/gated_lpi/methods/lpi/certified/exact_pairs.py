@@ -28,6 +28,7 @@ from gated_lpi.methods.rounding import (
     unit_roundoff,
     wide_products,
 )
+from gated_lpi.methods.tiles import at_once
 from gated_lpi.models import Readout
 
 TILE_NUMBERS = 2**17
@@ -158,7 +159,7 @@ def _sum_up(
     at_target = (weight[problem.targets[pairs.prompts]].double() * wide[pairs.units]).sum(dim=-1)
     u, from_u = _products(problem.readout, wide, pairs, dtype, NARROW * tolerance)
     total, tilted = torch.empty_like(c), torch.empty_like(c)
-    step = max(1, TILE_NUMBERS // vocabulary)
+    step = max(1, at_once(TILE_NUMBERS, u.device) // vocabulary)
     terms = u.new_empty(step, vocabulary)
     row = rows.row_of[pairs.prompts]
     for start in range(0, len(c), step):

@@ -15,6 +15,7 @@ from gated_lpi.methods.lpi.certified.eight_bit import ROWS, EightBit, Tail
 from gated_lpi.methods.lpi.certified.envelope import Envelope
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import BlockedProduct, gamma, lengths, product_gamma, unit_roundoff
+from gated_lpi.methods.tiles import BUSY, at_once
 
 TOKENS, LEAST_TOKENS = 2048, 256  # that are summed in one product of the weights' dtype
 TILE_NUMBERS = 2**23  # numbers in a matrix of powers of u
@@ -85,7 +86,7 @@ class MomentSums:
             return
         folded = torch.cat([part.folded for part in self._parts])
         sums = _PowerSums(self._p, self._parts, self._orders)
-        step = min(last - self._summed, _tokens(len(folded), self._orders))
+        step = min(last - self._summed, _tokens(folded, self._orders))
         multiply = BlockedProduct(len(folded), step, folded)
         squares = torch.zeros(len(folded), dtype=torch.float64, device=folded.device)
         for start in range(self._summed, last, step):
@@ -145,7 +146,7 @@ def everything(table: Unembedding, p: Distribution, parts: Sequence[FoldedUnits]
         orders: how many moments, 2 or 4.
     """
     values = torch.cat([part.folded for part in parts])
-    step = _tokens(len(values), orders)
+    step = _tokens(values, orders)
     multiply = BlockedProduct(len(values), step, values)
     rows = values.new_empty(step, values.shape[1])
     sums = _PowerSums(p, parts, orders)
@@ -207,9 +208,10 @@ def outside_by_eight_bit(eight_bit: EightBit, p: Distribution, parts: Sequence[F
     ]
 
 
-def _tokens(units: int, orders: int) -> int:
-    """How many tokens to take at a time."""
-    return max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // (units * orders)))
+def _tokens(folded: Tensor, orders: int) -> int:
+    """How many tokens to take at a time of units, whose folded value vectors are [n, d]."""
+    numbers = at_once(TILE_NUMBERS, folded.device, 2 * BUSY)
+    return max(LEAST_TOKENS, min(TOKENS, numbers // (len(folded) * orders)))
 
 
 class _PowerSums:

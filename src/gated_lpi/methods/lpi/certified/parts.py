@@ -15,6 +15,7 @@ from gated_lpi.methods.lpi.certified.moments import MomentSums
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, lengths, product_gamma, unit_roundoff
+from gated_lpi.methods.tiles import BUSY, at_once
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
 
@@ -127,8 +128,9 @@ def fold(readout: Readout, parts: Sequence[Part]) -> tuple[Tensor, ...]:
 
 def _folded(readout: Readout, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Folded value vectors in float64 and where they stand, so few at a time that they stay in a processor's cache."""
-    for start in range(0, len(values), FOLDED):
-        some = slice(start, min(start + FOLDED, len(values)))
+    step = at_once(FOLDED, values.device, BUSY // values.shape[1])
+    for start in range(0, len(values), step):
+        some = slice(start, min(start + step, len(values)))
         yield some, readout.fold(values[some].double())
 
 
