@@ -13,6 +13,7 @@ from gated_lpi.experiments.experiment import (
     AttributionSpec,
     Experiment,
     FactsSpec,
+    FollowSpec,
     MetricsSpec,
     RoutingSpec,
 )
@@ -26,6 +27,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "[metrics]": MetricsSpec,
     "[ablation]": AblationSpec,
     "[routing]": RoutingSpec,
+    "[follow]": FollowSpec,
     "[training]": TrainingSpec,
     "[training.size]": ModelSize,
     "[training.shift]": ShiftSpec,

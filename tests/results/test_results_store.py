@@ -29,6 +29,17 @@ def test_a_store_gives_back_what_was_put_in(tmp_path):
         assert opened["lpi"].dtype == np.float32
 
 
+def test_texts_come_back_as_they_stand_whatever_their_order_in_memory(tmp_path):
+    texts = np.array(["a", "bb", "ccc", ""], dtype=np.dtypes.StringDType())
+    store, chosen = ResultStore(tmp_path / "arm.zarr"), np.array([[0, 1, 2, 3], [2, 1, 1, 0]])
+    for step in (0, 2):
+        given = texts[chosen.T]
+        assert not given.flags.c_contiguous
+        store.append(xr.Dataset({"said": (("of", "rank"), given)}), record(step))
+    for row in store.open()["said"].values:
+        assert row.tolist() == [["a", "ccc"], ["bb", "bb"], ["ccc", "bb"], ["", "a"]]
+
+
 def test_checkpoints_come_back_in_training_order(tmp_path):
     opened = filled(tmp_path, (5, 0, 2)).open()
     assert opened["step"].values.tolist() == [0, 2, 5]

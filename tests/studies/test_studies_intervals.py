@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
 from gated_lpi.studies._intervals import difference, over_replicates
+from gated_lpi.studies._replicates import over_replicates as of_replicates
 
 
 @pytest.fixture(params=[1e-6, 1.0, 1e6])
@@ -45,3 +46,10 @@ def test_one_replicate_has_no_interval(found):
 def test_no_replicate_has_nothing(found):
     assert found.n == 0
     assert math.isnan(found.value)
+
+
+def test_an_interval_ends_where_values_do():
+    wide = of_replicates([0.9, 1.0, 0.7])
+    assert wide.high > 1
+    assert wide.within(-1, 1) == wide._replace(high=1)
+    assert math.isnan(of_replicates([0.5]).within(-1, 1).low)

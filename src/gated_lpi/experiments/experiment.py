@@ -286,6 +286,25 @@ class RoutingSpec(Spec):
     redundancy: bool = False
 
 
+class FollowSpec(Spec):
+    """Units that are followed through an arm's checkpoints: what each writes, which prompts it serves, what is like it.
+
+    They are those of greatest mean score by the first method at the arm's last checkpoint. It is done once all are
+    scored, and each checkpoint is loaded, or downloaded, once more for it. The explorer shows it on pages of units.
+
+    Attributes:
+        units: how many of each kind; 0: none.
+        tokens: how many whose logits a value vector raises most, and as many that it lowers most.
+        prompts: how many on which a unit has its greatest scores.
+        neighbours: how many units of the most similar value vectors.
+    """
+
+    units: Whole = 0
+    tokens: Positive = 8
+    prompts: Positive = 5
+    neighbours: Positive = 5
+
+
 def _row_content(given: Any) -> Any:
     """A row of the table of families: a table of keys as it is, or the content of the file that a text names."""
     if not isinstance(given, str):
@@ -509,6 +528,7 @@ class Experiment(Spec):
     metrics: MetricsSpec = MetricsSpec()
     ablation: AblationSpec = AblationSpec()
     routing: RoutingSpec = RoutingSpec()
+    follow: FollowSpec = FollowSpec()
     training: TrainingSpec = TrainingSpec()
     corpus: CorpusSpec = CorpusSpec()
     engine: EngineSpec = EngineSpec()

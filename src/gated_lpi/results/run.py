@@ -52,7 +52,7 @@ from gated_lpi._common.folders import (
 )
 from gated_lpi.datasets import Records
 from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
-from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, RoutingSpec
+from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, FollowSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
 from gated_lpi.options import ALL_UNITS
@@ -204,6 +204,37 @@ class Run:
         """
         store = self.split_store(arm)
         return store.open() if store.keys() else None
+
+    def follow_store(self, arm: str) -> ResultStore:
+        """Where it is kept what units that are followed write, serve and resemble.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return ResultStore(self.path / "results" / f"{self._known(arm)}.follow.zarr")
+
+    def followed(self, arm: str) -> xr.Dataset | None:
+        """The units of an arm that are followed (`follow.units`), checkpoint by checkpoint, read lazily.
+
+        Returns:
+            What `gated_lpi.runs.portraits.portraits` returns, with a `checkpoint` dimension in front. None where no
+                units are followed.
+
+        Raises:
+            OptionError: no arm has this name.
+            DamagedError: what is there is not what was written.
+            RunError: it cannot be read.
+        """
+        store = self.follow_store(arm)
+        return store.open() if store.keys() else None
+
+    def stores(self, arm: str) -> tuple[ResultStore, ...]:
+        """All that an arm has.
+
+        Raises:
+            OptionError: no arm has this name.
+        """
+        return self.store(arm), self.split_store(arm), self.follow_store(arm)
 
     def methods(self, arm: str) -> tuple[str, ...]:
         """The methods that an arm has scores of every unit by, as names of variables; `…_contrast` against foils.
@@ -516,8 +547,9 @@ def _as_first_written(experiment: Experiment) -> dict[str, Any]:
     if attribution["units"] == list(ALL_UNITS):
         attribution["units"] = [unit for unit in ALL_UNITS if unit != "mixer"]  # all that there were
     content["attribution"] = {key: _formerly(attribution[key]) for key in _FIRST_KEYS}
-    if content["routing"] == RoutingSpec().model_dump():
-        del content["routing"]
+    for key, unasked in (("routing", RoutingSpec()), ("follow", FollowSpec())):
+        if content[key] == unasked.model_dump():
+            del content[key]
     content["training"] = experiment.training.identity()
     if content["corpus"] == CorpusSpec().model_dump(mode="json"):
         del content["corpus"]

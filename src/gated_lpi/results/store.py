@@ -249,6 +249,15 @@ class ResultStore:
         """
         return leave_out(self.path, damage)
 
+    def clear(self) -> None:
+        """Leave out all checkpoints, so that others can be appended.
+
+        Raises:
+            WriteError: it could not be written.
+            RunError: neither file that says what is complete can be used.
+        """
+        self.heal(Damage(rows=dict.fromkeys(self.keys(), "it is left out"), axes=[], commit=[]))
+
     def _write(self, name: str, content: bytes) -> None:
         make((self.path / name).parent)
         write_atomically(self.path / name, content)
@@ -426,10 +435,17 @@ def _checkpoint_coords(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[
     }
 
 
+def _texts_in_order(variable: xr.Variable) -> xr.Variable:
+    """The same, texts as they follow each other in memory: zarr writes those of a whole chunk in that order."""
+    if variable.dtype.kind not in "TO":
+        return variable
+    return variable.copy(data=np.ascontiguousarray(variable.to_numpy()))
+
+
 def _with_checkpoint(scores: xr.Dataset, record: Mapping[str, Any]) -> xr.Dataset:
     """Give every data variable a leading checkpoint dimension, and the checkpoint its coordinates."""
     varying = [name for name in scores.variables if name in scores.data_vars or name == TARGET]
-    expanded = {name: scores.variables[name].expand_dims(DIM) for name in varying}
+    expanded = {name: _texts_in_order(scores.variables[name]).expand_dims(DIM) for name in varying}
     rebuilt = scores.drop_vars(varying).assign(expanded).assign_coords(_checkpoint_coords([record]))
     texts = {name: v.astype(object) for name, v in rebuilt.coords.items() if v.dtype.kind == "U"}
     rebuilt = rebuilt.assign_coords(texts)  # zarr has no stable format for strings of a fixed length

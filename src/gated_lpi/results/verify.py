@@ -78,7 +78,7 @@ def leave_out_damaged(run: Run) -> Iterator[str]:
         WriteError: it could not be written.
     """
     for arm in run.arms:
-        for store in (run.store(arm), run.split_store(arm)):
+        for store in run.stores(arm):
             damage = store.damage(whole=not is_remote(run.path))
             lines = list(damage.lines())
             lost = store.heal(damage)
@@ -96,7 +96,7 @@ def leave_out_damaged_training(run: Run, arm: str) -> Iterator[str]:
 
 
 def _arm(run: Run, arm: str) -> Iterator[Finding]:
-    for store in (run.store(arm), run.split_store(arm)):
+    for store in run.stores(arm):
         try:
             damage = store.damage()
         except RunError as error:

@@ -1,4 +1,4 @@
-"""What is done with an arm once its checkpoints are scored: changes are split, and the last checkpoint is ablated."""
+"""What is done with an arm once its checkpoints are scored: changes are split, units followed, the last one ablated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gated_lpi.facts import FactSet
 from gated_lpi.results.run import Run
 from gated_lpi.runs.ablations import study_last_checkpoint
 from gated_lpi.runs.access import fetched_to, on_this_machine
+from gated_lpi.runs.following import follow_units, is_followed
 from gated_lpi.runs.job import JobOutcome
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.splits import split_changes
@@ -25,7 +26,9 @@ def finish_arm(
     latest: JobOutcome | None,
     progress: Progress,
 ) -> None:
-    """Split an arm's changes if that is asked for, then ablate and describe its last checkpoint, unless that was done.
+    """Split an arm's changes and follow its units if that is asked for; ablate and describe its last checkpoint.
+
+    What was done is not done again.
 
     Args:
         run: where scores are and results go.
@@ -47,9 +50,11 @@ def finish_arm(
         count = len(run.quarantine(arm).keys())
         progress.note(f"{arm}: none of its checkpoints could be used, {count} are quarantined: no results")
         return
+    used = [checkpoint for checkpoint in chosen if checkpoint.key in scored]
     if run.experiment.routing.split:
-        used = [checkpoint for checkpoint in chosen if checkpoint.key in scored]
         split_changes(run, arm, used, facts, progress, storage)
+    if run.experiment.follow.units:
+        follow_units(run, arm, used, facts, progress, storage)
     try:
         record = run.record(arm)
     except RunError as error:  # a damaged file, which is written anew
@@ -68,7 +73,7 @@ def is_finished(run: Run, arm: str, chosen: Sequence[Checkpoint]) -> bool:
     scored = set(run.store(arm).keys())
     last = next((checkpoint.key for checkpoint in reversed(chosen) if checkpoint.key in scored), None)
     split = set(run.split_store(arm).keys()) if run.experiment.routing.split else {last}
-    if last is None or last not in split:
+    if last is None or last not in split or not is_followed(run, arm, scored):
         return False
     try:
         record = run.record(arm)

@@ -57,18 +57,21 @@ def describe_top_units(
             neuron=int(model.units.neuron[unit]),
             lpi=float(importance[unit]),
             mean_coefficient=float(coefficients[unit]),
-            promoted=_tokens(model, effect),
-            suppressed=_tokens(model, -effect),
+            promoted=_moved_most(model, effect),
+            suppressed=_moved_most(model, -effect),
         )
 
     return {kind: tuple(map(describe, units)) for kind, units in best.items()}
 
 
-def _tokens(model: Model, effect: Tensor) -> tuple[str, ...]:
+def _moved_most(model: Model, effect: Tensor) -> tuple[str, ...]:
+    return token_texts(model, effect.topk(min(N_TOKENS, len(effect))).indices.tolist())
+
+
+def token_texts(model: Model, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Tokens as texts; those that are no text, such as rows of the unembedding beyond the vocabulary, by number."""
     assert model.tokenizer is not None  # prompts were encoded with it
-    top = effect.topk(min(N_TOKENS, len(effect))).indices.tolist()
-    # Rows of the unembedding beyond the tokenizer's vocabulary decode to nothing.
-    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in top)
+    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in tokens)
 
 
 def _mean_coefficients(model: Model, encoded: Sequence[EncodedPrompt]) -> NDArray[np.float64]:

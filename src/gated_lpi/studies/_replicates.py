@@ -50,6 +50,10 @@ class Estimate(NamedTuple):
         """The same in another unit, `factor` (> 0) to one."""
         return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The same of a value that lies between `least` and `most`: the interval as far as it does."""
+        return self._replace(low=max(self.low, least), high=min(self.high, most))
+
     @property
     def basis(self) -> str:
         """What it stands on, in words."""

@@ -26,7 +26,7 @@ from gated_lpi.errors import RunError
 from gated_lpi.report.by_method import CONTRAST
 from gated_lpi.results.files import read_file
 from gated_lpi.studies.finding import Cell, StudyResult, Verdict
-from gated_lpi.studies.page import claims, effect, markdown_table, method_name, page
+from gated_lpi.studies.page import claims, column, effect, markdown_table, method_name, page
 
 RESULT_FILE = "findings.json"
 PAGES = "{}.findings/page.md"
@@ -330,7 +330,7 @@ def _would(several: Sequence[Verdict]) -> str | None:
 
 def _figure(lines: Sequence[Line]) -> Figure:
     """Every verdict as a mark, by claim and method: its colour is what it says."""
-    methods = list(dict.fromkeys(verdict.method for line in lines for verdict in line.verdicts))
+    methods = list(dict.fromkeys(column(verdict) for line in lines for verdict in line.verdicts))
     labels = ["\n".join(wrap(f"{line.study}: {short_claim(line.claim)}", WIDE)) for line in lines]
     heights = [0.16 + 0.15 * (1 + label.count("\n")) for label in labels]
     figure = Figure(figsize=(8, 1.0 + sum(heights or [0.3])))
@@ -341,7 +341,7 @@ def _figure(lines: Sequence[Line]) -> Figure:
         places.append(below + height / 2)
         below += height
         for verdict in line.verdicts:
-            axes.plot(methods.index(verdict.method), places[-1], "s", color=COLOURS[verdict.verdict], markersize=11)
+            axes.plot(methods.index(column(verdict)), places[-1], "s", color=COLOURS[verdict.verdict], markersize=11)
         axes.axhline(below, color="#e3e6ea", linewidth=0.6)
     for word, colour in COLOURS.items():
         axes.plot([], [], "s", color=colour, label=word)

@@ -229,13 +229,13 @@ def _agreement(run: Run, members: Members, methods: Sequence[str], options: Opti
             steps = found[0]["step"].to_numpy().tolist()
             at = [[_of_step(arm, WITHIN, step) for arm in found] for step in steps]
             ends = tuple(float(found[0][f"{WITHIN}_{end}"][-1]) for end in ("low", "high"))
-            curves[group] = Curve(steps, [over_replicates(values) for values in at])
+            curves[group] = Curve(steps, [over_replicates(values).within(-1, 1) for values in at])
             for step, estimate in zip(steps, curves[group].y, strict=True):
                 overlap = over_replicates(_of_step(arm, "overlap", step) for arm in found).value
                 rows.append(
                     [f"{one}, {other}", group, step, overlap, float(found[0]["overlap_chance"]), *cells(estimate)]
                 )
-            last = over_replicates(at[-1], (ends[0], ends[1]))
+            last = over_replicates(at[-1], (ends[0], ends[1])).within(-1, 1)
             verdicts.append(
                 last.verdict(
                     question=QUESTION,
@@ -352,7 +352,8 @@ def _truth(run: Run, members: Members, methods: Sequence[str], options: Options,
 def _truth_of(found: Sequence[xr.Dataset], part: str) -> Estimate:
     """Agreement with true effects in some layers, over replicates; of one, with its interval over prompts and units."""
     at = [[float(one["truth"].sel(part=part, end=end)) for end in ("estimate", "low", "high")] for one in found]
-    return over_replicates((value for value, _, _ in at), (at[0][1], at[0][2]), "prompts and sampled units")
+    found = over_replicates((value for value, _, _ in at), (at[0][1], at[0][2]), "prompts and sampled units")
+    return found.within(-1, 1)
 
 
 def _chance(found: Sequence[xr.Dataset], part: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gated_lpi.report.by_method import CONTRAST, METHOD_NAMES
 from gated_lpi.studies.finding import Cell, KeptAnalysis, StudyResult, Table, Verdict
 
-ALIKE = "any method"
+ALIKE = "methods together"
 WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
 DASH = "-"
 MOST_ROWS = 100  # of a table on a page
@@ -72,6 +72,11 @@ def method_name(method: str) -> str:
     return f"{name} against a foil" if plain != method else name or ALIKE
 
 
+def column(verdict: Verdict) -> str:
+    """The method whose column a verdict stands in; "" of what is said of no method, or of several together."""
+    return verdict.method if verdict.method.removesuffix(CONTRAST) in METHOD_NAMES else ""
+
+
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """A table of Markdown; numbers are aligned to the right, None is a dash."""
     lists = [list(row) for row in rows]
@@ -111,11 +116,13 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _judged(verdicts: Sequence[Verdict]) -> str:
-    """A table of verdicts, methods side by side."""
-    methods = list(dict.fromkeys(verdict.method for verdict in verdicts))
+    """A table of verdicts, methods side by side; what is said of several methods together has one column."""
+    columns = [column(verdict) for verdict in verdicts]
+    methods = list(dict.fromkeys(columns))
+    column_of = dict(zip(map(id, verdicts), columns, strict=True))
     rows = []
     for (question, claim), several in claims(verdicts).items():
-        by = {verdict.method: verdict for verdict in several}
+        by = {column_of[id(verdict)]: verdict for verdict in several}
         cells = [said(by[m], WORDS[by[m].verdict]) if m in by else None for m in methods]
         rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
     head = ["question", "claim", *map(method_name, methods), "what would change our mind"]
