@@ -27,6 +27,7 @@ def explored_run(folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str]
     for name in arms:
         for step in steps:
             add(run, name, step)
+            run.follow_store(name).append(followed(step), {"key": f"step-{step}", "step": step})
         if steps:
             run.write_record(_record(run, name))
     return run
@@ -35,6 +36,34 @@ def explored_run(folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str]
 def add(run: Run, arm: str, step: int) -> None:
     """Append a checkpoint to an arm."""
     run.store(arm).append(scores(arm, step), {"key": f"step-{step}", "step": step, "tokens": 100 * step})
+
+
+def followed(step: int) -> xr.Dataset:
+    """What is kept of two units that are followed: the first FFN unit of layer 0 but one, and the first of layer 1."""
+    units = [HEADS * HEAD_WIDTH + 1, HEADS * HEAD_WIDTH + EXPERTS * WIDTH]
+    text, of_token, of_prompt = np.dtypes.StringDType(), ("followed", "token"), ("followed", "best")
+    there = np.array([[True, True], [step > 0, False]])  # whether prompts reach them
+
+    def of(*values: str) -> Any:
+        return np.array([list(values)] * 2, dtype=text)
+
+    return xr.Dataset(
+        {
+            "promoted": (of_token, of(f" at {step}", HOSTILE)),
+            "promoted_logit": (of_token, np.ones((2, 2))),
+            "suppressed": (of_token, of("\u202e", "b")),
+            "suppressed_logit": (of_token, -np.ones((2, 2))),
+            "coefficient": ("followed", np.array([-0.5, 0.25])),
+            "used": ("followed", there.mean(axis=1)),
+            "prompt": (of_prompt, np.where(there, of(f"{HOSTILE} is at", "Of"), np.array("", dtype=text))),
+            "answer": (of_prompt, np.where(there, of(" home", " late"), np.array("", dtype=text))),
+            "prompt_score": (of_prompt, np.where(there, [[0.5, 0.125]], np.nan)),
+            "prompt_coefficient": (of_prompt, np.where(there, [[2.0, -1.0]], np.nan)),
+            "neighbour": (("followed", "near"), np.array([[0, -1], [units[0], 0]])),
+            "cosine": (("followed", "near"), np.array([[0.75, np.nan], [0.5, -0.25]])),
+        },
+        coords={"unit": ("followed", units)},
+    )
 
 
 def scores(arm: str, step: int) -> xr.Dataset:

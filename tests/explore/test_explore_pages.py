@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import parse_qsl, urlsplit
 from urllib.request import urlopen
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from explored_runs import HOSTILE, RELATIONS, add, explored_run
+from explored_runs import HOSTILE, RELATIONS, STEPS, add, explored_run
 from gated_lpi.errors import OptionError
 from gated_lpi.explore import Workspace, create_app, serve
 from gated_lpi.metrics import jaccard, top_set
@@ -179,7 +180,18 @@ def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(work
     effects = scores["true_effect"][1, :, unit].to_numpy()
     assert np.isfinite(effects).all() == bool(rows_of(text, "true_effect"))
     page = Page(text)
-    assert "promotes ␣Paris" in page.text
+    tokens = rows_of(text, "tokens")
+    assert [row["checkpoint"] for row in tokens] == [f"step-{step}" for step in STEPS]
+    assert [row["promotes"].split(" ")[0] for row in tokens] == [f"␣at␣{step}" for step in STEPS]
+    assert {row["prompts"] for row in tokens} == {"100.0%"}
+    (best, other) = rows_of(text, "prompts")
+    assert (unescape(best["prompt"]), best["LPI, nats"]) == (f"{HOSTILE} is at", "0.500")
+    assert other["coefficient"] == "\N{MINUS SIGN}1.00"
+    assert [row["unit"] for row in rows_of(text, "neighbours")] == ["L0 H0 n0"]
+    kept = client.get("/export/unit/prompts.csv?arm=moe&unit=L0+E0+n1&checkpoint=step-10").content
+    assert pd.read_csv(io.BytesIO(kept))["score"].tolist() == [0.5, 0.125]
+    unreached = client.get("/unit?arm=moe&unit=L1+H0+n0&checkpoint=step-0").text
+    assert "No prompt reaches it at step-0" in Page(unreached).text
     assert {"figure-curve", "figure-relations", "figure-expert"} <= set(page.ids)
     other = Page(client.get("/unit?arm=moe&unit=L0+H0+n0").text)
     assert 'model.value(int(model.units.find("L0 H0 n0")[0]))' in other.text

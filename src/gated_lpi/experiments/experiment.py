@@ -70,6 +70,8 @@ ENDINGS = (
     ".commit.json",
     ".split.zarr",
     ".split.commit.json",
+    ".follow.zarr",
+    ".follow.commit.json",
     ".summary.json",
     *(f".{name}.summary.json" for name in SUMMARISED),
     ".known.json",
@@ -513,6 +515,7 @@ class Experiment(Spec):
         metrics: options of `summarise`.
         ablation: what is ablated at the last checkpoints.
         routing: what is asked of routing beside the scores.
+        follow: which units are described at every checkpoint.
         training: what the arms that are trained share.
         corpus: what they are trained on beside the facts that are asked about.
         engine, storage: how it is carried out; all else says what its results are.

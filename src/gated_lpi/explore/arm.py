@@ -64,6 +64,7 @@ class Arm:
         self.methods = run.methods(name)
         self.fraction = run.experiment.metrics.fraction
         self.record: ArmRecord | None = run.record(name)
+        self.followed: xr.Dataset | None = run.followed(name)
         self._store = run.store(name)
         self._folder = folder
         self._made_of: dict[str, dict[str, str]] = {}

@@ -12,6 +12,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
 from gated_lpi.explore.lines import GREY, Times, curve, links_of, styles
+from gated_lpi.explore.portrait import portrait
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
@@ -52,6 +53,7 @@ def unit(workspace: Workspace, params: Params) -> View:
         charts |= _expert_charts(workspace, arm, place, here)
     if schema.TRUE_EFFECT in arm.scores:
         sheets["true_effect"] = _true_effect(arm, place, moment)
+    sheets |= portrait(arm, place, moment, here)
     described = _described(arm, kind, arm.units.label(place))
     lives = arm.lives(method)
     values = {

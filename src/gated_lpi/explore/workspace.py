@@ -190,8 +190,9 @@ class Workspace:
             self._wanted.notify_all()
 
     def _stamp_of(self, name: str) -> str:
-        """What changes when a checkpoint is added to an arm, or its record is written."""
-        files = (self.run.path / "results" / f"{name}.zarr" / META, self.run.path / "results" / f"{name}.json")
+        """What changes when a checkpoint is added to an arm, or units are followed at one, or its record is written."""
+        results = self.run.path / "results"
+        files = (results / f"{name}.zarr" / META, results / f"{name}.follow.zarr" / META, results / f"{name}.json")
         said = []
         for file in files:
             try:

@@ -5,6 +5,7 @@ run/
   results/ARM.zarr      scores of every checkpoint (`store`)
   results/ARM.commit.json       what is complete in them, the second copy (`commit`)
   results/ARM.split.zarr        how its changes split into routing and neurons, if that was asked for
+  results/ARM.follow.zarr       what units that are followed write, serve and resemble, if that was asked for
   results/ARM.json      ablations and top units of the last checkpoint (`records`)
   results/ARM.summary.json      every metric of an arm, computed when it was first asked for (`summaries`)
   results/ARM.METHOD.summary.json   the same by further methods; over known facts ARM.known.summary.json and so on

@@ -1,0 +1,105 @@
+"""What a unit that is followed writes at every checkpoint, and at one of them serves and resembles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gated_lpi.explore.arm import Arm, Moment, texts
+from gated_lpi.explore.sheet import Col, Sheet
+from gated_lpi.explore.view import address
+from gated_lpi.report.arms import KIND_NAMES
+
+
+def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict[str, Sheet]:
+    """Tables of a unit: `tokens` over all checkpoints; `prompts` and `neighbours` at one.
+
+    Args:
+        arm: its arm.
+        place: which unit.
+        moment: the checkpoint that is looked at.
+        here: parameters of the unit's page.
+
+    Returns:
+        None of them where the unit is not followed; those of one checkpoint only where it is described.
+    """
+    if arm.followed is None:
+        return {}
+    at = np.flatnonzero(arm.followed["unit"].to_numpy() == place)
+    if not at.size:
+        return {}
+    mine = arm.followed.isel(followed=int(at[0])).load()
+    rows = {key: row for row, key in enumerate(texts(mine["checkpoint_key"]).tolist())}
+    sheets = {"tokens": _tokens(arm, mine, rows, moment, here)}
+    if moment.key in rows:
+        now = mine.isel(checkpoint=rows[moment.key])
+        sheets |= {"prompts": _prompts(now, moment), "neighbours": _neighbours(arm, now, moment, here)}
+    return sheets
+
+
+def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dict[str, str]) -> Sheet:
+    known = [one for one in arm.moments if one.key in rows]
+    values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", "coefficient", "used")}
+    shown = [
+        {
+            "checkpoint": one.key,
+            "step": one.step,
+            "promoted": tuple(map(str, values["promoted"][rows[one.key]])),
+            "suppressed": tuple(map(str, values["suppressed"][rows[one.key]])),
+            "coefficient": float(values["coefficient"][rows[one.key]]),
+            "used": float(values["used"][rows[one.key]]),
+        }
+        for one in known
+    ]
+    columns = (
+        Col("checkpoint", "checkpoint"),
+        Col("step", "step", "count"),
+        Col("promoted", "promotes", "tokens", hint="tokens whose logits its value vector raises most"),
+        Col("suppressed", "suppresses", "tokens", hint="tokens whose logits it lowers most"),
+        Col("coefficient", "coefficient", "number", hint="scale · gate · activation, mean over all prompts"),
+        Col("used", "prompts", "share", hint="share of prompts that reach it"),
+    )
+    links = [{"checkpoint": address("unit", **here, checkpoint=one.key)} for one in known]
+    caption = (
+        "What its value vector promotes and suppresses where its coefficient is positive, likeliest first; with a "
+        "negative one it does the opposite."
+    )
+    marked = frozenset(row for row, one in enumerate(known) if one == moment)
+    return Sheet("tokens", caption, columns, shown, links, marked=marked)
+
+
+def _prompts(now: Any, moment: Moment) -> Sheet:
+    score, coefficient = now["prompt_score"].to_numpy(), now["prompt_coefficient"].to_numpy()
+    rows = [
+        {
+            "prompt": str(now["prompt"].to_numpy()[at]),
+            "answer": str(now["answer"].to_numpy()[at]),
+            "score": float(score[at]),
+            "coefficient": float(coefficient[at]),
+        }
+        for at in np.flatnonzero(np.isfinite(score)).tolist()
+    ]
+    columns = (
+        Col("prompt", "prompt"),
+        Col("answer", "answer"),
+        Col("score", "LPI, nats", "number"),
+        Col("coefficient", "coefficient", "number", hint="scale · gate · activation"),
+    )
+    return Sheet("prompts", f"The prompts whose answers it raises most at {moment.key}.", columns, rows)
+
+
+def _neighbours(arm: Arm, now: Any, moment: Moment, here: dict[str, str]) -> Sheet:
+    found = [
+        (int(unit), float(cosine))
+        for unit, cosine in zip(now["neighbour"].to_numpy(), now["cosine"].to_numpy(), strict=True)
+        if unit >= 0
+    ]
+    scored = [(unit, cosine) for unit, cosine in found if unit < len(arm.units)]
+    rows = [
+        {"unit": arm.units.short(unit), "kind": KIND_NAMES[str(arm.units.block[unit])], "cosine": cosine}
+        for unit, cosine in scored
+    ]
+    links = [{"unit": address("unit", **{**here, "unit": row["unit"]}, checkpoint=moment.key)} for row in rows]
+    columns = (Col("unit", "unit"), Col("kind", "kind"), Col("cosine", "cosine", "number"))
+    return Sheet("neighbours", f"The units of the most similar value vectors at {moment.key}.", columns, rows, links)
