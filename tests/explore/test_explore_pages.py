@@ -190,6 +190,8 @@ def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(work
     assert [row["unit"] for row in rows_of(text, "neighbours")] == ["L0 H0 n0"]
     kept = client.get("/export/unit/prompts.csv?arm=moe&unit=L0+E0+n1&checkpoint=step-10").content
     assert pd.read_csv(io.BytesIO(kept))["score"].tolist() == [0.5, 0.125]
+    kept = client.get("/export/unit/tokens.csv?arm=moe&unit=L0+E0+n1").content
+    assert pd.read_csv(io.BytesIO(kept))["promoted"][1] == f"\N{OPEN BOX}at\N{OPEN BOX}10 {HOSTILE}"
     unreached = client.get("/unit?arm=moe&unit=L1+H0+n0&checkpoint=step-0").text
     assert "No prompt reaches it at step-0" in Page(unreached).text
     assert {"figure-curve", "figure-relations", "figure-expert"} <= set(page.ids)

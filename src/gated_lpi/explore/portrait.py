@@ -10,6 +10,7 @@ from gated_lpi.explore.arm import Arm, Moment, texts
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import address
 from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.tables import visible
 
 
 def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict[str, Sheet]:
@@ -66,7 +67,15 @@ def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dic
         "negative one it does the opposite."
     )
     marked = frozenset(row for row, one in enumerate(known) if one == moment)
-    return Sheet("tokens", caption, columns, shown, links, marked=marked)
+
+    def whole() -> dict[str, Any]:
+        plain = {column.key: [row[column.key] for row in shown] for column in columns}
+        joined = {
+            name: [" ".join(map(visible, tokens)) for tokens in plain[name]] for name in ("promoted", "suppressed")
+        }
+        return plain | joined
+
+    return Sheet("tokens", caption, columns, shown, links, whole, marked)
 
 
 def _prompts(now: Any, moment: Moment) -> Sheet:
