@@ -23,11 +23,11 @@ from gated_lpi.options import ALL_UNITS, LPI, Positions, Scoring
 KINDS = ("attention", "ffn")
 CAP = "300MB"
 LONG = (("lpi", 8, 800, "300MB"), ("lpi", 2, 4000, "1GB"), ("grad_x_act", 1, 4200, "2GB"))  # prompts, tokens, cap
-RESOLVED_PROMPTS, RESOLVED_TOKENS = 8, 32
+RESOLVED_PROMPTS, RESOLVED_TOKENS = 4, 32
 BATCH = 256  # prompts whose blocks are held for the lens
-GROUP_PROMPTS = 192  # one full batch, on which units are timed with and without groups
+GROUP_PROMPTS = 96  # on which units are timed with and without groups
 GRADIENT_PROMPTS = 32
-BEFORE_PROMPTS = 48  # the old code takes a third of a second for each
+BEFORE_PROMPTS = 24  # the old code takes a third of a second for each
 
 
 def measure(folder: Path, n_prompts: int, few: int, published_prompts: int, say: Say) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """All benchmarks: `python -m benchmarks.run [--quick]`, that is `make bench` and `make bench-quick`.
 
-Writes benchmarks/results/full.json or quick.json; `python -m benchmarks.plots` turns the full one into the figures and
-tables of docs/benchmarks.md. Progress goes to stderr. The quick run is the same code on small sizes: it shows that the
-measurement works, and its numbers are not those of the documentation.
+Writes benchmarks/results/full.json or quick.json, and full.partial.json on the way; `python -m benchmarks.plots` turns
+the full one into the figures and tables of docs/benchmarks.md. Progress goes to stderr. The quick run is the same code
+on small sizes: it shows that the measurement works, and its numbers are not those of the documentation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,16 +52,16 @@ class Plan:
 
 
 CURVE = synthetic.Layer("scaling", d=768, ffn=3072, attention=768, vocabulary=12288, heads=12)
-FEW = 192  # prompts with a vocabulary of 262,144: as many as `attribute` takes together
+SOME, FEW = 384, 192  # prompts of a layer: the whole has to fit in 25 minutes; as many as `attribute` takes together
 FULL = Plan(
     "full",
     (
-        (synthetic.OLMOE, "middle", 906),
-        (synthetic.UNEVEN_OLMOE, "middle", 906),
-        (synthetic.OLMO, "middle", 906),
+        (synthetic.OLMOE, "middle", SOME),
+        (synthetic.UNEVEN_OLMOE, "middle", SOME),
+        (synthetic.OLMO, "middle", SOME),
         (synthetic.GEMMA, "middle", FEW),
-        (synthetic.OLMOE, "last", 906),
-        (synthetic.OLMO, "last", 453),  # half of the others': the whole has to fit in 25 minutes
+        (synthetic.OLMOE, "last", FEW),
+        (synthetic.OLMO, "last", FEW),
     ),
     CURVE,
     256,
@@ -85,8 +86,11 @@ QUICK = Plan(
 )
 
 
-def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
-    """Run everything of a plan; SmolLM2 is left out where it is not there, and the result says so."""
+def measure(plan: Plan, folder: Path | None, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run everything of a plan; SmolLM2 is left out where it is not there, and the result says so.
+
+    The headline comes first, and what is there is saved after each part.
+    """
     start = time.perf_counter()
     say("peak of a matrix product")
     found: dict[str, Any] = {
@@ -97,16 +101,25 @@ def measure(plan: Plan, folder: Path | None, say: Say) -> dict[str, Any]:
         "machine": timing.machine(),
         "peak_flops": timing.peak(plan.peak_size),
         "peak_size": plan.peak_size,
-        "layers": [layers.measure(layer, depth, n_prompts, say) for layer, depth, n_prompts in plan.layers],
-        "curves": curves.all_curves(plan.curve_layer, plan.curve_prompts, say),
+        "layers": [],
+        "curves": {},
         "curve_layer": {**plan.curve_layer.__dict__, "prompts": plan.curve_prompts, "depth": curves.DEPTH},
-        "linearity": curves.linearity(plan.curve_layer),
-        "summaries": measure_summaries(plan, say),
+        "linearity": [],
+        "summaries": None,
         "smollm2": None,
     }
+
+    def keep(**part: Any) -> None:
+        found.update(part, seconds=time.perf_counter() - start)
+        save(found)
+
     if plan.real_prompts and folder is not None:
-        found["smollm2"] = real.measure(folder, plan.real_prompts, plan.real_few, plan.published_prompts, say)
-    found["seconds"] = time.perf_counter() - start
+        keep(smollm2=real.measure(folder, plan.real_prompts, plan.real_few, plan.published_prompts, say))
+    for layer, depth, n_prompts in plan.layers:
+        keep(layers=[*found["layers"], layers.measure(layer, depth, n_prompts, say)])
+    keep(summaries=measure_summaries(plan, say))
+    keep(curves=curves.all_curves(plan.curve_layer, plan.curve_prompts, say))
+    keep(linearity=curves.linearity(plan.curve_layer))
     return found
 
 
@@ -120,6 +133,12 @@ def measure_memory(plan: Plan, folder: Path, found: dict[str, Any], say: Say) ->
 def measure_summaries(plan: Plan, say: Say) -> dict[str, Any]:
     """What summarising takes, and when and where that was measured."""
     return {**summaries.measure(plan.summary, say), "made": now(), "machine": timing.machine()}
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    """Write results."""
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def now() -> str:
@@ -159,9 +178,10 @@ def main() -> None:
             found = json.loads(file.read_text(encoding="utf-8"))
             measure_memory(plan, folder, found, say)
         else:
-            found = measure(plan, folder, say)
-    RESULTS.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            draft = file.with_suffix(".partial.json")  # what was measured before stays until all is there
+            found = measure(plan, folder, say, lambda found: write(draft, found))
+            draft.unlink()
+    write(file, found)
     for work in tables.works(found):
         ratio, over = tables.times(work.published / work.fast), tables.times(work.fast / work.lens, 1)
         print(f"{work.name}: {ratio} the published formula's speed, {over} the logit lens's cost")

@@ -188,7 +188,9 @@ def test_results_fill_the_page(tmp_path):
     works = tuple((layer, "middle", 8) for layer in (TINY_DENSE, TINY_MOE))
     plan = run.Plan("tiny", works, TINY_DENSE, 8, 0, 0, 0, 256, TINY_ARM)
     said = []
-    found = json.loads(json.dumps(run.measure(plan, None, said.append)))
+    saved = []
+    found = json.loads(json.dumps(run.measure(plan, None, said.append, lambda some: saved.append(len(some["layers"])))))
+    assert saved[:2] == [1, 2]  # what was measured is kept part by part
     assert len(said) > 10
     (tmp_path / "full.json").write_text(json.dumps(found), encoding="utf-8")
     page = Path(plots.DOCS, "benchmarks.md").read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict
 def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dict[str, str]) -> Sheet:
     known = [one for one in arm.moments if one.key in rows]
     values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", "coefficient", "used")}
-    shown = [
+    shown: list[dict[str, Any]] = [
         {
             "checkpoint": one.key,
             "step": one.step,

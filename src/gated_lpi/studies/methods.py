@@ -352,8 +352,8 @@ def _truth(run: Run, members: Members, methods: Sequence[str], options: Options,
 def _truth_of(found: Sequence[xr.Dataset], part: str) -> Estimate:
     """Agreement with true effects in some layers, over replicates; of one, with its interval over prompts and units."""
     at = [[float(one["truth"].sel(part=part, end=end)) for end in ("estimate", "low", "high")] for one in found]
-    found = over_replicates((value for value, _, _ in at), (at[0][1], at[0][2]), "prompts and sampled units")
-    return found.within(-1, 1)
+    own = over_replicates((value for value, _, _ in at), (at[0][1], at[0][2]), "prompts and sampled units")
+    return own.within(-1, 1)
 
 
 def _chance(found: Sequence[xr.Dataset], part: str) -> float:
