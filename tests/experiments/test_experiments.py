@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from gated_lpi._common.folders import as_folder
 from gated_lpi.errors import OptionError
 from gated_lpi.experiments import Experiment, load_experiment, preset, presets
-from gated_lpi.experiments.experiment import AblationSpec
+from gated_lpi.experiments.experiment import AblationSpec, FollowSpec
 from gated_lpi.experiments.settings import EngineSpec
 from gated_lpi.options import LPI, Certified, Exact
 from gated_lpi.results import Run
@@ -333,8 +333,8 @@ def test_facts_have_options_that_change_results(tmp_path):
 
 def test_the_folder_of_a_run_at_an_address_keeps_its_name():
     # As it was when the name was written down, when it had these as they are by default.
-    defaults = {"ablation": AblationSpec(), "training": TrainingSpec(), "engine": EngineSpec()}
-    demo = preset("demo").model_copy(update=defaults)
+    sections = {"ablation": AblationSpec(), "follow": FollowSpec(), "training": TrainingSpec(), "engine": EngineSpec()}
+    demo = preset("demo").model_copy(update=sections)
     run = Run(as_folder("memory://bucket/run"), demo, {"facts_sha256": "ab"})
     assert run.local.name == "memory-bucket-run-64e2ddefde611968"  # as every version before called it
 
