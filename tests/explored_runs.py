@@ -27,7 +27,8 @@ def explored_run(folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str]
     for name in arms:
         for step in steps:
             add(run, name, step)
-            run.follow_store(name).append(followed(step), {"key": f"step-{step}", "step": step})
+            if name == "moe":
+                run.follow_store(name).append(followed(step), {"key": f"step-{step}", "step": step})
         if steps:
             run.write_record(_record(run, name))
     return run

@@ -180,6 +180,8 @@ def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(work
     effects = scores["true_effect"][1, :, unit].to_numpy()
     assert np.isfinite(effects).all() == bool(rows_of(text, "true_effect"))
     page = Page(text)
+    described = Page(client.get("/unit?arm=dense&unit=L0+n1").text)  # of an arm whose units are not followed
+    assert "promotes ␣Paris" in described.text
     tokens = rows_of(text, "tokens")
     assert [row["checkpoint"] for row in tokens] == [f"step-{step}" for step in STEPS]
     assert [row["promotes"].split(" ")[0] for row in tokens] == [f"␣at␣{step}" for step in STEPS]

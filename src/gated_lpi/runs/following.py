@@ -26,9 +26,9 @@ from gated_lpi.runs.job import labels
 from gated_lpi.runs.portraits import portraits
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.scoring import prompting
+from gated_lpi.runs.top_units import top_of_each_kind
 from gated_lpi.score_schema import LPI as LPI_NAME
 from gated_lpi.score_schema import mean_of
-from gated_lpi.unit_names import KINDS
 
 
 def follow_units(
@@ -89,12 +89,8 @@ def top_of_last(run: Run, arm: str) -> NDArray[np.int64]:
     """
     scores = run.scores(arm).isel(checkpoint=-1)
     importance = scores[mean_of(run.methods(arm)[0])].to_numpy()
-    kinds = scores["block"].to_numpy().astype(str)
-    chosen = []
-    for kind in KINDS:
-        units = np.flatnonzero((kinds == kind) & ~np.isnan(importance))
-        chosen.append(units[np.argsort(-importance[units], kind="stable")[: run.experiment.follow.units]])
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+    top = top_of_each_kind(scores["block"].to_numpy().astype(str), importance, run.experiment.follow.units)
+    return np.sort(np.concatenate(list(top.values()))).astype(np.int64)
 
 
 def same_units(store: ResultStore, units: NDArray[np.int64]) -> bool:

@@ -37,11 +37,7 @@ def describe_top_units(
     Returns:
         The units of each kind; none of a kind that the model lacks.
     """
-    scored = ~np.isnan(importance)
-    best = {}
-    for kind in KINDS:
-        units = np.flatnonzero((model.units.block == kind) & scored)
-        best[kind] = units[np.argsort(-importance[units], kind="stable")[:count]].tolist()
+    best = {kind: units.tolist() for kind, units in top_of_each_kind(model.units.block, importance, count).items()}
     if not any(best.values()):
         return dict.fromkeys(KINDS, ())
     coefficients = _mean_coefficients(model, encoded)
@@ -62,6 +58,23 @@ def describe_top_units(
         )
 
     return {kind: tuple(map(describe, units)) for kind, units in best.items()}
+
+
+def top_of_each_kind(
+    kinds: NDArray[np.str_], importance: NDArray[np.floating], count: int
+) -> dict[str, NDArray[np.int64]]:
+    """The units of each kind with the greatest importance, greatest first.
+
+    Args:
+        kinds: [N], the kind of each unit.
+        importance: [N]; NaN where a unit has no score, which is none of the top ones.
+        count: how many of each kind.
+    """
+    found = {}
+    for kind in KINDS:
+        units = np.flatnonzero((kinds == kind) & ~np.isnan(importance))
+        found[kind] = units[np.argsort(-importance[units], kind="stable")[:count]]
+    return found
 
 
 def _moved_most(model: Model, effect: Tensor) -> tuple[str, ...]:

@@ -117,12 +117,10 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
 
 def _judged(verdicts: Sequence[Verdict]) -> str:
     """A table of verdicts, methods side by side; what is said of several methods together has one column."""
-    columns = [column(verdict) for verdict in verdicts]
-    methods = list(dict.fromkeys(columns))
-    column_of = dict(zip(map(id, verdicts), columns, strict=True))
+    methods = list(dict.fromkeys(map(column, verdicts)))
     rows = []
     for (question, claim), several in claims(verdicts).items():
-        by = {column_of[id(verdict)]: verdict for verdict in several}
+        by = {column(verdict): verdict for verdict in several}
         cells = [said(by[m], WORDS[by[m].verdict]) if m in by else None for m in methods]
         rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
     head = ["question", "claim", *map(method_name, methods), "what would change our mind"]
