@@ -106,10 +106,10 @@ def _by_prompt(
     """Scores, coefficients, and which prompts reach a unit, [P, U] each."""
     shape = len(encoded), len(units)
     scores, coefficients, reached = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.bool_)
-    starts = dict(zip(map(id, model.blocks), np.cumsum([0, *(block.n_units for block in model.blocks)]), strict=False))
+    starts = {id(block): model.block_units(index).start for index, block in enumerate(model.blocks)}
     problems = block_problems(model, encoded, norm=lpi.norm, target=lpi.target, gate=lpi.gate, scoring=scoring)
     for prompts, problem in problems:
-        start, n_cut = int(starts[id(problem.block)]), 0
+        start, n_cut = starts[id(problem.block)], 0
         slabs: list[Slab] = []
         columns: list[NDArray[np.intp]] = []
         for slab in problem.slabs:
@@ -152,12 +152,11 @@ def _neighbours(
 
 def _value_vectors(model: Model) -> Iterator[tuple[int, Tensor]]:
     """Value vectors [n, d] of all units, of one expert at a time, and the index of the first."""
-    start = 0
-    for block in model.blocks:
+    for index, block in enumerate(model.blocks):
+        start = model.block_units(index).start
         for writer, within in block.offsets():
             for expert in range(writer.n_experts):
                 yield start + within + expert * writer.width, block.values(writer, expert)
-        start += block.n_units
 
 
 def _unit_length(rows: Tensor) -> Tensor:
