@@ -1,8 +1,10 @@
 """Runs over a hub's series: downloads ahead, a disk budget, eviction, pinned commits, what fails on the way."""
 
 import json
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -49,7 +51,9 @@ def experiment(server, tmp_path, arm=None, **storage):
 
 
 def weights_in(cache):
-    return sorted(path.parent.name for path in cache.rglob("snapshots/*/model.safetensors"))
+    """The snapshots that hold weights; os.walk passes over folders that vanish while it looks, as a download's do."""
+    found = (Path(folder) for folder, _, names in os.walk(cache) if "model.safetensors" in names)
+    return sorted(folder.name for folder in found if folder.parent.name == "snapshots")
 
 
 def test_a_hub_series_gives_what_the_folder_gives(server, contents, tmp_path):
