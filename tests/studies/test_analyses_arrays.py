@@ -16,8 +16,9 @@ from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
 from gated_lpi.studies import shift, stabilise
 from gated_lpi.studies._frozen_router import permuted_experts, serves_from
+from gated_lpi.studies._intervals import Estimate, difference, over_replicates
 from gated_lpi.studies._models import at_shares, spread
-from gated_lpi.studies._replicates import Estimate, difference, over_replicates, rank_correlation
+from gated_lpi.studies._replicates import rank_correlation
 from gated_lpi.studies.methods import flips, some_of
 from gated_lpi.studies.routing import change_split, null_share, null_verdict
 from gated_lpi.studies.tasks import Drop, drops, task_of

@@ -71,7 +71,7 @@ def test_intervals_over_replicates_are_students_and_welchs():
     assert (found.low, found.high, found.n) == (pytest.approx(2 - half), pytest.approx(2 + half), 3)
     assert np.isnan(over_replicates([5.0]).low)
     assert over_replicates([]).n == 0
-    apart = difference([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
+    apart = difference({0: 1.0, 1: 2.0, 2: 3.0}, {3: 11.0, 4: 12.0, 5: 13.0})
     assert apart.value == -10.0
     assert apart.high - apart.value == pytest.approx(2.7764451051977987 * (2 / 3) ** 0.5)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from gated_lpi.report import matplotlib_figure
 from gated_lpi.report.chart import Axis, Chart, Line, Panel, StepScale, arm_styles
-from gated_lpi.studies._replicates import Estimate
+from gated_lpi.studies._intervals import Estimate
 
 
 class Curve(NamedTuple):

@@ -27,8 +27,9 @@ from gated_lpi.models import Model
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
+from gated_lpi.studies._intervals import NAN, Estimate, over_replicates
 from gated_lpi.studies._models import asked_of, facts_of, loaded
-from gated_lpi.studies._replicates import NAN, Estimate, Member, over_replicates
+from gated_lpi.studies._replicates import Member
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
 

@@ -1,59 +1,131 @@
-"""Intervals over replicates: the one place where studies make them.
+"""Means over replicates and differences of them, with their intervals: the one place where studies make them.
 
-A mean has Student's interval, a difference of two means Welch's, both by `metrics.hierarchical` over replicates alone:
-a study has one number of each replicate, in which what varies below replicates is already. `metrics.compare_groups`
-has Welch's interval too, but none where replicates do not vary at all, and a permutation test with each.
+A mean has Student's interval, a difference of two means of other replicates Welch's, both by `metrics.hierarchical`
+over replicates alone: a study has one number of each replicate, in which what varies below replicates is already.
+`metrics.compare_groups` has Welch's interval too, but none where replicates do not vary at all, and a permutation test
+with each. Replicates with the same seed share data order and initial weights, so two groups that share seeds are
+compared by the differences of these pairs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from gated_lpi.metrics import HierarchicalInterval, hierarchical_difference, hierarchical_interval
+from gated_lpi.studies.finding import Verdict, judged
 
 LEVEL = 0.95
+NAN = float("nan")
+REPLICATES, RELATIONS, NOTHING = "replicates", "relations", ""
 
 
 class Estimate(NamedTuple):
-    """A mean over replicates.
+    """A mean with its 95% interval; NaN where there is none.
 
     Attributes:
-        value: the mean; NaN over none.
-        low, high: its 95% interval; NaN where fewer than two replicates say nothing of their spread.
-        n: replicates that it is over.
+        value: the mean.
+        low, high: ends of the interval.
+        n: replicates, or pairs of them, that it is over.
+        over: what the interval is over: "replicates"; of one replicate what it was given for; "" where there is none.
     """
 
     value: float
     low: float
     high: float
     n: int
+    over: str
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit, `factor` (> 0) to one."""
+        return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def within(self, least: float, most: float) -> Estimate:
+        """The same of a value that lies between `least` and `most`: the interval as far as it does."""
+        return self._replace(low=max(self.low, least), high=min(self.high, most))
+
+    @property
+    def basis(self) -> str:
+        """What it stands on, in words."""
+        if self.over == REPLICATES:
+            return f"{self.n} replicates, t interval over them"
+        if self.over:
+            return f"one replicate, interval over {self.over}"
+        return f"{self.n} replicate{'s' * (self.n != 1)}, no interval"
+
+    def verdict(
+        self,
+        *,
+        question: str,
+        claim: str,
+        claimed: Literal["above", "below"],
+        unit: str,
+        detail: str,
+        would_decide: str,
+        method: str = "",
+        against: float = 0.0,
+    ) -> Verdict:
+        """The verdict on a claim that this lies above or below a value; the rest as `Verdict` has it."""
+        return Verdict(
+            question=question,
+            claim=claim,
+            method=method,
+            verdict=judged(self.low, self.high, against=against, claimed=claimed),
+            effect=self.value,
+            low=self.low,
+            high=self.high,
+            unit=unit,
+            detail=detail,
+            would_decide=would_decide,
+        )
 
 
-def over_replicates(values: Sequence[float]) -> Estimate:
-    """The mean of one value a replicate; those that are NaN are left out."""
-    given = _finite(values)
+UNKNOWN = Estimate(NAN, NAN, NAN, 0, NOTHING)
+
+
+def over_replicates(
+    values: Iterable[float], single: tuple[float, float] | None = None, over: str = RELATIONS
+) -> Estimate:
+    """The mean of one value a replicate; values that are not finite are left out.
+
+    Args:
+        values: one a replicate.
+        single: the interval of the value of a single replicate, if it has one.
+        over: what that is over.
+    """
+    given = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
     if not given.size:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    return _estimate(hierarchical_interval(given[:, None], relations="own", draws=1, level=LEVEL))
+        return UNKNOWN
+    found = _estimate(hierarchical_interval(given[:, None], relations="own", draws=1, level=LEVEL))
+    if found.n == 1 and single is not None and all(map(math.isfinite, single)):
+        return Estimate(found.value, *single, 1, over)
+    return found
 
 
-def difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The mean of `a` less that of `b`, values of different replicates; those that are NaN are left out."""
-    first, second = _finite(a), _finite(b)
-    if not first.size or not second.size:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    return _estimate(hierarchical_difference(first[:, None], second[:, None], relations="own", draws=1, level=LEVEL))
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
+    """The mean difference first − second of values by seed: over pairs of one seed, else Welch's."""
+    a, b = ({seed: value for seed, value in one.items() if math.isfinite(value)} for one in (first, second))
+    shared = sorted(a.keys() & b.keys())
+    if shared or not a or not b:
+        return over_replicates(a[seed] - b[seed] for seed in shared)
+    one, other = (np.array(list(values.values()), dtype=np.float64)[:, None] for values in (a, b))
+    return _estimate(hierarchical_difference(one, other, relations="own", draws=1, level=LEVEL))
 
 
 def _estimate(found: HierarchicalInterval) -> Estimate:
     """What was found; `draws` is 1 above, since one value a replicate leaves nothing to draw but for percentiles."""
-    return Estimate(float(found.estimate), float(found.low), float(found.high), min(found.replicates))
+    n = min(found.replicates)
+    over = REPLICATES if n > 1 else NOTHING
+    return Estimate(float(found.estimate), float(found.low), float(found.high), n, over)
 
 
-def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    given = np.asarray(values, dtype=np.float64).reshape(-1)
-    return given[np.isfinite(given)]
+def cells(estimate: Estimate) -> list[Any]:
+    """An estimate as cells of a table: value, low, high, replicates."""
+    return [estimate.value, estimate.low, estimate.high, estimate.n]
+
+
+CELLS = ["value", "low", "high", "replicates"]
+"""The heads of the columns that `cells` fills."""

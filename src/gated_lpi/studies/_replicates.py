@@ -1,11 +1,7 @@
-"""The arms of a run as replicates of groups, and what replicates say together: means, differences and correlations.
+"""The arms of a run as replicates of groups, and rank correlations over them.
 
-1. A mean over replicates has Student's interval; that of one replicate has none, unless an interval over its relations
-   is given, and `Estimate.over` says which it is.
-2. Two groups are compared by the differences of replicates with the same seed, which share data order and initial
-   weights; where they share no seed, by Welch's interval of the difference of means.
-3. A rank correlation has the permutation p-value of its size, and the interval of Bonett and Wright (Psychometrika 65,
-   2000).
+A rank correlation has the permutation p-value of its size, and the interval of Bonett and Wright (Psychometrika 65,
+2000).
 """
 
 from __future__ import annotations
@@ -14,109 +10,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
 from gated_lpi.results import Run
 from gated_lpi.results.experts import is_moe
-from gated_lpi.studies import _intervals
+from gated_lpi.studies._intervals import NAN
 from gated_lpi.studies._runs import with_scores
 from gated_lpi.studies.finding import Verdict, judged
 
-NAN = float("nan")
 SIGNIFICANT = 0.05  # below it, p is of a correlation that permutations seldom give
-REPLICATES, RELATIONS, NOTHING = "replicates", "relations", ""
-
-
-class Estimate(NamedTuple):
-    """A mean with its 95% interval; NaN where there is none.
-
-    Attributes:
-        value: the mean.
-        low, high: ends of the interval.
-        n: replicates, or pairs of them, that it is over.
-        over: what the interval is over: "replicates"; of one replicate what it was given for; "" where there is none.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    over: str
-
-    def scaled(self, factor: float) -> Estimate:
-        """The same in another unit, `factor` (> 0) to one."""
-        return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-    def within(self, least: float, most: float) -> Estimate:
-        """The same of a value that lies between `least` and `most`: the interval as far as it does."""
-        return self._replace(low=max(self.low, least), high=min(self.high, most))
-
-    @property
-    def basis(self) -> str:
-        """What it stands on, in words."""
-        if self.over == REPLICATES:
-            return f"{self.n} replicates, t interval over them"
-        if self.over:
-            return f"one replicate, interval over {self.over}"
-        return f"{self.n} replicate{'s' * (self.n != 1)}, no interval"
-
-    def verdict(
-        self,
-        *,
-        question: str,
-        claim: str,
-        claimed: Literal["above", "below"],
-        unit: str,
-        detail: str,
-        would_decide: str,
-        method: str = "",
-        against: float = 0.0,
-    ) -> Verdict:
-        """The verdict on a claim that this lies above or below a value; the rest as `Verdict` has it."""
-        return Verdict(
-            question=question,
-            claim=claim,
-            method=method,
-            verdict=judged(self.low, self.high, against=against, claimed=claimed),
-            effect=self.value,
-            low=self.low,
-            high=self.high,
-            unit=unit,
-            detail=detail,
-            would_decide=would_decide,
-        )
-
-
-UNKNOWN = Estimate(NAN, NAN, NAN, 0, NOTHING)
-
-
-def over_replicates(
-    values: Iterable[float], single: tuple[float, float] | None = None, over: str = RELATIONS
-) -> Estimate:
-    """The mean of one value a replicate; values that are NaN are left out.
-
-    Args:
-        values: one a replicate.
-        single: the interval of the value of a single replicate, if it has one.
-        over: what that is over.
-    """
-    found = _intervals.over_replicates(list(values))
-    if found.n == 1 and single is not None and all(map(math.isfinite, single)):
-        return Estimate(found.value, *single, 1, over)
-    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
-
-
-def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate:
-    """The mean difference first − second of values by seed: over pairs of one seed, else Welch's."""
-    a, b = ({seed: value for seed, value in one.items() if math.isfinite(value)} for one in (first, second))
-    shared = sorted(a.keys() & b.keys())
-    if shared or not a or not b:
-        return over_replicates([a[seed] - b[seed] for seed in shared])
-    found = _intervals.difference(list(a.values()), list(b.values()))
-    return Estimate(*found, REPLICATES if found.n > 1 else NOTHING)
 
 
 class Correlation(NamedTuple):
@@ -134,6 +39,13 @@ class Correlation(NamedTuple):
     high: float
     p: float
     n: int
+
+    @property
+    def basis(self) -> str:
+        """What it stands on, in words."""
+        if math.isnan(self.rho):
+            return f"{self.n} replicates, too few or all alike: no correlation"
+        return f"{self.n} replicates, permutation p = {self.p:.3g}"
 
     def verdict(
         self,
@@ -247,12 +159,3 @@ def members_of(run: Run) -> Members:
             seed = run.experiment.training_of(arms[name]).seed if arms[name].train else place
             found.append(Member(name, group, seed, is_moe(run.scores(name))))
     return Members(tuple(found), tuple(notes))
-
-
-def cells(estimate: Estimate) -> list[Any]:
-    """An estimate as cells of a table: value, low, high, replicates."""
-    return [estimate.value, estimate.low, estimate.high, estimate.n]
-
-
-CELLS = ["value", "low", "high", "replicates"]
-"""The heads of the columns that `cells` fills."""

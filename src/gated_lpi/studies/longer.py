@@ -36,16 +36,9 @@ from gated_lpi.results import Run
 from gated_lpi.runs.ablations import unit_importance
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
+from gated_lpi.studies._intervals import CELLS, NAN, cells, over_replicates
 from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpoints
-from gated_lpi.studies._replicates import (
-    CELLS,
-    NAN,
-    Members,
-    cells,
-    members_of,
-    over_replicates,
-    rank_correlation,
-)
+from gated_lpi.studies._replicates import Members, members_of, rank_correlation
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 
@@ -295,8 +288,7 @@ def _trends(
                 claim=claim.format(family),
                 method=method,
                 claimed=claimed,
-                detail=f"{name} and steps, at {'the ' * (where == END)}{where}, {trend.n} replicates of "
-                f"{', '.join(groups)}; permutation p = {trend.p:.3g}.",
+                detail=f"{name} and steps, at {'the ' * (where == END)}{where}, of {', '.join(groups)}; {trend.basis}.",
                 would_decide="More replicates or lengths, until the interval leaves 0 out; a trend "
                 "at equal tokens is of the schedule, one at the end alone of the training.",
             )

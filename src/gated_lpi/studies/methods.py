@@ -32,8 +32,9 @@ from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
+from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference, over_replicates
 from gated_lpi.studies._models import at_shares, facts_of, loaded, scored_checkpoints, spread
-from gated_lpi.studies._replicates import CELLS, NAN, Estimate, Members, cells, difference, members_of, over_replicates
+from gated_lpi.studies._replicates import Members, members_of
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Answer, Table, Verdict, judged
 

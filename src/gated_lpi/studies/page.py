@@ -105,14 +105,16 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
         return ["No claim is judged; what was measured is below."]
     plain = [verdict for verdict in verdicts if not verdict.variation]
     varied = [verdict for verdict in verdicts if verdict.variation]
-    details = [
-        f"- {escaped(verdict.claim)}{f' ({method_name(verdict.method)})' if verdict.method else ''}: {verdict.detail}"
-        for verdict in verdicts
-        if verdict.detail
-    ]
+    details = [f"- {_named(verdict)}: {verdict.detail}" for verdict in verdicts if verdict.detail]
     shown = [_judged(plain), "Effects are with 95% intervals."]
     shown += ["The same claims of other units, or over other facts:", _judged(varied)] if varied else []
     return [*shown, "\n".join(details)]
+
+
+def _named(verdict: Verdict) -> str:
+    """The claim, and the method that it is judged by where it is by one."""
+    claim = escaped(verdict.claim.removesuffix("."))
+    return f"{claim} ({method_name(verdict.method)})" if verdict.method else claim
 
 
 def _judged(verdicts: Sequence[Verdict]) -> str:

@@ -93,9 +93,8 @@ def _pooled(values: list[float], prompts: int) -> Estimate:
     """Over replicates; over the prompts of a single one."""
     if len(values) == 1:
         bounds = hit_interval(round(values[0] * prompts), prompts)
-        return Estimate(values[0], bounds.low, bounds.high, 1)
-    found = over_replicates(values)
-    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
+        return over_replicates(values, (bounds.low, bounds.high), over="prompts")
+    return over_replicates(values).within(0, 1)
 
 
 def _first(hits: Hits, options: Options) -> float:
@@ -108,7 +107,7 @@ def _first(hits: Hits, options: Options) -> float:
 def _verdict(reached: dict[str, list[float]], options: Options) -> Verdict:
     never = [group for group, shares in reached.items() if np.isnan(shares).any()]
     slowest = max(reached, key=lambda group: float(np.nanmax([*reached[group], 0.0])))
-    share = over_replicates(reached[slowest])
+    share = over_replicates(reached[slowest]).within(0, 1)
     low, high = (share.value, share.value) if share.n == 1 else (share.low, share.high)
     word = judged(low, high, against=options.before, claimed="below")
     if any(not all(value < options.before for value in shares) for shares in reached.values()) and word == "supported":

@@ -31,8 +31,9 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.splits import split_method, split_pair
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._frozen_router import frozen_router
+from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, over_replicates
 from gated_lpi.studies._models import facts_of, loaded, scored_checkpoints, spread
-from gated_lpi.studies._replicates import CELLS, NAN, Estimate, Members, cells, members_of, over_replicates
+from gated_lpi.studies._replicates import Members, members_of
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 

@@ -28,17 +28,8 @@ from gated_lpi.options.spec import Positive, Spec, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._replicates import (
-    CELLS,
-    NAN,
-    Estimate,
-    Members,
-    cells,
-    difference,
-    members_of,
-    over_replicates,
-    rank_correlation,
-)
+from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference, over_replicates
+from gated_lpi.studies._replicates import Members, members_of, rank_correlation
 from gated_lpi.studies._runs import methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 
@@ -99,6 +90,7 @@ SHOWN = {
     "residue": "log p of old less new at the end, nats",
     "prefers_old": "old ranks above new at the end, %",
 }
+PERCENT = ("learnt", "prefers_old")  # shares, from 0 to 100
 CLAIMS = {
     "forgotten": ("{moe} forgets less of what is kept than {dense}.", "percentage points"),
     "tokens": ("{moe} re-learns in fewer tokens than {dense}.", "tokens"),
@@ -221,6 +213,12 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else NAN
 
 
+def _mean(name: str, values: list[float]) -> Estimate:
+    """Of a measure over replicates; the interval of a share ends where shares do."""
+    found = over_replicates(values)
+    return found.within(0, 100) if name in PERCENT else found
+
+
 def _of_group(members: Members, found: Mapping[str, ShiftedArm], group: str, name: str) -> list[float]:
     return [_finite(getattr(found[m.arm], name)) for m in members.of(group) if m.arm in found]
 
@@ -230,7 +228,7 @@ def _learnt(members: Members, found: Mapping[str, ShiftedArm], target: float) ->
     for group in members.groups:
         values = _of_group(members, found, group, "learnt")
         if values:
-            estimate = over_replicates(values)
+            estimate = _mean("learnt", values)
             verdicts.append(
                 _verdict(
                     f"{group} has learnt the new answers by the end.",
@@ -294,7 +292,7 @@ def _consolidation(
                     method=method,
                     claimed="above",
                     detail=f"Spearman of J_stab (FFN) of the last pair before the shift and tokens to re-learn, "
-                    f"{rho.n} replicates, permutation p = {rho.p:.3g}.",
+                    f"{rho.basis}.",
                     would_decide="More replicates (ten tell a correlation of 0.65 from chance), or a training that is "
                     "stabilised early in some arms and not in others.",
                 )
@@ -312,7 +310,7 @@ def _stability_before(summary: xr.Dataset, shift: float) -> float:
 
 def _table(members: Members, found: Mapping[str, ShiftedArm]) -> Table:
     rows = [
-        [group, label, *cells(over_replicates(values))]
+        [group, label, *cells(_mean(name, values))]
         for group in members.groups
         for name, label in SHOWN.items()
         if (values := _of_group(members, found, group, name))
@@ -336,6 +334,6 @@ def _figure(members: Members, series: Mapping[str, Mapping[str, tuple[list[int],
             if own:
                 steps = own[0][0]
                 at = [[hits[x.index(step)] for x, hits in own if step in x] for step in steps]
-                curves[group] = Curve(steps, [over_replicates(values) for values in at])
+                curves[group] = Curve(steps, [over_replicates(values).within(0, 1) for values in at])
         panels.append(Lines(f"facts {kind}", f"HIT@{K}", curves, percent=True))
     return lines("shift", "Recall over a data shift", "step", panels)

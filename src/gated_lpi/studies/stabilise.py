@@ -29,7 +29,8 @@ from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._replicates import CELLS, NAN, Member, Members, cells, difference, members_of, over_replicates
+from gated_lpi.studies._intervals import CELLS, NAN, cells, difference, over_replicates
+from gated_lpi.studies._replicates import Member, Members, members_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
 from gated_lpi.training.stabilise import RECORD, Decision
@@ -59,12 +60,15 @@ class Measure(NamedTuple):
         claim: of a group and the one that it is compared with.
         better: "below" if less of it is better, "above" if more.
         unit: of the difference.
+        least, most: ends of what it may be.
     """
 
     name: str
     claim: str
     better: Any
     unit: str
+    least: float = 0
+    most: float = math.inf
 
 
 MEASURES = {
@@ -77,7 +81,7 @@ MEASURES = {
     "hit_1": Measure("HIT@1 at the end", "{one} recalls more at the end (HIT@1) than {other}", "above", PP),
     "hit_k": Measure("HIT@10 at the end", "{one} recalls more at the end (HIT@10) than {other}", "above", PP),
     "logprob": Measure(
-        "log p at the end", "{one} has more log p of the facts at the end than {other}", "above", "nats"
+        "log p at the end", "{one} has more log p of the facts at the end than {other}", "above", "nats", -math.inf, 0
     ),
     "recovery": Measure(
         "tokens to re-learn", "{one} recovers from the shift in fewer tokens than {other}", "below", "tokens"
@@ -248,7 +252,7 @@ def _table(
                     how,
                     stopped.value,
                     what.name,
-                    *cells(over_replicates(v for v in values if math.isfinite(v))),
+                    *cells(over_replicates(values).within(what.least, what.most)),
                     missed,
                 ]
             )
@@ -285,6 +289,8 @@ def _figure(run: Run, members: Members, named: Mapping[str, str]) -> Figure:
                 for one in scores
             ]
             steps = sorted(by_step[0])
-            curves[group] = Curve(steps, [over_replicates(one.get(step, NAN) for one in by_step) for step in steps])
+            curves[group] = Curve(
+                steps, [over_replicates(one.get(step, NAN) for one in by_step).within(0, 1) for step in steps]
+            )
         panels.append(Lines(f"HIT@{k}", "facts recalled", curves, percent=True))
     return lines("stabilise", "Recall by when routers stop", "step", panels)

@@ -25,7 +25,7 @@ from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
-from gated_lpi.studies._intervals import over_replicates
+from gated_lpi.studies._intervals import cells, over_replicates
 from gated_lpi.studies._replicates import SIGNIFICANT, rank_correlation
 from gated_lpi.studies._runs import methods_of, with_scores
 from gated_lpi.studies.finding import Analysis, Answer, Table, Verdict
@@ -106,7 +106,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         for method, by in measured.items()
     }
     rows: list[list[str | float | int | None]] = [
-        [method_name(method), group, str(values[group]), *over_replicates(found)]
+        [method_name(method), group, str(values[group]), *cells(over_replicates(found))]
         for method, by_group in measured.items()
         for group, found in by_group.items()
     ]

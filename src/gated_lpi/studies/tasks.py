@@ -33,8 +33,9 @@ from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
 from gated_lpi.runs.ablations import head_importance, unit_importance
 from gated_lpi.runs.progress import Progress
+from gated_lpi.studies._intervals import NAN, Estimate, difference, over_replicates
 from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpoints
-from gated_lpi.studies._replicates import NAN, Estimate, Members, difference, members_of, over_replicates
+from gated_lpi.studies._replicates import Members, members_of
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 

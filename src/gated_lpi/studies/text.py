@@ -24,8 +24,9 @@ from gated_lpi.options.spec import FileName, Positive, Spec
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
+from gated_lpi.studies._intervals import CELLS, NAN, cells, difference, over_replicates
 from gated_lpi.studies._models import loaded, scored_checkpoints, spread
-from gated_lpi.studies._replicates import CELLS, NAN, Members, cells, difference, members_of, over_replicates
+from gated_lpi.studies._replicates import Members, members_of
 from gated_lpi.studies._runs import each
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 
