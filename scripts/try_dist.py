@@ -1,8 +1,9 @@
-"""Try an installed gated-lpi, outside of its repository: python -I try_dist.py
+"""Try an installed gated-lpi, outside of its repository: python -I try_dist.py FILES
 
-1. It is the installed one, with its presets, facts, templates and type information inside.
+1. It is the installed one, with every file of the package inside that FILES names, one a line.
 2. The command line answers.
 3. A small mixture of experts is made, attributed by every unit, trained for a few steps, and reported.
+4. The explorer shows that run.
 
 Exits with 1 and a line if something is missing. `make try-dist` installs the wheel into an environment of its own and
 calls this.
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import urllib.request
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,13 +31,7 @@ TRAINING = {
     "warmup_steps": 1,
     "size": {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "experts": 4, "expert_width": 8, "vocab_size": 512},
 }
-INSIDE = (
-    "presets/demo.toml",
-    "facts/builtin/country_capital.json",
-    "report/template.html",
-    "py.typed",
-    "models/census.json",
-)
+WAIT = 120  # seconds for the explorer to begin
 
 
 def need(condition: object, what: str) -> None:
@@ -43,11 +40,12 @@ def need(condition: object, what: str) -> None:
         sys.exit(f"not as it is to be: {what}")
 
 
-def inside() -> None:
-    """Presets, facts, studies and the rest are in the wheel, and the wheel is what is run."""
+def inside(names: list[str]) -> None:
+    """These files are in the wheel, presets, facts and studies are found there, and the wheel is what is run."""
     home = Path(gated_lpi.__file__).resolve()
     need(home.is_relative_to(Path(sysconfig.get_paths()["purelib"]).resolve()), f"gated_lpi is at {home}")
-    for name in INSIDE:
+    need(names, "no file was named that the wheel is to have")
+    for name in names:
         need(files("gated_lpi").joinpath(name).is_file(), f"{name} is not in the wheel")
     need({"demo", "paper", "pythia-160m"} <= set(presets()), f"presets are {presets()}")
     need(preset("demo").arms, "the preset demo has no arms")
@@ -87,12 +85,31 @@ def attributed(folder: Path) -> None:
     need(scores["error_bound"].values.max() <= 1e-3, "a bound exceeds the tolerance")
 
 
+def explored(folder: Path) -> None:
+    """`gated-lpi explore` says where it answers, and its first page is of the run."""
+    program = Path(sysconfig.get_paths()["scripts"]) / "gated-lpi"
+    words = [program, "explore", folder, "--no-browser", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        stop = threading.Timer(WAIT, served.kill)
+        stop.start()
+        try:
+            address = next((line.strip() for line in served.stdout if line.startswith("http")), "")
+            need(address, "gated-lpi explore prints no address")
+            with urllib.request.urlopen(address, timeout=WAIT) as page:  # noqa: S310 (its own address)
+                need("tried" in page.read().decode(), "the explorer's first page does not name the run")
+        finally:
+            stop.cancel()
+            served.terminate()
+
+
 def main() -> None:
     """Try everything and say with what."""
-    inside()
+    inside(Path(sys.argv[1]).read_text(encoding="utf-8").split("\n")[:-1])
     command_line()
     with tempfile.TemporaryDirectory() as folder:
         attributed(Path(folder) / "run")
+        explored(Path(folder) / "run")
     import torch
     import transformers
 

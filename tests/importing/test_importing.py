@@ -11,8 +11,11 @@ from transformers import AutoModelForCausalLM
 from gated_lpi.checkpoints import list_local
 from gated_lpi.errors import ModelError, OptionError, WeightsError
 from gated_lpi.importing import import_checkpoint, layouts
+from gated_lpi.importing.agreement import compare
 from gated_lpi.importing.layouts import layout_named
 from gated_lpi.importing.naming import Naming
+from gated_lpi.trace import trace_routing
+from tiny_models import tiny_model
 from training_checkpoints import (
     EXPERTS,
     LAYERS,
@@ -184,6 +187,34 @@ def test_a_model_that_does_not_do_what_was_recorded_is_not_kept(tmp_path, wrong)
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
+def test_routing_alone_can_reject(tmp_path):
+    tensors = megatron(seed=2)
+    source = write(tmp_path / "iter", tensors)
+    _, routed = computed(tensors, IDS)
+    record = {"input_ids": IDS[None]} | {f"routing.{n}": experts[None].contiguous() for n, experts in routed.items()}
+    save_file(record, tmp_path / "right.safetensors")
+    found = import_checkpoint(source, tmp_path / "step-1", settings=SETTINGS, reference=tmp_path / "right.safetensors")
+    assert found.agreement.logits is None
+    record["routing.2"] = (record["routing.2"] + 1) % EXPERTS
+    save_file(record, tmp_path / "wrong.safetensors")
+    with pytest.raises(ModelError, match=r"share of the recorded experts by layer \{1: 1.0, 2: 0\.\d+\}"):
+        import_checkpoint(source, tmp_path / "step-2", settings=SETTINGS, reference=tmp_path / "wrong.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["GPT-OSS", "Granite-MoE", "DeepSeek-V3"])
+def test_routing_of_other_families_is_compared(tmp_path, kind):
+    """Their routers have other names, their configs other words for the number of experts."""
+    model = tiny_model(kind)
+    ids = IDS[None]
+    (layers,) = trace_routing(model, ids.tolist())
+    named = [block.layer for block, _ in model.routed()]
+    record = {f"routing.{n}": one.experts[None].clone() for n, one in zip(named, layers, strict=True)}
+    save_file({"input_ids": ids, **record}, tmp_path / "recorded.safetensors")
+    found = compare(model, tmp_path / "recorded.safetensors")
+    assert found.routing == dict.fromkeys(named, 1.0)
+    assert found.chance == layers[0].experts.shape[-1] / layers[0].logits.shape[-1]
+
+
 def test_olmo_core(tmp_path):
     config = transformers.Olmo2Config(
         vocab_size=VOCABULARY,
@@ -230,22 +261,52 @@ def test_olmo_core(tmp_path):
     assert torch.allclose(logits_of(tmp_path / "step-1"), expected, atol=1e-6)
 
 
-def test_names_of_transformers_under_fsdp(tmp_path):
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
-    )
-    config.tie_word_embeddings = True
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    state = {f"app.model._fsdp_wrapped_module.{n}": t for n, t in model.state_dict().items() if n != "lm_head.weight"}
-    source = write(tmp_path / "dcp", state)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("before", ["", "model.", "app.model._fsdp_wrapped_module.", "module."])
+def test_names_of_transformers_under_fsdp(tmp_path, tied, before):
+    """accelerate puts "model." before all names, many of which begin with it themselves."""
+    config, model = llama(tied)
+    state = {f"{before}{n}": t for n, t in model.state_dict().items() if not (tied and n == "lm_head.weight")}
+    source = write(tmp_path / "dcp", state | {"optimizer.state.step": torch.ones(2)})
     config.save_pretrained(tmp_path / "config")
-    with pytest.raises(OptionError, match=r"needs the model's config.json"):
-        import_checkpoint(source, tmp_path / "step-1", layout="transformers")
-    import_checkpoint(source, tmp_path / "step-1", layout="transformers", config=tmp_path / "config")
+    found = import_checkpoint(source, tmp_path / "step-1", layout="transformers", config=tmp_path / "config")
+    assert len(found.aside) == 1
     with torch.no_grad():
         expected = model.double()(input_ids=IDS[None]).logits[0]
     assert torch.allclose(logits_of(tmp_path / "step-1"), expected, atol=1e-6)
+
+
+def llama(tied):
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    config.tie_word_embeddings = tied
+    torch.manual_seed(0)
+    return config, AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_head_that_is_kept_beside_its_embeddings_is_the_same(tmp_path):
+    config, model = llama(tied=True)
+    config.save_pretrained(tmp_path / "config")
+    state = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    assert "model.lm_head.weight" in state
+    source = write(tmp_path / "dcp", state)
+    import_checkpoint(source, tmp_path / "step-1", layout="transformers", config=tmp_path / "config")
+    apart = write(tmp_path / "apart", state | {"model.lm_head.weight": torch.ones(VOCABULARY, WIDTH)})
+    with pytest.raises(WeightsError, match=r"lm_head.weight differs from model.embed_tokens.weight.*--set tie_word"):
+        import_checkpoint(apart, tmp_path / "step-2", layout="transformers", config=tmp_path / "config")
+    with pytest.raises(OptionError, match=r"needs the model's config.json"):
+        import_checkpoint(source, tmp_path / "step-3", layout="transformers")
+
+
+def test_a_bias_that_chooses_experts_is_not_dropped(tmp_path):
+    """Its checkpoint is of another model unless the bias is 0, as it is where balancing by it was off."""
+    name = "decoder.layers.1.mlp.router.expert_bias"
+    source = write(tmp_path / "off", megatron() | {name: torch.zeros(EXPERTS)})
+    assert import_checkpoint(source, tmp_path / "step-1", settings=SETTINGS).aside == (name,)
+    source = write(tmp_path / "on", megatron() | {name: torch.ones(EXPERTS)})
+    with pytest.raises(WeightsError, match=r"router.expert_bias is not 0, and models of the layout flame-moe"):
+        import_checkpoint(source, tmp_path / "step-2", settings=SETTINGS)
 
 
 @pytest.mark.parametrize(

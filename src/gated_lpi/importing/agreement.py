@@ -10,18 +10,18 @@ per cent; routing by the share of the recorded experts that the imported model c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gated_lpi.errors import ModelError, WeightsError
 from gated_lpi.models import Model
+from gated_lpi.trace import trace_routing
 
 REFERENCE = "reference.safetensors"
 WORST_LOGITS = 0.05
@@ -71,21 +71,18 @@ def compare(model: Model, file: Path) -> Agreement:
             f"{file} has tokens {int(ids.min())} to {int(ids.max())}; the model has {model.n_embeddings}: give the "
             "file of this checkpoint, or compare with none"
         )
-    with _recorded_routing(model.module, ids.shape) as chosen:
-        found = model.module(input_ids=ids.long()).logits.float()
     apart = None
     if logits is not None:
+        found = model.module(input_ids=ids.long()).logits.float()
         if logits.shape != found.shape:
             raise WeightsError(
                 f"{file} has logits of shape {tuple(logits.shape)}, the model {tuple(found.shape)}: give the file of "
                 "this checkpoint, or compare with none"
             )
         apart = float((found - logits.float()).abs().max() / logits.float().abs().max())
-    shares = {layer: _share(file, chosen, layer, experts) for layer, experts in sorted(layers.items())}
-    chance = None
-    if layers:
-        first = next(iter(layers.values()))
-        chance = first.shape[-1] / int(model.module.config.num_experts)
+    routing = _routing(model, ids) if layers else {}
+    shares = {layer: _share(file, routing, layer, experts) for layer, experts in sorted(layers.items())}
+    chance = max((experts.shape[-1] / routing[layer].n_experts for layer, experts in layers.items()), default=None)
     agreement = Agreement(ids.numel(), apart, shares, chance)
     if (apart is not None and not apart <= WORST_LOGITS) or any(share < LEAST_ROUTING for share in shares.values()):
         raise ModelError(
@@ -96,32 +93,39 @@ def compare(model: Model, file: Path) -> Agreement:
     return agreement
 
 
-def _share(file: Path, chosen: dict[int, Tensor], layer: int, experts: Tensor) -> float:
-    if layer not in chosen or chosen[layer].shape[:2] != experts.shape[:2]:
+class _Chosen(NamedTuple):
+    """The experts that a layer's router chooses, [N, T, k], of how many."""
+
+    experts: Tensor
+    n_experts: int
+
+
+def _routing(model: Model, ids: Tensor) -> dict[int, _Chosen]:
+    """What the router of each layer that has one chooses at every position of some token ids [N, T]."""
+    layers = [block.layer for block, _ in model.routed()]
+    if not layers:
+        return {}
+    by_prompt = list(trace_routing(model, ids.tolist()))
+    return {
+        layer: _Chosen(
+            torch.stack([prompt[place].experts for prompt in by_prompt]), by_prompt[0][place].logits.shape[-1]
+        )
+        for place, layer in enumerate(layers)
+    }
+
+
+def _share(file: Path, routing: dict[int, _Chosen], layer: int, experts: Tensor) -> float:
+    """The share of a layer's recorded experts [N, T, k] that the model chooses, too."""
+    if layer not in routing:
         raise WeightsError(
-            f"{file} has routing of layer {layer} that the model does not have; its layers are {sorted(chosen)}: give "
+            f"{file} has routing of layer {layer} that the model does not have; its layers are {sorted(routing)}: give "
             "the file of this checkpoint, or compare with none"
         )
-    same = (chosen[layer].unsqueeze(-1) == experts.long().unsqueeze(-2)).any(dim=-2)
+    chosen = routing[layer].experts
+    if experts.dim() != 3 or chosen.shape[:2] != experts.shape[:2]:
+        raise WeightsError(
+            f"{file} has routing.{layer} of shape {tuple(experts.shape)}; expected the experts of each of "
+            f"{tuple(chosen.shape[:2])} tokens: give the file of this checkpoint, or compare with none"
+        )
+    same = (chosen.unsqueeze(-1) == experts.long().unsqueeze(-2)).any(dim=-2)
     return float(same.float().mean())
-
-
-@contextmanager
-def _recorded_routing(module: nn.Module, shape: torch.Size) -> Iterator[dict[int, Tensor]]:
-    """The experts that each layer's router chooses, [N, T, k], while the `with` block runs."""
-    found: dict[int, Tensor] = {}
-    handles = []
-    for number, layer in enumerate(module.get_submodule("model.layers").children()):
-        router = getattr(getattr(layer, "mlp", None), "gate", None)
-        if router is None or isinstance(router, nn.Linear):
-            continue
-
-        def keep(_: nn.Module, __: object, output: tuple[Tensor, Tensor, Tensor], number: int = number) -> None:
-            found[number] = output[2].reshape(*shape, -1)
-
-        handles.append(router.register_forward_hook(keep))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()

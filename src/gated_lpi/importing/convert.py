@@ -108,10 +108,13 @@ def import_checkpoint(
     if tokens is not None and not is_count(tokens):
         raise OptionError(f"tokens={tokens!r} was given; expected a whole number of training tokens")
     row = layout_named(layout)
-    naming = Naming(open_source(root), row)
+    source = open_source(root)
+    naming = Naming(source, row)
     made_config = _config(row, naming, settings or {}, config)
     with init_empty_weights(include_buffers=False):
         module: PreTrainedModel = _laid_out(made_config)
+    if not row.moves:
+        naming = Naming(source, row, module.state_dict().keys())
     state, zeros = _state(module, row, naming, made_config, progress)
     module.load_state_dict(state, strict=True, assign=True)
     module.tie_weights()
@@ -249,6 +252,7 @@ def _state(
         state[name] = made.clone()
     if progress is not None:
         progress(len(wanted), len(wanted))
+    _take_tied(module, naming, state)
     left = naming.left()
     if missing or left:
         raise WeightsError(
@@ -264,6 +268,17 @@ def _state(
     for name in set(module.state_dict()) - set(state):
         state[name] = state[_tied_to(module, name)]
     return state, sum(math.prod(wanted[name].shape) for name in zeros)
+
+
+def _take_tied(module: PreTrainedModel, naming: Naming, state: Mapping[str, Tensor]) -> None:
+    """Read a head that the checkpoint keeps beside the embeddings that it is tied to: it must be the same."""
+    for name in (name for name in module.state_dict() if _is_tied(module, name)):
+        kept, other = naming.take([name], None), _tied_to(module, name)
+        if kept is not None and other in state and not torch.equal(kept, state[other]):
+            raise WeightsError(
+                f"{name} differs from {other}, to which the config ties it; if they were trained apart, say so: "
+                "--set tie_word_embeddings=false"
+            )
 
 
 def _row(layout: Layout, name: str) -> tuple[Move | None, int | None]:

@@ -54,6 +54,8 @@ class Layout(_Row):
         layer: a tensor that every layer has; their number is that of layers.
         prefixes: what may stand before all names, and is taken off.
         aside: patterns of names that are no weights of the model.
+        nothing: patterns of weights that the model has no place for, and that do nothing where they are all 0; where
+            they are not, the checkpoint is of another model.
         config: keys of the config that no tensor tells, as published models have them.
         sizes: keys of the config → the tensor and axis that tell them.
         lists: keys of the config → the tensor whose layers they list.
@@ -67,6 +69,7 @@ class Layout(_Row):
     layer: str = ""
     prefixes: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
+    nothing: tuple[str, ...] = ()
     config: dict[str, Any] = {}
     sizes: dict[str, tuple[str, int]] = {}
     lists: dict[str, str] = {}
@@ -75,6 +78,10 @@ class Layout(_Row):
     def is_aside(self, name: str) -> bool:
         """Whether a tensor is none of the model's weights."""
         return any(fnmatchcase(name, pattern) for pattern in self.aside)
+
+    def does_nothing(self, name: str) -> bool:
+        """Whether a tensor may be left out if it is all 0."""
+        return any(fnmatchcase(name, pattern) for pattern in self.nothing)
 
     def without_prefix(self, names: list[str]) -> str:
         """The longest of the prefixes that all of these names have; "" if none."""

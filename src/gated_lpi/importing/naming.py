@@ -7,8 +7,8 @@ and no number in the name; both are read. What was read is remembered, so that w
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,17 +25,27 @@ _KEPT = 2  # tensors that several rows take their parts of
 class Naming:
     """A source as a layout names it.
 
+    Args:
+        source: the checkpoint.
+        layout: how its framework names tensors.
+        own: for a layout whose names are the model's own: those of the model.
+
     Attributes:
         aside: names that the layout says are no weights, objects among them.
+
+    Raises:
+        WeightsError: what would do nothing if it were 0 is not 0.
     """
 
-    def __init__(self, source: Source, layout: Layout) -> None:
+    def __init__(self, source: Source, layout: Layout, own: Collection[str] = ()) -> None:
         self._source = source
         aside = {name for name in source.shapes if layout.is_aside(name)}
         weights = [name for name in source.shapes if name not in aside]
-        stripped = {name: name for name in weights}
-        while prefix := layout.without_prefix(list(stripped.values())):
-            stripped = {name: short.removeprefix(prefix) for name, short in stripped.items()}
+        stripped = _stripped(weights, layout, own)
+        for name, short in stripped.items():
+            if layout.does_nothing(short):
+                _refuse_values(source, name, short, layout)
+                aside.add(name)
         aside |= {name for name, short in stripped.items() if layout.is_aside(short)}
         self._names = {short: name for name, short in stripped.items() if name not in aside}
         self.aside = tuple(sorted(aside | set(source.objects)))
@@ -110,6 +120,34 @@ class Naming:
         start, _, end = pattern.partition(mark)
         found = re.compile(re.escape(start) + r"(\d{1,6})" + re.escape(end), re.ASCII)
         return tuple(sorted(int(match[1]) for name in self._names if (match := found.fullmatch(name))))
+
+
+def _stripped(names: Sequence[str], layout: Layout, own: Collection[str]) -> dict[str, str]:
+    """Names without what a framework puts before all of them; of the model's `own` as many as can be."""
+    if own:
+        votes = Counter(start for name in names for start, rest in _cuts(name) if rest in own)
+        prefix = max(votes, key=lambda start: votes[start], default="")
+        return {name: name.removeprefix(prefix) for name in names}
+    found = {name: name for name in names}
+    while prefix := layout.without_prefix(list(found.values())):
+        found = {name: short.removeprefix(prefix) for name, short in found.items()}
+    return found
+
+
+def _cuts(name: str) -> Iterator[tuple[str, str]]:
+    """A name as what stands before, up to a dot, and the rest; the whole name first."""
+    at = 0
+    while at >= 0:
+        yield name[:at], name[at:]
+        at = name.find(".", at) + 1 or -1
+
+
+def _refuse_values(source: Source, name: str, short: str, layout: Layout) -> None:
+    if bool(source.read(name).count_nonzero()):
+        raise WeightsError(
+            f"{writable(short)} is not 0, and models of the layout {layout.name} have no place for it: without it they "
+            "would compute something else. Choose another layout, or a checkpoint that was trained without it"
+        )
 
 
 def _merged(pattern: str) -> str:
