@@ -24,6 +24,7 @@ from gated_lpi._common.quiet import quiet_transformers
 from gated_lpi._common.weight_files import CONFIG_NAME, WeightFiles, refuse_changed, weight_files
 from gated_lpi.errors import GatedLPIError, ModelError, OptionError, WeightsError
 from gated_lpi.models.families import has_row
+from gated_lpi.models.packing import MXFP4, is_packed, unpacking
 from gated_lpi.models.proposing import refuse_type
 from gated_lpi.models.staging import read_config, refuse_layers, safe_config, staged, staged_file
 from gated_lpi.models.stored import (
@@ -49,7 +50,8 @@ class Loaded:
     Attributes:
         module: the model.
         tokenizer: its tokenizer, checked against its file.
-        stored_dtype: the dtype of most of the weights on disk; "gguf" for those of a GGUF file.
+        stored_dtype: the dtype of most of the weights on disk; "gguf" for those of a GGUF file, "mxfp4" where they were
+            unpacked from that.
         notes: what was left aside or chosen in loading, one line each.
     """
 
@@ -73,9 +75,9 @@ def load_weights(
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
-    From safetensors, or from the GGUF file that `gguf` names, whose quantised weights are unpacked. transformers is
-    given what `staging` makes of the folder; with `trust_remote_code` the folder itself, since the code in it may read
-    what it likes.
+    From safetensors, where MXFP4 is unpacked, or from the GGUF file that `gguf` names, whose quantised weights are, too.
+    transformers is given what `staging` makes of the folder; with `trust_remote_code` the folder itself, since the code
+    in it may read what it likes.
 
     Args:
         folder: a checkpoint's folder.
@@ -104,18 +106,23 @@ def load_weights(
     if not (root / CONFIG_NAME).exists():
         raise _without_config(called, root)
     content, left_out = read_config(root), list[str]()
+    packed = unpacking(called, content.get("quantization_config"))
     if not trust_remote_code:
         content, left_out = _checked_config(called, content, any_type)
     files = weight_files(root)
     stamp = files.stamp
     tensors = stored_tensors(files.paths)
-    refuse_dtypes(called, tensors)
+    plain = {name: one for name, one in tensors.items() if packed is None or not is_packed(name, one.dtype)}
+    packed = None if len(plain) == len(tensors) else packed
+    refuse_dtypes(called, plain)
     refuse_layers(called, content, len(tensors))
     options = {"trust_remote_code": trust_remote_code}
     with nullcontext(root) if trust_remote_code else staged(root, content, files) as view:
         config, notes = _supported_config(called, view, options, any_type or trust_remote_code)
         if not trust_remote_code:
             refuse_misfit(called, config, sum(tensor.size for tensor in tensors.values()))
+        if packed is not None:
+            config.quantization_config = packed
         module, report = _construct(called, view, config, options, place)
         _refuse_unsound(called, module, report)
         refuse_changed(root, stamp)
@@ -127,7 +134,7 @@ def load_weights(
     return Loaded(
         module=module if device_map is not None else module.to(device),
         tokenizer=tokenizer,
-        stored_dtype=main_dtype(tensors),
+        stored_dtype=main_dtype(tensors) if packed is None else MXFP4,
         notes=(*notes, *_ignored(left_out), *_remarks(module, tensors), *_aside(files)),
     )
 
@@ -189,7 +196,6 @@ def _checked_config(source: str, content: dict[str, Any], any_type: bool) -> tup
             "of model. Its config.json is damaged: save or download the model again"
         )
     _refuse_type(content["model_type"], any_type)
-    _refuse_quantised(source, content.get("quantization_config"))
     return safe_config(content)
 
 
@@ -275,7 +281,7 @@ def _supported_config(source: str, view: Path, options: dict[str, Any], any_type
     _refuse_encoder_decoder(source, getattr(config, "is_encoder_decoder", False), config.model_type)
     _refuse_type(config.model_type, any_type)
     if "gguf_file" not in options:
-        _refuse_quantised(source, getattr(config, "quantization_config", None))
+        unpacking(source, getattr(config, "quantization_config", None))
     pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
     if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
         config.pad_token_id = None
@@ -316,21 +322,6 @@ def _bad_gguf(source: str, options: Mapping[str, Any], error: Exception) -> Weig
         f"{Path(options['gguf_file']).name} of {source!r} cannot be read as GGUF ({first_line(error)}): the file is "
         "cut short or damaged, or transformers does not know its architecture; download it again, or convert the model "
         "to safetensors"
-    )
-
-
-def _refuse_quantised(source: str, settings: Any) -> None:
-    """Stop before any weight is read: reading them may need packages and devices that are not there."""
-    if settings is None:
-        return
-    settings = settings if isinstance(settings, dict) else getattr(settings, "to_dict", dict)()
-    if settings.get("dequantize"):
-        return
-    raise ModelError(
-        f"the weights of {source!r} are stored quantised ({settings.get('quant_method', 'method not named')}) and its "
-        "config does not ask for them to be unpacked: value vectors would not be numbers that can be read. "
-        "Dequantise them with transformers (model.dequantize(), then save_pretrained) and give that folder, or take "
-        "the unquantised model"
     )
 
 
