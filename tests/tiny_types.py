@@ -103,7 +103,24 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": ALL_HEADS,
     "deepseek_v3": ALL_HEADS,
     "deepseek_v32": INDEXED,
-    "dots3_note": {"text_config": {"model_type": "dots3_note_text", **INDEXED}},
+    "dots3_note": {
+        "text_config": {"model_type": "dots3_note_text", **INDEXED},
+        "vision_config": {
+            "model_type": "dots3_note_vision_encoder",
+            "hidden_size": HIDDEN,
+            "intermediate_size": FFN,
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": LAYERS,
+            "pyramid_num_routed": [-1] * LAYERS,
+            "adapter_in_dim": HIDDEN,
+            "adapter_out_dim": HIDDEN,
+        },
+        "audio_config": {
+            "model_type": "dots3_note_audio_encoder",
+            "adapter_input_size": HIDDEN,
+            "adapter_out_dim": HIDDEN,
+        },
+    },
     "dots3_note_text": INDEXED,
     "falcon_h1": {
         "attention_out_multiplier": 0.6,

@@ -198,6 +198,15 @@ def test_families_are_listed(monkeypatch, capsys):
     assert "deepseek_v3" in out
 
 
+def test_check_refuses_with_the_reason(monkeypatch, capsys, tmp_path):
+    tiny_of_type("modernbert-decoder").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    code, out, error = run(monkeypatch, capsys, "check", str(tmp_path / "model"), "--json")
+    assert code == 1
+    assert not out
+    assert "between model.final_norm and decoder stands more than a number that multiplies" in flat(error)
+
+
 def test_check_shows_the_row_that_was_read_off_a_model(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "model"
     tiny_of_type("cohere2").save_pretrained(folder)
@@ -213,7 +222,8 @@ def test_check_shows_the_row_that_was_read_off_a_model(monkeypatch, capsys, tmp_
     own.write_text(row.replace("logit_scale", "vocab_size"))
     code, out, error = run(monkeypatch, capsys, "check", str(folder), "--family-row", str(own))
     assert code == 1
-    assert 'logit_multiplier_attribute = "vocab_size"' in out.partition("the row that was tried")[2]
+    assert not out
+    assert 'logit_multiplier_attribute = "vocab_size"' in error.partition("the row that was tried")[2]
     assert "the logits of this Cohere2 model" in error
 
 

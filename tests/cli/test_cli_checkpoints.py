@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -261,3 +262,6 @@ def test_continuity_says_what_breaks_off(run, tmp_path):
     code, out, _ = run(None, tmp_path, "--continuity", "--json", "--steps", "1,2,3,4")
     assert code == 0
     assert json.loads(out)["continuity"]["breaks"] == []
+    _, out, _ = run(None, tmp_path, "--continuity", "--steps", "0,1")
+    assert "so few show no trend: give 4 or more, or look for distances near 1.41 yourself" in flat(out)
+    assert re.search(r"step-1 \S+ 1\.4", flat(out))

@@ -13,7 +13,18 @@ from gated_lpi.models.census import FILE
 MADE = json.loads(FILE.read_text(encoding="utf-8"))
 KNOWN = {one["model_type"]: one for one in MADE["types"]}
 # One of each kind of answer; all that are attributed without a row are tried by tests/golden.
-SAMPLE = ("afmoe", "bert", "gemma3", "gemma4_text", "gpt_neo", "lfm2", "olmoe", "openai-gpt", "whisper")
+SAMPLE = (
+    "afmoe",
+    "bert",
+    "gemma3",
+    "gemma4_assistant",
+    "gemma4_text",
+    "gpt_neo",
+    "lfm2",
+    "olmoe",
+    "openai-gpt",
+    "whisper",
+)
 
 
 def test_every_type_of_the_installed_transformers_is_attributed_or_refused_with_a_reason():

@@ -5,15 +5,17 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from flat import asked
 from gated_lpi.errors import ModelError, OptionError, ReconstructionError, UnknownFamilyError
 from gated_lpi.loading import verify, wrap_model
 from gated_lpi.methods import attribute_encoded
 from gated_lpi.models import build_model, find_family, propose, read_row, row_as_toml
+from gated_lpi.models.proposing import refuse_type
 from other_device import OtherDevice, spread_over_two
 from tiny_models import CASES, encoded, random_prompts, tiny_module
-from tiny_types import OVERRIDES, TYPES, tiny_of_type
+from tiny_types import OVERRIDES, TYPES, tiny_config, tiny_of_type
 
 # What a row says beside where parts are and what scales them.
 SAID_OTHERWISE = {
@@ -46,7 +48,10 @@ REFUSED = (
     ("modernbert-decoder", "between model.final_norm and decoder stands more than a number"),
     ("doge", r"what model\.layers\.0 adds .* each dimension of it and of the stream times a number of its own"),
     ("beam", "multiply the residual stream itself, by 0.5774"),
-    ("fuyu", r"a text never reaches model\.vision_embed_tokens"),
+    ("fuyu", r"a text never reaches model\.vision_embed_tokens.*not given text alone"),
+    ("prophetnet", r"ngram_embeddings \(Embedding\): embeddings that are read by their weights alone"),
+    ("reformer", r"position_embeddings\.weights \(ParameterList\): embeddings that are read by their weights"),
+    ("zaya", r"no module of model\.layers\.0\.mlp returns logits, gates and experts, these three"),
 )
 
 
@@ -152,6 +157,22 @@ def test_what_does_not_fit_is_refused_by_name(model_type, reason):
     with pytest.raises(UnknownFamilyError, match=f"has no row .*{reason}.*--family-row") as refused:
         wrap_model(tiny_of_type(model_type))
     assert refused.value.reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"), [("musicgen", "codes of sound"), ("gemma4_assistant", "drafts tokens for another model")]
+)
+def test_types_that_are_no_model_by_themselves_are_refused_by_name(model_type, reason):
+    with pytest.raises(UnknownFamilyError, match=f"model type '{model_type}' cannot be attributed: .*{reason}"):
+        refuse_type(model_type)
+
+
+def test_per_layer_embeddings_are_named():
+    config = tiny_config("gemma4_text")
+    config.hidden_size_per_layer_input, config.vocab_size_per_layer_input = 8, config.vocab_size
+    module = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UnknownFamilyError, match=r"per-layer embeddings are added besides \(per_layer_input_gate"):
+        wrap_model(module)
 
 
 def test_rows_are_written_and_read_again(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from gated_lpi.cli.console import err as errors
 from gated_lpi.cli.console import out as console
 from gated_lpi.cli.console import print_json
 from gated_lpi.cli.options import AS_USUAL, ModelLoading, loads_model
@@ -39,7 +40,7 @@ def command(
         loaded = loading.load(model)
     except ReconstructionError as error:
         for row in getattr(error, "__notes__", ()):
-            console.print(f"the row that was tried, to be mended and given with --family-row:\n{row}", markup=False)
+            errors.print(f"the row that was tried, to be mended and given with --family-row:\n{row}", markup=False)
         raise
     found = examine(loaded, prompts)
     if json:

@@ -75,7 +75,7 @@ def load_weights(
 ) -> Loaded:
     """Load a causal language model and its tokenizer from a folder.
 
-    From safetensors, where MXFP4 is unpacked, or from the GGUF file that `gguf` names, whose quantised weights are, too.
+    From safetensors, where MXFP4 is unpacked, or from the GGUF file that `gguf` names, whose quantised weights are too.
     transformers is given what `staging` makes of the folder; with `trust_remote_code` the folder itself, since the code
     in it may read what it likes.
 

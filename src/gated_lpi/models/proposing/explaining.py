@@ -62,6 +62,9 @@ def why_it_does_not_add_up(seen: Written) -> str:
     if fitted is not None:
         numbers = "each dimension of it and of the stream times a number of its own, which is no one scale of a unit"
         return f"{said}, but {numbers if fitted else 'that and a vector beside it, a bias that stands elsewhere'}"
+    named = [name for name, _ in seen.layer.named_children() if "per_layer" in name]
+    if named:
+        return f"{said}: per-layer embeddings are added besides ({', '.join(named)}), which no row has"
     children = ", ".join(f"{name} ({type(part).__name__})" for name, part in seen.layer.named_children())
     return f"{said}; it holds {children}"
 

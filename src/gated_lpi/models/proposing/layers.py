@@ -310,7 +310,8 @@ class Layer:
         router = self._find_router(ffn, inside, call)
         if router is None:
             raise refusal(
-                self._module, f"no module of {ffn} returns logits, gates and the experts that {held} is given"
+                self._module,
+                f"no module of {ffn} returns logits, gates and experts, these three, of which {held} gets the last two",
             )
         paths["router"] = router[len(ffn) + 1 :]
         written = flat(call.leaving)

@@ -15,6 +15,18 @@ from gated_lpi.models.proposing.comparing import close
 from gated_lpi.models.proposing.observing import Observation, observe
 
 ATTENTION = re.compile(r"Attention|Attn|MLA$")  # in names of classes
+_SOUND = (
+    "its config is of an encoder of text, a decoder of codes of sound and what turns these into sound, all together; "
+    "there is no causal language model of text in it"
+)
+_DRAFTS = "it drafts tokens for another model, whose keys and values its attention reads: nothing is read off it alone"
+NOT_ALONE = {
+    "musicgen": _SOUND,
+    "musicgen_melody": _SOUND,
+    "gemma4_assistant": _DRAFTS,
+    "gemma4_unified_assistant": _DRAFTS,
+}
+"""Types that transformers lists as causal language models and makes none of, and why."""
 
 
 def refusal(module: nn.Module, what: str) -> UnknownFamilyError:
@@ -39,6 +51,12 @@ def refuse_type(model_type: str) -> None:
             "knows no causal language model of that type, of which one could be read off; "
             "`gated-lpi families` lists what can be attributed"
         )
+    if model_type in NOT_ALONE:
+        raise UnknownFamilyError(
+            f"model type {model_type!r} cannot be attributed: {NOT_ALONE[model_type]}. `gated-lpi families` lists what "
+            "can be",
+            NOT_ALONE[model_type],
+        )
     if name.endswith("ForConditionalGeneration"):
         raise UnknownFamilyError(
             f"model type {model_type!r} is a model of several kinds of input ({name}), and only decoders of text are "
@@ -57,12 +75,16 @@ def refuse_unreached(module: PreTrainedModel, seen: Observation) -> None:
         if not name or used or (in_layer and leaf) or not any(weight.dim() > 1 for weight in part.parameters()):
             continue  # a projection in a layer may be used by its weights alone
         if not _shares_weights(module, part):
-            kind = (
-                "cross-attention of a decoder that needs an encoder"
-                if ATTENTION.search(type(part).__name__)
-                else "a part of a model that is not given text alone"
-            )
-            raise refusal(module, f"a text never reaches {name} ({type(part).__name__}): {kind}")
+            raise refusal(module, f"a text never reaches {name} ({type(part).__name__}): {_unreached(part)}")
+
+
+def _unreached(part: nn.Module) -> str:
+    """What a part is that has weights and is never called."""
+    if ATTENTION.search(type(part).__name__):
+        return "cross-attention of a decoder that needs an encoder"
+    if isinstance(part, nn.Embedding | nn.ParameterList):
+        return "embeddings that are read by their weights alone, so that how they enter the stream is not seen"
+    return "a part of a model that is not given text alone"
 
 
 def _owner(name: str) -> str:
@@ -87,6 +109,6 @@ def refuse_acausal(module: PreTrainedModel, ids: Tensor, seen: Observation) -> N
     if not close(changed[:, :half], seen.logits[:, :half]):
         raise refusal(
             module,
-            "what stands later in a text changes what it computes earlier: it is an encoder, or a decoder whose config "
-            "does not say so",
+            "what stands later in a text changes what it computes earlier: it is an encoder, lets part of a text see "
+            "ahead, or is a decoder whose config does not say so",
         )
