@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import transformers
 
-sys.path[:0] = map(str, Path(__file__).parents[1:3])  # the case table and what the tests share, run by itself
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the case table and what the tests share, when this file is run by itself
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flat import asked
 from gated_lpi.loading import wrap_model
