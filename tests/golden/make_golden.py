@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the case table and what the tests share, when this file is run by itself
+sys.path.insert(0, str(Path(__file__).parents[2]))  # what the tests share, when run by itself
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flat import asked
