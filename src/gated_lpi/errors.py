@@ -10,6 +10,7 @@
     │   ├── FetchError
     │   └── WeightsError
     └── RunError             a run folder that cannot be used
+        ├── NoRunError
         ├── RunExistsError
         ├── RunBusyError
         ├── DamagedError
@@ -93,6 +94,12 @@ class RunError(GatedLPIError):
     """A run folder cannot be read or written."""
 
     advice = "gated-lpi verify RUN says what of a run is whole; the same gated-lpi run command goes on from there"
+
+
+class NoRunError(RunError):
+    """There is no run where one was to be read."""
+
+    advice = "gated-lpi demo makes a small run, gated-lpi run one of your own; give its folder"
 
 
 class RunExistsError(RunError):

@@ -52,7 +52,7 @@ from gated_lpi._common.folders import (
     unwritten,
 )
 from gated_lpi.datasets import Records
-from gated_lpi.errors import DamagedError, OptionError, RunError, RunExistsError
+from gated_lpi.errors import DamagedError, NoRunError, OptionError, RunError, RunExistsError
 from gated_lpi.experiments.experiment import Arm, Experiment, FactsSpec, FollowSpec, RoutingSpec
 from gated_lpi.facts.teaching import FactFrequency
 from gated_lpi.metrics import summarise
@@ -467,14 +467,15 @@ def open_run(path: str | Folder) -> Run:
         The run; `run.arms` names its arms, `run.scores(arm)` is an `xarray.Dataset` over checkpoints.
 
     Raises:
-        RunError: there is no run in this folder, or its description cannot be read.
+        NoRunError: there is no run in this folder.
+        RunError: its description cannot be read.
         OptionError: an address for which no fsspec package is installed.
     """
     folder = as_folder(path)
     advice = "it was written by another version, or edited. Restore it, or run again into a new folder"
     content = read_file(folder / RUN_FILE, _Description, "a run's description", advice)
     if content is None:
-        raise RunError(
+        raise NoRunError(
             f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
         )
     return Run(folder, content.experiment, dict(content.model_extra or {}))
