@@ -14,7 +14,7 @@ from scipy.stats import t
 from gated_lpi.ablation import Recall
 from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
-from gated_lpi.studies import shift, stabilise
+from gated_lpi.studies import recall, shift, stabilise
 from gated_lpi.studies._frozen_router import permuted_experts, serves_from
 from gated_lpi.studies._intervals import Estimate, difference, over_replicates
 from gated_lpi.studies._models import at_shares, spread
@@ -168,6 +168,23 @@ def test_a_shift_is_measured_on_kept_old_and_new_answers():
     assert late.steps == pytest.approx(20.0)
     never = shift.measure(shifted_scores().isel(checkpoint=slice(0, 4)), 20)
     assert math.isinf(never.tokens)
+
+
+def test_recall_asks_for_what_is_true_by_then():
+    old, new = [True] * 4 + [False] * 2, [True] * 2 + [False] * 2 + [True] * 2
+    assert shift.true_at(shifted_scores(), 20).tolist() == [old] * 3 + [new] * 2
+    assert shift.true_at(shifted_scores(), None).tolist() == [old] * 5
+    assert shift.true_at(shifted_scores().drop_vars("prompt_relation"), 20).all()
+    run = SimpleNamespace(
+        scores=lambda _: shifted_scores(),
+        experiment=SimpleNamespace(
+            arm=lambda name: name,
+            training_of=lambda _: SimpleNamespace(shift=SimpleNamespace(share=0.5), steps_before_shift=20),
+        ),
+    )
+    hits, count = recall._hits(run, "moe", (1, 10))
+    assert count == 4
+    assert [hits[step][10] for step in (10, 20, 30, 40)] == [1.0, 1.0, 0.5, 1.0]
 
 
 def test_a_level_is_crossed_between_points():
@@ -340,6 +357,11 @@ def test_stopped_routers_are_compared_with_never_and_with_controls(tmp_path):
     assert rows["settled", "tokens to HIT@10"][2] == 20.0  # mean step at which routers stopped
     assert rows["settled", "seconds to HIT@10"][4] == pytest.approx(80 * 18 / 40)
     assert rows["never", "HIT@10 at the end"][4] == 100.0
+    free = [one for one in found.verdicts if "gives up less than 2 points of HIT@10" in one.claim]
+    assert [(one.claim.split()[0], one.verdict, one.effect) for one in free] == [
+        ("settled", "supported", 0.0),
+        ("random", "supported", 0.0),
+    ]
     settled = next(one for one in found.verdicts if one.claim.startswith("settled takes fewer tokens to learn"))
     assert (settled.verdict, settled.effect) == ("supported", pytest.approx(-140.0))
     assert (settled.low, settled.high) == pytest.approx((-269.08, -10.92), abs=0.01)  # of −110, −110, −200

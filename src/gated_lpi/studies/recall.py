@@ -18,6 +18,7 @@ from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import Estimate, over_replicates
 from gated_lpi.studies._runs import with_scores
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
+from gated_lpi.studies.shift import shift_step, true_at
 
 QUESTION = "Do the models know the facts that they are asked?"
 
@@ -37,7 +38,10 @@ class Options(Spec):
 
 
 def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
-    """HIT@1 and HIT@k over steps by group, and whether every group knows enough early enough."""
+    """HIT@1 and HIT@k over steps by group, and whether every group knows enough early enough.
+
+    Where data shift, old objects are asked for up to the shift, and new ones from then on.
+    """
     del progress
     groups, notes = with_scores(run)
     ks = (1, options.k)
@@ -78,11 +82,15 @@ Hits = dict[int, dict[int, float]]
 
 
 def _hits(run: Run, arm: str, ks: tuple[int, ...]) -> tuple[Hits, int]:
-    """HIT@k of an arm by step and k, and over how many prompts."""
+    """HIT@k of an arm by step and k, over the prompts whose answer is true by then; and the fewest of these."""
     scores = run.scores(arm)
     ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()
     steps = scores["step"].to_numpy().tolist()
-    return {int(s): {k: hit_at_k(row, k) for k in ks} for s, row in zip(steps, ranks, strict=True)}, ranks.shape[1]
+    asked = true_at(scores, shift_step(run, arm, None))
+    found = {
+        int(step): {k: hit_at_k(row[true], k) for k in ks} for step, row, true in zip(steps, ranks, asked, strict=True)
+    }
+    return found, int(asked.sum(axis=1).min())
 
 
 def _prompts(found: dict[str, tuple[Hits, int]]) -> int:

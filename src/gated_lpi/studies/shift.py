@@ -149,6 +149,22 @@ def kinds_of(scores: xr.Dataset) -> NDArray[Any]:
     return np.array([name.rsplit(" ", 1)[-1] for name in names])
 
 
+def true_at(scores: xr.Dataset, shift: float | None) -> NDArray[np.bool_]:
+    """Which prompts ask for what is true in the data of each checkpoint, [T, P]: old objects up to a shift, then new.
+
+    Args:
+        scores: of an arm.
+        shift: the step after which its data are others; None where they stay.
+    """
+    step = scores["step"].to_numpy()
+    if "prompt_relation" not in scores.coords:
+        return np.ones((len(step), scores.sizes["prompt"]), dtype=np.bool_)
+    kinds = kinds_of(scores)
+    shifted = np.zeros(len(step), dtype=np.bool_) if shift is None else step > shift
+    asked: NDArray[np.bool_] = np.where(shifted[:, None], kinds != BEFORE, kinds != AFTER)
+    return asked
+
+
 def _hits(scores: xr.Dataset, prompts: NDArray[np.bool_], k: int) -> Floats:
     """HIT@k of some prompts at every checkpoint, [T]."""
     ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()[:, prompts]

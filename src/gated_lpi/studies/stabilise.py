@@ -4,8 +4,9 @@
    that differ in anything else are not compared.
 2. Of every arm: tokens and seconds until HIT@10 is 90%, HIT@1 and HIT@10 at the end, log p of the facts at the end, and
    tokens to re-learn where data shift.
-3. Each group less "never", replicates paired by seed. A threshold is worth something only if it does better than a
-   fixed step and random ones, too: it is compared with these besides.
+3. Each group less "never", replicates paired by seed, and whether what it gives up of HIT@10 is too little to count.
+   A threshold is worth something only if it does better than a fixed step and random ones, too: it is compared with
+   these besides.
 4. training/ARM/stabilise.json says when an arm's routers stopped; without it only the options are known.
 """
 
@@ -29,7 +30,7 @@ from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.runs.training_jobs import seconds_of
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._intervals import CELLS, NAN, cells, difference, over_replicates
+from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference, over_replicates
 from gated_lpi.studies._replicates import Member, Members, members_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
@@ -47,9 +48,11 @@ class Options(Spec):
 
     Attributes:
         target: HIT@10 that is waited for, and of new objects after a shift.
+        margin: percentage points of HIT@10 at the end that count as no cost.
     """
 
     target: float = Field(default=0.9, gt=0, le=1)
+    margin: float = Field(default=2.0, gt=0, le=100)
 
 
 class Measure(NamedTuple):
@@ -78,8 +81,8 @@ MEASURES = {
     "seconds": Measure(
         "seconds to HIT@10", "{one} takes less time to learn the facts than {other}", "below", "seconds"
     ),
-    "hit_1": Measure("HIT@1 at the end", "{one} recalls more at the end (HIT@1) than {other}", "above", PP),
-    "hit_k": Measure("HIT@10 at the end", "{one} recalls more at the end (HIT@10) than {other}", "above", PP),
+    "hit_1": Measure("HIT@1 at the end", "{one} recalls more at the end (HIT@1) than {other}", "above", PP, most=100),
+    "hit_k": Measure("HIT@10 at the end", "{one} recalls more at the end (HIT@10) than {other}", "above", PP, most=100),
     "logprob": Measure(
         "log p at the end", "{one} has more log p of the facts at the end than {other}", "above", "nats", -math.inf, 0
     ),
@@ -114,7 +117,10 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
     found = {member.arm: measured(run, member.arm, options.target) for member in arms}
     fired = {member.arm: when_fired(run, member.arm) for member in arms}
     return Analysis(
-        verdicts=list(_compared(run, members, named, found)),
+        verdicts=[
+            *_without_cost(run, members, named, found, options.margin),
+            *_compared(run, members, named, found),
+        ],
         tables=[_table(members, named, found, fired), _differences(run, members, named, found)],
         figures={"stabilise": _figure(run, members, named)},
         notes=[*members.notes, *_notes(named, found, fired, arms)],
@@ -210,8 +216,7 @@ def _compared(
     run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]]
 ) -> Iterator[Verdict]:
     for (one, other), (key, what) in itertools.product(_pairs(run, members, named), MEASURES.items()):
-        values = _finite(found, key)
-        estimate = difference(members.by_seed(one, values), members.by_seed(other, values))
+        estimate = _difference(members, found, key, one, other)
         if not estimate.n:
             continue
         yield estimate.verdict(
@@ -225,11 +230,36 @@ def _compared(
         )
 
 
+def _without_cost(
+    run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]], margin: float
+) -> Iterator[Verdict]:
+    """Whether groups give up less than a margin of HIT@10 against "never"."""
+    for one, other in _pairs(run, members, named):
+        estimate = _difference(members, found, "hit_k", one, other)
+        if named[other] != NEVER or not estimate.n:
+            continue
+        yield estimate.verdict(
+            question=QUESTION,
+            claim=f"{one} gives up less than {margin:g} points of HIT@{K} at the end against {other}",
+            claimed="above",
+            against=-margin,
+            unit=PP,
+            detail=f"HIT@{K} at the end: {one} ({named[one]}) less {other} ({named[other]}), by seed, against "
+            f"-{margin:g}; {estimate.basis}.",
+            would_decide=f"More replicates, until the interval leaves -{margin:g} out.",
+        )
+
+
+def _difference(members: Members, found: Mapping[str, dict[str, float]], key: str, one: str, other: str) -> Estimate:
+    """A measure of one group less that of another, replicates paired by seed."""
+    values = _finite(found, key)
+    return difference(*(members.by_seed(group, values) for group in (one, other)))
+
+
 def _differences(run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]]) -> Table:
     rows: list[list[str | float | int | None]] = []
     for (one, other), (key, what) in itertools.product(_pairs(run, members, named), MEASURES.items()):
-        values = _finite(found, key)
-        rows.append([one, other, what.name, *cells(difference(*(members.by_seed(g, values) for g in (one, other))))])
+        rows.append([one, other, what.name, *cells(_difference(members, found, key, one, other))])
     caption = "Differences of groups, replicates paired by seed: value is the group less that which it is held against."
     return Table(
         name="stabilise-differences", caption=caption, columns=["group", "against", "measure", *CELLS], rows=rows
