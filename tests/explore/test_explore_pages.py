@@ -166,6 +166,29 @@ def test_a_search_leads_to_the_unit_or_says_what_is_wrong(client):
     assert ("p", {"class": "warning", "role": "alert"}) in wrong.elements
 
 
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("/units?arm=dense&checkpoint=step-10&method=grad_x_act", "arm=dense&checkpoint=step-10&method=grad_x_act"),
+        ("/fact?arm=dense&prompt=0&checkpoint=step-10", "arm=dense&checkpoint=step-10"),
+        ("/compare?arm=dense&a=step-10&arm2=moe&b=step-40", "arm=dense&checkpoint=step-10"),
+        ("/?method=grad_x_act", "arm=moe&method=grad_x_act"),
+        ("/units?arm=dense&checkpoint=step-9", "arm=dense"),  # which there is not
+    ],
+)
+def test_the_menu_and_the_search_stay_at_the_arm_checkpoint_and_method(client, address, here):
+    page = Page(client.get(address).text)
+    assert {f"/{to}?{here}" for to in ("", "units", "facts")} <= set(page.links)
+    assert f"/compare?{here.replace('checkpoint', 'a')}" in page.links
+    assert ("/routing" if "dense" in here else f"/routing?{here}") in page.links
+    given = [one for tag, one in page.elements if tag == "input" and one.get("type") == "hidden"]
+    search = {one["name"]: one["value"] for one in given[: len(parse_qsl(here))]}
+    assert search == dict(parse_qsl(here))
+    found = client.get("/units", params={"q": "L1 n3" if "dense" in here else "L1 E0 n3", **search})
+    assert found.history[0].status_code == 303
+    assert search.items() <= dict(parse_qsl(found.url.query.decode())).items()
+
+
 def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(workspace, client):
     text = client.get("/unit?arm=moe&unit=L0+E0+n1&checkpoint=step-10").text
     scores = workspace.run.scores("moe")

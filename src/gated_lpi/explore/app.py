@@ -33,7 +33,7 @@ from gated_lpi.explore.drawing import picture, plotly_json, templates
 from gated_lpi.explore.fact import fact
 from gated_lpi.explore.facts import facts
 from gated_lpi.explore.overview import overview
-from gated_lpi.explore.routing import routing
+from gated_lpi.explore.routing import routed, routing
 from gated_lpi.explore.sheet import written
 from gated_lpi.explore.unit import unit
 from gated_lpi.explore.units import units
@@ -60,6 +60,7 @@ MENU = (
     ("routing", "Routing"),
 )
 WITHIN = {"unit": "units", "fact": "facts"}  # pages that are reached by way of another
+CHECKPOINT = {"compare": "a"}  # what pages call the checkpoint that they are of, where it is something else
 POLICY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -185,6 +186,7 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
     def export(what: str, form: str) -> str:
         return params.to(f"export/{name or 'overview'}/{what}.{form}")
 
+    here = _here(workspace, params, name)
     figures = {key: plotly_json(drawn.chart, drawn.links) for key, drawn in view.charts.items()}
     return (
         _environment()
@@ -194,7 +196,8 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
                 "run": workspace.run.experiment.name,
                 "view": view,
                 "page": name,
-                "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
+                "menu": [(_there(workspace, here, key), label, key == WITHIN.get(name, name)) for key, label in MENU],
+                "here": here,
                 "progress": workspace.progress,
                 "version": workspace.version,
                 "notes": list(workspace.notes.values()),
@@ -207,6 +210,29 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
             }
         )
     )
+
+
+def _here(workspace: Workspace, params: Params, page: str) -> dict[str, str]:
+    """The arm that a page is of, and the checkpoint and method that its address names, if the arm has them."""
+    arms, asked = workspace.arms, params.text("arm")
+    arm = arms.get(asked) if asked else next(iter(arms.values()), None)
+    if arm is None:
+        return {}
+    checkpoint, method = params.text(CHECKPOINT.get(page, "checkpoint")), params.text("method")
+    found = {"arm": arm.name}
+    if checkpoint in {one.key for one in arm.moments}:
+        found["checkpoint"] = str(checkpoint)
+    if method in arm.methods:
+        found["method"] = str(method)
+    return found
+
+
+def _there(workspace: Workspace, here: Mapping[str, str], page: str) -> str:
+    """The address of a page of the menu, of the same arm, checkpoint and method where it can be of them."""
+    if page == "routing" and here.get("arm") not in routed(workspace):
+        return address(page)
+    names = {"checkpoint": CHECKPOINT.get(page, "checkpoint")}
+    return address(page, **{names.get(key, key): value for key, value in here.items()})
 
 
 @cache

@@ -21,7 +21,7 @@ from gated_lpi.report.chart import Axis, Chart, Heat, Panel, category_axis, shor
 
 def routing(workspace: Workspace, params: Params) -> View:
     """Parameters: `arm`, `layer`, `checkpoint` (of co-activation)."""
-    moe = {name: arm for name, arm in workspace.arms.items() if schema.EXPERT_UTILISATION in arm.scores}
+    moe = routed(workspace)
     if not moe:
         return View("Routing", "routing.html", {"arm": None, "dense": ", ".join(workspace.arms)})
     asked = params.text("arm")
@@ -58,6 +58,11 @@ def routing(workspace: Workspace, params: Params) -> View:
         "by_relation": saturation is not None,
     }
     return View("Routing", "routing.html", values, drawn, {"load": _load_table(arm, layer, load, moment)})
+
+
+def routed(workspace: Workspace) -> dict[str, Arm]:
+    """The arms that keep what their routers did."""
+    return {name: arm for name, arm in workspace.arms.items() if schema.EXPERT_UTILISATION in arm.scores}
 
 
 def _layers(arm: Arm) -> list[int]:
