@@ -19,6 +19,8 @@ from starlette.testclient import TestClient
 from explored_runs import HOSTILE, RELATIONS, STEPS, add, explored_run
 from gated_lpi.errors import OptionError
 from gated_lpi.explore import Workspace, create_app, serve
+from gated_lpi.explore.app import VIEWS
+from gated_lpi.explore.view import Params
 from gated_lpi.metrics import jaccard, top_set
 
 ADDRESSES = (
@@ -109,17 +111,24 @@ def exports_of(client, address):
     return [link for link in page.links if link.startswith("/export/")]
 
 
-@pytest.mark.parametrize("address", [ADDRESSES[i] for i in (0, 4, 7, 9, 12)])
-def test_every_view_exports_its_tables_and_charts(client, address):
+@pytest.fixture(scope="module")
+def drawn():
+    """Which charts of which page were drawn: they take long, and are the same at another address."""
+    return set()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_every_view_exports_its_tables_and_charts(client, drawn, address):
     links = exports_of(client, address)
     forms = {link.split("?")[0].rsplit(".", 1)[1] for link in links}
     assert forms == {"csv", "parquet", "png", "svg"}
-    drawn = {}
     for link in links:
-        form = urlsplit(link).path.rsplit(".", 1)[1]
-        drawn.setdefault(form, urlsplit(link).path)
-        if form in ("png", "svg") and not address.startswith("/fact") and drawn[form] != urlsplit(link).path:
-            continue  # of one page all charts are drawn, which takes long
+        path = urlsplit(link).path
+        form = path.rsplit(".", 1)[1]
+        once = path if form == "svg" else (urlsplit(address).path, form)  # every chart as SVG, one of a page as PNG
+        if form in ("png", "svg") and once in drawn:
+            continue
+        drawn.add(once)
         content = client.get(link)
         assert content.status_code == 200, link
         assert content.headers["content-disposition"].endswith(f'.{form}"')
@@ -127,10 +136,66 @@ def test_every_view_exports_its_tables_and_charts(client, address):
             table = pd.read_csv(io.BytesIO(content.content))
             other = pd.read_parquet(io.BytesIO(client.get(link.replace(".csv", ".parquet")).content))
             assert list(table) == list(other)
-            assert len(table) == len(other) > 0
+            assert len(table) == len(other) > 0, link
         if form == "svg":
             assert content.content.startswith(b"<?xml")
             assert b"<script" not in content.content
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_numbers_of_every_chart_are_in_a_table_of_its_page(workspace, client, address):
+    path, query = urlsplit(address).path, urlsplit(address).query
+    view = VIEWS[path[1:]](workspace, Params(dict(parse_qsl(query))))
+    assert view.charts
+    ids = Page(client.get(address).text).ids
+    for name, one in view.charts.items():
+        assert f"figure-{name}" in ids
+        assert f"table-{one.table}" in ids
+
+
+def values_of(client, page, name, query):
+    return pd.read_csv(io.BytesIO(client.get(f"/export/{page}/{name}.csv?{query}").content))
+
+
+def test_tables_have_the_numbers_of_charts(workspace, client):
+    """Those that no other table has."""
+    scores = workspace.run.scores("moe")
+    learning = values_of(client, "fact", "learning", "arm=moe&prompt=3")
+    assert learning["rank"].tolist() == scores["target_rank"][:, 3].to_numpy().tolist()
+    assert np.allclose(learning["logprob"], scores["target_logprob"][:, 3])
+    positions = values_of(client, "fact", "positions", "arm=moe&prompt=3&checkpoint=step-10")
+    assert np.allclose(positions.iloc[:, 1:], scores["layer_position_lpi"][1, 3].to_numpy().T)
+    known = values_of(client, "facts", "known", "arm=moe")
+    assert known["known"].tolist() == (scores["target_rank"] < 10).sum("prompt").to_numpy().tolist()
+    assert ((known["share_low"] < known["share"]) | (known["share"] == 0)).all()
+    expert = values_of(client, "unit", "expert", "arm=moe&unit=L0+E1+n1")
+    assert np.allclose(expert["expert_gate"], scores["expert_gate"][..., 1].mean("relation"))
+    relations = values_of(client, "unit", "relations", "arm=moe&unit=L0+E0+n1")
+    unit = int(workspace.arm("moe").units.find("L0 E0 n1")[0])
+    assert np.allclose(relations["score"], scores["lpi"][..., unit].to_numpy().reshape(-1), rtol=1e-6)
+    saturation = values_of(client, "routing", "saturation", "layer=1")
+    assert saturation["layer"].tolist()[-1] == saturation["lowest"].tolist()[-1] == 1
+    assert (saturation["lowest"] <= saturation["mean"]).all()
+    summary = values_of(client, "routing", "summary", "layer=1")
+    assert summary["routing_distance"].isna().tolist() == [True, False, False, False]
+    assert (summary["utilisation_entropy_lowest"] <= summary["utilisation_entropy_highest"]).all()
+    together = values_of(client, "routing", "together", "layer=1")
+    assert len(together) == 6
+    assert together["over"].is_monotonic_decreasing
+
+
+def test_unlike_arms_are_compared_by_layer_and_alike_ones_by_neuron(workspace, client):
+    layers = values_of(client, "compare", "layers", "arm=moe&arm2=dense")
+    inside = workspace.arm("dense").lives("lpi").sets[-1]
+    inside = workspace.arm("dense").of_kind(inside, "ffn")
+    counts = np.bincount(workspace.arm("dense").units.layer[inside], minlength=2)
+    assert layers["second"].tolist() == counts.tolist()
+    assert np.allclose(layers["second_share"], counts / counts.sum())
+    scores = values_of(client, "compare", "scores", "arm=moe&a=step-0&b=step-40")
+    mean = workspace.run.scores("moe")["lpi_mean"].to_numpy()[[0, 3]][:, workspace.arm("moe").kinds["ffn"]]
+    order = np.argsort(-mean[1], kind="stable")
+    assert np.allclose(scores[["first", "second"]].to_numpy().T, mean[:, order], rtol=1e-6)
+    assert set(scores["top"][:4]) <= {"second", "both"}
 
 
 def test_units_are_those_of_the_run_sorted_and_filtered(workspace, client):

@@ -41,7 +41,7 @@ def checkpoint(workspace: Workspace, params: Params) -> View:
     charts = {}
     if method and arm.kinds:
         sheets["layers"] = _layers(arm, method, moment)
-        charts["layers"] = Drawn(_profile(arm, sheets["layers"], tuple(workspace.run.arms)), table="layers")
+        charts["layers"] = Drawn(_profile(arm, sheets["layers"], tuple(workspace.run.arms)), "layers")
     return View(f"{arm.name}, {moment.key}", "checkpoint.html", values, charts, sheets)
 
 

@@ -11,7 +11,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment, texts
 from gated_lpi.explore.facts import learning, named
-from gated_lpi.explore.lines import Times, curve, styles
+from gated_lpi.explore.lines import Times, curve, styles, timetable
 from gated_lpi.explore.ranking import rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
@@ -53,7 +53,7 @@ def fact(workspace: Workspace, params: Params) -> View:
         "positions_kept": schema.LAYER_POSITION_LPI in arm.scores,
     }
     if schema.TARGET_RANK in arm.scores:
-        charts["learning"] = _learning(workspace, arm, prompt, params)
+        charts["learning"], sheets["learning"] = _learning(workspace, arm, prompt, moment, params)
         values["said"] = _said(arm, prompt, moment)
     if schema.BASE_LOGPROB in arm.scores and schema.TARGET_LOGPROB in arm.scores:
         steps = _blocks(arm, prompt, moment)
@@ -66,7 +66,7 @@ def fact(workspace: Workspace, params: Params) -> View:
         values["block"] = blocks[chosen]
         sheets |= _inside(arm, names["relation"], moment, chosen)
     if values["positions_kept"]:
-        charts["positions"] = Drawn(_positions(arm, prompt, moment))
+        charts["positions"], sheets["positions"] = _positions(arm, prompt, moment)
     if values["gates_kept"]:
         sheets["routes"] = _routes(arm, prompt, moment)
     return View(names["text"], "fact.html", values, charts, sheets)
@@ -92,28 +92,31 @@ def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
     ]
 
 
-def _learning(workspace: Workspace, arm: Arm, prompt: int, params: Params) -> Drawn:
+def _learning(workspace: Workspace, arm: Arm, prompt: int, moment: Moment, params: Params) -> tuple[Drawn, Sheet]:
     times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
     ranks = arm.over_time(schema.TARGET_RANK)[:, prompt].astype(np.float64)
-    panels = []
+    panels, known = [], {Col("rank", "rank", "count"): ranks}
     if schema.TARGET_LOGPROB in arm.scores:
         logprob = arm.over_time(schema.TARGET_LOGPROB)[:, prompt]
         line = curve("log p", style, times, arm.moments, logprob, in_legend=False)
         panels.append(Panel("log p(answer)", times.axis, Axis("nats"), (line,)))
+        known[Col("logprob", "log p(answer), nats", "number")] = logprob
     worst = int(ranks.max())
     ticks = tuple((float(np.log10(1 + rank)), f"{rank:,}") for rank in (0, 9, 99, 999, 9999, 99999) if rank <= worst)
     line = curve("rank", style, times, arm.moments, np.log10(1 + ranks), in_legend=False)
     panels.append(Panel("Rank of the answer (0 the likeliest)", times.axis, Axis("rank, log scale", ticks), (line,)))
     lines = [line for panel in panels for line in panel.lines]
-    links = {
-        point: params.to("fact", checkpoint=one.key)
-        for line in lines
-        for point, one in zip(line.hover, arm.moments, strict=True)
-    }
+
+    def to(one: Moment) -> str:
+        return params.to("fact", checkpoint=one.key)
+
+    links = {point: to(one) for line in lines for point, one in zip(line.hover, arm.moments, strict=True)}
     caption = (
         f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."
     )
-    return Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), links)
+    drawn = Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), "learning", links)
+    words = "The answer's rank, 0 for the likeliest token, and its log-probability at every checkpoint."
+    return drawn, timetable("learning", words, arm.moments, known, to, moment)
 
 
 def _blocks(arm: Arm, prompt: int, moment: Moment) -> NDArray[np.float64]:
@@ -156,7 +159,7 @@ def _waterfall(
         (panel,),
         columns=1,
     )
-    return sheet, Drawn(chart, {block: params.to("fact", block=at) for at, block in enumerate(blocks)}, "blocks")
+    return sheet, Drawn(chart, "blocks", {block: params.to("fact", block=at) for at, block in enumerate(blocks)})
 
 
 def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sheet]:
@@ -199,7 +202,7 @@ def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sh
     return found
 
 
-def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
+def _positions(arm: Arm, prompt: int, moment: Moment) -> tuple[Drawn, Sheet]:
     at = arm.scores[schema.LAYER_POSITION_LPI].isel(checkpoint=moment.place, prompt=prompt)
     table = at.transpose("attention_block", "position").to_numpy().astype(np.float64)
     table = table[:, np.isfinite(table).any(axis=0)]
@@ -209,7 +212,13 @@ def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
     heat = Heat(table, tuple(layers), tuple(positions), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
     panel = Panel("", category_axis("source position", positions), category_axis("", layers, 24), heat=heat)
     caption = "What attention takes from each source position, summed over each layer's units."
-    return Chart("positions", "From where", caption, (panel,), columns=1)
+    rows = [
+        {"layer": layer} | dict(zip(positions, row, strict=True))
+        for layer, row in zip(layers, table.tolist(), strict=True)
+    ]
+    columns = (Col("layer", "layer"), *(Col(position, position, "number") for position in positions))
+    sheet = Sheet("positions", f"{caption[:-1]}, nats.", columns, rows)
+    return Drawn(Chart("positions", "From where", caption, (panel,), columns=1), "positions"), sheet
 
 
 def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:

@@ -1,8 +1,8 @@
-"""Curves over training, as charts have them: where points stand, what they are called, where they lead."""
+"""Curves over training, as charts and tables have them: where points stand, what they are called, where they lead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import address
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, StepScale, arm_styles
 from gated_lpi.report.clocks import Clock, clock_label
@@ -80,6 +81,34 @@ def links_of(lines: Iterable[Line], moments: Sequence[Moment], page: str, **para
         for line in lines
         for point, moment in zip(line.hover, moments, strict=True)
     }
+
+
+def timetable(
+    name: str,
+    caption: str,
+    moments: Sequence[Moment],
+    values: Mapping[Col, NDArray[Any] | Sequence[float]],
+    to: Callable[[Moment], str],
+    now: Moment | None = None,
+) -> Sheet:
+    """A table of values over checkpoints.
+
+    Args:
+        name, caption: as `Sheet` has them.
+        moments: the checkpoints, T of them.
+        values: by column, [T] each.
+        to: where a checkpoint leads.
+        now: the one that is marked; None for none.
+    """
+    rows = [
+        {"checkpoint": one.key, "step": one.step, "tokens": one.tokens if one.tokens >= 0 else None}
+        | {column.key: float(of[at]) for column, of in values.items()}
+        for at, one in enumerate(moments)
+    ]
+    columns = (Col("checkpoint", "checkpoint"), Col("step", "step", "count"), Col("tokens", "tokens", "count"), *values)
+    links = [{"checkpoint": to(one)} for one in moments]
+    marked = frozenset(at for at, one in enumerate(moments) if one == now)
+    return Sheet(name, caption, columns, rows, links, marked=marked)
 
 
 def floats(values: NDArray[Any] | Sequence[float]) -> tuple[float, ...]:

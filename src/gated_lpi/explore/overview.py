@@ -66,7 +66,7 @@ def overview(workspace: Workspace, params: Params) -> View:
         "method": method,
         "clock": clock,
     }
-    charts = {"measures": Drawn(chart, links, "measures")} if chart.panels else {}
+    charts = {"measures": Drawn(chart, "measures", links)} if chart.panels else {}
     sheets = {"measures": _table(shown, kind)}
     return View("Overview", "overview.html", values, charts, sheets, waits=found.said is None)
 
