@@ -123,6 +123,28 @@ def test_keys_find_units_turn_pages_and_walk_tables(page, address):
     expect(page.locator("#table-units tbody a").nth(1)).to_be_focused()
 
 
+def test_keys_walk_through_the_points_of_a_chart_and_follow_them(page, address):
+    page.goto(f"{address}/unit?arm=moe&unit=L0+E0+n1")
+    plot, spoken = page.locator("#figure-curve .js-plotly-plot"), page.locator("#spoken")
+    expect(plot).to_have_accessible_name(re.compile(r"Score over training\. L0 E0 n1 .+ at step-0, .+ at step-20"))
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    expect(spoken).to_contain_text("L0 E0 n1, step-0: ")
+    page.keyboard.press("ArrowRight")
+    expect(spoken).to_contain_text("L0 E0 n1, step-10: ")
+    expect(plot.locator(".hoverlayer .hovertext").first).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    expect(spoken).to_contain_text("error bound above, step-10: ")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**checkpoint=step-10**")
+    page.locator("#figure-relations .js-plotly-plot").focus()
+    page.keyboard.press("ArrowUp")
+    expect(spoken).to_contain_text(f"{HOSTILE}, step-0: ")  # a map, whose points lead nowhere
+    here = page.url
+    page.keyboard.press("Enter")
+    assert page.url == here
+
+
 @pytest.mark.parametrize("page", [(400, "dark"), (1280, "light")], indirect=True, ids=["narrow", "wide"])
 def test_every_page_fits_its_width_and_shows_names_as_they_are(page, address):
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")

@@ -39,6 +39,7 @@ from gated_lpi.explore.unit import unit
 from gated_lpi.explore.units import units
 from gated_lpi.explore.view import Params, View, ViewFunction, address
 from gated_lpi.explore.workspace import Workspace
+from gated_lpi.report.chart_words import described
 from gated_lpi.report.tables import visible
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -78,7 +79,11 @@ TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-STATIC = ("app.css", "app.js")
+STATIC = {  # files that pages load, and the package that each is of
+    "app.css": ("gated_lpi.explore", "static"),
+    "app.js": ("gated_lpi.explore", "static"),
+    "walk.js": ("gated_lpi.report", "page_files"),
+}
 
 
 def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlette:
@@ -122,7 +127,8 @@ def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlet
             return Response(_plotly(), headers={"Cache-Control": "max-age=86400"}, media_type=TYPES["js"])
         if name not in STATIC:
             raise HTTPException(404, "there is no such file")
-        content = files("gated_lpi.explore").joinpath("static", name).read_bytes()
+        package, folder = STATIC[name]
+        content = files(package).joinpath(folder, name).read_bytes()
         return Response(content, headers={"Cache-Control": "no-cache"}, media_type=TYPES[name.rsplit(".", 1)[1]])
 
     def failed(request: Request, error: Exception) -> Response:
@@ -245,7 +251,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_clean,
     )
-    environment.filters["visible"] = visible
+    environment.filters |= {"described": described, "visible": visible}
     return environment
 
 

@@ -22,6 +22,7 @@
         const to = figure.links[event.points[0].text] || figure.links[event.points[0].customdata];
         if (to) window.location.assign(to);
       });
+      walkable(place, (text) => figure.links[text]);
       if (Object.keys(figure.links).length) place.classList.add("leads");
     }
     scheme.addEventListener("change", () => {
