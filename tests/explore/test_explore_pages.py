@@ -33,6 +33,7 @@ ADDRESSES = (
     "/facts?state=known",
     "/fact?arm=moe&prompt=3&checkpoint=step-20",
     "/fact?arm=dense&prompt=0&block=1",
+    "/fact?arm=moe&prompt=5&block=2&part=L1+H0&method=grad_x_act",
     "/compare",
     "/compare?arm=moe&arm2=dense",
     "/compare?arm=moe&a=step-40&method2=grad_x_act&kind=attention",
@@ -304,6 +305,32 @@ def test_facts_say_what_is_known_and_since_when(workspace, client):
     assert np.allclose(blocks["gain"], blocks["after"] - blocks["before"])
 
 
+def test_a_fact_leads_from_its_block_to_an_expert_and_its_neurons_by_every_method(workspace, client):
+    arm, scores = workspace.arm("moe"), workspace.run.scores("moe").isel(checkpoint=1)
+    here = "arm=moe&prompt=3&checkpoint=step-10&block=3"  # the FFN of layer 1, and a fact of the first relation
+    own = values_of(client, "fact", "parts", here)
+    assert np.allclose(own["score"], np.sort(scores["expert_lpi"][0, 4:].to_numpy())[::-1])
+    assert set(own["neurons"]) == {5}
+    summed = values_of(client, "fact", "parts", f"{here}&method=grad_x_act")
+    gradients = scores["grad_x_act"][0].to_numpy()
+    for name, score in zip(summed["part"], summed["score"], strict=True):
+        assert np.isclose(score, gradients[arm.units.find(name)].sum(), rtol=1e-5)
+    page = Page(client.get(f"/fact?{here}&method=grad_x_act").text)
+    (to,) = {link for link in page.links if "part=L1+E2" in link}
+    narrowed = client.get(to)
+    assert "Inside FFN 1 → L1 E2" in Page(narrowed.text).text
+    assert "sum of its neurons" in Page(narrowed.text).text
+    units = values_of(client, "fact", "units", urlsplit(to).query)
+    inside = arm.units.find("L1 E2")
+    order = inside[np.argsort(-gradients[inside], kind="stable")]
+    assert units["unit"].tolist() == [arm.units.short(int(unit)) for unit in order]
+    links = Page(narrowed.text).links
+    assert "/unit?arm=moe&checkpoint=step-10&method=grad_x_act&unit=" + units["unit"][0].replace(" ", "+") in links
+    dense = Page(client.get("/fact?arm=dense&prompt=0&block=1").text)
+    assert "table-units" in dense.ids
+    assert "table-parts" not in dense.ids  # the FFN of a dense model has no experts
+
+
 def test_a_comparison_lists_who_entered_and_left_the_top_set(workspace, client):
     arm = workspace.arm("moe")
     mean = workspace.run.scores("moe")["lpi_mean"].to_numpy()
@@ -340,6 +367,7 @@ def test_routing_shows_the_load_of_every_expert(workspace, client):
         ("/units?relation=none", 400, "relation 'none' was asked for"),
         ("/fact?prompt=99", 400, "arm moe has 12"),
         ("/fact?prompt=0&block=9", 400, "has 4, counted from 0"),
+        ("/fact?prompt=0&block=0&part=L1+E0", 400, "attention 0 of moe has L0 H"),
         ("/routing?arm=dense", 400, "no routed experts; moe have"),
     ],
 )

@@ -11,22 +11,24 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment, texts
 from gated_lpi.explore.facts import learning, named
+from gated_lpi.explore.inside import Block, inside
 from gated_lpi.explore.lines import Times, curve, styles, timetable
-from gated_lpi.explore.ranking import rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
-from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
 from gated_lpi.report.clocks import at_step
 from gated_lpi.report.token_routes import route
 from gated_lpi.unit_names import BLOCK_NAMES
 
-TOP = 15
-
 
 def fact(workspace: Workspace, params: Params) -> View:
-    """Parameters: `arm`, `prompt` (its place among the arm's), `checkpoint`, `block` (its place among the blocks)."""
+    """The page of a fact.
+
+    Parameters: `arm`, `prompt` (its place among the arm's), `checkpoint`, `method`, `block` (its place among the
+    blocks), `part` (a head or expert of the block).
+    """
     arm = workspace.arm(params.text("arm"))
     prompt = params.whole("prompt") or 0
     if "prompt" not in arm.scores.dims or prompt >= arm.scores.sizes["prompt"]:
@@ -34,6 +36,7 @@ def fact(workspace: Workspace, params: Params) -> View:
             f"prompt {prompt} was asked for; arm {arm.name} has {arm.scores.sizes.get('prompt', 0)}: see Facts"
         )
     moment = arm.moment(params.text("checkpoint"))
+    method = params.one_of("method", arm.methods, arm.methods[0]) if arm.methods else schema.LPI
     names = {what: str(column[prompt]) for what, column in named(arm).items()}
     charts: dict[str, Drawn] = {}
     sheets: dict[str, Sheet] = {}
@@ -44,10 +47,16 @@ def fact(workspace: Workspace, params: Params) -> View:
         "names": names,
         "said": [],
         "block": None,
+        "part": params.text("part"),
+        "block_whole": params.to("fact", part=None),
+        "method": method,
+        "methods": {one: method_name(one) for one in arm.methods},
         "moments": {one.key: one.key for one in arm.moments},
         "arms": {one: one for one in workspace.arms},
-        "before": params.to("fact", prompt=prompt - 1, block=None) if prompt else "",
-        "after": params.to("fact", prompt=prompt + 1, block=None) if prompt + 1 < arm.scores.sizes["prompt"] else "",
+        "before": params.to("fact", prompt=prompt - 1, block=None, part=None) if prompt else "",
+        "after": params.to("fact", prompt=prompt + 1, block=None, part=None)
+        if prompt + 1 < arm.scores.sizes["prompt"]
+        else "",
         "list": address("facts", arm=arm.name, checkpoint=moment.key, relation=names["relation"]),
         "gates_kept": schema.POSITION_GATE in arm.scores,
         "positions_kept": schema.LAYER_POSITION_LPI in arm.scores,
@@ -64,7 +73,11 @@ def fact(workspace: Workspace, params: Params) -> View:
         blocks = block_names(arm)
         sheets["blocks"], charts["blocks"] = _waterfall(arm, steps, blocks, chosen, params)
         values["block"] = blocks[chosen]
-        sheets |= _inside(arm, names["relation"], moment, chosen)
+        if names["relation"] in arm.relations:
+            relation = arm.relations.index(names["relation"])
+            found = inside(Block(arm, moment, method, relation, chosen), names["relation"], params)
+            charts |= found[0]
+            sheets |= found[1]
     if values["positions_kept"]:
         charts["positions"], sheets["positions"] = _positions(arm, prompt, moment)
     if values["gates_kept"]:
@@ -133,7 +146,8 @@ def _waterfall(
         {"block": block, "before": float(steps[at]), "gain": float(gains[at]), "after": float(steps[at + 1])}
         for at, block in enumerate(blocks)
     ]
-    links = [{"block": params.to("fact", block=at)} for at in range(len(blocks))]
+    to = [params.to("fact", block=at, part=None) for at in range(len(blocks))]
+    links = [{"block": link} for link in to]
     columns = (
         Col("block", "block"),
         Col("before", "before, nats", "number"),
@@ -159,47 +173,7 @@ def _waterfall(
         (panel,),
         columns=1,
     )
-    return sheet, Drawn(chart, "blocks", {block: params.to("fact", block=at) for at, block in enumerate(blocks)})
-
-
-def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sheet]:
-    """Heads or experts, and top neurons, of a block, by their means over the prompts of the fact's relation."""
-    if relation not in arm.relations:
-        return {}
-    place = arm.relations.index(relation)
-    layer = int(arm.scores["block_layer"].to_numpy()[block])
-    kind = str(texts(arm.scores["block_kind"])[block])
-    found = {}
-    parts = ("expert_lpi", "expert_unit", "expert", "E") if kind == "ffn" else ("head_lpi", "head_unit", "head", "H")
-    variable, dim, word, letter = parts
-    over = f"Means over the prompts of “{relation}”: a run keeps no scores of single prompts."
-    if variable in arm.scores and "relation" in arm.scores[variable].dims:
-        values = arm.at(variable, moment.place)[place].astype(np.float64)
-        mine = np.flatnonzero((arm.scores[f"{dim}_layer"].to_numpy() == layer) & _of_kind(arm, dim, kind))
-        of_mixer = "mixer " if kind == "mixer" else ""
-        index = arm.scores[f"{dim}_{word}"].to_numpy()
-        best = mine[np.argsort(-values[mine], kind="stable")][:TOP]
-        rows = [
-            {
-                "part": f"L{layer} {of_mixer}{letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
-                "score": float(values[at]),
-            }
-            for at in best.tolist()
-        ]
-        links = [{"part": address("units", arm=arm.name, checkpoint=moment.key, q=row["part"])} for row in rows]
-        columns = (Col("part", word), Col("score", "score, nats", "number"))
-        found["parts"] = Sheet("parts", f"{word.capitalize()}s of the block. {over}", columns, rows, links)
-    if arm.methods and arm.methods[0] in arm.scores:
-        method = arm.methods[0]
-        scores = arm.score(method, moment.place, place)
-        among = np.flatnonzero((arm.units.layer == layer) & (arm.units.block == kind))
-        best = rows_of(scores, among, 0, TOP, descending=True)
-        rows = [{"unit": arm.units.short(unit), "score": float(scores[unit])} for unit in best.tolist()]
-        links = [{"unit": address("unit", arm=arm.name, unit=row["unit"], checkpoint=moment.key)} for row in rows]
-        columns = (Col("unit", "unit"), Col("score", "score, nats", "number"))
-        caption = f"{KIND_NAMES.get(kind, kind)} of the block. {over}"
-        found["units"] = Sheet("units", caption[:1].upper() + caption[1:], columns, rows, links)
-    return found
+    return sheet, Drawn(chart, "blocks", dict(zip(blocks, to, strict=True)))
 
 
 def _positions(arm: Arm, prompt: int, moment: Moment) -> tuple[Drawn, Sheet]:
@@ -234,10 +208,3 @@ def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
     return Sheet("routes", caption, columns, rows)
-
-
-def _of_kind(arm: Arm, dim: str, kind: str) -> NDArray[np.bool_]:
-    """Which heads or experts are of blocks of a kind; all, where a run does not say it."""
-    there = np.ones(arm.scores.sizes[dim], dtype=np.bool_)
-    of: NDArray[np.bool_] = texts(arm.scores[f"{dim}_block"]) == kind if f"{dim}_block" in arm.scores.coords else there
-    return of

@@ -62,7 +62,11 @@ def facts(workspace: Workspace, params: Params) -> View:
         {what: names[what][one] for what in names} | {what: float(values[what][one]) for what in values}
         for one in shown.tolist()
     ]
-    links = [{"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key)} for one in shown.tolist()]
+    method = params.text("method") if params.text("method") in arm.methods else None
+    links = [
+        {"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key, method=method)}
+        for one in shown.tolist()
+    ]
     columns = (Col("text", "prompt"), Col("object", "answer"), Col("relation", "relation"), *map(heading, COLUMNS))
     sheet = Sheet(
         "facts",
