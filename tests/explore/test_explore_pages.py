@@ -1,6 +1,7 @@
 """Every page of the explorer: its numbers are the run's, its state is in the address, names are text."""
 
 import io
+import json
 import re
 import signal
 import socket
@@ -22,6 +23,7 @@ from gated_lpi.explore import Workspace, create_app, serve
 from gated_lpi.explore.app import VIEWS
 from gated_lpi.explore.view import Params
 from gated_lpi.metrics import jaccard, top_set
+from gated_lpi.report.chart import COLOURS
 
 ADDRESSES = (
     "/",
@@ -253,6 +255,31 @@ def test_the_menu_and_the_search_stay_at_the_arm_checkpoint_and_method(client, a
     found = client.get("/units", params={"q": "L1 n3" if "dense" in here else "L1 E0 n3", **search})
     assert found.history[0].status_code == 303
     assert search.items() <= dict(parse_qsl(found.url.query.decode())).items()
+
+
+def figures_of(client, address):
+    """The charts of a page as its script has them."""
+    text = client.get(address).text
+    return json.loads(text.split('id="figure-data">')[1].split("</script>")[0])
+
+
+def test_replicates_have_one_colour_and_their_mean_leads_to_the_first_of_them(tmp_path):
+    run = explored_run(tmp_path / "run", steps=(0, 10), arms=("moe", "dense-1", "dense-2"), group="dense")
+    workspace = Workspace(run)
+    workspace.settle()
+    client = TestClient(create_app(workspace), base_url="http://127.0.0.1")
+    drawn = figures_of(client, "/")["measures"]
+    mean = next(trace for trace in drawn["data"] if trace.get("name") == "dense")
+    point = "dense, step-10 (leads to dense-1)"
+    assert point in mean["text"]
+    assert drawn["links"][point] == "/checkpoint?arm=dense-1&checkpoint=step-10"
+    assert drawn["links"]["moe, step-10"] == "/checkpoint?arm=moe&checkpoint=step-10"
+    seen = {"/": mean["line"]["color"]}
+    for page, chart in (("unit", "curve"), ("facts", "known"), ("checkpoint", "layers")):
+        first = figures_of(client, f"/{page}?arm=dense-2&unit=L0+n1")[chart]["data"]
+        seen[page] = next(trace for trace in first if trace.get("text"))["line"]["color"]
+    assert set(seen.values()) == {COLOURS[1]}, seen
+    workspace.close()
 
 
 def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(workspace, client):

@@ -268,10 +268,10 @@ def _layer_table(one: Side, other: Side, layers: tuple[Ints, Ints]) -> Sheet:
 def _layer_chart(workspace: Workspace, one: Side, other: Side, layers: tuple[Ints, Ints]) -> Chart:
     """Where in depth the top sets lie."""
     lines = []
-    both = styles(tuple(workspace.run.arms))
+    both = styles(workspace.run)
     for label, side, of, drawn in (("first", one, layers[0], "solid"), ("second", other, layers[1], "dashed")):
         style = both[side.arm.name]
-        if one.arm is other.arm and drawn == "dashed":
+        if drawn == "dashed" and style.colour == both[one.arm.name].colour:
             style = ArmStyle(COLOURS[1] if style.colour != COLOURS[1] else COLOURS[0], "square")
         hover = tuple(f"{label}, layer {layer}" for layer in range(of.size))
         x = tuple(float(layer) for layer in range(of.size))

@@ -106,7 +106,7 @@ def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
 
 
 def _learning(workspace: Workspace, arm: Arm, prompt: int, moment: Moment, params: Params) -> tuple[Drawn, Sheet]:
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     ranks = arm.over_time(schema.TARGET_RANK)[:, prompt].astype(np.float64)
     panels, known = [], {Col("rank", "rank", "count"): ranks}
     if schema.TARGET_LOGPROB in arm.scores:

@@ -105,7 +105,7 @@ def _known(workspace: Workspace, arm: Arm, moment: Moment, among: Ints, params: 
     known = arm.over_time(schema.TARGET_RANK) < schema.KNOWN_K
     counts, share = known[:, among].sum(axis=1), known[:, among].mean(axis=1)
     ends = np.array([hit_interval(int(count), among.size) for count in counts])
-    times, style = Times([arm]), styles(tuple(workspace.run.arms))[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     lines = [curve("facts listed", style, times, arm.moments, share, low=ends[:, 0], high=ends[:, 1])]
     if among.size < known.shape[1]:
         lines.append(curve(f"all of {arm.name}", GREY, times, arm.moments, known.mean(axis=1), drawn="dashed"))

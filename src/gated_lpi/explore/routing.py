@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
-from gated_lpi.explore.lines import Times, curve, led, links_of, styles, timetable
+from gated_lpi.explore.lines import Times, curve, led, links_of, measured_at, styles, timetable
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.metrics import co_activation, router_saturation
 from gated_lpi.report import charts
-from gated_lpi.report.arms import Results
 from gated_lpi.report.chart import Axis, Chart, Heat, Panel, category_axis, short_number
 
 LISTED = 25  # pairs of experts on the page
@@ -40,7 +39,7 @@ def routing(workspace: Workspace, params: Params) -> View:
     sheets = {"load": _load_table(arm, layer, load, moment)}
     found = {
         "saturation": _saturation(workspace, arm, layers, layer, moment),
-        "summary": _summary(workspace.findings.results, arm, moment),
+        "summary": _summary(workspace, arm, moment),
         "together": _together(arm, layer, moment),
     }
     for name, one in found.items():
@@ -128,7 +127,7 @@ def _saturation(
     if values.ndim != 3:
         return None
     every = np.array([router_saturation(values[..., _group(arm, one)]) for one in layers])
-    times, style = Times([arm]), styles(tuple(workspace.run.arms))[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     mine = every[layers.index(layer)]
     ends = {"low": every.min(axis=0), "high": every.max(axis=0)}
     label = f"layer {layer}"
@@ -158,14 +157,16 @@ def _checkpoint(arm: Arm, moment: Moment) -> str:
     return address("checkpoint", arm=arm.name, checkpoint=moment.key)
 
 
-def _summary(results: Results | None, arm: Arm, moment: Moment) -> tuple[Drawn, Sheet] | None:
+def _summary(workspace: Workspace, arm: Arm, moment: Moment) -> tuple[Drawn, Sheet] | None:
     """How even routing is and how much it changes, over all layers; None until that is known."""
+    results = workspace.findings.results
     if results is None or arm.name not in results.summaries:
         return None
-    chart, links = led(charts.routing({arm.name: results.summaries[arm.name]}), {arm.name: arm})
+    drawn = charts.routing({arm.name: results.summaries[arm.name]}, styles(workspace.run))
+    chart, links = led(drawn, {arm.name: arm}, results)
     if not chart.panels:
         return None
-    moments = [arm.moment(record["key"]) for record in results.arm(arm.name).checkpoints]
+    moments = measured_at(results, arm)
     known = {}
     for panel in chart.panels:
         (line,) = panel.lines

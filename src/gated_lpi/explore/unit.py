@@ -166,7 +166,7 @@ def _curve(
     bound: NDArray[np.float64] | None,
     here: dict[str, str],
 ) -> Drawn:
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     ends = {} if interval is None else {"low": interval[0], "high": interval[1]}
     lines = [curve(here["unit"], style, times, arm.moments, history, **ends)]
     if bound is not None and (bound > 0).any():
@@ -259,7 +259,7 @@ def _expert(
     )
     if not group.size:
         return None
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     panels, known = [], {}
     for variable, title, label, percent in (
         (schema.EXPERT_UTILISATION, "Share of prompts", "share of prompts", True),

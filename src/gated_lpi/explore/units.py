@@ -201,7 +201,7 @@ def _listed(workspace: Workspace, arm: Arm, sheet: Sheet, sort: str, first: int)
     label, form, _ = COLUMNS[sort]
     lines = []
     for words, inside, style in (
-        ("in the top set", "yes", styles(tuple(workspace.run.arms))[arm.name]),
+        ("in the top set", "yes", styles(workspace.run)[arm.name]),
         ("not in it", "no", GREY),
     ):
         rows = {first + at: row for at, row in enumerate(sheet.rows) if row["now"] == inside}
