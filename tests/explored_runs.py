@@ -42,9 +42,9 @@ def explored_run(
     return run
 
 
-def add(run: Run, arm: str, step: int) -> None:
-    """Append a checkpoint to an arm."""
-    run.store(arm).append(scores(arm, step), {"key": f"step-{step}", "step": step, "tokens": 100 * step})
+def add(run: Run, arm: str, step: int, key: str | None = None) -> None:
+    """Append a checkpoint to an arm, called after its step unless `key` says otherwise."""
+    run.store(arm).append(scores(arm, step), {"key": key or f"step-{step}", "step": step, "tokens": 100 * step})
 
 
 def followed(step: int) -> xr.Dataset:
