@@ -195,6 +195,7 @@ def test_every_page_fits_its_width_and_shows_names_as_they_are(page, address):
         for plot in page.locator("[data-figure]").all():
             expect(plot).to_have_class(re.compile("js-plotly-plot"))
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert page.get_by_role("button", name="Share chart").count() == 0  # nothing is sent to anyone
         assert page.evaluate("document.querySelectorAll('main script, svg script').length") == 0
     page.goto(f"{address}/unit?arm=moe&unit=L0+E0+n1")
     expect(page.locator("#figure-relations")).to_contain_text(HOSTILE)

@@ -4,7 +4,12 @@
   const drawn = JSON.parse(document.getElementById("figure-data").textContent);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 640px)");
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const options = {
+    responsive: true,
+    displaylogo: false,
+    showSendToCloud: false, // a button that sends the chart's data to Plotly
+    modeBarButtonsToRemove: ["select2d", "lasso2d"],
+  };
   const PAPER = 690; // pixels that a page of A4 has between its margins
   let printing = false;
 
