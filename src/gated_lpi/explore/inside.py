@@ -6,6 +6,7 @@ A run keeps no scores of single prompts, so all of them are means over the promp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,12 @@ class Block:
         """What its parts are."""
         return "expert" if self.kind == "ffn" else "head"
 
-    @property
+    @cached_property
     def units(self) -> Ints:
         """Its neurons."""
         return np.flatnonzero((self.arm.units.layer == self.layer) & (self.arm.units.block == self.kind))
 
-    @property
+    @cached_property
     def members(self) -> dict[str, Ints]:
         """The neurons of each of its heads or experts, by the name of these; none where it has no such parts."""
         units = self.units
@@ -110,14 +111,13 @@ def inside(block: Block, relation: str, params: Params) -> tuple[dict[str, Drawn
     charts, sheets = {}, {}
     if parts:
         sums = "" if own else f"; each {block.word}'s is the sum of its neurons'"
-        caption = f"{block.word.capitalize()}s of {block.name}. {over}{sums}."
-        charts["parts"], sheets["parts"] = _ranked_parts(block, parts, chosen, caption, params)
+        charts["parts"], sheets["parts"] = _ranked_parts(block, parts, chosen, f"{over}{sums}.", params)
     scores = block.scores
     if scores is not None:
         among = block.members.get(chosen, block.units[:0]) if chosen else block.units
         words = KIND_NAMES.get(block.kind, block.kind)
-        caption = f"{words[:1].upper()}{words[1:]} of {chosen or block.name}. {over}."
-        charts["units"], sheets["units"] = _ranked_units(block, scores, among, caption)
+        title = f"{words[:1].upper()}{words[1:]} of {chosen or block.name}"
+        charts["units"], sheets["units"] = _ranked_units(block, scores, among, title, f"{over}.")
     return charts, sheets
 
 
@@ -148,7 +148,7 @@ def _of_kind(arm: Arm, dim: str, kind: str) -> NDArray[np.bool_]:
 
 
 def _ranked_parts(
-    block: Block, parts: dict[str, float], chosen: str | None, caption: str, params: Params
+    block: Block, parts: dict[str, float], chosen: str | None, over: str, params: Params
 ) -> tuple[Drawn, Sheet]:
     members = block.members
     counts = {name: members[name].size if name in members else 0 for name in parts}
@@ -163,11 +163,12 @@ def _ranked_parts(
     def whole() -> dict[str, Any]:
         return {"part": list(parts), "score": list(parts.values()), "neurons": list(counts.values())}
 
-    sheet = Sheet("parts", f"{caption} Choose one to see its neurons.", columns, rows, links, whole, marked)
-    return Drawn(_bars("parts", f"{block.word}s", parts, caption), "parts", leads), sheet
+    title = f"{block.word.capitalize()}s of {block.name}"
+    sheet = Sheet("parts", f"{title}. {over}", columns, rows, links, whole, marked)
+    return Drawn(_bars("parts", title, parts, "neurons"), "parts", leads), sheet
 
 
-def _ranked_units(block: Block, scores: NDArray[Any], among: Ints, caption: str) -> tuple[Drawn, Sheet]:
+def _ranked_units(block: Block, scores: NDArray[Any], among: Ints, title: str, over: str) -> tuple[Drawn, Sheet]:
     def named(places: Ints) -> dict[str, float]:
         return {block.arm.units.short(unit): float(scores[unit]) for unit in places.tolist()}
 
@@ -180,8 +181,8 @@ def _ranked_units(block: Block, scores: NDArray[Any], among: Ints, caption: str)
         every = named(rows_of(scores, among, 0, among.size, descending=True))
         return {"unit": list(every), "score": list(every.values())}
 
-    sheet = Sheet("units", caption, columns, rows, [{"unit": to} for to in leads.values()], whole)
-    return Drawn(_bars("units", "neurons", best, caption), "units", leads), sheet
+    sheet = Sheet("units", f"{title}. {over}", columns, rows, [{"unit": to} for to in leads.values()], whole)
+    return Drawn(_bars("units", title, best, "page"), "units", leads), sheet
 
 
 def _here(block: Block) -> dict[str, str]:
@@ -190,11 +191,14 @@ def _here(block: Block) -> dict[str, str]:
     return found | ({"method": block.method} if block.method in block.arm.methods else {})
 
 
-def _bars(name: str, words: str, values: dict[str, float], caption: str) -> Chart:
+def _bars(name: str, title: str, values: dict[str, float], leads_to: str) -> Chart:
     """The first of some values as bars."""
     names = tuple(values)[:TOP]
     heights = tuple(values[one] for one in names)
-    bars = Bars(words, tuple(map(float, range(len(names)))), (0.0,) * len(names), heights, names)
+    bars = Bars("scores", tuple(map(float, range(len(names)))), (0.0,) * len(names), heights, names)
     panel = Panel("", category_axis("", names, TOP), Axis("score, nats"), bars=(bars,))
-    title = f"{words[:1].upper()}{words[1:]} that carry its relation"
-    return Chart(name, title, f"{caption} Choose one to go on to it.", (panel,), columns=1)
+    caption = (
+        "Greatest first: blue makes the answer likelier, orange less likely, on average over the relation's prompts. "
+        f"Choose one to see its {leads_to}."
+    )
+    return Chart(name, title, caption, (panel,), columns=1)
