@@ -257,6 +257,15 @@ def test_the_menu_and_the_search_stay_at_the_arm_checkpoint_and_method(client, a
     assert search.items() <= dict(parse_qsl(found.url.query.decode())).items()
 
 
+def test_forms_keep_a_method_that_their_page_does_not_ask_for(client):
+    for path in ("facts", "routing"):
+        elements = Page(client.get(f"/{path}?arm=moe&method=grad_x_act").text).elements
+        kept = [one["value"] for tag, one in elements if tag == "input" and one.get("name") == "method"]
+        assert kept == ["grad_x_act"] * 2  # of the search, and of the form
+        none = Page(client.get(f"/{path}?arm=moe").text).elements
+        assert not [one for tag, one in none if tag == "input" and one.get("name") == "method"]
+
+
 def figures_of(client, address):
     """The charts of a page as its script has them."""
     text = client.get(address).text
