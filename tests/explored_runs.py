@@ -19,9 +19,17 @@ LAYERS, EXPERTS, WIDTH, HEADS, HEAD_WIDTH = 2, 4, 5, 2, 3
 POSITIONS = 3
 
 
-def explored_run(folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str] = ("moe", "dense")) -> Run:
-    """A run of a mixture of experts and a dense model by two methods, with a checkpoint for each step."""
-    listed = [{"name": name, "checkpoints": f"checkpoints/{name}"} for name in arms]
+def explored_run(
+    folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str] = ("moe", "dense"), group: str | None = None
+) -> Run:
+    """A run of a mixture of experts and a dense model by two methods, with a checkpoint for each step.
+
+    Dense arms may be replicates: `group` is the name of their group.
+    """
+    listed = [
+        {"name": name, "checkpoints": f"checkpoints/{name}"} | ({"group": group} if group and name != "moe" else {})
+        for name in arms
+    ]
     asked = {"name": HOSTILE, "arms": listed, "metrics": {"draws": 3, "fraction": 0.1}}
     run = create_run(folder, Experiment.model_validate(asked), "ab" * 32)
     for name in arms:
@@ -34,9 +42,9 @@ def explored_run(folder: Path, steps: Sequence[int] = STEPS, arms: Sequence[str]
     return run
 
 
-def add(run: Run, arm: str, step: int) -> None:
-    """Append a checkpoint to an arm."""
-    run.store(arm).append(scores(arm, step), {"key": f"step-{step}", "step": step, "tokens": 100 * step})
+def add(run: Run, arm: str, step: int, key: str | None = None) -> None:
+    """Append a checkpoint to an arm, called after its step unless `key` says otherwise."""
+    run.store(arm).append(scores(arm, step), {"key": key or f"step-{step}", "step": step, "tokens": 100 * step})
 
 
 def followed(step: int) -> xr.Dataset:

@@ -5,12 +5,14 @@ import shutil
 import socket
 import time
 from threading import Thread
+from urllib.parse import urlencode
 
 import pytest
 import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
 from explored_runs import HOSTILE, add, explored_run
+from gated_lpi.experiments import Experiment
 from gated_lpi.explore import Workspace, create_app
 
 SYSTEMS = ("chromium", "chromium-browser", "google-chrome")  # else playwright's own, `playwright install chromium`
@@ -18,7 +20,9 @@ SYSTEMS = ("chromium", "chromium-browser", "google-chrome")  # else playwright's
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    made = Workspace(explored_run(tmp_path_factory.mktemp("browsed") / "run", steps=(0, 10, 20)))
+    run = explored_run(tmp_path_factory.mktemp("browsed") / "run", steps=(0, 10, 20))
+    add(run, "dense", 40, HOSTILE)
+    made = Workspace(run)
     made.settle()
     yield made
     made.close()
@@ -107,6 +111,43 @@ def test_a_point_of_a_chart_leads_to_its_checkpoint(page, address):
     expect(page.get_by_label("Checkpoint", exact=True)).to_have_value("step-10")
 
 
+@pytest.mark.parametrize("panel", ["xy", "x2y2"], ids=["J_stab", "R_t"])
+def test_a_point_of_the_overview_leads_to_its_checkpoint(page, address, panel):
+    page.goto(address)
+    point = page.locator(f"#figure-measures .subplot.{panel} .scatterlayer .trace .points path").nth(1)
+    page.locator("#figure-measures").scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#figure-measures .hoverlayer .hovertext").first).to_contain_text("moe, step-20")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url("**/checkpoint?arm=moe&checkpoint=step-20")
+    expect(page.get_by_role("heading", level=1)).to_have_text("moe, step-20")
+
+
+def test_a_checkpoint_called_like_a_script_is_shown_as_it_is(page, address):
+    with pytest.raises(ValueError, match=r"arms\.0\.name"):  # arms cannot be called so, being names of files
+        Experiment.model_validate({"name": "run", "arms": [{"name": HOSTILE, "checkpoints": "folder"}]})
+    here = urlencode({"arm": "dense", "checkpoint": HOSTILE})
+    for path in (f"checkpoint?{here}", f"fact?{here}&prompt=1", f"facts?{here}", f"units?{here}", "compare?arm=dense"):
+        page.goto(f"{address}/{path}")
+        expect(page.locator("main")).to_contain_text(HOSTILE)
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
+        assert page.locator("main script, svg script").count() == 0
+    page.goto(f"{address}/unit?arm=dense&unit=L0+n1")
+    plot = page.locator("#figure-curve .js-plotly-plot")
+    plot.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#spoken")).to_contain_text(f"L0 n1, {HOSTILE}: ")
+    expect(plot.locator(".hoverlayer")).to_contain_text(f"L0 n1, {HOSTILE}")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{urlencode({'checkpoint': HOSTILE})}")
+    page.get_by_label("Find a unit").fill("L1 n3")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("L1 n3")
+    expect(page.get_by_label("Checkpoint", exact=True)).to_have_value(HOSTILE)
+
+
 def test_keys_find_units_turn_pages_and_walk_tables(page, address):
     page.goto(f"{address}/checkpoint?arm=moe&checkpoint=step-10")
     page.keyboard.press("[")
@@ -123,15 +164,38 @@ def test_keys_find_units_turn_pages_and_walk_tables(page, address):
     expect(page.locator("#table-units tbody a").nth(1)).to_be_focused()
 
 
+def test_keys_walk_through_the_points_of_a_chart_and_follow_them(page, address):
+    page.goto(f"{address}/unit?arm=moe&unit=L0+E0+n1")
+    plot, spoken = page.locator("#figure-curve .js-plotly-plot"), page.locator("#spoken")
+    expect(plot).to_have_accessible_name(re.compile(r"Score over training\. L0 E0 n1 .+ at step-0, .+ at step-20"))
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    expect(spoken).to_contain_text("L0 E0 n1, step-0: ")
+    page.keyboard.press("ArrowRight")
+    expect(spoken).to_contain_text("L0 E0 n1, step-10: ")
+    expect(plot.locator(".hoverlayer .hovertext").first).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    expect(spoken).to_contain_text("error bound above, step-10: ")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**checkpoint=step-10**")
+    page.locator("#figure-relations .js-plotly-plot").focus()
+    page.keyboard.press("ArrowUp")
+    expect(spoken).to_contain_text(f"{HOSTILE}, step-0: ")  # a map, whose points lead nowhere
+    here = page.url
+    page.keyboard.press("Enter")
+    assert page.url == here
+
+
 @pytest.mark.parametrize("page", [(400, "dark"), (1280, "light")], indirect=True, ids=["narrow", "wide"])
 def test_every_page_fits_its_width_and_shows_names_as_they_are(page, address):
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    paths = ("", "units", "unit?arm=moe&unit=L0+E0+n1", "facts", "fact?prompt=1", "compare", "routing")
-    for path in paths if dark else paths[::3]:
+    paths = ("", "checkpoint", "units", "unit?arm=moe&unit=L0+E0+n1", "facts", "fact?prompt=1", "compare", "routing")
+    for path in paths:
         page.goto(f"{address}/{path}")
         for plot in page.locator("[data-figure]").all():
             expect(plot).to_have_class(re.compile("js-plotly-plot"))
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        assert page.get_by_role("button", name="Share chart").count() == 0  # nothing is sent to anyone
         assert page.evaluate("document.querySelectorAll('main script, svg script').length") == 0
     page.goto(f"{address}/unit?arm=moe&unit=L0+E0+n1")
     expect(page.locator("#figure-relations")).to_contain_text(HOSTILE)

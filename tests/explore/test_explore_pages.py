@@ -1,6 +1,7 @@
 """Every page of the explorer: its numbers are the run's, its state is in the address, names are text."""
 
 import io
+import json
 import re
 import signal
 import socket
@@ -19,7 +20,10 @@ from starlette.testclient import TestClient
 from explored_runs import HOSTILE, RELATIONS, STEPS, add, explored_run
 from gated_lpi.errors import OptionError
 from gated_lpi.explore import Workspace, create_app, serve
+from gated_lpi.explore.app import VIEWS
+from gated_lpi.explore.view import Params
 from gated_lpi.metrics import jaccard, top_set
+from gated_lpi.report.chart import COLOURS
 
 ADDRESSES = (
     "/",
@@ -31,6 +35,7 @@ ADDRESSES = (
     "/facts?state=known",
     "/fact?arm=moe&prompt=3&checkpoint=step-20",
     "/fact?arm=dense&prompt=0&block=1",
+    "/fact?arm=moe&prompt=5&block=2&part=L1+H0&method=grad_x_act",
     "/compare",
     "/compare?arm=moe&arm2=dense",
     "/compare?arm=moe&a=step-40&method2=grad_x_act&kind=attention",
@@ -109,17 +114,24 @@ def exports_of(client, address):
     return [link for link in page.links if link.startswith("/export/")]
 
 
-@pytest.mark.parametrize("address", [ADDRESSES[i] for i in (0, 4, 7, 9, 12)])
-def test_every_view_exports_its_tables_and_charts(client, address):
+@pytest.fixture(scope="module")
+def drawn():
+    """Which charts of which page were drawn: they take long, and are the same at another address."""
+    return set()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_every_view_exports_its_tables_and_charts(client, drawn, address):
     links = exports_of(client, address)
     forms = {link.split("?")[0].rsplit(".", 1)[1] for link in links}
     assert forms == {"csv", "parquet", "png", "svg"}
-    drawn = {}
     for link in links:
-        form = urlsplit(link).path.rsplit(".", 1)[1]
-        drawn.setdefault(form, urlsplit(link).path)
-        if form in ("png", "svg") and not address.startswith("/fact") and drawn[form] != urlsplit(link).path:
-            continue  # of one page all charts are drawn, which takes long
+        path = urlsplit(link).path
+        form = path.rsplit(".", 1)[1]
+        once = path if form == "svg" else (urlsplit(address).path, form)  # every chart as SVG, one of a page as PNG
+        if form in ("png", "svg") and once in drawn:
+            continue
+        drawn.add(once)
         content = client.get(link)
         assert content.status_code == 200, link
         assert content.headers["content-disposition"].endswith(f'.{form}"')
@@ -127,10 +139,66 @@ def test_every_view_exports_its_tables_and_charts(client, address):
             table = pd.read_csv(io.BytesIO(content.content))
             other = pd.read_parquet(io.BytesIO(client.get(link.replace(".csv", ".parquet")).content))
             assert list(table) == list(other)
-            assert len(table) == len(other) > 0
+            assert len(table) == len(other) > 0, link
         if form == "svg":
             assert content.content.startswith(b"<?xml")
             assert b"<script" not in content.content
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_numbers_of_every_chart_are_in_a_table_of_its_page(workspace, client, address):
+    path, query = urlsplit(address).path, urlsplit(address).query
+    view = VIEWS[path[1:]](workspace, Params(dict(parse_qsl(query))))
+    assert view.charts
+    ids = Page(client.get(address).text).ids
+    for name, one in view.charts.items():
+        assert f"figure-{name}" in ids
+        assert f"table-{one.table}" in ids
+
+
+def values_of(client, page, name, query):
+    return pd.read_csv(io.BytesIO(client.get(f"/export/{page}/{name}.csv?{query}").content))
+
+
+def test_tables_have_the_numbers_of_charts(workspace, client):
+    """Those that no other table has."""
+    scores = workspace.run.scores("moe")
+    learning = values_of(client, "fact", "learning", "arm=moe&prompt=3")
+    assert learning["rank"].tolist() == scores["target_rank"][:, 3].to_numpy().tolist()
+    assert np.allclose(learning["logprob"], scores["target_logprob"][:, 3])
+    positions = values_of(client, "fact", "positions", "arm=moe&prompt=3&checkpoint=step-10")
+    assert np.allclose(positions.iloc[:, 1:], scores["layer_position_lpi"][1, 3].to_numpy().T)
+    known = values_of(client, "facts", "known", "arm=moe")
+    assert known["known"].tolist() == (scores["target_rank"] < 10).sum("prompt").to_numpy().tolist()
+    assert ((known["share_low"] < known["share"]) | (known["share"] == 0)).all()
+    expert = values_of(client, "unit", "expert", "arm=moe&unit=L0+E1+n1")
+    assert np.allclose(expert["expert_gate"], scores["expert_gate"][..., 1].mean("relation"))
+    relations = values_of(client, "unit", "relations", "arm=moe&unit=L0+E0+n1")
+    unit = int(workspace.arm("moe").units.find("L0 E0 n1")[0])
+    assert np.allclose(relations["score"], scores["lpi"][..., unit].to_numpy().reshape(-1), rtol=1e-6)
+    saturation = values_of(client, "routing", "saturation", "layer=1")
+    assert saturation["layer"].tolist()[-1] == saturation["lowest"].tolist()[-1] == 1
+    assert (saturation["lowest"] <= saturation["mean"]).all()
+    summary = values_of(client, "routing", "summary", "layer=1")
+    assert summary["routing_distance"].isna().tolist() == [True, False, False, False]
+    assert (summary["utilisation_entropy_lowest"] <= summary["utilisation_entropy_highest"]).all()
+    together = values_of(client, "routing", "together", "layer=1")
+    assert len(together) == 6
+    assert together["over"].is_monotonic_decreasing
+
+
+def test_unlike_arms_are_compared_by_layer_and_alike_ones_by_neuron(workspace, client):
+    layers = values_of(client, "compare", "layers", "arm=moe&arm2=dense")
+    inside = workspace.arm("dense").lives("lpi").sets[-1]
+    inside = workspace.arm("dense").of_kind(inside, "ffn")
+    counts = np.bincount(workspace.arm("dense").units.layer[inside], minlength=2)
+    assert layers["second"].tolist() == counts.tolist()
+    assert np.allclose(layers["second_share"], counts / counts.sum())
+    scores = values_of(client, "compare", "scores", "arm=moe&a=step-0&b=step-40")
+    mean = workspace.run.scores("moe")["lpi_mean"].to_numpy()[[0, 3]][:, workspace.arm("moe").kinds["ffn"]]
+    order = np.argsort(-mean[1], kind="stable")
+    assert np.allclose(scores[["first", "second"]].to_numpy().T, mean[:, order], rtol=1e-6)
+    assert set(scores["top"][:4]) <= {"second", "both"}
 
 
 def test_units_are_those_of_the_run_sorted_and_filtered(workspace, client):
@@ -164,6 +232,63 @@ def test_a_search_leads_to_the_unit_or_says_what_is_wrong(client):
     wrong = Page(client.get("/units", params={"arm": "moe", "q": HOSTILE}).text)
     assert "is no name of units" in wrong.text
     assert ("p", {"class": "warning", "role": "alert"}) in wrong.elements
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("/units?arm=dense&checkpoint=step-10&method=grad_x_act", "arm=dense&checkpoint=step-10&method=grad_x_act"),
+        ("/fact?arm=dense&prompt=0&checkpoint=step-10", "arm=dense&checkpoint=step-10"),
+        ("/compare?arm=dense&a=step-10&arm2=moe&b=step-40", "arm=dense&checkpoint=step-10"),
+        ("/?method=grad_x_act", "arm=moe&method=grad_x_act"),
+        ("/units?arm=dense&checkpoint=step-9", "arm=dense"),  # which there is not
+    ],
+)
+def test_the_menu_and_the_search_stay_at_the_arm_checkpoint_and_method(client, address, here):
+    page = Page(client.get(address).text)
+    assert {f"/{to}?{here}" for to in ("", "units", "facts")} <= set(page.links)
+    assert f"/compare?{here.replace('checkpoint', 'a')}" in page.links
+    assert ("/routing" if "dense" in here else f"/routing?{here}") in page.links
+    given = [one for tag, one in page.elements if tag == "input" and one.get("type") == "hidden"]
+    search = {one["name"]: one["value"] for one in given[: len(parse_qsl(here))]}
+    assert search == dict(parse_qsl(here))
+    found = client.get("/units", params={"q": "L1 n3" if "dense" in here else "L1 E0 n3", **search})
+    assert found.history[0].status_code == 303
+    assert search.items() <= dict(parse_qsl(found.url.query.decode())).items()
+
+
+def test_forms_keep_a_method_that_their_page_does_not_ask_for(client):
+    for path in ("facts", "routing"):
+        elements = Page(client.get(f"/{path}?arm=moe&method=grad_x_act").text).elements
+        kept = [one["value"] for tag, one in elements if tag == "input" and one.get("name") == "method"]
+        assert kept == ["grad_x_act"] * 2  # of the search, and of the form
+        none = Page(client.get(f"/{path}?arm=moe").text).elements
+        assert not [one for tag, one in none if tag == "input" and one.get("name") == "method"]
+
+
+def figures_of(client, address):
+    """The charts of a page as its script has them."""
+    text = client.get(address).text
+    return json.loads(text.split('id="figure-data">')[1].split("</script>")[0])
+
+
+def test_replicates_have_one_colour_and_their_mean_leads_to_the_first_of_them(tmp_path):
+    run = explored_run(tmp_path / "run", steps=(0, 10), arms=("moe", "dense-1", "dense-2"), group="dense")
+    workspace = Workspace(run)
+    workspace.settle()
+    client = TestClient(create_app(workspace), base_url="http://127.0.0.1")
+    drawn = figures_of(client, "/")["measures"]
+    mean = next(trace for trace in drawn["data"] if trace.get("name") == "dense")
+    point = "dense, step-10 (leads to dense-1)"
+    assert point in mean["text"]
+    assert drawn["links"][point] == "/checkpoint?arm=dense-1&checkpoint=step-10"
+    assert drawn["links"]["moe, step-10"] == "/checkpoint?arm=moe&checkpoint=step-10"
+    seen = {"/": mean["line"]["color"]}
+    for page, chart in (("unit", "curve"), ("facts", "known"), ("checkpoint", "layers")):
+        first = figures_of(client, f"/{page}?arm=dense-2&unit=L0+n1")[chart]["data"]
+        seen[page] = next(trace for trace in first if trace.get("text"))["line"]["color"]
+    assert set(seen.values()) == {COLOURS[1]}, seen
+    workspace.close()
 
 
 def test_a_units_page_has_its_curve_its_relations_its_expert_and_its_tokens(workspace, client):
@@ -216,6 +341,32 @@ def test_facts_say_what_is_known_and_since_when(workspace, client):
     assert np.allclose(blocks["gain"], blocks["after"] - blocks["before"])
 
 
+def test_a_fact_leads_from_its_block_to_an_expert_and_its_neurons_by_every_method(workspace, client):
+    arm, scores = workspace.arm("moe"), workspace.run.scores("moe").isel(checkpoint=1)
+    here = "arm=moe&prompt=3&checkpoint=step-10&block=3"  # the FFN of layer 1, and a fact of the first relation
+    own = values_of(client, "fact", "parts", here)
+    assert np.allclose(own["score"], np.sort(scores["expert_lpi"][0, 4:].to_numpy())[::-1])
+    assert set(own["neurons"]) == {5}
+    summed = values_of(client, "fact", "parts", f"{here}&method=grad_x_act")
+    gradients = scores["grad_x_act"][0].to_numpy()
+    for name, score in zip(summed["part"], summed["score"], strict=True):
+        assert np.isclose(score, gradients[arm.units.find(name)].sum(), rtol=1e-5)
+    page = Page(client.get(f"/fact?{here}&method=grad_x_act").text)
+    (to,) = {link for link in page.links if "part=L1+E2" in link}
+    narrowed = client.get(to)
+    assert "Inside FFN 1 → L1 E2" in Page(narrowed.text).text
+    assert "sum of its neurons" in Page(narrowed.text).text
+    units = values_of(client, "fact", "units", urlsplit(to).query)
+    inside = arm.units.find("L1 E2")
+    order = inside[np.argsort(-gradients[inside], kind="stable")]
+    assert units["unit"].tolist() == [arm.units.short(int(unit)) for unit in order]
+    links = Page(narrowed.text).links
+    assert "/unit?arm=moe&checkpoint=step-10&method=grad_x_act&unit=" + units["unit"][0].replace(" ", "+") in links
+    dense = Page(client.get("/fact?arm=dense&prompt=0&block=1").text)
+    assert "table-units" in dense.ids
+    assert "table-parts" not in dense.ids  # the FFN of a dense model has no experts
+
+
 def test_a_comparison_lists_who_entered_and_left_the_top_set(workspace, client):
     arm = workspace.arm("moe")
     mean = workspace.run.scores("moe")["lpi_mean"].to_numpy()
@@ -252,6 +403,7 @@ def test_routing_shows_the_load_of_every_expert(workspace, client):
         ("/units?relation=none", 400, "relation 'none' was asked for"),
         ("/fact?prompt=99", 400, "arm moe has 12"),
         ("/fact?prompt=0&block=9", 400, "has 4, counted from 0"),
+        ("/fact?prompt=0&block=0&part=L1+E0", 400, "attention 0 of moe has L0 H"),
         ("/routing?arm=dense", 400, "no routed experts; moe have"),
     ],
 )

@@ -276,6 +276,8 @@ def test_the_page_is_read_at_three_widths_by_keys_and_on_paper(browser: Browser,
     page.goto(files.html.as_uri())
     count = page.locator(".plot").count()
     expect(page.locator(".js-plotly-plot")).to_have_count(count)
+    assert page.locator(".modebar-btn").count() > 0
+    assert page.locator(".modebar-btn[data-title^=Share]").count() == 0  # nothing is sent to anyone
     first = page.locator("#figure-contrast")
     assert first.evaluate("figure => figure.getBoundingClientRect().bottom") < 800  # the first screen
     for width in (1280, 800, 400):

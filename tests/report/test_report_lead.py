@@ -10,7 +10,7 @@ import pytest
 from gated_lpi.claims.words import interval, leading
 from gated_lpi.report import all_charts, load_results, plotly_figure
 from gated_lpi.report.arms import Results
-from gated_lpi.report.chart import ArmStyle, Axis, Chart, Heat, Line, Panel, group_styles
+from gated_lpi.report.chart import ArmStyle, Axis, Bars, Chart, Heat, Line, Panel, group_styles
 from gated_lpi.report.chart_words import described
 from gated_lpi.report.contrast import contrast, strongest
 from gated_lpi.report.lead import one_sentence, recalled
@@ -132,11 +132,15 @@ def test_replicates_have_their_group_s_colour() -> None:
 def test_charts_are_told_in_words() -> None:
     lines = (line((0.1, 0.75, 0.5), "a"), line((math.nan, 0.25), "b"), line((0.0, 0.0), "a, chance", in_legend=False))
     heat = Heat(np.array([[0.0, 1.5], [-2.0, np.nan]]), ("layer 0", "layer 1"), ("step 0", "step 5"), (-2, 2), "nats")
+    bars = Bars("blocks", (0.0, 1.0, 2.0), (-6.0, -5.0, -2.0), (-5.0, -2.0, -2.5), ("FFN 0", "attention 1", "FFN 1"))
+    level = Bars("parts", (0.0, 1.0), (0.0, 0.0), (0.0, math.nan), ("E0", "E1"))
     panels = (
         Panel("R_t", Axis("step"), Axis("share", percent=True), lines),
         Panel("map", Axis("step"), Axis("layer"), heat=heat),
+        Panel("", Axis("block"), Axis("nats"), bars=(bars, level)),
     )
     assert described(Chart("c", "", "", panels)) == (
         "R_t: a 10% at step 0, 50% at step 20, highest 75% at step 10; b 25% at step 10. "
-        "map: nats from -2 to 1.5, greatest at layer 0, step 5."
+        "map: nats from -2 to 1.5, greatest at layer 0, step 5. "
+        "blocks rise most by 3 at attention 1, fall most by 0.5 at FFN 1; parts are all 0."
     )

@@ -33,12 +33,13 @@ from gated_lpi.explore.drawing import picture, plotly_json, templates
 from gated_lpi.explore.fact import fact
 from gated_lpi.explore.facts import facts
 from gated_lpi.explore.overview import overview
-from gated_lpi.explore.routing import routing
+from gated_lpi.explore.routing import routed, routing
 from gated_lpi.explore.sheet import written
 from gated_lpi.explore.unit import unit
 from gated_lpi.explore.units import units
 from gated_lpi.explore.view import Params, View, ViewFunction, address
 from gated_lpi.explore.workspace import Workspace
+from gated_lpi.report.chart_words import described
 from gated_lpi.report.tables import visible
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -60,6 +61,7 @@ MENU = (
     ("routing", "Routing"),
 )
 WITHIN = {"unit": "units", "fact": "facts"}  # pages that are reached by way of another
+CHECKPOINT = {"compare": "a"}  # what pages call the checkpoint that they are of, where it is something else
 POLICY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -77,7 +79,11 @@ TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-STATIC = ("app.css", "app.js")
+STATIC = {  # files that pages load, and the package that each is of
+    "app.css": ("gated_lpi.explore", "static"),
+    "app.js": ("gated_lpi.explore", "static"),
+    "walk.js": ("gated_lpi.report", "page_files"),
+}
 
 
 def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlette:
@@ -121,7 +127,8 @@ def create_app(workspace: Workspace, hosts: Sequence[str] = LOOPBACK) -> Starlet
             return Response(_plotly(), headers={"Cache-Control": "max-age=86400"}, media_type=TYPES["js"])
         if name not in STATIC:
             raise HTTPException(404, "there is no such file")
-        content = files("gated_lpi.explore").joinpath("static", name).read_bytes()
+        package, folder = STATIC[name]
+        content = files(package).joinpath(folder, name).read_bytes()
         return Response(content, headers={"Cache-Control": "no-cache"}, media_type=TYPES[name.rsplit(".", 1)[1]])
 
     def failed(request: Request, error: Exception) -> Response:
@@ -185,6 +192,7 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
     def export(what: str, form: str) -> str:
         return params.to(f"export/{name or 'overview'}/{what}.{form}")
 
+    here = _here(workspace, params, name)
     figures = {key: plotly_json(drawn.chart, drawn.links) for key, drawn in view.charts.items()}
     return (
         _environment()
@@ -194,7 +202,8 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
                 "run": workspace.run.experiment.name,
                 "view": view,
                 "page": name,
-                "menu": [(address(key), label, key == WITHIN.get(name, name)) for key, label in MENU],
+                "menu": [(_there(workspace, here, key), label, key == WITHIN.get(name, name)) for key, label in MENU],
+                "here": here,
                 "progress": workspace.progress,
                 "version": workspace.version,
                 "notes": list(workspace.notes.values()),
@@ -209,6 +218,29 @@ def _render(workspace: Workspace, view: View, name: str, request: Request) -> st
     )
 
 
+def _here(workspace: Workspace, params: Params, page: str) -> dict[str, str]:
+    """The arm that a page is of, and the checkpoint and method that its address names, if the arm has them."""
+    arms, asked = workspace.arms, params.text("arm")
+    arm = arms.get(asked) if asked else next(iter(arms.values()), None)
+    if arm is None:
+        return {}
+    checkpoint, method = params.text(CHECKPOINT.get(page, "checkpoint")), params.text("method")
+    found = {"arm": arm.name}
+    if checkpoint in {one.key for one in arm.moments}:
+        found["checkpoint"] = str(checkpoint)
+    if method in arm.methods:
+        found["method"] = str(method)
+    return found
+
+
+def _there(workspace: Workspace, here: Mapping[str, str], page: str) -> str:
+    """The address of a page of the menu, of the same arm, checkpoint and method where it can be of them."""
+    if page == "routing" and here.get("arm") not in routed(workspace):
+        return address(page)
+    names = {"checkpoint": CHECKPOINT.get(page, "checkpoint")}
+    return address(page, **{names.get(key, key): value for key, value in here.items()})
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -219,7 +251,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_clean,
     )
-    environment.filters["visible"] = visible
+    environment.filters |= {"described": described, "visible": visible}
     return environment
 
 

@@ -8,12 +8,13 @@ import numpy as np
 
 from gated_lpi import score_schema as schema
 from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.lines import styles
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.metrics import hit_interval
 from gated_lpi.report.arms import KIND_NAMES
-from gated_lpi.report.chart import Axis, Chart, Line, Panel, arm_styles, category_axis
+from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, Panel, category_axis
 from gated_lpi.report.estimates import Estimate
 
 SAID = ("commit", "weights_sha256", "reconstruction_error", "coverage", "seconds", "family", "stored_dtype")
@@ -41,7 +42,7 @@ def checkpoint(workspace: Workspace, params: Params) -> View:
     charts = {}
     if method and arm.kinds:
         sheets["layers"] = _layers(arm, method, moment)
-        charts["layers"] = Drawn(_profile(arm, sheets["layers"], tuple(workspace.run.arms)), table="layers")
+        charts["layers"] = Drawn(_profile(arm, sheets["layers"], styles(workspace.run)[arm.name]), "layers")
     return View(f"{arm.name}, {moment.key}", "checkpoint.html", values, charts, sheets)
 
 
@@ -102,8 +103,7 @@ def _layers(arm: Arm, method: str, moment: Moment) -> Sheet:
     return Sheet("layers", "Importance of each layer, the sum of its neurons' mean scores.", columns, rows, links)
 
 
-def _profile(arm: Arm, sheet: Sheet, arms: tuple[str, ...]) -> Chart:
-    style = arm_styles(arms)[arm.name]
+def _profile(arm: Arm, sheet: Sheet, style: ArmStyle) -> Chart:
     panels = []
     for kind in arm.kinds:
         rows = [row for row in sheet.rows if row["kind"] == KIND_NAMES[kind]]

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
 from gated_lpi.explore.lines import GREY, floats, styles
-from gated_lpi.explore.ranking import Ints
+from gated_lpi.explore.ranking import Ints, rows_of
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
@@ -70,12 +70,14 @@ def compare(workspace: Workspace, params: Params) -> View:
     one = _side(first, first.moment(params.text("a") or (before.key if before is not None else None)), method, kind)
     other = _side(second, second.moment(params.text("b")), method2, kind)
     alike = _alike(one, other)
-    charts: dict[str, Drawn] = {"layers": _layers(workspace, one, other)}
-    sheets: dict[str, Sheet] = {}
+    layers = _layers(one, other)
+    charts: dict[str, Drawn] = {"layers": Drawn(_layer_chart(workspace, one, other, layers), "layers")}
+    sheets: dict[str, Sheet] = {"layers": _layer_table(one, other, layers)}
     said: list[tuple[str, str]] = []
     if alike:
         charts["scatter"] = _scatter(one, other)
-        sheets = {
+        sheets |= {
+            "scores": _scores(one, other),
             "entered": _moved("entered", "Only in the top set of the second", one, other),
             "left": _moved("left", "Only in the top set of the first", other, one, swap=True),
         }
@@ -166,6 +168,34 @@ def _moved(key: str, title: str, without: Side, within: Side, *, swap: bool = Fa
     return Sheet(key, f"{title}: {places.size:,}{more}.", columns, [row(place) for place in shown], links, whole)
 
 
+def _scores(one: Side, other: Side) -> Sheet:
+    """The scores of all neurons on both sides, those of the greatest second one first."""
+    inside = [np.isin(np.arange(one.units.size), side.top) for side in (one, other)]
+    sets = np.array(["neither", "first", "second", "both"])[inside[0] + 2 * inside[1]]
+    every = np.arange(one.units.size)
+    shown = rows_of(other.scores, every, 0, LISTED, descending=True).tolist()
+    rows = [
+        {"unit": name, "first": float(one.scores[at]), "second": float(other.scores[at]), "top": str(sets[at])}
+        for at, name in zip(shown, _names(np.array(shown), other), strict=True)
+    ]
+
+    def whole() -> dict[str, Any]:
+        order = rows_of(other.scores, every, 0, every.size, descending=True)
+        names = ("layer", "expert", "shared", "head", "neuron")
+        table = {name: getattr(other.arm.units, name)[other.units[order]] for name in names}
+        return table | {"first": one.scores[order], "second": other.scores[order], "top": sets[order]}
+
+    columns = (
+        Col("unit", "unit"),
+        Col("first", "first, nats", "number"),
+        Col("second", "second, nats", "number"),
+        Col("top", "top set of"),
+    )
+    more = f", the first {LISTED}; exports have all" if every.size > LISTED else ""
+    caption = f"{every.size:,} neurons by their score in the second{more}."
+    return Sheet("scores", caption, columns, rows, [{"unit": other.link(at)} for at in shown], whole)
+
+
 def _scatter(one: Side, other: Side) -> Drawn:
     groups = {
         "in both": (np.intersect1d(one.top, other.top), ArmStyle(COLOURS[0], "circle")),
@@ -187,7 +217,7 @@ def _scatter(one: Side, other: Side) -> Drawn:
         "Each point is a neuron: its mean score in the first and in the second. Of many neurons of a group, "
         f"{POINTS:,} evenly spaced ones are drawn. Choose a point to see its page."
     )
-    return Drawn(Chart("scatter", "Scores beside scores", caption, (panel,), columns=1), links, "entered")
+    return Drawn(Chart("scatter", "Scores beside scores", caption, (panel,), columns=1), "scores", links)
 
 
 def _points(label: str, places: Ints, style: ArmStyle, one: Side, other: Side, *, faint: bool = False) -> Line:
@@ -206,21 +236,48 @@ def _few(places: Ints) -> Ints:
     return places[:: max(1, -(-places.size // POINTS))]
 
 
-def _layers(workspace: Workspace, one: Side, other: Side) -> Drawn:
+def _layers(one: Side, other: Side) -> tuple[Ints, Ints]:
+    """How many of each side's top set lie in each layer, [layers]."""
+    count = 1 + max(int(side.arm.units.layer[side.units].max()) for side in (one, other))
+    first, second = (np.bincount(side.arm.units.layer[side.units[side.top]], minlength=count) for side in (one, other))
+    return first, second
+
+
+def _layer_table(one: Side, other: Side, layers: tuple[Ints, Ints]) -> Sheet:
+    rows = [
+        {
+            "layer": layer,
+            "first": counts[0],
+            "first_share": counts[0] / max(one.top.size, 1),
+            "second": counts[1],
+            "second_share": counts[1] / max(other.top.size, 1),
+        }
+        for layer, counts in enumerate(zip(*(of.tolist() for of in layers), strict=True))
+    ]
+    columns = (
+        Col("layer", "layer", "count"),
+        Col("first", "first", "count"),
+        Col("first_share", "share of the first", "share"),
+        Col("second", "second", "count"),
+        Col("second_share", "share of the second", "share"),
+    )
+    caption = f"Members of the top sets by layer. First: {one.words}. Second: {other.words}."
+    return Sheet("layers", caption, columns, rows)
+
+
+def _layer_chart(workspace: Workspace, one: Side, other: Side, layers: tuple[Ints, Ints]) -> Chart:
     """Where in depth the top sets lie."""
     lines = []
-    both = styles(tuple(workspace.run.arms))
-    count = 1 + max(int(side.arm.units.layer[side.units].max()) for side in (one, other))
-    for label, side, drawn in (("first", one, "solid"), ("second", other, "dashed")):
-        layers = np.bincount(side.arm.units.layer[side.units[side.top]], minlength=count) / max(side.top.size, 1)
+    both = styles(workspace.run)
+    for label, side, of, drawn in (("first", one, layers[0], "solid"), ("second", other, layers[1], "dashed")):
         style = both[side.arm.name]
-        if one.arm is other.arm and drawn == "dashed":
+        if drawn == "dashed" and style.colour == both[one.arm.name].colour:
             style = ArmStyle(COLOURS[1] if style.colour != COLOURS[1] else COLOURS[0], "square")
-        hover = tuple(f"{label}, layer {layer}" for layer in range(count))
-        x = tuple(float(layer) for layer in range(count))
+        hover = tuple(f"{label}, layer {layer}" for layer in range(of.size))
+        x = tuple(float(layer) for layer in range(of.size))
         words = f"{label}: {side.words}"
-        lines.append(Line(words, label, style, x, floats(layers), hover))
-    axis = category_axis("layer", [str(layer) for layer in range(count)])
+        lines.append(Line(words, label, style, x, floats(of / max(side.top.size, 1)), hover))
+    axis = category_axis("layer", [str(layer) for layer in range(layers[0].size)])
     panel = Panel("", axis, Axis("share of the top set", percent=True), tuple(lines))
     caption = "The share of each top set that lies in each layer."
-    return Drawn(Chart("layers", "Top sets by layer", caption, (panel,), columns=1))
+    return Chart("layers", "Top sets by layer", caption, (panel,), columns=1)

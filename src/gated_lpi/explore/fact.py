@@ -11,22 +11,24 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment, texts
 from gated_lpi.explore.facts import learning, named
-from gated_lpi.explore.lines import Times, curve, styles
-from gated_lpi.explore.ranking import rows_of
+from gated_lpi.explore.inside import Block, inside
+from gated_lpi.explore.lines import Times, curve, styles, timetable
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
-from gated_lpi.report.arms import KIND_NAMES
+from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
 from gated_lpi.report.clocks import at_step
 from gated_lpi.report.token_routes import route
 from gated_lpi.unit_names import BLOCK_NAMES
 
-TOP = 15
-
 
 def fact(workspace: Workspace, params: Params) -> View:
-    """Parameters: `arm`, `prompt` (its place among the arm's), `checkpoint`, `block` (its place among the blocks)."""
+    """The page of a fact.
+
+    Parameters: `arm`, `prompt` (its place among the arm's), `checkpoint`, `method`, `block` (its place among the
+    blocks), `part` (a head or expert of the block).
+    """
     arm = workspace.arm(params.text("arm"))
     prompt = params.whole("prompt") or 0
     if "prompt" not in arm.scores.dims or prompt >= arm.scores.sizes["prompt"]:
@@ -34,6 +36,7 @@ def fact(workspace: Workspace, params: Params) -> View:
             f"prompt {prompt} was asked for; arm {arm.name} has {arm.scores.sizes.get('prompt', 0)}: see Facts"
         )
     moment = arm.moment(params.text("checkpoint"))
+    method = params.one_of("method", arm.methods, arm.methods[0]) if arm.methods else schema.LPI
     names = {what: str(column[prompt]) for what, column in named(arm).items()}
     charts: dict[str, Drawn] = {}
     sheets: dict[str, Sheet] = {}
@@ -44,16 +47,22 @@ def fact(workspace: Workspace, params: Params) -> View:
         "names": names,
         "said": [],
         "block": None,
+        "part": params.text("part"),
+        "block_whole": params.to("fact", part=None),
+        "method": method,
+        "methods": {one: method_name(one) for one in arm.methods},
         "moments": {one.key: one.key for one in arm.moments},
         "arms": {one: one for one in workspace.arms},
-        "before": params.to("fact", prompt=prompt - 1, block=None) if prompt else "",
-        "after": params.to("fact", prompt=prompt + 1, block=None) if prompt + 1 < arm.scores.sizes["prompt"] else "",
+        "before": params.to("fact", prompt=prompt - 1, block=None, part=None) if prompt else "",
+        "after": params.to("fact", prompt=prompt + 1, block=None, part=None)
+        if prompt + 1 < arm.scores.sizes["prompt"]
+        else "",
         "list": address("facts", arm=arm.name, checkpoint=moment.key, relation=names["relation"]),
         "gates_kept": schema.POSITION_GATE in arm.scores,
         "positions_kept": schema.LAYER_POSITION_LPI in arm.scores,
     }
     if schema.TARGET_RANK in arm.scores:
-        charts["learning"] = _learning(workspace, arm, prompt, params)
+        charts["learning"], sheets["learning"] = _learning(workspace, arm, prompt, moment, params)
         values["said"] = _said(arm, prompt, moment)
     if schema.BASE_LOGPROB in arm.scores and schema.TARGET_LOGPROB in arm.scores:
         steps = _blocks(arm, prompt, moment)
@@ -64,9 +73,13 @@ def fact(workspace: Workspace, params: Params) -> View:
         blocks = block_names(arm)
         sheets["blocks"], charts["blocks"] = _waterfall(arm, steps, blocks, chosen, params)
         values["block"] = blocks[chosen]
-        sheets |= _inside(arm, names["relation"], moment, chosen)
+        if names["relation"] in arm.relations:
+            relation = arm.relations.index(names["relation"])
+            found = inside(Block(arm, moment, method, relation, chosen), names["relation"], params)
+            charts |= found[0]
+            sheets |= found[1]
     if values["positions_kept"]:
-        charts["positions"] = Drawn(_positions(arm, prompt, moment))
+        charts["positions"], sheets["positions"] = _positions(arm, prompt, moment)
     if values["gates_kept"]:
         sheets["routes"] = _routes(arm, prompt, moment)
     return View(names["text"], "fact.html", values, charts, sheets)
@@ -92,28 +105,31 @@ def _said(arm: Arm, prompt: int, moment: Moment) -> list[tuple[str, str]]:
     ]
 
 
-def _learning(workspace: Workspace, arm: Arm, prompt: int, params: Params) -> Drawn:
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+def _learning(workspace: Workspace, arm: Arm, prompt: int, moment: Moment, params: Params) -> tuple[Drawn, Sheet]:
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     ranks = arm.over_time(schema.TARGET_RANK)[:, prompt].astype(np.float64)
-    panels = []
+    panels, known = [], {Col("rank", "rank", "count"): ranks}
     if schema.TARGET_LOGPROB in arm.scores:
         logprob = arm.over_time(schema.TARGET_LOGPROB)[:, prompt]
         line = curve("log p", style, times, arm.moments, logprob, in_legend=False)
         panels.append(Panel("log p(answer)", times.axis, Axis("nats"), (line,)))
+        known[Col("logprob", "log p(answer), nats", "number")] = logprob
     worst = int(ranks.max())
     ticks = tuple((float(np.log10(1 + rank)), f"{rank:,}") for rank in (0, 9, 99, 999, 9999, 99999) if rank <= worst)
     line = curve("rank", style, times, arm.moments, np.log10(1 + ranks), in_legend=False)
     panels.append(Panel("Rank of the answer (0 the likeliest)", times.axis, Axis("rank, log scale", ticks), (line,)))
     lines = [line for panel in panels for line in panel.lines]
-    links = {
-        point: params.to("fact", checkpoint=one.key)
-        for line in lines
-        for point, one in zip(line.hover, arm.moments, strict=True)
-    }
+
+    def to(one: Moment) -> str:
+        return params.to("fact", checkpoint=one.key)
+
+    links = {point: to(one) for line in lines for point, one in zip(line.hover, arm.moments, strict=True)}
     caption = (
         f"How likely the answer is over training. Known is a rank below {schema.KNOWN_K}. Choose a point to see it."
     )
-    return Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), links)
+    drawn = Drawn(Chart("learning", "When it was learnt", caption, tuple(panels)), "learning", links)
+    words = "The answer's rank, 0 for the likeliest token, and its log-probability at every checkpoint."
+    return drawn, timetable("learning", words, arm.moments, known, to, moment)
 
 
 def _blocks(arm: Arm, prompt: int, moment: Moment) -> NDArray[np.float64]:
@@ -130,7 +146,8 @@ def _waterfall(
         {"block": block, "before": float(steps[at]), "gain": float(gains[at]), "after": float(steps[at + 1])}
         for at, block in enumerate(blocks)
     ]
-    links = [{"block": params.to("fact", block=at)} for at in range(len(blocks))]
+    to = [params.to("fact", block=at, part=None) for at in range(len(blocks))]
+    links = [{"block": link} for link in to]
     columns = (
         Col("block", "block"),
         Col("before", "before, nats", "number"),
@@ -156,50 +173,10 @@ def _waterfall(
         (panel,),
         columns=1,
     )
-    return sheet, Drawn(chart, {block: params.to("fact", block=at) for at, block in enumerate(blocks)}, "blocks")
+    return sheet, Drawn(chart, "blocks", dict(zip(blocks, to, strict=True)))
 
 
-def _inside(arm: Arm, relation: str, moment: Moment, block: int) -> dict[str, Sheet]:
-    """Heads or experts, and top neurons, of a block, by their means over the prompts of the fact's relation."""
-    if relation not in arm.relations:
-        return {}
-    place = arm.relations.index(relation)
-    layer = int(arm.scores["block_layer"].to_numpy()[block])
-    kind = str(texts(arm.scores["block_kind"])[block])
-    found = {}
-    parts = ("expert_lpi", "expert_unit", "expert", "E") if kind == "ffn" else ("head_lpi", "head_unit", "head", "H")
-    variable, dim, word, letter = parts
-    over = f"Means over the prompts of “{relation}”: a run keeps no scores of single prompts."
-    if variable in arm.scores and "relation" in arm.scores[variable].dims:
-        values = arm.at(variable, moment.place)[place].astype(np.float64)
-        mine = np.flatnonzero((arm.scores[f"{dim}_layer"].to_numpy() == layer) & _of_kind(arm, dim, kind))
-        of_mixer = "mixer " if kind == "mixer" else ""
-        index = arm.scores[f"{dim}_{word}"].to_numpy()
-        best = mine[np.argsort(-values[mine], kind="stable")][:TOP]
-        rows = [
-            {
-                "part": f"L{layer} {of_mixer}{letter}{index[at]}" if index[at] >= 0 else f"L{layer} shared",
-                "score": float(values[at]),
-            }
-            for at in best.tolist()
-        ]
-        links = [{"part": address("units", arm=arm.name, checkpoint=moment.key, q=row["part"])} for row in rows]
-        columns = (Col("part", word), Col("score", "score, nats", "number"))
-        found["parts"] = Sheet("parts", f"{word.capitalize()}s of the block. {over}", columns, rows, links)
-    if arm.methods and arm.methods[0] in arm.scores:
-        method = arm.methods[0]
-        scores = arm.score(method, moment.place, place)
-        among = np.flatnonzero((arm.units.layer == layer) & (arm.units.block == kind))
-        best = rows_of(scores, among, 0, TOP, descending=True)
-        rows = [{"unit": arm.units.short(unit), "score": float(scores[unit])} for unit in best.tolist()]
-        links = [{"unit": address("unit", arm=arm.name, unit=row["unit"], checkpoint=moment.key)} for row in rows]
-        columns = (Col("unit", "unit"), Col("score", "score, nats", "number"))
-        caption = f"{KIND_NAMES.get(kind, kind)} of the block. {over}"
-        found["units"] = Sheet("units", caption[:1].upper() + caption[1:], columns, rows, links)
-    return found
-
-
-def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
+def _positions(arm: Arm, prompt: int, moment: Moment) -> tuple[Drawn, Sheet]:
     at = arm.scores[schema.LAYER_POSITION_LPI].isel(checkpoint=moment.place, prompt=prompt)
     table = at.transpose("attention_block", "position").to_numpy().astype(np.float64)
     table = table[:, np.isfinite(table).any(axis=0)]
@@ -209,7 +186,13 @@ def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
     heat = Heat(table, tuple(layers), tuple(positions), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
     panel = Panel("", category_axis("source position", positions), category_axis("", layers, 24), heat=heat)
     caption = "What attention takes from each source position, summed over each layer's units."
-    return Chart("positions", "From where", caption, (panel,), columns=1)
+    rows = [
+        {"layer": layer} | dict(zip(positions, row, strict=True))
+        for layer, row in zip(layers, table.tolist(), strict=True)
+    ]
+    columns = (Col("layer", "layer"), *(Col(position, position, "number") for position in positions))
+    sheet = Sheet("positions", f"{caption[:-1]}, nats.", columns, rows)
+    return Drawn(Chart("positions", "From where", caption, (panel,), columns=1), "positions"), sheet
 
 
 def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
@@ -225,10 +208,3 @@ def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
     return Sheet("routes", caption, columns, rows)
-
-
-def _of_kind(arm: Arm, dim: str, kind: str) -> NDArray[np.bool_]:
-    """Which heads or experts are of blocks of a kind; all, where a run does not say it."""
-    there = np.ones(arm.scores.sizes[dim], dtype=np.bool_)
-    of: NDArray[np.bool_] = texts(arm.scores[f"{dim}_block"]) == kind if f"{dim}_block" in arm.scores.coords else there
-    return of

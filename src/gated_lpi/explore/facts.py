@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
-from gated_lpi.explore.arm import Arm, texts
+from gated_lpi.explore.arm import Arm, Moment, texts
+from gated_lpi.explore.lines import GREY, Times, curve, styles, timetable
 from gated_lpi.explore.ranking import Ints, rows_of
 from gated_lpi.explore.sheet import Col, Sheet
-from gated_lpi.explore.view import Params, View, address
+from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
+from gated_lpi.metrics import hit_interval
+from gated_lpi.report.chart import Axis, Chart, Panel
 from gated_lpi.report.tables import Form
 
 PAGE = 50
@@ -59,7 +62,11 @@ def facts(workspace: Workspace, params: Params) -> View:
         {what: names[what][one] for what in names} | {what: float(values[what][one]) for what in values}
         for one in shown.tolist()
     ]
-    links = [{"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key)} for one in shown.tolist()]
+    method = params.text("method") if params.text("method") in arm.methods else None
+    links = [
+        {"text": address("fact", arm=arm.name, prompt=one, checkpoint=moment.key, method=method)}
+        for one in shown.tolist()
+    ]
     columns = (Col("text", "prompt"), Col("object", "answer"), Col("relation", "relation"), *map(heading, COLUMNS))
     sheet = Sheet(
         "facts",
@@ -87,7 +94,40 @@ def facts(workspace: Workspace, params: Params) -> View:
             "state": {"": "all", "known": "known here", "unknown": "not known here"},
         },
     }
-    return View("Facts", "facts.html", values_shown, sheets={"facts": sheet})
+    charts, sheets = {}, {"facts": sheet}
+    if among.size:
+        charts["known"], sheets["known"] = _known(workspace, arm, moment, among, params)
+    return View("Facts", "facts.html", values_shown, charts, sheets)
+
+
+def _known(workspace: Workspace, arm: Arm, moment: Moment, among: Ints, params: Params) -> tuple[Drawn, Sheet]:
+    """How many of the facts that are listed are known at each checkpoint."""
+    known = arm.over_time(schema.TARGET_RANK) < schema.KNOWN_K
+    counts, share = known[:, among].sum(axis=1), known[:, among].mean(axis=1)
+    ends = np.array([hit_interval(int(count), among.size) for count in counts])
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
+    lines = [curve("facts listed", style, times, arm.moments, share, low=ends[:, 0], high=ends[:, 1])]
+    if among.size < known.shape[1]:
+        lines.append(curve(f"all of {arm.name}", GREY, times, arm.moments, known.mean(axis=1), drawn="dashed"))
+
+    def to(one: Moment) -> str:
+        return params.to("facts", checkpoint=one.key, page=None)
+
+    links = {point: to(one) for line in lines for point, one in zip(line.hover, arm.moments, strict=True)}
+    panel = Panel("", times.axis, Axis("share of facts", percent=True), tuple(lines))
+    caption = (
+        f"Share of the {among.size:,} facts of the table that are known. Band: Wilson's 95% interval. Choose a point "
+        "to see that checkpoint."
+    )
+    values = {
+        Col("known", "known", "count"): counts,
+        Col("share", "share", "share"): share,
+        Col("share_low", "from", "share", hint="low end of its 95% interval"): ends[:, 0],
+        Col("share_high", "to", "share", hint="high end of its 95% interval"): ends[:, 1],
+    }
+    words = f"How many of the {among.size:,} facts of the table are known at each checkpoint."
+    chart = Chart("known", "Facts known", caption, (panel,), columns=1)
+    return Drawn(chart, "known", links), timetable("known", words, arm.moments, values, to, moment)
 
 
 def named(arm: Arm) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,8 @@
-"""Curves over training, as charts have them: where points stand, what they are called, where they lead."""
+"""Curves over training, as charts and tables have them: where points stand, what they are called, where they lead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import address
-from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, StepScale, arm_styles
+from gated_lpi.report.arms import Results
+from gated_lpi.report.chart import ArmStyle, Axis, Chart, Line, StepScale, group_styles
 from gated_lpi.report.clocks import Clock, clock_label
+from gated_lpi.results import Run
 
 GREY = ArmStyle("#7f868d", "circle")
 DENSE = 40  # points beyond which markers would cover the curve: the lines are thinner and bear none
@@ -47,9 +50,14 @@ class Times:
         return moment.tokens if self.clock == "tokens" else moment.step
 
 
-def styles(names: Sequence[str]) -> Mapping[str, ArmStyle]:
-    """An arm's colour and marker, the same on every page."""
-    return arm_styles(names)
+def styles(run: Run) -> Mapping[str, ArmStyle]:
+    """Colour and marker of every arm and group, the same on every page; replicates have their group's colour."""
+    return group_styles(run.experiment.groups)
+
+
+def measured_at(results: Results, arm: Arm) -> list[Moment]:
+    """The checkpoints that an arm's summary is of, which may have become more since."""
+    return [arm.moment(record["key"]) for record in results.arm(arm.name).checkpoints]
 
 
 def curve(
@@ -82,27 +90,57 @@ def links_of(lines: Iterable[Line], moments: Sequence[Moment], page: str, **para
     }
 
 
+def timetable(
+    name: str,
+    caption: str,
+    moments: Sequence[Moment],
+    values: Mapping[Col, NDArray[Any] | Sequence[float]],
+    to: Callable[[Moment], str],
+    now: Moment | None = None,
+) -> Sheet:
+    """A table of values over checkpoints.
+
+    Args:
+        name, caption: as `Sheet` has them.
+        moments: the checkpoints, T of them.
+        values: by column, [T] each.
+        to: where a checkpoint leads.
+        now: the one that is marked; None for none.
+    """
+    rows = [
+        {"checkpoint": one.key, "step": one.step, "tokens": one.tokens if one.tokens >= 0 else None}
+        | {column.key: float(of[at]) for column, of in values.items()}
+        for at, one in enumerate(moments)
+    ]
+    columns = (Col("checkpoint", "checkpoint"), Col("step", "step", "count"), Col("tokens", "tokens", "count"), *values)
+    links = [{"checkpoint": to(one)} for one in moments]
+    marked = frozenset(at for at, one in enumerate(moments) if one == now)
+    return Sheet(name, caption, columns, rows, links, marked=marked)
+
+
 def floats(values: NDArray[Any] | Sequence[float]) -> tuple[float, ...]:
     """Numbers as charts take them."""
     return tuple(float(value) for value in np.asarray(values, dtype=np.float64))
 
 
-def led(chart: Chart, arms: Mapping[str, Arm], page: str = "checkpoint", **params: Any) -> tuple[Chart, dict[str, str]]:
-    """A chart of lines by arm, its points called after their checkpoints, and where each leads.
+def led(chart: Chart, arms: Mapping[str, Arm], results: Results) -> tuple[Chart, dict[str, str]]:
+    """A chart of lines by arm or group, its points called after their checkpoints, and the one that each leads to.
 
-    Lines of something else than an arm of these, such as the mean of a group, lead nowhere.
+    Points of a mean over replicates lead to the first of these, and say so.
     """
     links: dict[str, str] = {}
     panels = []
     for panel in chart.panels:
         lines = []
         for line in panel.lines:
-            arm = arms.get(line.group)
-            moments = () if arm is None else arm.moments[-len(line.y) :]
-            if arm is not None and len(moments) == len(line.y):
-                hover = tuple(name(line.label, moment) for moment in moments)
+            names = (line.group,) if line.group in arms else results.groups.get(line.group, ())
+            arm = arms.get(names[0]) if names else None
+            if arm is not None:
+                moments = measured_at(results, arm)[-len(line.y) :]
+                to = f" (leads to {arm.name})" if len(names) > 1 else ""
+                hover = tuple(f"{name(line.label, moment)}{to}" for moment in moments)
                 links |= {
-                    point: address(page, **{**params, "arm": arm.name, "checkpoint": moment.key})
+                    point: address("checkpoint", arm=arm.name, checkpoint=moment.key)
                     for point, moment in zip(hover, moments, strict=True)
                 }
                 line = replace(line, hover=hover)

@@ -8,14 +8,14 @@ from typing import Any
 
 import xarray as xr
 
-from gated_lpi.explore.lines import led
+from gated_lpi.explore.lines import led, styles
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES, Results, tokens_known
 from gated_lpi.report.by_method import method_name
-from gated_lpi.report.chart import Chart, arm_styles
-from gated_lpi.report.charts import Measure, filled, series
+from gated_lpi.report.chart import Chart
+from gated_lpi.report.charts import Measure, Styles, filled, series
 from gated_lpi.report.clocks import Clock
 from gated_lpi.report.estimates import Estimate
 from gated_lpi.report.grouped import by_group
@@ -55,7 +55,7 @@ def overview(workspace: Workspace, params: Params) -> View:
     clocks: tuple[Clock, ...] = ("tokens", "step") if with_tokens else ("step",)
     clock: Clock = "tokens" if params.one_of("clock", clocks, clocks[0]) == "tokens" else "step"
     shown = _by(results, method) if method else results
-    chart, links = led(_chart(shown, kind, clock), arms)
+    chart, links = led(_chart(shown, styles(workspace.run), kind, clock), arms, shown)
     values |= {
         "results": True,
         "said": found.said,
@@ -66,7 +66,7 @@ def overview(workspace: Workspace, params: Params) -> View:
         "method": method,
         "clock": clock,
     }
-    charts = {"measures": Drawn(chart, links, "measures")} if chart.panels else {}
+    charts = {"measures": Drawn(chart, "measures", links)} if chart.panels else {}
     sheets = {"measures": _table(shown, kind)}
     return View("Overview", "overview.html", values, charts, sheets, waits=found.said is None)
 
@@ -77,13 +77,12 @@ def _by(results: Results, method: str) -> Results:
     return replace(results, arms=arms)
 
 
-def _chart(results: Results, kind: str, clock: Clock) -> Chart:
+def _chart(results: Results, given: Styles, kind: str, clock: Clock) -> Chart:
     summaries = by_group(results)
     known = {name: one for name, one in summaries.items() if clock in one.coords}
-    styles = arm_styles(known)
     words = KIND_NAMES.get(kind, "")
     panels = [
-        series(measure, known, styles, clock)
+        series(measure, known, given, clock)
         for measure in (
             Measure(f"J_stab, {words}", "stability", "J_stab", kind),
             Measure(f"R_t, {words}", "gain_top_set", "share of positive gain", kind, percent=True),
@@ -91,7 +90,7 @@ def _chart(results: Results, kind: str, clock: Clock) -> Chart:
         )
     ]
     recalled = {name: one.sel(hit_k=10) for name, one in known.items() if "hit" in one}
-    panels.append(series(Measure("HIT@10", "hit", "share of prompts", None, percent=True), recalled, styles, clock))
+    panels.append(series(Measure("HIT@10", "hit", "share of prompts", None, percent=True), recalled, given, clock))
     return Chart(
         "measures",
         "Measures over training",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
-from gated_lpi.explore.lines import GREY, Times, curve, links_of, styles
+from gated_lpi.explore.lines import GREY, Times, curve, links_of, styles, timetable
 from gated_lpi.explore.portrait import portrait
 from gated_lpi.explore.sheet import Col, Sheet
 from gated_lpi.explore.view import Drawn, Params, View, address
@@ -46,11 +46,12 @@ def unit(workspace: Workspace, params: Params) -> View:
         known = None if by_relation is None else by_relation[moment.place]
         if known is None or not np.isfinite(known).all():
             known = arm.at(method, moment.place)[:, place]
-        sheets["relations"] = _relations(arm, known.astype(np.float64), moment)
-    if by_relation is not None:
-        charts["relations"] = Drawn(_relation_chart(arm, by_relation), table="relations")
-    if arm.units.expert[place] >= 0:
-        charts |= _expert_charts(workspace, arm, place, here)
+        sheets["relations"] = _relations(arm, known.astype(np.float64), by_relation, moment)
+        if by_relation is not None:
+            charts["relations"] = Drawn(_relation_chart(arm, by_relation), "relations")
+    expert = _expert(workspace, arm, place, moment, here)
+    if expert is not None:
+        charts["expert"], sheets["expert"] = expert
     if schema.TRUE_EFFECT in arm.scores:
         sheets["true_effect"] = _true_effect(arm, place, moment)
     sheets |= portrait(arm, place, moment, here)
@@ -165,7 +166,7 @@ def _curve(
     bound: NDArray[np.float64] | None,
     here: dict[str, str],
 ) -> Drawn:
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
     ends = {} if interval is None else {"low": interval[0], "high": interval[1]}
     lines = [curve(here["unit"], style, times, arm.moments, history, **ends)]
     if bound is not None and (bound > 0).any():
@@ -195,10 +196,10 @@ def _curve(
         "that checkpoint."
     )
     links = links_of(lines, arm.moments, "unit", **here)
-    return Drawn(Chart("curve", "Score over training", caption, (panel,), columns=1), links, "history")
+    return Drawn(Chart("curve", "Score over training", caption, (panel,), columns=1), "history", links)
 
 
-def _relations(arm: Arm, values: NDArray[np.float64], moment: Moment) -> Sheet:
+def _relations(arm: Arm, values: NDArray[np.float64], by_relation: NDArray[Any] | None, moment: Moment) -> Sheet:
     prompts = arm.scores["n_prompts"].to_numpy()
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
     rows = [
@@ -213,7 +214,21 @@ def _relations(arm: Arm, values: NDArray[np.float64], moment: Moment) -> Sheet:
         Col("score", "score, nats", "number"),
         Col("prompts", "prompts", "count"),
     )
-    return Sheet("relations", f"Its mean score over each relation's prompts at {moment.key}.", columns, rows, links)
+    caption = f"Its mean score over each relation's prompts at {moment.key}"
+    if by_relation is None:
+        return Sheet("relations", f"{caption}.", columns, rows, links)
+
+    def whole() -> dict[str, Any]:
+        times, relations = by_relation.shape
+        return {
+            "checkpoint": np.repeat([one.key for one in arm.moments], relations),
+            "step": np.repeat([one.step for one in arm.moments], relations),
+            "relation": np.tile(arm.relations, times),
+            "score": by_relation.reshape(-1),
+            "prompts": np.tile(prompts, times),
+        }
+
+    return Sheet("relations", f"{caption}; exports have every checkpoint.", columns, rows, links, whole)
 
 
 def _relation_chart(arm: Arm, by_relation: NDArray[Any]) -> Chart:
@@ -232,18 +247,20 @@ def _relation_chart(arm: Arm, by_relation: NDArray[Any]) -> Chart:
     return Chart("relations", "By relation", caption, (Panel("", x, y, heat=heat),), columns=1)
 
 
-def _expert_charts(workspace: Workspace, arm: Arm, place: int, here: dict[str, str]) -> dict[str, Drawn]:
-    """How often prompts are sent to its expert, and with which gate; nothing where that was not kept."""
-    if schema.EXPERT_UTILISATION not in arm.scores:
-        return {}
+def _expert(
+    workspace: Workspace, arm: Arm, place: int, moment: Moment, here: dict[str, str]
+) -> tuple[Drawn, Sheet] | None:
+    """How often prompts are sent to its expert, and with which gate; None where it has none or that was not kept."""
+    if arm.units.expert[place] < 0 or schema.EXPERT_UTILISATION not in arm.scores:
+        return None
     layer, expert = int(arm.units.layer[place]), int(arm.units.expert[place])
     group = np.flatnonzero(
         (arm.scores["expert_unit_layer"].to_numpy() == layer) & (arm.scores["expert_unit_expert"].to_numpy() == expert)
     )
     if not group.size:
-        return {}
-    times, style = Times([arm]), styles(workspace.run.arms)[arm.name]
-    panels = []
+        return None
+    times, style = Times([arm]), styles(workspace.run)[arm.name]
+    panels, known = [], {}
     for variable, title, label, percent in (
         (schema.EXPERT_UTILISATION, "Share of prompts", "share of prompts", True),
         (schema.EXPERT_GATE, "Gate", "mean gate", False),
@@ -253,9 +270,15 @@ def _expert_charts(workspace: Workspace, arm: Arm, place: int, here: dict[str, s
         values = _over_prompts(arm, variable)[:, int(group[0])]
         line = curve(f"L{layer} E{expert}", style, times, arm.moments, values, in_legend=False)
         panels.append(Panel(title, times.axis, Axis(label, percent=percent), (line,)))
+        known[Col(variable, label, "share" if percent else "number")] = values
     caption = "How often the prompts' last position is sent to its expert, and with which gate: mean over all prompts."
     links = links_of((line for panel in panels for line in panel.lines), arm.moments, "unit", **here)
-    return {"expert": Drawn(Chart("expert", f"Its expert, L{layer} E{expert}", caption, tuple(panels)), links)}
+    chart = Chart("expert", f"Its expert, L{layer} E{expert}", caption, tuple(panels))
+
+    def to(one: Moment) -> str:
+        return address("unit", **here, checkpoint=one.key)
+
+    return Drawn(chart, "expert", links), timetable("expert", caption, arm.moments, known, to, moment)
 
 
 def _over_prompts(arm: Arm, variable: str) -> NDArray[np.float64]:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
+from gated_lpi.explore.lines import GREY, floats, styles
 from gated_lpi.explore.ranking import Ints, rows_of
 from gated_lpi.explore.sheet import Col, Sheet
-from gated_lpi.explore.view import Params, View, address
+from gated_lpi.explore.view import Drawn, Params, View, address
 from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.by_method import method_name
+from gated_lpi.report.chart import Axis, Chart, Line, Panel
 from gated_lpi.report.tables import Form
 
 PAGE = 50
@@ -65,6 +67,8 @@ def units(workspace: Workspace, params: Params) -> View:
     page = min(max(params.whole("page") or 1, 1), pages)
     shown = rows_of(values[sort], among, (page - 1) * PAGE, PAGE, descending=descending)
     sheet = _sheet(arm, moment, method, values, shown, among, params, sort, descending)
+    first = (page - 1) * PAGE + 1
+    charts = {"listed": _listed(workspace, arm, sheet, sort, first)} if shown.size else {}
     return View(
         "Units",
         "units.html",
@@ -77,8 +81,8 @@ def units(workspace: Workspace, params: Params) -> View:
             "total": len(arm.units),
             "page": page,
             "pages": pages,
-            "first": (page - 1) * PAGE + 1,
-            "last": (page - 1) * PAGE + len(shown),
+            "first": first,
+            "last": first - 1 + len(shown),
             "earlier": params.to("units", page=page - 1) if page > 1 else "",
             "later": params.to("units", page=page + 1) if page < pages else "",
             "choices": _choices(workspace, arm),
@@ -88,7 +92,8 @@ def units(workspace: Workspace, params: Params) -> View:
             "descending": descending,
             "sort": sort,
         },
-        sheets={"units": sheet},
+        charts,
+        {"units": sheet},
         waits=arm.lives(method) is None,
     )
 
@@ -189,6 +194,25 @@ def _sheet(
         f"{arm.fraction:.3%} of each kind of neuron."
     )
     return Sheet("units", caption, present, rows, links, whole)
+
+
+def _listed(workspace: Workspace, arm: Arm, sheet: Sheet, sort: str, first: int) -> Drawn:
+    """The values by which the rows of a page are sorted, from place `first` on."""
+    label, form, _ = COLUMNS[sort]
+    lines = []
+    for words, inside, style in (
+        ("in the top set", "yes", styles(workspace.run)[arm.name]),
+        ("not in it", "no", GREY),
+    ):
+        rows = {first + at: row for at, row in enumerate(sheet.rows) if row["now"] == inside}
+        if rows:
+            values = [float("nan") if row[sort] is None else row[sort] for row in rows.values()]
+            hover = tuple(row["unit"] for row in rows.values())
+            lines.append(Line(words, words, style, floats(list(rows)), floats(values), hover, drawn="points"))
+    panel = Panel("", Axis("place in the table"), Axis(label, percent=form == "share"), tuple(lines))
+    caption = "The rows of the table below, by the column that it is sorted by. Choose a point to see its page."
+    links = {row["unit"]: link["unit"] for row, link in zip(sheet.rows, sheet.links, strict=True)}
+    return Drawn(Chart("listed", f"Neurons by {label}", caption, (panel,), columns=1), "units", links)
 
 
 def _rows(arm: Arm, values: Mapping[str, NDArray[Any]], shown: Ints, inside: set[int]) -> Iterator[dict[str, Any]]:

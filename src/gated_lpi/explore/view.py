@@ -26,13 +26,13 @@ class Drawn:
 
     Attributes:
         chart: what it shows.
+        table: the name of the page's table that has its numbers, for who cannot see it.
         links: where points lead, by what they are called (`Line.hover`).
-        table: the name of the table that has the same numbers, for who cannot see it; "" for none.
     """
 
     chart: Chart
+    table: str
     links: Mapping[str, str] = field(default_factory=dict)
-    table: str = ""
 
 
 @dataclass(frozen=True)

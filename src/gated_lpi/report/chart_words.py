@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gated_lpi.report.chart import Chart, Heat, Line, Panel
+from gated_lpi.report.chart import Bars, Chart, Heat, Line, Panel
 
 MOST_LINES, MOST_PANELS, MOST_POINTS = 4, 4, 4
 
 
 def described(chart: Chart) -> str:
-    """A sentence for each of the first panels: where lines begin and end, or where a map is darkest."""
+    """A sentence for each of the first panels: where lines begin and end, which bars are longest, or where a map is
+    darkest."""
     said = [_panel(panel) for panel in chart.panels[:MOST_PANELS]]
     more = len(chart.panels) - MOST_PANELS
     return " ".join([*said, *([f"And {more} more panels."] if more > 0 else [])])
@@ -25,7 +26,8 @@ def _panel(panel: Panel) -> str:
         return f"{title}{_heat(panel.heat)}."
     named = [line for line in panel.lines if line.in_legend]
     lines = named or [line for line in panel.lines if line.drawn == "solid"]
-    shown = [text for line in lines if (text := _line(line, percent=panel.y.percent))]
+    bars = [_bars(one, percent=panel.y.percent) for one in panel.bars]
+    shown = [text for text in (*bars, *(_line(line, percent=panel.y.percent) for line in lines)) if text]
     more = len(shown) - MOST_LINES
     listed = [*shown[:MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
     return f"{title}{'; '.join(listed) or 'nothing to show'}."
@@ -44,6 +46,20 @@ def _line(line: Line, *, percent: bool) -> str:
         return said
     highest = f", highest {_point(line, top, percent)}" if top not in (first, last) else ""
     return f"{said}, {_point(line, last, percent)}{highest}"
+
+
+def _bars(bars: Bars, *, percent: bool) -> str:
+    heights = {at: high - low for at, (low, high) in enumerate(zip(bars.low, bars.high, strict=True))}
+    known = [at for at, height in heights.items() if math.isfinite(height)]
+    if not known:
+        return ""
+    most, least = max(known, key=heights.__getitem__), min(known, key=heights.__getitem__)
+    said = [
+        f"{words} by {_number(abs(heights[at]), percent)} at {bars.hover[at]}"
+        for words, at, there in (("rise most", most, heights[most] > 0), ("fall most", least, heights[least] < 0))
+        if there
+    ]
+    return f"{bars.label} {', '.join(said) or 'are all 0'}"
 
 
 def _point(line: Line, place: int, percent: bool) -> str:

@@ -33,7 +33,7 @@ def interactive(content: Content) -> str:
         f'{NOSCRIPT}<p class="spoken" id="spoken" aria-live="polite"></p>\n'
         f"<script>{_file('plotly-cartesian.min.js')}</script>\n"
         f'<script type="application/json" id="figure-data">{_script_json(data)}</script>\n'
-        f"<script>\n{_file('page.js')}</script>"
+        f"<script>\n{_file('walk.js')}{_file('page.js')}</script>"
     )
     return _page(replace(content, heights=heights), "light dark", scripts)
 

@@ -13,7 +13,12 @@
     const figures = part("figure-data");
     const colours = part("figure-colours");
     const template = () => colours[scheme.matches ? "dark" : "light"];
-    const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+    const options = {
+      responsive: true,
+      displaylogo: false,
+      showSendToCloud: false, // a button that sends the chart's data to Plotly
+      modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    };
     for (const place of document.querySelectorAll("[data-figure]")) {
       const figure = figures[place.dataset.figure];
       const layout = { ...figure.layout, template: template() };
@@ -22,6 +27,7 @@
         const to = figure.links[event.points[0].text] || figure.links[event.points[0].customdata];
         if (to) window.location.assign(to);
       });
+      walkable(place, (text) => figure.links[text]);
       if (Object.keys(figure.links).length) place.classList.add("leads");
     }
     scheme.addEventListener("change", () => {

@@ -1,10 +1,15 @@
 "use strict";
-// Draws the page's figures, anew where the page becomes narrow or is printed, and walks through their points by keys.
+// Draws the page's figures, anew where the page becomes narrow or is printed; their points are walked through by keys.
 (function () {
   const drawn = JSON.parse(document.getElementById("figure-data").textContent);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 640px)");
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const options = {
+    responsive: true,
+    displaylogo: false,
+    showSendToCloud: false, // a button that sends the chart's data to Plotly
+    modeBarButtonsToRemove: ["select2d", "lasso2d"],
+  };
   const PAPER = 690; // pixels that a page of A4 has between its margins
   let printing = false;
 
@@ -26,55 +31,8 @@
 
   const all = () => Object.keys(drawn.figures).forEach(draw);
 
-  // The lines of a figure that have points to walk through, and the points of each that have a value.
-  function lines(place) {
-    return place.data
-      .map((trace, curve) => ({ trace, curve }))
-      .filter(({ trace }) => trace.hoverinfo !== "skip" && (trace.text || trace.customdata))
-      .map(({ trace, curve }) => {
-        const points = [];
-        if (trace.type === "heatmap") {
-          trace.z.forEach((row, y) => row.forEach((value, x) => value !== null && points.push([y, x])));
-        } else trace.y.forEach((value, x) => value !== null && points.push(x));
-        return { trace, curve, points };
-      })
-      .filter(({ points }) => points.length);
-  }
-
-  function said({ trace }, point) {
-    const map = trace.type === "heatmap";
-    const value = map ? trace.z[point[0]][point[1]] : trace.y[point];
-    const text = map ? trace.customdata[point[0]][point[1]] : trace.text[point];
-    const percent = /:\.3~p/.test(trace.hovertemplate);
-    const element = document.createElement("textarea");
-    element.innerHTML = text;
-    return `${element.value}: ${percent ? `${Number((100 * value).toPrecision(3))}%` : Number(value.toPrecision(4))}`;
-  }
-
-  function walk(event) {
-    const place = event.currentTarget;
-    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    const found = lines(place);
-    if (!found.length) return;
-    const at = place.at;
-    const bounded = (value, count) => Math.min(Math.max(value, 0), count - 1);
-    const line = at ? bounded(at.line + step[0], found.length) : 0;
-    const point = at ? bounded(at.point + step[1], found[line].points.length) : 0;
-    place.at = { line, point };
-    const { trace, curve, points } = found[line];
-    const axis = (trace.xaxis || "x") + (trace.yaxis || "y");
-    Plotly.Fx.hover(place, [{ curveNumber: curve, pointNumber: points[point] }], axis);
-    document.getElementById("spoken").textContent = said(found[line], points[point]);
-  }
-
   all();
-  for (const id of Object.keys(drawn.figures)) {
-    const place = document.getElementById(id);
-    place.addEventListener("keydown", walk);
-    place.addEventListener("blur", () => Plotly.Fx.unhover(place));
-  }
+  for (const id of Object.keys(drawn.figures)) walkable(document.getElementById(id));
   scheme.addEventListener("change", all);
   narrow.addEventListener("change", all);
   window.addEventListener("beforeprint", () => {
