@@ -85,7 +85,7 @@ def build_report(
         out: folder or fsspec address to write into, made if it is not there; default: the run's own.
         formats: "html", one file that needs none of the others, and no network; "md", Markdown beside its figures;
             "pdf", for which Chromium or Chrome has to be installed.
-        explorer: address of the run's explorer, which names of neurons lead to; "none": they lead nowhere. Default: in
+        explorer: address of the run's explorer, which names of units lead to; "none": they lead nowhere. Default: in
             "html" where `gated-lpi explore` listens by itself, in others none, as they are read on other machines.
 
     Returns:
