@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, expect, sync_playwright
 from starlette.testclient import TestClient
 
-from explored_runs import EXPERTS, HEAD_WIDTH, HOSTILE, LAYERS, RELATIONS, WIDTH, explored_run
+from explored_runs import EXPERTS, HEAD_WIDTH, HOSTILE, LAYERS, RELATIONS, TOKENS, WIDTH, explored_run
 from gated_lpi._common.entries import printable
 from gated_lpi.diagnosis import Diagnosis, Finding
 from gated_lpi.errors import OptionError, WriteError
@@ -30,7 +30,7 @@ from gated_lpi.report.explorer_links import ADDRESS, explorer_at, unit_link
 from gated_lpi.report.html import Html, data_table, folded, items, join, tag
 from gated_lpi.report.markdown import markdown
 from gated_lpi.report.sections import _diagnosis
-from gated_lpi.report.tables import Column, Table
+from gated_lpi.report.tables import Column, Table, visible
 from gated_lpi.results import Run
 from gated_lpi.results.records import AblationRow, RedundancyRow
 
@@ -228,6 +228,18 @@ def test_experts_that_are_idle_lead_to_their_neurons(run: Run) -> None:
     assert Elements(said).text.endswith("L1 E0, L1 E1, L1 E2 and 1 more.")
     assert len(to_explorer(said, "units")) == 3
     assert parse_qs(urlsplit(to_explorer(said, "units")[0]).query)["checkpoint"] == ["step-20"]
+
+
+def test_tokens_of_prompts_are_named(files: ReportFiles, html: str) -> None:
+    shown = [visible(token) for token in TOKENS]
+    table = json.loads(files.summary.read_text(encoding="utf-8"))["tables"]["routes_moe_1"]
+    assert table["columns"][:3] == ["token", "text", "layer 0"]
+    assert [row[:2] for row in table["rows"]] == [[place, [token]] for place, token in enumerate(TOKENS, 1)]
+    for page in (Elements(html), rendered(files.pages["md"].read_text(encoding="utf-8"))):
+        assert all(token in page.text for token in shown)
+    figures = json.loads(html.split('id="figure-data">')[1].split("</script>")[0])["figures"]
+    hover = figures["plot-attention_positions"]["data"][0]["customdata"][0]
+    assert hover == [f"layer 0, position {place} {token.replace('<', '&lt;')}" for place, token in enumerate(shown)]
 
 
 def test_addresses_of_explorers_are_looked_at() -> None:

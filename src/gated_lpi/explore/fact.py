@@ -19,7 +19,8 @@ from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
 from gated_lpi.report.clocks import at_step
-from gated_lpi.report.token_routes import route
+from gated_lpi.report.tables import visible
+from gated_lpi.report.token_routes import positions, route
 from gated_lpi.unit_names import BLOCK_NAMES
 
 TOP = 15
@@ -205,26 +206,29 @@ def _positions(arm: Arm, prompt: int, moment: Moment) -> Chart:
     table = table[:, np.isfinite(table).any(axis=0)]
     greatest = float(np.nanmax(np.abs(table))) if table.size else 1.0
     layers = [f"layer {layer}" for layer in arm.scores["attention_block_layer"].to_numpy().tolist()]
-    positions = [f"position {number}" for number in range(table.shape[1])]
-    heat = Heat(table, tuple(layers), tuple(positions), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
-    panel = Panel("", category_axis("source position", positions), category_axis("", layers, 24), heat=heat)
+    columns = positions(at, table.shape[1])
+    heat = Heat(table, tuple(layers), tuple(columns), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
+    ticks = [name.removeprefix("position ") for name in columns]
+    panel = Panel("", category_axis("source position", ticks), category_axis("", layers, 24), heat=heat)
     caption = "What attention takes from each source position, summed over each layer's units."
     return Chart("positions", "From where", caption, (panel,), columns=1)
 
 
 def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     found = route(arm.scores.isel(checkpoint=moment.place, prompt=prompt))
-    columns = (Col("token", "token", "count"), *(Col(f"layer {layer}", f"layer {layer}") for layer in found.layers))
+    kept = [Col("text", "text")] if found.texts else []
+    layers = [Col(f"layer {layer}", f"layer {layer}") for layer in found.layers]
+    texts = map(visible, found.texts or [""] * len(found.tokens))
     rows = [
-        {"token": number}
+        {"token": number, "text": text}
         | {
-            f"layer {layer}": ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
-            for layer, taken in zip(found.layers, layers, strict=True)
+            column.key: ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
+            for column, taken in zip(layers, token, strict=True)
         }
-        for number, layers in enumerate(found.tokens, 1)
+        for number, (text, token) in enumerate(zip(texts, found.tokens, strict=True), 1)
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
-    return Sheet("routes", caption, columns, rows)
+    return Sheet("routes", caption, (Col("token", "token", "count"), *kept, *layers), rows)
 
 
 def _of_kind(arm: Arm, dim: str, kind: str) -> NDArray[np.bool_]:

@@ -274,7 +274,8 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     first = max(count - MOST_TOKENS, 0)
     which = f"the last {MOST_TOKENS} of {count:,} tokens" if first else "each token"
     text = route.text if len(route.text) <= MOST_CHARACTERS else f"…{route.text[-MOST_CHARACTERS:]}"
-    columns = (Column("token", "count"), *(Column(f"layer {layer}") for layer in route.layers))
+    kept = [Column("text", "tokens")] if route.texts else []
+    columns = (Column("token", "count"), *kept, *(Column(f"layer {layer}") for layer in route.layers))
     title = f"{arm.name}, {printable(route.relation)}: “{printable(text)}”".replace("\n", "\\n")
     caption = (
         f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. "
@@ -287,6 +288,8 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     ]
     plain = [tuple(cell.text for cell in row) for row in cells[:-1]]  # links in all rows would be most of the page
     rows: list[tuple[Any, ...]] = [*plain, *map(tuple, cells[-1:])]
+    if route.texts:
+        rows = [((text,), *row) for text, row in zip(route.texts[first:], rows, strict=True)]
     return Table(name, caption, columns, tuple((place, *row) for place, row in enumerate(rows, first + 1)))
 
 
