@@ -238,8 +238,8 @@ def test_tokens_of_prompts_are_named(files: ReportFiles, html: str) -> None:
     for page in (Elements(html), rendered(files.pages["md"].read_text(encoding="utf-8"))):
         assert all(token in page.text for token in shown)
     figures = json.loads(html.split('id="figure-data">')[1].split("</script>")[0])["figures"]
-    hover = figures["plot-attention_positions"]["data"][0]["customdata"][0]
-    assert hover == [f"layer 0, position {place} {token.replace('<', '&lt;')}" for place, token in enumerate(shown)]
+    names = figures["plot-attention_positions"]["data"][0]["meta"]
+    assert names["columns"] == [f"position {place} {token.replace('<', '&lt;')}" for place, token in enumerate(shown)]
 
 
 def test_addresses_of_explorers_are_looked_at() -> None:

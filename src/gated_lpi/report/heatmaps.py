@@ -37,6 +37,7 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
                 limits[kind],
                 "nats",
                 diverging=limits[kind][0] < 0,
+                over_training=True,
             ),
         )
         for name, summary in summaries.items()
@@ -87,6 +88,7 @@ def base_logprob(scores: Mapping[str, xr.Dataset], styles: Mapping[str, ArmStyle
                 tuple(f"{clock_name('step', scores[name].attrs)} {step}" for step in _steps(scores[name])),
                 limits,
                 "nats",
+                over_training=True,
             ),
         )
         for name, mean in means.items()

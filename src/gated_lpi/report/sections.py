@@ -23,6 +23,7 @@ from gated_lpi.report.first_screen import first_screen
 from gated_lpi.report.html import Html, folded, items, join, linked, section, tag
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import listing, show
+from gated_lpi.report.thinned import kept
 
 NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and nothing over time to show."
 NOT_POSITIVE = "No neuron of any arm has a positive score."
@@ -156,6 +157,12 @@ def _what_was_run(content: Content) -> Iterator[str]:
     small = small_sets_note(results)
     if small:
         yield small
+    longest = max(len(arm.checkpoints) for arm in results.arms)
+    if len(kept(longest)) < longest:
+        yield (
+            f"Figures that answer the mouse draw {len(kept(longest))} of {longest} checkpoints, evenly many; pictures "
+            "in the folder figures, and all numbers, have every one."
+        )
     if content.explorer is not None:
         yield (
             "Names of neurons, heads and experts lead to the explorer, while it runs (gated-lpi explore "
