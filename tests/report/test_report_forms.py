@@ -348,6 +348,31 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_of_one_arm_fits_three_widths_and_is_walked_by_keys(browser: Browser, tmp_path: Path) -> None:
+    html = build_report(explored_run(tmp_path / "run", (0, 10, 20), ("dense",))).html
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(html.as_uri())
+    plot = page.locator("#plot-against_chance")
+    expect(plot).to_have_class(re.compile("js-plotly-plot"))
+    assert page.locator("#figure-against_chance").evaluate("it => it.getBoundingClientRect().bottom") < 800
+    for width in (400, 800, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.wait_for_function(
+            "[...document.querySelectorAll('figure .scroll')].every(frame => frame.scrollWidth <= frame.clientWidth)"
+        )
+    plot.focus()
+    plot.press("ArrowRight")
+    expect(page.locator("#spoken")).to_contain_text("dense, step 10: ")
+    plot.press("ArrowRight")
+    expect(page.locator("#spoken")).to_contain_text("dense, step 20: ")
+    assert not complaints
+    page.close()
+
+
 @pytest.mark.slow
 def test_the_page_is_read_at_three_widths_by_keys_and_on_paper(browser: Browser, files: ReportFiles) -> None:
     complaints: list[str] = []
