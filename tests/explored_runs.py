@@ -17,6 +17,7 @@ RELATIONS = (HOSTILE, "=cmd|' /C calc'!A0", "cost in $ of $x$ </script> & \u202e
 EACH = 4
 LAYERS, EXPERTS, WIDTH, HEADS, HEAD_WIDTH = 2, 4, 5, 2, 3
 POSITIONS = 3
+TOKENS = (HOSTILE, " $x$ \u202e", " is")
 
 
 def explored_run(
@@ -106,6 +107,7 @@ def scores(arm: str, step: int) -> xr.Dataset:
         "text": ("prompt", np.array([f"{HOSTILE} is number {i}" for i in range(prompts)], dtype=object)),
         "subject": ("prompt", np.array([HOSTILE] * prompts, dtype=object)),
         "object": ("prompt", np.array([f"<b>{i}</b>" for i in range(prompts)], dtype=object)),
+        "token_text": (("prompt", "position"), np.array([TOKENS] * prompts, dtype=object)),
         "block_layer": ("block_index", np.repeat(np.arange(LAYERS), 2)),
         "block_kind": ("block_index", np.array(["attention", "ffn"] * LAYERS, dtype=object)),
         "head_unit_layer": ("head_unit", np.repeat(np.arange(LAYERS), HEADS)),

@@ -32,6 +32,7 @@ from gated_lpi.metrics.routing_health import (
     routing_jaccard,
     routing_jaccard_chance,
     routing_jaccard_exchanged,
+    which_experts_are_dead,
 )
 from gated_lpi.results.experts import is_moe
 
@@ -79,6 +80,7 @@ class Finding:
         value: the worst that was measured.
         threshold: what it was compared with.
         evidence: where it was measured, in what, and what chance gives.
+        experts: those that are idle where that is worst, as "layer 2 expert 5"; of other findings none.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Finding:
     value: float
     threshold: float
     evidence: str
+    experts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class _Routing(NamedTuple):
 
     Attributes:
         layer: its number.
+        experts: [E], their numbers.
         routed: [T, N, E], shares of tokens.
         tokens: [N], how many each row is of.
         k: experts per token.
@@ -179,6 +183,7 @@ class _Routing(NamedTuple):
     """
 
     layer: int
+    experts: NDArray[np.int64]
     routed: NDArray[np.float64]
     tokens: NDArray[np.int64]
     k: int
@@ -256,7 +261,9 @@ def _collapse(
     concerned = (idle >= limit).any(axis=0)
     if not concerned.any():
         return
-    worst, value = layers[int(idle.max(axis=1).argmax())], float(idle.max())
+    place, when = np.unravel_index(int(idle.argmax()), idle.shape)
+    worst, value = layers[int(place)], float(idle.max())
+    dead = worst.experts[which_experts_are_dead(_load(worst)[trained[when]])]
     experts = worst.routed.shape[-1]
     chance = dead_experts_chance(int(worst.tokens.sum()), experts, worst.k) * experts / (experts - worst.k)
     yield Finding(
@@ -267,14 +274,19 @@ def _collapse(
         limit,
         f"{value:.0%} of the {experts - worst.k} of {experts} experts of layer {worst.layer} that could be idle get "
         f"less than a tenth of an even load ({chance:.0%} would by chance); routing of {worst.source}",
+        tuple(f"layer {worst.layer} expert {number}" for number in dead.tolist()),
     )
 
 
 def _idle(layer: _Routing) -> NDArray[np.float64]:
     """Of the experts that could be dead, the share that is, [T]."""
     experts = layer.routed.shape[-1]
-    dead = dead_experts(np.average(layer.routed, axis=1, weights=layer.tokens))
-    return np.asarray(dead * (experts / (experts - layer.k)), dtype=np.float64)
+    return np.asarray(dead_experts(_load(layer)) * (experts / (experts - layer.k)), dtype=np.float64)
+
+
+def _load(layer: _Routing) -> NDArray[np.float64]:
+    """[T, E], the share of all tokens that each expert gets."""
+    return np.asarray(np.average(layer.routed, axis=1, weights=layer.tokens))
 
 
 class _Overlap(NamedTuple):
@@ -332,7 +344,8 @@ def _layers(scores: xr.Dataset) -> Iterator[_Routing]:
                 tokens = np.array([scores.sizes.get("prompt", 1)])
                 source = f"the last positions of {tokens[0]} prompts together"
         everywhere = schema.POSITION_GATE in scores
-        yield _Routing(int(number), routed, tokens, round(float(routed[0].sum(axis=-1).mean())), everywhere, source)
+        k = round(float(routed[0].sum(axis=-1).mean()))
+        yield _Routing(int(number), expert[mine], routed, tokens, k, everywhere, source)
 
 
 def _of_units(arm: str, scores: xr.Dataset, summary: xr.Dataset, late: NDArray[np.int64]) -> Iterator[Finding]:

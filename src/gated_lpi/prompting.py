@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -69,3 +70,14 @@ def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting(), *, 
     vocabulary = Vocabulary(model.n_embeddings, model.readout.vocabulary, model.context)
     prompts = facts.prompts(how.templates)
     return encode_or_skip(model.tokenizer, prompts, how.on_error, vocabulary, bos=how.bos, answer=answer)
+
+
+def token_texts(model: Model, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Tokens as texts; those that are no text, such as rows of the unembedding beyond the vocabulary, by number.
+
+    Raises:
+        ModelError: the model came without a tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ModelError("the model came without a tokenizer, which texts of tokens need; pass one to wrap_model")
+    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in tokens)

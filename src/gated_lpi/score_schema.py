@@ -36,6 +36,7 @@ TRUE_EFFECT_MARGIN = "true_effect_margin"
 ROLLOUT = "rollout"
 KNOWN = "known"
 KNOWN_LAST = "known_last"
+TOKEN_TEXT = "token_text"  # coordinate over prompt and position: "" beyond the prompt
 
 WhichFacts = Literal["all", "known", "known_last"]
 """Over which facts scores are meant: all, those known at the checkpoint itself, those known at the arm's last one."""

@@ -51,11 +51,13 @@ def test_a_collapsed_router_is_found_at_every_trained_checkpoint(run):
     assert finding.threshold == THRESHOLDS["expert collapse"].limit
     assert finding.evidence.startswith("100% of the 6 of 8 experts of layer 0 that could be idle")
     assert "(0% would by chance); routing of every position of 6 prompts" in finding.evidence
+    assert finding.experts == tuple(f"layer 0 expert {number}" for number in range(2, 8))  # 0 and 1 are what all like
 
 
 def test_a_router_with_noise_is_unstable(run):
     finding = found(run, "unstable")["routing instability"]
     assert finding.value < 0.15 < finding.threshold
+    assert finding.experts == ()
     assert set(finding.checkpoints) <= set(KEYS[4:])
     assert "routing of every position" in finding.evidence
     assert "expert collapse" not in found(run, "unstable")

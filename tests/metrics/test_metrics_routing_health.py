@@ -15,6 +15,7 @@ from gated_lpi.metrics import (
     routing_jaccard_chance,
     routing_jaccard_exchanged,
 )
+from gated_lpi.metrics.routing_health import which_experts_are_dead
 
 A, B, C = [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]
 
@@ -23,6 +24,8 @@ def test_dead_experts_by_hand():
     np.testing.assert_allclose(dead_experts([[1, 1, 0, 0], [0.5, 0.5, 0.5, 0.5], [1, 0.96, 0.02, 0.02]]), [0.5, 0, 0.5])
     assert np.isnan(dead_experts([0.0, 0.0]))
     assert dead_experts([1, 0.6, 0.4], below=0.7) == pytest.approx(1 / 3)
+    assert which_experts_are_dead([1, 0.96, 0.02, 0.02]).tolist() == [False, False, True, True]
+    assert not which_experts_are_dead([0.0, 0.0]).any()
 
 
 def test_dead_experts_by_chance():

@@ -242,6 +242,7 @@ def test_what_is_not_there_is_said(bare: ReportFiles) -> None:
     assert [i for i in page.ids if i in SECTIONS] == [anchor for anchor in SECTIONS if anchor != "source"]
     assert {link[1:] for link in page.links} == set(SECTIONS) - {"found", "source"}
     assert "no pairs" in page.text
+    assert "so there is no figure to show." in page.text
     assert "only: ablations not run." in page.text
     assert "three claims" not in page.text
     assert "no mixture-of-experts arm: there is nothing to compare" in page.text
@@ -258,6 +259,8 @@ def test_the_publication_is_left_out_whole_where_there_is_nothing_to_compare(tmp
     assert not [link for link in page.links if not link.startswith(("#", ADDRESS))]
     assert {"beside_paper", "claims"}.isdisjoint(json.loads(files.summary.read_text(encoding="utf-8"))["tables"])
     assert "FFN neurons: J_stab stays at or above 0.5 " in page.text  # said of every run
+    assert "plot-against_chance" in page.ids
+    assert "plot-contrast" not in page.ids
     assert not re.search(r"(Supported|Contradicted|Mixed|Undecided)", page.text)
 
 

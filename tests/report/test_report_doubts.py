@@ -228,7 +228,7 @@ def test_ablations_by_every_ranking_are_kept_apart(run: SyntheticRun, results: R
     table = all_tables(run, results)["ablations"]
     moe = [row for row in table.rows if row[0] == "moe"]
     assert [row[2] for row in moe] == ["Gated-LPI"] * 3 + ["gradient times activation"] * 3
-    drops = {(row[1], row[2]): row[6].value for row in moe}
+    drops = {(row[1], row[2]): row[7].value for row in moe}
     assert drops["top-1 head", "Gated-LPI"] < drops["top-1 head", "gradient times activation"]
     said = " ".join(claims(results)[2].sentences)
     assert "By gradient times activation, FFN neurons: The drop of recall without the top-" in said
@@ -271,7 +271,7 @@ def test_tokens_and_their_experts_are_those_of_the_store(run: SyntheticRun, page
     assert part.count("<details>") == 4
     assert "The &lt;b&gt;capital&lt;/b&gt; of &amp; \\u202e 0 is" in part
     expert, gate = found[0].tokens[0][0][0]
-    assert f"E{expert} ({gate:.2f})" in part
+    assert f"L0 E{expert} ({gate:.2f})" in part
 
 
 def test_long_prompts_and_many_experts_are_cut_short(run: SyntheticRun, results: Results) -> None:

@@ -7,26 +7,32 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, expect, sync_playwright
 from starlette.testclient import TestClient
 
-from explored_runs import HOSTILE, RELATIONS, explored_run
+from explored_runs import EXPERTS, HEAD_WIDTH, HOSTILE, LAYERS, RELATIONS, TOKENS, WIDTH, explored_run
 from gated_lpi._common.entries import printable
+from gated_lpi.diagnosis import Diagnosis, Finding
 from gated_lpi.errors import OptionError, WriteError
 from gated_lpi.explore import Workspace, create_app
-from gated_lpi.report import ReportFiles, build_report
+from gated_lpi.report import ReportFiles, build_report, load_results
 from gated_lpi.report.build import _still_there
-from gated_lpi.report.explorer_links import explorer_at, unit_link
+from gated_lpi.report.content import Content
+from gated_lpi.report.explorer_links import ADDRESS, explorer_at, unit_link
 from gated_lpi.report.html import Html, data_table, folded, items, join, tag
 from gated_lpi.report.markdown import markdown
-from gated_lpi.report.tables import Column, Table
+from gated_lpi.report.sections import _diagnosis
+from gated_lpi.report.tables import Column, Table, visible
 from gated_lpi.results import Run
+from gated_lpi.results.records import AblationRow, RedundancyRow
 
 SYSTEMS = ("chromium", "chromium-browser", "google-chrome")  # else playwright's own, `playwright install chromium`
 LINK = "[x](javascript:alert(1))"
@@ -52,8 +58,35 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three arms with all that a run can keep, by two methods."""
-    return explored_run(tmp_path_factory.mktemp("forms") / "run", arms=("moe", "dense", "dense-b"))
+    """Three arms with all that a run can keep, by two methods; heads and experts of one were silenced."""
+    made = explored_run(tmp_path_factory.mktemp("forms") / "run", arms=("moe", "dense", "dense-b"))
+    before = made.record("moe")
+    assert before is not None
+    heads = AblationRow(
+        name="top-10 heads",
+        kind="head",
+        asked=10,
+        count=2,
+        available=4,
+        chosen=("layer 0 head 1", "layer 1 head 0"),
+        hit=0.5,
+        random_hits=(1.0, 0.75),
+    )
+    experts = RedundancyRow(
+        method="lpi",
+        experts=("layer 1 expert 2", "layer 0 expert 3"),
+        hit_free=1.0,
+        hit_frozen=0.5,
+        logprob_intact=-1.0,
+        logprob_free=-1.5,
+        logprob_frozen=-2.0,
+        random_recovered=(0.0, 0.1),
+        jaccard=0.8,
+        random_jaccard=(0.9, 1.0),
+    )
+    ablation = before.ablation.model_copy(update={"rows": (heads,)})
+    made.write_record(before.model_copy(update={"ablation": ablation, "redundancy": (experts,)}))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +139,22 @@ def rendered(text: str) -> Elements:
     return Elements(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
 
 
+def to_explorer(html: str, page: str) -> list[str]:
+    """Addresses that lead to a page of the explorer, without where it is."""
+    links = [link.removeprefix(ADDRESS) for link in Elements(html).values("a", "href") if link.startswith(ADDRESS)]
+    return [f"/{link}" for link in links if link.startswith(f"{page}?")]
+
+
+@contextmanager
+def explored(run: Run) -> Iterator[TestClient]:
+    """The explorer of a run."""
+    workspace = Workspace(run, findings=False)
+    try:
+        yield TestClient(create_app(workspace), base_url=ADDRESS)
+    finally:
+        workspace.close()
+
+
 def test_a_page_with_several_arms_and_every_section_is_small(files: ReportFiles, html: str) -> None:
     assert files.html.stat().st_size < 3_000_000
     assert len(html.split('id="figure-data">')[0]) > 1_000_000  # plotly.js is in it
@@ -140,22 +189,57 @@ def test_figures_have_words_for_those_who_cannot_see_them(html: str) -> None:
 
 
 def test_names_of_neurons_lead_to_the_explorer_that_knows_them(run: Run, files: ReportFiles, html: str) -> None:
-    links = [link for link in Elements(html).values("a", "href") if link.startswith("http://127.0.0.1:8765/")]
+    links = to_explorer(html, "unit")
     assert len(links) == 3  # of each arm its top FFN neuron
-    workspace = Workspace(run, findings=False)
-    try:
-        client = TestClient(create_app(workspace), base_url="http://127.0.0.1:8765")
+    with explored(run) as client:
         for link in links:
-            parts = urlsplit(link)
-            answer = client.get(f"{parts.path}?{parts.query}")
+            answer = client.get(link)
             assert answer.status_code == 200
             assert "neuron 1" in answer.text.split("<h1")[1].split("</h1>")[0]
         other = client.get("/units?arm=moe&run=another")
         assert other.status_code == 400
         assert "the address is of the run" in other.text
-    finally:
-        workspace.close()
     assert not re.search(r"\]\(http://127", files.pages["md"].read_text(encoding="utf-8"))
+
+
+def test_names_of_heads_and_experts_lead_to_their_neurons(run: Run, html: str) -> None:
+    links = to_explorer(html, "units")
+    asked = [parse_qs(urlsplit(link).query)["q"][0] for link in links]
+    silenced = ["L0 H1", "L1 H0", "L1 E2", "L0 E3"]
+    assert asked[:4] == silenced
+    of_routes = Counter(name[:4] for name in asked[4:])
+    assert of_routes == {f"L{layer} E": 2 * len(RELATIONS) for layer in range(LAYERS)}  # of each prompt's last token
+    with explored(run) as client:
+        for link, name in dict(zip(links, asked, strict=True)).items():
+            answer = client.get(link)
+            assert answer.status_code == 200
+            shown = re.findall(r">(L\d [HE]\d) n\d+<", answer.text)
+            assert shown == [name] * (HEAD_WIDTH if "H" in name else WIDTH)
+
+
+def test_experts_that_are_idle_lead_to_their_neurons(run: Run) -> None:
+    idle = tuple(f"layer 1 expert {number}" for number in range(EXPERTS))
+    found = Diagnosis((Finding("expert collapse", "moe", ("step-10", "step-20"), 1.0, 0.6, "evidence", idle),), ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gated_lpi.report.sections.MOST_IDLE", 3)
+        content = Content(run, load_results(run), found, {}, {}, datetime.now(UTC), explorer=explorer_at(ADDRESS, "r"))
+        said = join(*next(_diagnosis(content)).finding)
+    assert " Idle where it is worst: " in said
+    assert Elements(said).text.endswith("L1 E0, L1 E1, L1 E2 and 1 more.")
+    assert len(to_explorer(said, "units")) == 3
+    assert parse_qs(urlsplit(to_explorer(said, "units")[0]).query)["checkpoint"] == ["step-20"]
+
+
+def test_tokens_of_prompts_are_named(files: ReportFiles, html: str) -> None:
+    shown = [visible(token) for token in TOKENS]
+    table = json.loads(files.summary.read_text(encoding="utf-8"))["tables"]["routes_moe_1"]
+    assert table["columns"][:3] == ["token", "text", "layer 0"]
+    assert [row[:2] for row in table["rows"]] == [[place, [token]] for place, token in enumerate(TOKENS, 1)]
+    for page in (Elements(html), rendered(files.pages["md"].read_text(encoding="utf-8"))):
+        assert all(token in page.text for token in shown)
+    figures = json.loads(html.split('id="figure-data">')[1].split("</script>")[0])["figures"]
+    names = figures["plot-attention_positions"]["data"][0]["meta"]
+    assert names["columns"] == [f"position {place} {token.replace('<', '&lt;')}" for place, token in enumerate(shown)]
 
 
 def test_addresses_of_explorers_are_looked_at() -> None:
@@ -262,6 +346,31 @@ def browser() -> Iterator[Browser]:
         opened = started.chromium.launch(executable_path=system, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_of_one_arm_fits_three_widths_and_is_walked_by_keys(browser: Browser, tmp_path: Path) -> None:
+    html = build_report(explored_run(tmp_path / "run", (0, 10, 20), ("dense",))).html
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(html.as_uri())
+    plot = page.locator("#plot-against_chance")
+    expect(plot).to_have_class(re.compile("js-plotly-plot"))
+    assert page.locator("#figure-against_chance").evaluate("it => it.getBoundingClientRect().bottom") < 800
+    for width in (400, 800, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.wait_for_function(
+            "[...document.querySelectorAll('figure .scroll')].every(frame => frame.scrollWidth <= frame.clientWidth)"
+        )
+    plot.focus()
+    plot.press("ArrowRight")
+    expect(page.locator("#spoken")).to_contain_text("dense, step 10: ")
+    plot.press("ArrowRight")
+    expect(page.locator("#spoken")).to_contain_text("dense, step 20: ")
+    assert not complaints
+    page.close()
 
 
 @pytest.mark.slow

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from gated_lpi.claims.words import interval, leading
 from gated_lpi.report import all_charts, load_results, plotly_figure
+from gated_lpi.report.against_chance import against_chance
 from gated_lpi.report.arms import Results
 from gated_lpi.report.chart import ArmStyle, Axis, Bars, Chart, Heat, Line, Panel, group_styles
 from gated_lpi.report.chart_words import described
 from gated_lpi.report.contrast import contrast, strongest
 from gated_lpi.report.lead import one_sentence, recalled
 from gated_lpi.report.shared_axes import alike
-from synthetic_run import DENSE, MOE, STEPS, SyntheticRun
+from synthetic_run import DENSE, MOE, STEPS, ArmPlan, SyntheticRun
 
+MEASURED = ("stability", "gain_top_set")
 LOOK = ArmStyle("#000000", "circle")
 
 
@@ -83,6 +86,55 @@ def test_one_arm_alone_has_no_contrast() -> None:
     only = load_results(SyntheticRun(Path("unused"), {"moe": MOE}))
     assert strongest(only) is None
     assert contrast(only).panels == ()
+
+
+def clear(summary: xr.Dataset, name: str) -> float:
+    """How far a measure's intervals are above chance, as a share of the room there, mean over pairs."""
+    here = summary.sel(kind="ffn")
+    above = np.minimum(here[f"{name}_low"], here[name]) - here[f"{name}_chance"]
+    return float((above.clip(min=0) / (1 - here[f"{name}_chance"])).mean())
+
+
+@pytest.mark.parametrize("plan", [MOE, replace(DENSE, spread=2.5, noise=2.0), replace(DENSE, spread=0.2, noise=0.05)])
+def test_one_arm_alone_is_shown_against_chance(plan: ArmPlan) -> None:
+    only = load_results(SyntheticRun(Path("unused"), {"only": plan}))
+    chart = next(iter(all_charts(only).values()))
+    assert chart.name == "against_chance"
+    (panel,) = chart.panels
+    curve, chance = panel.lines
+    summary = only.arms[0].summary
+    parted = {name: clear(summary, name) for name in ("stability", "gain_top_set")}
+    assert parted["stability"] != parted["gain_top_set"]
+    name, label = max((("stability", "J_stab"), ("gain_top_set", "R_t")), key=lambda one: parted[one[0]])
+    assert panel.y.label == label
+    assert curve.y == pytest.approx(summary[name].sel(kind="ffn").to_numpy())
+    assert curve.low is not None
+    assert chance.label == "only, chance"
+    assert chart.caption.count(".") == 1
+    assert f"({label}), over training: FFN neurons, by Gated-LPI" in chart.caption
+    told = int((np.minimum(curve.low, curve.y) > np.array(chance.y)).sum())
+    said = "every checkpoint" if told == len(curve.y) else f"{told} of {len(curve.y)} checkpoints"
+    assert chart.title.startswith(f"{label}: above chance at {said}, ")
+    assert chart.title.endswith(" at step 200")
+    assert described(chart).startswith("only ")
+
+
+def test_what_is_not_told_from_chance_is_not_said_to_be() -> None:
+    only = load_results(SyntheticRun(Path("unused"), {"only": DENSE}))
+    arm = only.arms[0]
+    ends = {"_low": -1, "_high": 1}
+    wide = {f"{name}{end}": arm.summary[name] + shift for name in MEASURED for end, shift in ends.items()}
+    chart = against_chance(replace(only, arms=(replace(arm, summary=arm.summary.assign(wide)),)))
+    assert ": nowhere told from chance, " in chart.title
+    bare = arm.summary.drop_vars([f"{name}_low" for name in MEASURED])
+    assert against_chance(replace(only, arms=(replace(arm, summary=bare),))).panels == ()
+
+
+def test_of_groups_that_are_not_compared_all_are_shown_and_one_is_named() -> None:
+    two = load_results(SyntheticRun(Path("unused"), {"one": DENSE, "other": replace(DENSE, noise=3.0)}))
+    chart = against_chance(replace(two, judged=()))
+    assert {line.label for line in chart.panels[0].lines} == {"one", "one, chance", "other", "other, chance"}
+    assert " of one: above chance at " in chart.title
 
 
 def test_axes_of_one_scale_begin_and_end_alike() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gated_lpi import LPI, attribute, load_model
 from gated_lpi.report import build_report
+from gated_lpi.report.tables import visible
 from gated_lpi.runs import run_experiment
 from tiny_runs import tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
@@ -30,7 +31,13 @@ def test_layers_by_source_position_are_kept_whatever_is_kept_of_prompts_and_draw
         by_hand = alone["position_lpi"].values[..., layer == of_block].sum(axis=-1)
         np.testing.assert_allclose(found.values[1][..., index], by_hand, atol=1e-5)
     assert np.isnan(found.values[1]).any()  # prompts are of different lengths
+    texts = scores["token_text"]
+    assert texts.dims == ("prompt", "position")
+    words = str(scores["text"].values[0]).split()  # each is a token, and the last is the answer
+    assert [token for token in texts.values[0].tolist() if token] == words[:-1]
+    np.testing.assert_array_equal(texts.values == "", np.isnan(found.values[1]).all(axis=-1))
     monkeypatch.setattr("gated_lpi.report.build.FORMATS", ())
     page = build_report(run).html.read_text()
     assert "What attention takes from where" in page
     assert json.dumps("attention_positions") in page or "attention_positions" in page
+    assert f"position 0 {visible(texts.values[0][0])}" in page

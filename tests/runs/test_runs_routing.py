@@ -78,7 +78,7 @@ def test_a_dense_arm_beside_it_is_scored_as_ever_and_says_so(run, notes):
 
 
 def as_before(scores: xr.Dataset) -> xr.Dataset:
-    """Scores as an earlier version kept them: what routers did, without relations."""
+    """Scores as an earlier version kept them: what routers did, without relations, and no texts of tokens."""
     weights = (scores["n_prompts"] / scores["n_prompts"].sum()).values.reshape(-1, 1)
     old = {
         name: (
@@ -87,7 +87,7 @@ def as_before(scores: xr.Dataset) -> xr.Dataset:
         )
         for name in ROUTING
     }
-    return scores.drop_vars(ROUTING).assign(old)
+    return scores.drop_vars((*ROUTING, "token_text")).assign(old)
 
 
 def test_summaries_are_what_they_were(run):
@@ -114,6 +114,8 @@ def test_a_store_of_an_earlier_version_goes_on_as_it_began(run, tmp_path):
     store.append(one_checkpoint(as_before(scores), 0), {"key": "step-0", "step": 0})
     store.append(one_checkpoint(scores, 1), {"key": "step-10", "step": 10})
     found = store.open().load()
+    assert "token_text" in scores.coords
+    assert "token_text" not in found.coords
     for name in ROUTING:
         assert found[name].dims == ("checkpoint", "expert_unit")
         np.testing.assert_allclose(found[name].values, as_before(scores)[name].values, rtol=1e-6)

@@ -35,7 +35,7 @@ def command(
     explorer: Annotated[
         str | None,
         typer.Option(
-            help="Address of the run's explorer, which names of neurons lead to, or none. Default: in html where "
+            help="Address of the run's explorer, which names of units lead to, or none. Default: in html where "
             "gated-lpi explore listens by itself, else none."
         ),
     ] = None,

@@ -19,7 +19,8 @@ from gated_lpi.explore.workspace import Workspace
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Axis, Bars, Chart, Heat, Panel, category_axis
 from gated_lpi.report.clocks import at_step
-from gated_lpi.report.token_routes import route
+from gated_lpi.report.tables import visible
+from gated_lpi.report.token_routes import positions, route
 from gated_lpi.unit_names import BLOCK_NAMES
 
 
@@ -182,29 +183,32 @@ def _positions(arm: Arm, prompt: int, moment: Moment) -> tuple[Drawn, Sheet]:
     table = table[:, np.isfinite(table).any(axis=0)]
     greatest = float(np.nanmax(np.abs(table))) if table.size else 1.0
     layers = [f"layer {layer}" for layer in arm.scores["attention_block_layer"].to_numpy().tolist()]
-    positions = [f"position {number}" for number in range(table.shape[1])]
-    heat = Heat(table, tuple(layers), tuple(positions), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
-    panel = Panel("", category_axis("source position", positions), category_axis("", layers, 24), heat=heat)
+    columns = positions(at, table.shape[1])
+    heat = Heat(table, tuple(layers), tuple(columns), (-greatest or -1.0, greatest or 1.0), "nats", diverging=True)
+    ticks = [name.removeprefix("position ") for name in columns]
+    panel = Panel("", category_axis("source position", ticks), category_axis("", layers, 24), heat=heat)
     caption = "What attention takes from each source position, summed over each layer's units."
     rows = [
-        {"layer": layer} | dict(zip(positions, row, strict=True))
+        {"layer": layer} | dict(zip(columns, row, strict=True))
         for layer, row in zip(layers, table.tolist(), strict=True)
     ]
-    columns = (Col("layer", "layer"), *(Col(position, position, "number") for position in positions))
-    sheet = Sheet("positions", f"{caption[:-1]}, nats.", columns, rows)
+    heads = (Col("layer", "layer"), *(Col(name, name, "number") for name in columns))
+    sheet = Sheet("positions", f"{caption[:-1]}, nats.", heads, rows)
     return Drawn(Chart("positions", "From where", caption, (panel,), columns=1), "positions"), sheet
 
 
 def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     found = route(arm.scores.isel(checkpoint=moment.place, prompt=prompt))
-    columns = (Col("token", "token", "count"), *(Col(f"layer {layer}", f"layer {layer}") for layer in found.layers))
+    kept = [Col("text", "text")] if found.texts else []
+    layers = [Col(f"layer {layer}", f"layer {layer}") for layer in found.layers]
+    texts = map(visible, found.texts or [""] * len(found.tokens))
     rows = [
-        {"token": number}
+        {"token": number, "text": text}
         | {
-            f"layer {layer}": ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
-            for layer, taken in zip(found.layers, layers, strict=True)
+            column.key: ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
+            for column, taken in zip(layers, token, strict=True)
         }
-        for number, layers in enumerate(found.tokens, 1)
+        for number, (text, token) in enumerate(zip(texts, found.tokens, strict=True), 1)
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
-    return Sheet("routes", caption, columns, rows)
+    return Sheet("routes", caption, (Col("token", "token", "count"), *kept, *layers), rows)

@@ -19,6 +19,7 @@ from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
 from gated_lpi.methods.objective import Objective
 from gated_lpi.models import Model
+from gated_lpi.prompting import token_texts
 from gated_lpi.score_schema import OF_RUNS, SCHEMA
 from gated_lpi.trace import PromptRouting
 from gated_lpi.unit_names import KINDS
@@ -147,7 +148,8 @@ def build_dataset(
     values = {name: values[name] for name in dict.fromkeys((*SCHEMA, *values)) if name in values}
     variables = {name: _variable(name, array, collector.dims) for name, array in values.items()}
     used = {dim for dims, *_ in variables.values() for dim in dims}
-    coords = _prompt_coords(encoded, results) | _model_coords(model, units, used)
+    coords = _prompt_coords(encoded, results) | _token_coords(model, encoded, results)
+    coords |= _model_coords(model, units, used)
     if collector.keep == "relations":
         coords["relation"] = ("relation", _strings(collector.names))
         coords["n_prompts"] = ("relation", collector.counts)
@@ -189,6 +191,20 @@ def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> 
     coords: dict[str, Any] = {name: ("prompt", _strings(values)) for name, values in texts.items()}
     coords["target_id"] = ("prompt", results.target_id)
     return coords
+
+
+def _token_coords(model: Model, encoded: Sequence[EncodedPrompt], results: PromptResults) -> dict[str, Any]:
+    """Texts of the tokens at the positions that something is kept of, [P, S]; "" beyond the prompt."""
+    kept = results.layer_positions or results.position_gate
+    if not kept or model.tokenizer is None:
+        return {}
+    ids = [item.full_ids[: len(kept[prompt])] for prompt, item in enumerate(encoded)]
+    different = sorted({token for tokens in ids for token in tokens})
+    spelt = dict(zip(different, token_texts(model, different), strict=True))
+    texts = np.full((len(ids), max(map(len, ids))), "", dtype=object)
+    for prompt, tokens in enumerate(ids):
+        texts[prompt, : len(tokens)] = [spelt[token] for token in tokens]
+    return {schema.TOKEN_TEXT: (("prompt", "position"), texts)}
 
 
 def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:

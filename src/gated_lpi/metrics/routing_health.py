@@ -7,7 +7,7 @@ single tokens the overlaps are those of sets, over means those of loads. How eve
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics._arrays import FloatArray, finite, normalised_entropy, positive_count, ratio, shares
@@ -23,10 +23,18 @@ def dead_experts(load: ArrayLike, below: float = DEAD) -> FloatArray:
     Raises:
         OptionError: NaN, infinite or negative loads.
     """
+    dead = which_experts_are_dead(load, below).mean(axis=-1)
+    return np.where(np.asarray(load).sum(axis=-1) > 0, dead, np.nan)
+
+
+def which_experts_are_dead(load: ArrayLike, below: float = DEAD) -> NDArray[np.bool_]:
+    """Which experts have less than `below` of an even load, of `load` [..., E], in the same shape; none of no load.
+
+    Raises:
+        OptionError: NaN, infinite or negative loads.
+    """
     values = _routed("load", load)
-    even = values.mean(axis=-1, keepdims=True)
-    dead = (values < below * even).mean(axis=-1)
-    return np.where(even[..., 0] > 0, dead, np.nan)
+    return np.asarray(values < below * values.mean(axis=-1, keepdims=True))
 
 
 def dead_experts_chance(tokens: int, experts: int, k: int, below: float = DEAD, *, draws: int = 200) -> float:

@@ -21,6 +21,7 @@ from gated_lpi.diagnosis import Diagnosis, examine
 from gated_lpi.errors import OptionError
 from gated_lpi.metrics import summary_to_json
 from gated_lpi.report import charts, doubts, heatmaps
+from gated_lpi.report.against_chance import against_chance
 from gated_lpi.report.arms import Results, load_results
 from gated_lpi.report.chart import Chart
 from gated_lpi.report.content import Content
@@ -85,7 +86,7 @@ def build_report(
         out: folder or fsspec address to write into, made if it is not there; default: the run's own.
         formats: "html", one file that needs none of the others, and no network; "md", Markdown beside its figures;
             "pdf", for which Chromium or Chrome has to be installed.
-        explorer: address of the run's explorer, which names of neurons lead to; "none": they lead nowhere. Default: in
+        explorer: address of the run's explorer, which names of units lead to; "none": they lead nowhere. Default: in
             "html" where `gated-lpi explore` listens by itself, in others none, as they are read on other machines.
 
     Returns:
@@ -148,8 +149,9 @@ def _still_there(folder: Folder, written: set[str]) -> list[str]:
 def all_charts(results: Results) -> dict[str, Chart]:
     """Every chart that has something to show, by name, in the order of the report."""
     summaries, scores, grouped, styles = results.summaries, results.scores, by_group(results), results.styles
+    first = contrast(results)
     drawn = (
-        contrast(results),
+        first if first.panels else against_chance(results),
         trajectories(results),
         charts.stability(grouped, styles),
         heatmaps.layer_profiles(summaries),

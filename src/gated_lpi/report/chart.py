@@ -109,6 +109,7 @@ class Heat:
         limits: the values that the colour scale begins and ends at.
         label: of the colour scale.
         diverging: whether the scale has a middle.
+        over_training: whether columns are checkpoints.
     """
 
     values: NDArray[np.float64]
@@ -117,6 +118,7 @@ class Heat:
     limits: tuple[float, float]
     label: str
     diverging: bool = False
+    over_training: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Content:
         written: when the report is made.
         heights: of charts that a script draws, by name, in pixels.
         pictures: addresses of charts that are drawn already, by name.
-        explorer: where names of neurons lead to; None: nowhere.
+        explorer: where names of units, heads and experts lead to; None: nowhere.
     """
 
     run: Run

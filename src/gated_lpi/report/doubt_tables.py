@@ -15,11 +15,11 @@ from gated_lpi.metrics import drop_at_damage
 from gated_lpi.report.arms import KIND_NAMES, ArmResults, Results
 from gated_lpi.report.by_method import MEASURES, measured, method_name
 from gated_lpi.report.estimates import NAN, ablation_damage, ablation_drop, mean_over_pairs, number, read
+from gated_lpi.report.explorer_links import Linked, Phrase, units_link, units_links
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Table, show
 from gated_lpi.report.token_routes import Route, routes
 from gated_lpi.results.records import AblationRow, AblationTable, Selectivity
-from gated_lpi.unit_names import short_name
 
 LAST = -1
 MOST_EXPERTS = 4  # of a token in a layer, by name
@@ -241,10 +241,12 @@ def redundancy(results: Results) -> Table:
     )
     rows = []
     for arm in results.arms:
-        for row in () if arm.record is None else arm.record.redundancy:
+        if arm.record is None:
+            continue
+        for row in arm.record.redundancy:
             frozen, free = (row.logprob_intact - one for one in (row.logprob_frozen, row.logprob_free))
             random = row.random_recovered
-            name = ", ".join(short_name(expert) for expert in row.experts)
+            name = units_links(arm.name, row.experts, arm.record.ablation.checkpoint, len(row.experts))
             drawn = float(np.mean(random)), f"{show(min(random), 'number')} to {show(max(random), 'number')}"
             kept = row.jaccard, float(np.mean(row.random_jaccard))
             what = arm.name, name, method_name(row.method)
@@ -272,21 +274,32 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     first = max(count - MOST_TOKENS, 0)
     which = f"the last {MOST_TOKENS} of {count:,} tokens" if first else "each token"
     text = route.text if len(route.text) <= MOST_CHARACTERS else f"…{route.text[-MOST_CHARACTERS:]}"
-    columns = (Column("token", "count"), *(Column(f"layer {layer}") for layer in route.layers))
-    rows = enumerate(route.tokens[first:], first + 1)
+    kept = [Column("text", "tokens")] if route.texts else []
+    columns = (Column("token", "count"), *kept, *(Column(f"layer {layer}") for layer in route.layers))
     title = f"{arm.name}, {printable(route.relation)}: “{printable(text)}”".replace("\n", "\\n")
     caption = (
         f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. "
         "Experts by falling gate, which is in brackets."
     )
-    return Table(name, caption, columns, tuple((place, *map(_experts, cells)) for place, cells in rows))
+    key = str(arm.checkpoints[LAST]["key"])
+    cells = [
+        [_experts(arm.name, layer, gates, key) for layer, gates in zip(route.layers, layers, strict=True)]
+        for layers in route.tokens[first:]
+    ]
+    plain = [tuple(cell.text for cell in row) for row in cells[:-1]]  # links in all rows would be most of the page
+    rows: list[tuple[Any, ...]] = [*plain, *map(tuple, cells[-1:])]
+    if route.texts:
+        rows = [((text,), *row) for text, row in zip(route.texts[first:], rows, strict=True)]
+    return Table(name, caption, columns, tuple((place, *row) for place, row in enumerate(rows, first + 1)))
 
 
-def _experts(gates: Sequence[tuple[int, float]]) -> str:
-    """Experts with their gates: E3 (0.61), E7 (0.22) and how many more."""
-    shown = ", ".join(f"E{expert} ({gate:.2f})" for expert, gate in gates[:MOST_EXPERTS])
+def _experts(arm: str, layer: int, gates: Sequence[tuple[int, float]], checkpoint: str) -> Phrase:
+    """Experts of a layer with their gates: L2 E3 (0.61), L2 E7 (0.22) and how many more."""
+    parts: list[str | Linked] = []
+    for expert, gate in gates[:MOST_EXPERTS]:
+        parts += [", " if parts else "", units_link(arm, f"L{layer} E{expert}", checkpoint), f" ({gate:.2f})"]
     more = len(gates) - MOST_EXPERTS
-    return (f"{shown} and {more} more" if more > 0 else shown) or "none"
+    return Phrase((*(parts or ["none"]), *([f" and {more} more"] if more > 0 else [])))
 
 
 def _every_row(results: Results) -> Iterator[tuple[str, AblationTable, AblationRow]]:

@@ -6,11 +6,13 @@ Addresses name the run, and the explorer of another one refuses them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from gated_lpi.errors import OptionError
+from gated_lpi.unit_names import short_name
 
 PORT = 8765
 ADDRESS = f"http://127.0.0.1:{PORT}/"
@@ -29,6 +31,21 @@ class Linked(NamedTuple):
     text: str
     page: str
     params: tuple[tuple[str, str], ...]
+
+
+class Phrase(NamedTuple):
+    """Text in a table with names in it that the explorer has pages of.
+
+    Attributes:
+        parts: from left to right.
+    """
+
+    parts: tuple[str | Linked, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it, without where names lead to."""
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,17 @@ def unit_link(arm: str, name: str, checkpoint: str, method: str | None = None) -
 def units_link(arm: str, name: str, checkpoint: str) -> Linked:
     """The neurons of an expert or head, by its short name, at a checkpoint."""
     return Linked(name, "units", (("arm", arm), ("q", name), ("checkpoint", checkpoint)))
+
+
+def units_links(arm: str, labels: Sequence[str], checkpoint: str, most: int) -> Phrase | None:
+    """At most so many experts or heads, by their labels, and how many more there are; None for none of them."""
+    if not labels:
+        return None
+    parts: list[str | Linked] = []
+    for label in labels[:most]:
+        parts += [", ", units_link(arm, short_name(label), checkpoint)]
+    more = len(labels) - most
+    return Phrase((*parts[1:], *([f" and {more:,} more"] if more > 0 else [])))
 
 
 def explorer_at(address: str | None, run: str) -> Explorer | None:

@@ -1,4 +1,4 @@
-"""The page's first screen: a sentence for each question with its verdict, the clearest contrast, the caveats."""
+"""The page's first screen: a sentence for each question with its verdict, the clearest figure, the caveats."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ TONES: dict[str, Tone] = {
     "contradicted": "contradicted",
     "mixed": "mixed",
 }
-NO_CONTRAST = "No two groups of arms are compared over training, so there is no contrast to show."
-
+NO_FIGURE = (
+    "No two groups of arms are compared over training, and no measure of one has intervals over it, so there is no "
+    "figure to show."
+)
 
 HOW_TO_READ = (
     "Square brackets hold 95% intervals; of differences over training, bands that hold at all checkpoints at once. "
@@ -33,7 +35,8 @@ def first_screen(content: Content) -> Html:
     """Head, verdicts, figure and caveats."""
     results = content.results
     answers = tag("ul", *(_answer(one) for one in _questions(content)), class_="answers")
-    shown = chart_figure(content, "contrast", NO_CONTRAST)
+    first = "contrast" if "contrast" in content.charts else "against_chance"
+    shown = chart_figure(content, first, NO_FIGURE)
     warned = caveats(results, content.diagnosis, trusted="trust" in content.tables)
     limits = tag(
         "div", tag("h3", "Caveats"), tag("ul", *warned) if warned else tag("p", "None to name."), class_="caveats"

@@ -14,6 +14,7 @@ from gated_lpi.metrics.relations import over_relations
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.chart import ArmStyle, Axis, Chart, Heat, Line, Panel, arm_styles, category_axis, short_number
 from gated_lpi.report.clocks import clock_label, clock_name
+from gated_lpi.report.token_routes import positions
 from gated_lpi.unit_names import BLOCK_NAMES
 
 ROW_TICKS = 16
@@ -36,6 +37,7 @@ def layer_profiles(summaries: Mapping[str, xr.Dataset]) -> Chart:
                 limits[kind],
                 "nats",
                 diverging=limits[kind][0] < 0,
+                over_training=True,
             ),
         )
         for name, summary in summaries.items()
@@ -86,6 +88,7 @@ def base_logprob(scores: Mapping[str, xr.Dataset], styles: Mapping[str, ArmStyle
                 tuple(f"{clock_name('step', scores[name].attrs)} {step}" for step in _steps(scores[name])),
                 limits,
                 "nats",
+                over_training=True,
             ),
         )
         for name, mean in means.items()
@@ -167,6 +170,7 @@ def attention_positions(scores: Mapping[str, xr.Dataset]) -> Chart:
     """What attention takes from each source position of a few prompts at the last checkpoint, by layer."""
     tables: dict[str, NDArray[np.float64]] = {}
     layers: dict[str, list[int]] = {}
+    columns: dict[str, list[str]] = {}
     for name, arm in scores.items():
         if schema.LAYER_POSITION_LPI not in arm:
             continue
@@ -178,6 +182,7 @@ def attention_positions(scores: Mapping[str, xr.Dataset]) -> Chart:
             title = f"{name}: {_short(str(relations[prompt]))}"
             tables[title] = table[:, np.isfinite(table).any(axis=0)]
             layers[title] = arm["attention_block_layer"].to_numpy().tolist()
+            columns[title] = positions(last, tables[title].shape[1])
     low, high = _limits(list(tables.values()))
     panels = tuple(
         Panel(
@@ -187,7 +192,7 @@ def attention_positions(scores: Mapping[str, xr.Dataset]) -> Chart:
             heat=Heat(
                 table,
                 tuple(f"layer {layer}" for layer in layers[title]),
-                tuple(f"position {i}" for i in range(table.shape[1])),
+                tuple(columns[title]),
                 (low, high),
                 "nats",
                 diverging=low < 0 < high,

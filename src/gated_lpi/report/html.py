@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from gated_lpi.report.explorer_links import Explorer, Linked
+from gated_lpi.report.explorer_links import Explorer, Linked, Phrase
 from gated_lpi.report.tables import Column, Table, show
 
 NUMERIC = ("count", "number", "share", "percent")
@@ -62,6 +62,14 @@ def data_table(table: Table, explorer: Explorer | None = None) -> Html:
     return tag("div", inner, class_="scroll", role="region", tabindex="0", aria_label=f"Table: {table.name}")
 
 
+def linked(text: Linked | Phrase, explorer: Explorer | None) -> Html:
+    """Text whose names lead to the explorer."""
+    if explorer is None:
+        return escape(text.text)
+    parts = text.parts if isinstance(text, Phrase) else (text,)
+    return join(*(part if isinstance(part, str) else tag("a", part.text, href=explorer.link(part)) for part in parts))
+
+
 def folded(title: str, *children: str) -> Html:
     """Content that opens on a click."""
     return tag("details", tag("summary", title), *children)
@@ -74,8 +82,8 @@ def figure(number: int, name: str, title: str, caption: str, place: Html) -> Htm
 
 
 def _cell(column: Column, value: object, explorer: Explorer | None) -> Html:
-    if isinstance(value, Linked) and explorer is not None:
-        return tag("td", tag("a", value.text, href=explorer.link(value)), class_="words")
+    if isinstance(value, Linked | Phrase):
+        return tag("td", linked(value, explorer), class_="words")
     if column.form == "tokens" and isinstance(value, tuple):
         chips = [tag("code", show((token,), "tokens")) for token in value]
         return tag("td", Html(" ".join(chips)), class_="tokens")

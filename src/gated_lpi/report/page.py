@@ -16,7 +16,7 @@ from string import Template
 from typing import Any
 
 from gated_lpi.report.content import Content
-from gated_lpi.report.figure_json import figure_json, templates
+from gated_lpi.report.figure_json import figure_json, templates, with_shared_lists
 from gated_lpi.report.html import escape
 from gated_lpi.report.markdown import markdown
 from gated_lpi.report.sections import body
@@ -28,7 +28,8 @@ def interactive(content: Content) -> str:
     """The page for browsers: one file that needs nothing else, whose figures show values and can be zoomed."""
     figures = {name: figure_json(chart) for name, chart in content.charts.items()}
     heights = {name: int(figure["layout"]["height"]) for name, figure in figures.items()}
-    data = {"figures": {f"plot-{name}": figure for name, figure in figures.items()}, "templates": templates()}
+    named = {f"plot-{name}": figure for name, figure in figures.items()}
+    data = with_shared_lists(named) | {"templates": templates()}
     scripts = (
         f'{NOSCRIPT}<p class="spoken" id="spoken" aria-live="polite"></p>\n'
         f"<script>{_file('plotly-cartesian.min.js')}</script>\n"

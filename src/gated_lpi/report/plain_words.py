@@ -24,10 +24,13 @@ def measured_in_words(measure: Measure) -> str:
     """A measure in plain words, as a sentence goes on with them, and its name in brackets."""
     if measure.words.startswith(ABLATION):
         return "recall lost" + measure.words.removeprefix(ABLATION)
-    if measure.name not in WORDS:
-        return measure.words
-    words, name = WORDS[measure.name]
-    return f"{words} ({name})" if name else words
+    return named_in_words(measure.name) if measure.name in WORDS else measure.words
+
+
+def named_in_words(name: str) -> str:
+    """The same of a measure by the name of its variable, which is in `WORDS`."""
+    words, short = WORDS[name]
+    return f"{words} ({short})" if short else words
 
 
 def briefly(measure: Measure) -> str:

@@ -11,21 +11,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from gated_lpi.diagnosis import NAMES, Diagnosis
+from gated_lpi.diagnosis import NAMES, Finding
 from gated_lpi.report import paper
 from gated_lpi.report.arms import KIND_NAMES, Results, capital, kinds_there
 from gated_lpi.report.by_method import agreement_sentence, method_name, sentences, verdict
 from gated_lpi.report.claims import Claim, claims
 from gated_lpi.report.content import Content, chart_figure, shown_table
+from gated_lpi.report.explorer_links import units_links
 from gated_lpi.report.findings import explained_sentence, recall_sentence, settling, small_sets_note
 from gated_lpi.report.first_screen import first_screen
-from gated_lpi.report.html import Html, folded, items, join, section, tag
+from gated_lpi.report.html import Html, folded, items, join, linked, section, tag
 from gated_lpi.report.routing_share import routing_sentences
 from gated_lpi.report.tables import listing, show
+from gated_lpi.report.thinned import kept
 
 NO_PAIRS = "No arm has two checkpoints, so there are no pairs of checkpoints and nothing over time to show."
 NOT_POSITIVE = "No neuron of any arm has a positive score."
 NO_RECORD = "was not recorded."
+MOST_IDLE = 12  # experts, by name
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def sections(content: Content) -> tuple[Section, ...]:
     return (
         Section("run", "What was run", (Row(tuple(_what_was_run(content)), table="arms"),)),
         *_publication(results),
-        Section("diagnosis", "Diagnosis", tuple(_diagnosis(content.diagnosis))),
+        Section("diagnosis", "Diagnosis", tuple(_diagnosis(content))),
         Section("stability", "Stability of the top sets", (Row(tuple(_settled(results)), chart="stability"),)),
         Section(
             "profiles",
@@ -154,9 +157,15 @@ def _what_was_run(content: Content) -> Iterator[str]:
     small = small_sets_note(results)
     if small:
         yield small
+    longest = max(len(arm.checkpoints) for arm in results.arms)
+    if len(kept(longest)) < longest:
+        yield (
+            f"Figures that answer the mouse draw {len(kept(longest))} of {longest} checkpoints, evenly many; pictures "
+            "in the folder figures, and all numbers, have every one."
+        )
     if content.explorer is not None:
         yield (
-            "Names of neurons lead to the explorer, while it runs (gated-lpi explore "
+            "Names of neurons, heads and experts lead to the explorer, while it runs (gated-lpi explore "
             f"{content.run.path.name}), at {content.explorer.address}."
         )
 
@@ -211,14 +220,16 @@ def _unablated(results: Results) -> Iterator[Html]:
             yield tag("p", f"{arm.name}: {'; '.join(arm.record.ablation.skipped)}.", class_="absent")
 
 
-def _diagnosis(found: Diagnosis) -> Iterator[Row]:
+def _diagnosis(content: Content) -> Iterator[Row]:
     """What is wrong with the arms' training, with its evidence; and what could not be judged."""
+    found = content.diagnosis
     if found.findings:
         lines = [
             join(
                 tag("strong", f"{one.arm}: {one.name}."),
                 f" {capital(one.evidence)}. Measured {show(one.value, 'number')}, threshold "
                 f"{show(one.threshold, 'number')}; checkpoints: {_few(one.checkpoints)}.",
+                *_idle(content, one),
             )
             for one in found.findings
         ]
@@ -226,6 +237,13 @@ def _diagnosis(found: Diagnosis) -> Iterator[Row]:
     else:
         yield Row((f"None of {listing(NAMES)} was found.",))
     yield Row(tuple(tag("p", f"Not judged: {line}.", class_="absent") for line in found.unjudged))
+
+
+def _idle(content: Content, finding: Finding) -> Iterator[str]:
+    """The experts that take no part, where they are found not to."""
+    named = units_links(finding.arm, finding.experts, finding.checkpoints[-1], MOST_IDLE)
+    if named is not None:
+        yield from (" Idle where it is worst: ", linked(named, content.explorer), ".")
 
 
 def _few(keys: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from gated_lpi.report.estimates import Estimate
-from gated_lpi.report.explorer_links import Linked
+from gated_lpi.report.explorer_links import Linked, Phrase
 
 Form = Literal["text", "count", "number", "share", "percent", "tokens"]
 MISSING = "\N{EN DASH}"
@@ -58,7 +58,7 @@ def show(value: Any, form: Form = "text") -> str:
         if not value.has_interval:
             return written
         return f"{written} [{_bare(value.low, form)}, {_bare(value.high, form)}]"
-    if isinstance(value, Linked):
+    if isinstance(value, Linked | Phrase):
         return value.text
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
@@ -107,7 +107,7 @@ def _bare(value: float, form: Form) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Linked):
+    if isinstance(value, Linked | Phrase):
         return value.text
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

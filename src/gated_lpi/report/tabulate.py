@@ -23,13 +23,14 @@ from gated_lpi.report.doubt_tables import (
     token_routes,
 )
 from gated_lpi.report.estimates import NAN, ablation_drop, mean_over_pairs, number, read
-from gated_lpi.report.explorer_links import unit_link
+from gated_lpi.report.explorer_links import unit_link, units_links
 from gated_lpi.report.routing_share import has_null
 from gated_lpi.report.tables import RHO_AVG, SIGMA_REL, Column, Form, Table, show
 from gated_lpi.results import Run
 from gated_lpi.unit_names import BLOCK_NAMES, short_name
 
 LAST = -1
+MOST_HEADS = 10  # of an ablation, by name
 
 
 def all_tables(run: Run, results: Results) -> dict[str, Table]:
@@ -173,6 +174,7 @@ def ablations(results: Results) -> Table:
         Column("silenced"),
         Column("chosen by"),
         Column("number"),
+        Column("heads"),
         Column("intact HIT@k", "share"),
         Column("HIT@k", "share"),
         Column("drop", "percent"),
@@ -196,6 +198,7 @@ def ablations(results: Results) -> Table:
                     row.name,
                     method_name(row.method),
                     f"{row.count:,} of {row.available:,} available{scaled}",
+                    units_links(arm.name, row.chosen if row.kind == "head" else (), table.checkpoint, MOST_HEADS),
                     table.hit,
                     row.hit,
                     drop.drop,

@@ -1,7 +1,7 @@
 """Which experts took each token of a prompt, and with which gate: of a few prompts, at the last checkpoint.
 
 The prompts are the first of each of the first relations in the order of the run's facts, so that a report made again
-shows the same ones. Tokens are known by their place: runs keep the prompt's text, not how it was cut.
+shows the same ones. Tokens have their place, and their text where the run kept it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gated_lpi import score_schema as schema
+from gated_lpi.report.tables import visible
 
 MOST_PROMPTS = 4
 
@@ -25,12 +26,14 @@ class Route(NamedTuple):
         relation, text: the prompt's.
         layers: those with routed experts.
         tokens: for each token and layer, (expert, gate) of the experts that took it, by falling gate.
+        texts: of each token; empty where the run kept none.
     """
 
     relation: str
     text: str
     layers: tuple[int, ...]
     tokens: tuple[tuple[tuple[tuple[int, float], ...], ...], ...]
+    texts: tuple[str, ...] = ()
 
 
 def routes(scores: xr.Dataset) -> list[Route]:
@@ -52,7 +55,21 @@ def route(one: xr.Dataset) -> Route:
         for row in gates
         if not np.isnan(row[expert >= 0]).any()
     )
-    return Route(str(one["prompt_relation"].item()), str(one["text"].item()), tuple(layers), tokens)
+    texts = token_texts(one, len(tokens))
+    return Route(str(one["prompt_relation"].item()), str(one["text"].item()), tuple(layers), tokens, texts)
+
+
+def token_texts(one: xr.Dataset | xr.DataArray, count: int) -> tuple[str, ...]:
+    """Texts of the first tokens of a prompt, of which scores are given; none where the run kept none."""
+    if schema.TOKEN_TEXT not in one.coords:
+        return ()
+    return tuple(one[schema.TOKEN_TEXT].to_numpy().astype(object).astype(str)[:count].tolist())
+
+
+def positions(one: xr.Dataset | xr.DataArray, count: int) -> list[str]:
+    """The first positions of a prompt by number, from 0, and by text where the run kept it: position 3 ␣Paris."""
+    texts = token_texts(one, count) or ("",) * count
+    return [f"position {number} {visible(text)}".rstrip() for number, text in enumerate(texts)]
 
 
 def _taken(

@@ -25,7 +25,7 @@ from gated_lpi.methods import block_problems
 from gated_lpi.methods.lpi import exact
 from gated_lpi.models import Model
 from gated_lpi.options import LPI, Scoring
-from gated_lpi.runs.top_units import token_texts
+from gated_lpi.prompting import token_texts
 from gated_lpi.trace import Slab
 
 TEXT = np.dtypes.StringDType()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.models import Model
+from gated_lpi.prompting import token_texts
 from gated_lpi.results.records import TopUnit
 from gated_lpi.trace import trace
 from gated_lpi.unit_names import KINDS
@@ -79,12 +80,6 @@ def top_of_each_kind(
 
 def _moved_most(model: Model, effect: Tensor) -> tuple[str, ...]:
     return token_texts(model, effect.topk(min(N_TOKENS, len(effect))).indices.tolist())
-
-
-def token_texts(model: Model, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Tokens as texts; those that are no text, such as rows of the unembedding beyond the vocabulary, by number."""
-    assert model.tokenizer is not None  # prompts were encoded with it
-    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in tokens)
 
 
 def _mean_coefficients(model: Model, encoded: Sequence[EncodedPrompt]) -> NDArray[np.float64]:

@@ -1,7 +1,17 @@
 "use strict";
 // Draws the page's figures, anew where the page becomes narrow or is printed; their points are walked through by keys.
 (function () {
-  const drawn = JSON.parse(document.getElementById("figure-data").textContent);
+  let lists = [];
+  const drawn = JSON.parse(document.getElementById("figure-data").textContent, (key, value) => {
+    if (key === "lists") lists = value; // which come first
+    return value && value.shared >= 0 ? lists[value.shared] : value;
+  });
+  for (const { data } of Object.values(drawn.figures)) {
+    for (const trace of data.filter(({ type }) => type === "heatmap")) {
+      const { rows, columns } = trace.meta;
+      trace.customdata = rows.map((row) => columns.map((column) => `${row}, ${column}`));
+    }
+  }
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 640px)");
   const options = {
