@@ -277,6 +277,7 @@ def test_memory_that_grows_with_the_prompts_is_called_out(peak, verdict):
     assert verdict in lines[-1]
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_itself():
     ballast = torch.ones(150_000_000)  # 600 MB here, which a new process must not be charged with
     code = "from benchmarks.attribution import peak; print(peak())"

@@ -90,7 +90,9 @@ def test_a_bump_the_other_way_contradicts_and_both_ways_are_mixed():
     assert "has to be said, not measured" in would_decide([both], "mixed")
 
 
-@pytest.mark.parametrize(("n", "paired"), [(3, False), (5, False), (5, True)])
+@pytest.mark.parametrize(
+    ("n", "paired"), [(3, False), *(pytest.param(5, one, marks=pytest.mark.slow) for one in (False, True))]
+)
 def test_null_data_are_found_in_at_most_one_of_twenty_runs(n, paired):
     runs, found = 200, 0
     random = np.random.default_rng(n)

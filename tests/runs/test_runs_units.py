@@ -52,7 +52,7 @@ def whole(source, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "units",
-    [pytest.param(units, marks=[] if len(units) in (1, len(UNITS)) else [pytest.mark.slow]) for units in SUBSETS],
+    [pytest.param(units, marks=[] if units in (("blocks",), UNITS) else [pytest.mark.slow]) for units in SUBSETS],
     ids="-".join,
 )
 def test_every_subset_of_units_goes_all_the_way(source, whole, tmp_path, monkeypatch, capsys, units):
