@@ -182,7 +182,7 @@ def test_recall_asks_for_what_is_true_by_then():
             training_of=lambda _: SimpleNamespace(shift=SimpleNamespace(share=0.5), steps_before_shift=20),
         ),
     )
-    hits, count = recall._hits(run, "moe", (1, 10))
+    hits, count = recall.hits_of(run, "moe", (1, 10))
     assert count == 4
     assert [hits[step][10] for step in (10, 20, 30, 40)] == [1.0, 1.0, 0.5, 1.0]
 

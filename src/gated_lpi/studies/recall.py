@@ -49,7 +49,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
     steps: dict[str, list[int]] = {}
     reached: dict[str, list[float]] = {}
     for group, arms in groups.items():
-        found = {arm: _hits(run, arm, ks) for arm in arms}
+        found = {arm: hits_of(run, arm, ks) for arm in arms}
         steps[group] = sorted(set.intersection(*(set(hits) for hits, _ in found.values())))
         curves[group] = {
             k: [_pooled([hits[step][k] for hits, _ in found.values()], _prompts(found)) for step in steps[group]]
@@ -81,7 +81,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
 Hits = dict[int, dict[int, float]]
 
 
-def _hits(run: Run, arm: str, ks: tuple[int, ...]) -> tuple[Hits, int]:
+def hits_of(run: Run, arm: str, ks: tuple[int, ...]) -> tuple[Hits, int]:
     """HIT@k of an arm by step and k, over the prompts whose answer is true by then; and the fewest of these."""
     scores = run.scores(arm)
     ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()

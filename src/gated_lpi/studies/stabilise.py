@@ -33,7 +33,8 @@ from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference, over_replicates
 from gated_lpi.studies._replicates import Member, Members, members_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
-from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step, true_at
+from gated_lpi.studies.recall import hits_of
+from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
 from gated_lpi.training.stabilise import RECORD, Decision
 
 QUESTION = "Does it help to stop the routers once importance has settled?"
@@ -179,15 +180,6 @@ def _hits(scores: xr.Dataset, prompts: Mask, k: int) -> NDArray[np.float64]:
     return np.asarray((ranks < k).mean(axis=1), dtype=np.float64)
 
 
-def _recall(run: Run, arm: str, k: int) -> dict[int, float]:
-    """HIT@k of an arm by step, of the facts as they are by then."""
-    scores = run.scores(arm)
-    asked = true_at(scores, shift_step(run, arm, None))
-    ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()
-    found = ((ranks < k) & asked).sum(axis=1) / asked.sum(axis=1)
-    return dict(zip(scores["step"].to_numpy().tolist(), found.tolist(), strict=True))
-
-
 def _alike(run: Run, member: Member) -> str:
     """All that an arm is trained with but for its seed and how its routers are stopped."""
     arm = run.experiment.arm(member.arm)
@@ -322,7 +314,10 @@ def _figure(run: Run, members: Members, named: Mapping[str, str]) -> Figure:
     for k in (1, K):
         curves = {}
         for group in named:
-            by_step = [_recall(run, member.arm, k) for member in members.of(group)]
+            by_step = [
+                {step: hits[k] for step, hits in hits_of(run, member.arm, (k,))[0].items()}
+                for member in members.of(group)
+            ]
             steps = sorted(by_step[0])
             curves[group] = Curve(
                 steps, [over_replicates(one.get(step, NAN) for one in by_step).within(0, 1) for step in steps]
