@@ -19,6 +19,7 @@ from gated_lpi.trace import last_logits
 NEUTRAL = Path(__file__).parent / "neutral.txt"
 WINDOW = 128
 TOKENS = 2048
+LOGITS = 2**24  # numbers that are held at a time, unless a single window has more
 _READ = 1_000_000  # characters of a file: far more than is used, far less than a disk
 
 
@@ -80,9 +81,12 @@ def text_windows(model: Model, text: str, *, window: int = WINDOW, tokens: int =
 def text_loss(model: Model, windows: Sequence[Sequence[int]]) -> float:
     """Mean loss over the predicted tokens of windows: −log p, nats per token."""
     total, count = 0.0, 0
-    for ids in windows:
-        logits = last_logits(model, [ids], [range(len(ids) - 1)])
-        targets = torch.tensor(ids[1:], device=logits.device)
+    longest = max(map(len, windows))
+    at_once = max(1, LOGITS // (longest * model.readout.vocabulary))
+    for start in range(0, len(windows), at_once):
+        some = windows[start : start + at_once]
+        logits = last_logits(model, some, [range(len(ids) - 1) for ids in some])
+        targets = torch.tensor([token for ids in some for token in ids[1:]], device=logits.device)
         total += float(torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum"))
         count += len(targets)
     return total / count

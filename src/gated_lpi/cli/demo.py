@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Train a mixture-of-experts model and two dense twins, attribute every checkpoint, measure, ablate and report.
 
-    All three are trained on one corpus. About 4 minutes and 1 GB of memory on two cores.
+    All three are trained on one corpus. About four minutes and 2 GB of memory on two cores.
 
     Example: `gated-lpi demo --out demo-run`
     """
