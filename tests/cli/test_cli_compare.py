@@ -26,7 +26,8 @@ def facts(tmp_path_factory):
 
 
 def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys, checkpoint, facts, tmp_path):
-    options = [*CHEAP, "--foil", "relation", "--seed", 3, "--text", BRIEF, "--out", tmp_path / "found.zarr", "--json"]
+    asked = ["--sample", 2, "--shares", "0.05,0.5", "--control-draws", 1, "--draws", 5]
+    options = [*asked, "--foil", "relation", "--seed", 3, "--text", BRIEF, "--out", tmp_path / "found.zarr", "--json"]
     code, out, err = run(monkeypatch, capsys, "compare", checkpoint, facts, *options)
     assert code == 0, err
     printed = xr.Dataset.from_dict(json.loads(out))
@@ -36,7 +37,7 @@ def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys,
         foil="relation",
         sample=2,
         shares=(0.05, 0.5),
-        control_draws=2,
+        control_draws=1,
         draws=5,
         seed=3,
         text=BRIEF,
@@ -51,7 +52,8 @@ def test_json_is_what_the_call_gives_and_is_kept_on_request(monkeypatch, capsys,
 def test_tables_have_agreement_truth_curves_and_areas(monkeypatch, capsys, checkpoint, facts):
     monkeypatch.setattr(console.out, "_width", 160)  # whatever the terminal's
     methods = "lpi,grad_x_act,direct_effect"
-    code, out, err = run(monkeypatch, capsys, "compare", checkpoint, facts, "--methods", methods, *CHEAP)
+    options = ["--methods", methods, *CHEAP, "--text", BRIEF]
+    code, out, err = run(monkeypatch, capsys, "compare", checkpoint, facts, *options)
     assert code == 0, err
     for text in (
         "FFN units, 6 prompts",

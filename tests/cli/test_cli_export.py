@@ -14,6 +14,7 @@ from gated_lpi import open_scores
 from gated_lpi.cli import app
 from gated_lpi.errors import OptionError
 from gated_lpi.export import write_tables
+from gated_lpi.results import Run
 from gated_lpi.results.frames import METRIC_COLUMNS, UNIT_COLUMNS
 
 
@@ -122,7 +123,8 @@ def test_a_card_says_what_was_found_and_markup_of_others_is_text(run, exported):
         (("--arm", "none"), r"arm 'none' was asked for; this run has moe, dense"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(run, tmp_path, options, said):
+def test_what_cannot_be_exported_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch, options, said):
+    monkeypatch.setattr(Run, "summary", lambda *_, **__: pytest.fail("metrics were computed"))
     done = CliRunner().invoke(app, ["export", str(run.path), "--out", str(tmp_path / "out"), *options])
     assert isinstance(done.exception, OptionError)
     assert re.search(said, str(done.exception))
@@ -130,6 +132,6 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path, options, said):
 
 
 def test_nothing_is_overwritten(run, tmp_path):
-    write_tables(run, tmp_path, "csv", arms=["dense"])
+    (tmp_path / "dense.units.csv").touch()
     with pytest.raises(OptionError, match=r"dense\.units\.csv exists already and is not overwritten"):
         write_tables(run, tmp_path, "csv", arms=["dense"])

@@ -53,13 +53,12 @@ def write_tables(
     """
     if form not in get_args(TableFormat):
         raise OptionError(f"format {form!r} was asked for; expected one of {', '.join(get_args(TableFormat))}")
-    metrics = metrics_frame(run)
-    chosen = list(dict.fromkeys(metrics["arm"])) if arms is None else list(arms)
-    places = [target(folder, f"{name}.{form}") for name in (*(f"{arm}.units" for arm in chosen), "metrics")]
-    for arm, place in zip(chosen, places[:-1], strict=True):
-        frames = unit_frames(run, arm, steps)
+    chosen = [arm for arm in run.arms if run.store(arm).keys()] if arms is None else list(dict.fromkeys(arms))
+    units = {arm: unit_frames(run, arm, steps) for arm in chosen or run.arms}
+    places = [target(folder, f"{name}.{form}") for name in (*(f"{arm}.units" for arm in units), "metrics")]
+    for frames, place in zip(units.values(), places[:-1], strict=True):
         _write(place, form, frames)
-    _write(places[-1], form, [metrics[metrics["arm"].isin(chosen)]])
+    _write(places[-1], form, [metrics_frame(run, arms=list(units))])
     return tuple(places)
 
 

@@ -5,7 +5,7 @@ Units are read as they are asked for, so a table of a million units over a hundr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,9 +63,9 @@ _STEPS = {"step": "step", "pair_step": "step", "pair_next_step": "next_step", "o
 _DIMS = {"checkpoint": ("step",), "pair": ("pair_step", "pair_next_step"), "other_checkpoint": ("other_step",)}
 
 
-def metrics_frame(run: Run, facts: schema.WhichFacts = "all") -> pd.DataFrame:
-    """Every summary metric of every arm by every method, a row a number; see `Run.to_dataframe`."""
-    found = summaries(run, facts).found
+def metrics_frame(run: Run, facts: schema.WhichFacts = "all", arms: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every summary metric of every arm, or of some, by every method, a row a number; see `Run.to_dataframe`."""
+    found = summaries(run, facts, arms).found
     parts = [
         table.assign(arm=arm, method=method)
         for arm, by_method in found.items()
@@ -78,13 +78,15 @@ def metrics_frame(run: Run, facts: schema.WhichFacts = "all") -> pd.DataFrame:
 def unit_frames(run: Run, arm: str, steps: str | int = "all", rows: int = ROWS) -> Iterator[pd.DataFrame]:
     """An arm's units and their scores, in slices: checkpoint after checkpoint, each at most so many rows.
 
+    What cannot be had is refused at once, before the first slice is asked for.
+
     Args:
         run: the run.
         arm: its name.
         steps: "all" checkpoints, the "last" one, or those of a training step.
         rows: of a slice.
 
-    Yields:
+    Returns:
         Tables with `UNIT_COLUMNS`, as far as the arm has them, and a column of mean scores for each of `Run.methods`.
 
     Raises:
@@ -97,7 +99,12 @@ def unit_frames(run: Run, arm: str, steps: str | int = "all", rows: int = ROWS) 
             f"units of arm {arm!r} were asked for, and have no scores: the experiment's attribution.units leaves them "
             "out. Score ffn or attention in a new run, or export --format netcdf, which has what there is"
         )
-    places = _chosen(scores, arm, steps)
+    return _slices(scores, arm, methods, _chosen(scores, arm, steps), rows)
+
+
+def _slices(
+    scores: xr.Dataset, arm: str, methods: Sequence[str], places: Sequence[int], rows: int
+) -> Iterator[pd.DataFrame]:
     columns = {name: scores[name].to_numpy() for name in UNIT_COORDS if name in scores.coords}
     for place in places:
         at = scores.isel(checkpoint=place)

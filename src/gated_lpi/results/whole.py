@@ -42,12 +42,13 @@ class Summaries(NamedTuple):
     missing: dict[str, OptionError | RunError]
 
 
-def summaries(run: Run, facts: schema.WhichFacts = "all") -> Summaries:
+def summaries(run: Run, facts: schema.WhichFacts = "all", arms: Sequence[str] | None = None) -> Summaries:
     """The summaries of every arm by every method.
 
     Args:
         run: the run.
         facts: over which facts; see `Run.summary`.
+        arms: of these only; None: of all.
 
     Raises:
         OptionError: no arm has a summary, and of one the options are why.
@@ -55,7 +56,7 @@ def summaries(run: Run, facts: schema.WhichFacts = "all") -> Summaries:
     """
     found: dict[str, dict[str, xr.Dataset]] = {}
     missing: dict[str, OptionError | RunError] = {}
-    for arm in run.arms:
+    for arm in run.arms if arms is None else arms:
         try:
             by_method = {method: run.summary(arm, method, facts=facts) for method in run.methods(arm)}
             found[arm] = by_method or {UNSCORED: run.summary(arm, facts=facts)}
