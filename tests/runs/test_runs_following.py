@@ -9,6 +9,7 @@ from gated_lpi.errors import ModelError
 from gated_lpi.results import open_run
 from gated_lpi.results.verify import verify_run
 from gated_lpi.runs import following, run_experiment
+from gated_lpi.trace import trace
 from tiny_runs import Notes, tiny_experiment
 from tiny_text import CAPITALS, COLOURS, save_checkpoint, save_facts
 
@@ -59,14 +60,50 @@ def test_what_is_said_is_what_the_model_says(run, source, arm, place):
         expected = np.sort(scores[reached])[::-1][:there]
         np.testing.assert_allclose(said["prompt_score"].values[number][:there], expected, atol=2e-6)
         assert np.isnan(said["prompt_score"].values[number][there:]).all()
-        told = zip(said["prompt"].values[number][:there], said["answer"].values[number][:there], strict=True)
+        told = list(zip(said["prompt"].values[number][:there], said["answer"].values[number][:there], strict=True))
         np.testing.assert_allclose(scores[[prompts.index(one) for one in told]], expected, atol=2e-6)
+        activations, coefficients = did(model, unit, [text for text, _ in prompts])
+        expected = [np.array([values[prompts.index(one)] for one in told]) for values in (activations, coefficients)]
+        np.testing.assert_allclose(said["prompt_activation"].values[number][:there], expected[0], rtol=1e-5)
+        np.testing.assert_allclose(said["prompt_coefficient"].values[number][:there], expected[1], rtol=1e-5)
+        mean = activations[reached].mean() if reached.any() else np.nan
+        np.testing.assert_allclose(said["activation"].values[number], mean, rtol=1e-5)
         vectors = torch.nn.functional.normalize(torch.stack([model.value(one) for one in range(len(model.units))]))
         cosines = vectors @ vectors[unit]
         cosines[unit] = -1
         np.testing.assert_allclose(said["cosine"].values[number], cosines.topk(2).values, atol=1e-6)
         np.testing.assert_array_equal(said["neighbour"].values[number], cosines.topk(2).indices)
     assert len(prompts) == 6
+
+
+def did(model, unit, texts):
+    """A unit's activation and coefficient on each prompt, 0 where it is not reached, from what the writers did."""
+    block, index = place_of(model, unit)
+    activations, coefficients = np.zeros(len(texts)), np.zeros(len(texts))
+    for row, text in enumerate(texts):
+        seen = trace(model, [model.tokenizer(text)["input_ids"]]).blocks[block]
+        for (writer, start), one in zip(model.blocks[block].offsets(), seen.writers, strict=True):
+            inside = index - start
+            if not 0 <= inside < writer.n_experts * writer.width:
+                continue
+            expert, neuron = divmod(inside, writer.width)
+            if one.experts is None:
+                gate = 1.0 if one.gates is None else float(one.gates[0])
+                activations[row] = float(one.coefficients[0, neuron])
+                coefficients[row] = gate * activations[row]
+            for slot in (one.experts[0] == expert).nonzero().flatten().tolist() if one.experts is not None else ():
+                activations[row] = float(one.coefficients[0, slot, neuron])
+                coefficients[row] = float(one.gates[0, slot]) * activations[row]
+    return activations, coefficients
+
+
+def place_of(model, unit):
+    """The block that a unit is of, and its index within."""
+    for block in range(len(model.blocks)):
+        units = model.block_units(block)
+        if units.start <= unit < units.stop:
+            return block, unit - units.start
+    raise AssertionError(unit)
 
 
 def test_they_are_the_top_units_of_each_kind_at_the_last_checkpoint(run):

@@ -12,6 +12,19 @@ from gated_lpi.explore.view import address
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.tables import visible
 
+_NUMBERS = {
+    "activation": Col("activation", "activation", "number", hint="scale · activation, mean over prompts that reach it"),
+    "coefficient": Col("coefficient", "coefficient", "number", hint="scale · gate · activation, mean over all prompts"),
+    "used": Col("used", "prompts", "share", hint="share of prompts that reach it"),
+}
+"""Of a unit at a checkpoint; runs of before have no activation by itself."""
+
+_PARTS = {
+    "activation": Col("activation", "activation", "number", hint="scale · activation, without the router's gate"),
+    "coefficient": Col("coefficient", "coefficient", "number", hint="scale · gate · activation"),
+}
+"""Of a unit at a prompt."""
+
 
 def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict[str, Sheet]:
     """Tables of a unit: `tokens` over all checkpoints; `prompts` and `neighbours` at one.
@@ -41,15 +54,14 @@ def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict
 
 def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dict[str, str]) -> Sheet:
     known = [one for one in arm.moments if one.key in rows]
-    values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", "coefficient", "used")}
+    values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", *_NUMBERS) if name in mine}
     shown: list[dict[str, Any]] = [
         {
             "checkpoint": one.key,
             "step": one.step,
             "promoted": tuple(map(str, values["promoted"][rows[one.key]])),
             "suppressed": tuple(map(str, values["suppressed"][rows[one.key]])),
-            "coefficient": float(values["coefficient"][rows[one.key]]),
-            "used": float(values["used"][rows[one.key]]),
+            **{name: float(values[name][rows[one.key]]) for name in _NUMBERS if name in values},
         }
         for one in known
     ]
@@ -58,8 +70,7 @@ def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dic
         Col("step", "step", "count"),
         Col("promoted", "promotes", "tokens", hint="tokens whose logits its value vector raises most"),
         Col("suppressed", "suppresses", "tokens", hint="tokens whose logits it lowers most"),
-        Col("coefficient", "coefficient", "number", hint="scale · gate · activation, mean over all prompts"),
-        Col("used", "prompts", "share", hint="share of prompts that reach it"),
+        *(_NUMBERS[name] for name in _NUMBERS if name in values),
     )
     links = [{"checkpoint": address("unit", **here, checkpoint=one.key)} for one in known]
     caption = (
@@ -79,13 +90,14 @@ def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dic
 
 
 def _prompts(now: Any, moment: Moment) -> Sheet:
-    score, coefficient = now["prompt_score"].to_numpy(), now["prompt_coefficient"].to_numpy()
+    score = now["prompt_score"].to_numpy()
+    parts = {name: now[f"prompt_{name}"].to_numpy() for name in _PARTS if f"prompt_{name}" in now}
     rows = [
         {
             "prompt": str(now["prompt"].to_numpy()[at]),
             "answer": str(now["answer"].to_numpy()[at]),
             "score": float(score[at]),
-            "coefficient": float(coefficient[at]),
+            **{name: float(values[at]) for name, values in parts.items()},
         }
         for at in np.flatnonzero(np.isfinite(score)).tolist()
     ]
@@ -93,7 +105,7 @@ def _prompts(now: Any, moment: Moment) -> Sheet:
         Col("prompt", "prompt"),
         Col("answer", "answer"),
         Col("score", "LPI, nats", "number"),
-        Col("coefficient", "coefficient", "number", hint="scale · gate · activation"),
+        *(_PARTS[name] for name in parts),
     )
     return Sheet("prompts", f"The prompts whose answers it raises most at {moment.key}.", columns, rows)
 

@@ -3,8 +3,8 @@
 For a unit u with value vector v and readout W_U·(γ ⊙ C·v) =: a,
 
 1. tokens: those with the largest and the least of a, what the unit adds to their logits for a coefficient of 1;
-2. prompts: those of greatest I(u), LPI summed over the vocabulary (`methods.lpi.exact`), with what the unit has there,
-   scale · gate · coefficient;
+2. prompts: those of greatest I(u), LPI summed over the vocabulary (`methods.lpi.exact`), with what the unit has there:
+   its activation (scale · m, whatever the router says) and its coefficient (scale · gate · m);
 3. neighbours: the units of all kinds with the greatest cosine v·v' / (‖v‖·‖v'‖).
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from gated_lpi.experiments.experiment import FollowSpec
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.methods import block_problems
 from gated_lpi.methods.lpi import exact
+from gated_lpi.methods.problem import TracedProblem
 from gated_lpi.models import Model
 from gated_lpi.options import LPI, Scoring
 from gated_lpi.prompting import token_texts
-from gated_lpi.trace import Slab
+from gated_lpi.trace import BlockTrace, Slab
 
 TEXT = np.dtypes.StringDType()
 Floats = NDArray[np.float64]
@@ -55,19 +57,25 @@ def portraits(
         `unit (followed)`, their indices, as coordinate, and
 
         - `promoted`, `suppressed`, texts, and `promoted_logit`, `suppressed_logit`: (followed, token);
-        - `coefficient (followed)`, mean over all prompts, and `used (followed)`, the share of prompts that reach it;
-        - `prompt`, `answer`, texts, `prompt_score`, nats, and `prompt_coefficient`: (followed, best), greatest score
-          first; empty and NaN where fewer prompts reach it;
+        - `coefficient (followed)`, mean over all prompts, `used (followed)`, the share of prompts that reach it, and
+          `activation (followed)`, mean over these; NaN where there are none;
+        - `prompt`, `answer`, texts, `prompt_score`, nats, `prompt_activation` and `prompt_coefficient`: (followed,
+          best), greatest score first; empty and NaN where fewer prompts reach it;
         - `neighbour`, indices of units, and `cosine`: (followed, near); −1 and NaN where there are fewer units.
     """
     vectors = torch.stack([model.value(int(unit)) for unit in units])
     of_token = ("followed", "token")
     promoted, promoted_logit = _tokens(model, vectors, spec.tokens)
     suppressed, suppressed_logit = _tokens(model, -vectors, spec.tokens)
-    scores, coefficients, reached = _by_prompt(model, encoded, units, lpi, scoring)
-    best = np.argsort(-np.where(reached, scores, -np.inf), axis=0, kind="stable")[: spec.prompts].T  # [U, B]
-    there = np.take_along_axis(reached.T, best, axis=1)
-    score, coefficient = (np.take_along_axis(values.T, best, axis=1) for values in (scores, coefficients))
+    seen = _by_prompt(model, encoded, units, lpi, scoring)
+    best = np.argsort(-np.where(seen.reached, seen.scores, -np.inf), axis=0, kind="stable")[: spec.prompts].T  # [U, B]
+    there = np.take_along_axis(seen.reached.T, best, axis=1)
+
+    def at_best(values: Floats) -> Floats:
+        return np.where(there, np.take_along_axis(values.T, best, axis=1), np.nan)
+
+    n_reached = seen.reached.sum(axis=0)
+    activation = np.where(n_reached > 0, seen.activations.sum(axis=0) / np.maximum(n_reached, 1), np.nan)
     near, cosine = _neighbours(model, vectors, units, spec.neighbours)
     of_prompt = ("followed", "best")
     return xr.Dataset(
@@ -76,12 +84,14 @@ def portraits(
             "promoted_logit": (of_token, promoted_logit),
             "suppressed": (of_token, suppressed),
             "suppressed_logit": (of_token, -suppressed_logit),
-            "coefficient": ("followed", coefficients.mean(axis=0)),
-            "used": ("followed", reached.mean(axis=0)),
+            "coefficient": ("followed", seen.coefficients.mean(axis=0)),
+            "activation": ("followed", activation),
+            "used": ("followed", seen.reached.mean(axis=0)),
             "prompt": (of_prompt, _texts([item.prompt.text for item in encoded], best, there)),
             "answer": (of_prompt, _texts([item.prompt.target for item in encoded], best, there)),
-            "prompt_score": (of_prompt, np.where(there, score, np.nan)),
-            "prompt_coefficient": (of_prompt, np.where(there, coefficient, np.nan)),
+            "prompt_score": (of_prompt, at_best(seen.scores)),
+            "prompt_activation": (of_prompt, at_best(seen.activations)),
+            "prompt_coefficient": (of_prompt, at_best(seen.coefficients)),
             "neighbour": (("followed", "near"), near),
             "cosine": (("followed", "near"), cosine),
         },
@@ -100,19 +110,30 @@ def _tokens(model: Model, vectors: Tensor, count: int) -> tuple[NDArray[np.objec
     return np.array([token_texts(model, row) for row in found.indices.tolist()], dtype=TEXT), _array(found.values)
 
 
+class _Seen(NamedTuple):
+    """What units did with prompts, [P, U] each: scores, coefficients, activations, and which reach which.
+
+    Activations are coefficients without the router's gate; numbers are 0 where a prompt does not reach a unit.
+    """
+
+    scores: Floats
+    coefficients: Floats
+    activations: Floats
+    reached: NDArray[np.bool_]
+
+
 def _by_prompt(
     model: Model, encoded: Sequence[EncodedPrompt], units: NDArray[np.int64], lpi: LPI, scoring: Scoring
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Scores, coefficients, and which prompts reach a unit, [P, U] each."""
+) -> _Seen:
     shape = len(encoded), len(units)
-    scores, coefficients, reached = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.bool_)
+    seen = _Seen(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.bool_))
     starts = {id(block): model.block_units(index).start for index, block in enumerate(model.blocks)}
     problems = block_problems(model, encoded, norm=lpi.norm, target=lpi.target, gate=lpi.gate, scoring=scoring)
     for prompts, problem in problems:
         start, n_cut = starts[id(problem.block)], 0
         slabs: list[Slab] = []
         columns: list[NDArray[np.intp]] = []
-        for slab in problem.slabs:
+        for slab, ungated in zip(problem.slabs, _without_gates(problem).slabs(problem.block), strict=True):
             first = start + slab.start
             inside = np.flatnonzero((units >= first) & (units < first + len(slab.values)))
             if not inside.size:
@@ -121,15 +142,22 @@ def _by_prompt(
             cut = slab._replace(start=n_cut, values=slab.values[chosen], coefficients=slab.coefficients[:, chosen])
             n_cut += len(inside)
             rows = prompts[problem.prompts(cut).cpu().numpy()]
-            coefficients[np.ix_(rows, inside)] = _array(cut.coefficients)
-            reached[np.ix_(rows, inside)] = True
+            seen.coefficients[np.ix_(rows, inside)] = _array(cut.coefficients)
+            seen.activations[np.ix_(rows, inside)] = _array(ungated.coefficients[:, chosen])
+            seen.reached[np.ix_(rows, inside)] = True
             slabs.append(cut)
             columns.append(inside)
         if slabs:
             where = np.concatenate(columns)
             found = exact.score_block(replace(problem, slabs=tuple(slabs), n_units=n_cut))
-            scores[np.ix_(prompts, where)] = _array(found.scores)
-    return scores, coefficients, reached
+            seen.scores[np.ix_(prompts, where)] = _array(found.scores)
+    return seen
+
+
+def _without_gates(problem: TracedProblem) -> BlockTrace:
+    """What was recorded of a block, as if all gates that it was scored with were 1."""
+    writers = (replace(seen.under(problem.gate), gates=None) for seen in problem.traced.writers)
+    return replace(problem.traced, writers=tuple(writers))
 
 
 def _neighbours(
