@@ -40,9 +40,14 @@ def test_positions_and_routes_have_the_texts_of_tokens(client):
     said = [f"layer 0, position {place} {token if kept else ''}".rstrip() for place, token in enumerate(escaped)]
     assert json.loads(f"[{drawn}]") == said
     table = text[text.index('id="table-routes"') :].split("</table>")[0]
-    assert re.findall(r'scope="col"[^>]*>(.*?)<', table) == ["token", *(["text"] if kept else []), "layer 0", "layer 1"]
+    assert re.findall(r'scope="col"[^>]*>(.*?)<', table) == [
+        "position",
+        *(["text"] if kept else []),
+        "layer 0",
+        "layer 1",
+    ]
     cells = re.findall(r'scope="row">(.*?)</th>\s*<td class="words">(.*?)</td>', table)
-    assert [number for number, _ in cells] == ["1", "2", "3"]
+    assert [number for number, _ in cells] == ["0", "1", "2"]
     assert ([html.unescape(cell) for _, cell in cells] == SHOWN) == kept
     assert "<script>alert" not in text
     assert "\u202e" not in text

@@ -233,8 +233,8 @@ def test_experts_that_are_idle_lead_to_their_neurons(run: Run) -> None:
 def test_tokens_of_prompts_are_named(files: ReportFiles, html: str) -> None:
     shown = [visible(token) for token in TOKENS]
     table = json.loads(files.summary.read_text(encoding="utf-8"))["tables"]["routes_moe_1"]
-    assert table["columns"][:3] == ["token", "text", "layer 0"]
-    assert [row[:2] for row in table["rows"]] == [[place, [token]] for place, token in enumerate(TOKENS, 1)]
+    assert table["columns"][:3] == ["position", "text", "layer 0"]
+    assert [row[:2] for row in table["rows"]] == [[place, [token]] for place, token in enumerate(TOKENS)]
     for page in (Elements(html), rendered(files.pages["md"].read_text(encoding="utf-8"))):
         assert all(token in page.text for token in shown)
     figures = json.loads(html.split('id="figure-data">')[1].split("</script>")[0])["figures"]

@@ -203,12 +203,12 @@ def _routes(arm: Arm, prompt: int, moment: Moment) -> Sheet:
     layers = [Col(f"layer {layer}", f"layer {layer}") for layer in found.layers]
     texts = map(visible, found.texts or [""] * len(found.tokens))
     rows = [
-        {"token": number, "text": text}
+        {"position": number, "text": text}
         | {
             column.key: ", ".join(f"{expert} ({gate:.2f})" for expert, gate in taken) or "none"
             for column, taken in zip(layers, token, strict=True)
         }
-        for number, (text, token) in enumerate(zip(texts, found.tokens, strict=True), 1)
+        for number, (text, token) in enumerate(zip(texts, found.tokens, strict=True))
     ]
     caption = "The experts that took each token of the prompt, by falling gate, which is in brackets."
-    return Sheet("routes", caption, (Col("token", "token", "count"), *kept, *layers), rows)
+    return Sheet("routes", caption, (Col("position", "position", "count"), *kept, *layers), rows)

@@ -86,11 +86,16 @@ def _load(arm: Arm, layer: int) -> NDArray[np.float64]:
     return np.asarray(np.einsum("tre,r->te", values, weights / weights.sum()))
 
 
+def _names(layer: int, count: int) -> tuple[str, ...]:
+    """Names of a layer's experts, as tables and the search have them."""
+    return tuple(f"L{layer} E{number}" for number in range(count))
+
+
 def _load_chart(arm: Arm, layer: int, load: NDArray[np.float64]) -> Chart:
-    experts = [f"expert {number}" for number in range(load.shape[1])]
+    experts = _names(layer, load.shape[1])
     steps = [short_number(float(one.step)) for one in arm.moments]
     greatest = float(load.max()) or 1.0
-    heat = Heat(load.T, tuple(experts), tuple(one.key for one in arm.moments), (0.0, greatest), "share of prompts")
+    heat = Heat(load.T, experts, tuple(one.key for one in arm.moments), (0.0, greatest), "share of prompts")
     ticks = [str(number) for number in range(load.shape[1])]
     panel = Panel("", category_axis("training step", steps), category_axis("expert", ticks, 16), heat=heat)
     caption = (
@@ -193,7 +198,7 @@ def _together(arm: Arm, layer: int, moment: Moment) -> tuple[Drawn, Sheet] | Non
     if not len(routed):
         return None
     table = co_activation(routed)
-    names = tuple(f"expert {number}" for number in range(len(table)))
+    names = _names(layer, len(table))
     finite = table[np.isfinite(table)]
     heat = Heat(table, names, names, (0.0, float(finite.max()) if finite.size else 1.0), "over chance")
     ticks = [str(number) for number in range(len(table))]

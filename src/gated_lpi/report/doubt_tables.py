@@ -275,11 +275,11 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     which = f"the last {MOST_TOKENS} of {count:,} tokens" if first else "each token"
     text = route.text if len(route.text) <= MOST_CHARACTERS else f"…{route.text[-MOST_CHARACTERS:]}"
     kept = [Column("text", "tokens")] if route.texts else []
-    columns = (Column("token", "count"), *kept, *(Column(f"layer {layer}") for layer in route.layers))
+    columns = (Column("position", "count"), *kept, *(Column(f"layer {layer}") for layer in route.layers))
     title = f"{arm.name}, {printable(route.relation)}: “{printable(text)}”".replace("\n", "\\n")
     caption = (
-        f"{title}\nLast checkpoint; a row for {which} of the prompt, at the last of which the answer is predicted. "
-        "Experts by falling gate, which is in brackets."
+        f"{title}\nLast checkpoint; a row for {which} of the prompt, by position from 0; at the last one the answer is "
+        "predicted. Experts by falling gate, which is in brackets."
     )
     key = str(arm.checkpoints[LAST]["key"])
     cells = [
@@ -290,7 +290,7 @@ def _route(arm: ArmResults, route: Route, name: str) -> Table:
     rows: list[tuple[Any, ...]] = [*plain, *map(tuple, cells[-1:])]
     if route.texts:
         rows = [((text,), *row) for text, row in zip(route.texts[first:], rows, strict=True)]
-    return Table(name, caption, columns, tuple((place, *row) for place, row in enumerate(rows, first + 1)))
+    return Table(name, caption, columns, tuple((place, *row) for place, row in enumerate(rows, first)))
 
 
 def _experts(arm: str, layer: int, gates: Sequence[tuple[int, float]], checkpoint: str) -> Phrase:
