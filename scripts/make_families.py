@@ -23,8 +23,7 @@ from gated_lpi.loading import load_model, wrap_model
 from gated_lpi.models.census import FILE
 from gated_lpi.models.families import has_row
 from gated_lpi.models.proposing import refuse_type
-from tiny_text import tiny_tokenizer
-from tiny_types import TYPES, tiny_config, tiny_of_type
+from tiny_types import TYPES, save_tiny
 
 
 def examined(model_type: str) -> dict[str, Any]:
@@ -40,10 +39,7 @@ def examined(model_type: str) -> dict[str, Any]:
 
 def _loaded(model_type: str, folder: Path) -> dict[str, Any]:
     try:
-        module = tiny_of_type(model_type)
-        module.save_pretrained(folder)
-        tiny_config(model_type).save_pretrained(folder)  # the whole one: some models are given a part of it
-        tiny_tokenizer().save_pretrained(folder)
+        module = save_tiny(model_type, folder)
     except Exception as error:  # whatever transformers makes of a type that it lists
         first = (str(error) or "no reason given").strip().splitlines()[-1].strip()
         return _refused(model_type, f"transformers makes no tiny model of it alone: {type(error).__name__}: {first}")

@@ -8,12 +8,15 @@ import copy
 import dataclasses
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tiny_text import tiny_tokenizer
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, EXPERTS, CHOSEN = 2, 32, 48, 4, 2, 8, 2
@@ -215,6 +218,15 @@ def tiny_of_type(model_type: str, seed: int = 0) -> Any:
             else:
                 weight.copy_(noise / weight.shape[-1] ** 0.5)
     return module.eval()
+
+
+def save_tiny(model_type: str, folder: Path) -> Any:
+    """Save a tiny model of a type with its config and a tokenizer, as a checkpoint is; the model."""
+    module = tiny_of_type(model_type)
+    module.save_pretrained(folder)
+    tiny_config(model_type).save_pretrained(folder)  # the whole one: some models are given a part of it
+    tiny_tokenizer().save_pretrained(folder)
+    return module
 
 
 def _scalars(module: Any) -> list[tuple[str, torch.Tensor]]:
