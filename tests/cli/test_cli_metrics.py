@@ -26,13 +26,14 @@ def rows(printed):
 
 def test_every_method_has_its_rows_with_interval_and_chance(shown):
     found = rows(shown())
-    assert [row[:3] for row in found if row[3] == "R_t"] == [
-        ["moe", "lpi", "ffn"],
-        ["moe", "lpi", "attention"],
-        ["moe", "grad_x_act", "ffn"],
-        ["moe", "grad_x_act", "attention"],
-        ["dense", "lpi", "ffn"],
-        ["dense", "lpi", "attention"],
+    whose = [[row[0] for row in found[place : place + 3]] for place, row in enumerate(found) if row[1] == "J_stab"]
+    assert whose == [
+        ["moe", "by lpi", "ffn units"],
+        ["moe", "by lpi", "attention units"],
+        ["moe", "by grad_x_act", "ffn units"],
+        ["moe", "by grad_x_act", "attention units"],
+        ["dense", "by lpi", "ffn units"],
+        ["dense", "by lpi", "attention units"],
     ]
     for number, method in ((0, "lpi"), (2, "grad_x_act")):
         summary = TWICE.summary("moe", method).sel(kind="ffn").isel(pair=-1)
@@ -40,21 +41,25 @@ def test_every_method_has_its_rows_with_interval_and_chance(shown):
             f"{float(summary[f'gain_top_set{end}']):.3f}"
             for end in ("", "_low", "_high", "_chance", "_chance_low", "_chance_high")
         )
-        row = [row for row in found if row[3] == "R_t"][number]
-        assert row[4:] == [value, f"[{low}, {high}]", f"{chance} [{least}, {most}]"]
-    assert next(row[4:] for row in found if row[3] == "rho_avg")[1:] == ["", ""]  # it has neither
+        row = [row for row in found if row[1] == "R_t"][number]
+        assert row[2:] == [value, f"[{low}, {high}]", f"{chance} [{least}, {most}]"]
+    assert next(row[2:] for row in found if row[1] == "rho_avg")[1:] == ["", ""]  # it has neither
 
 
 def test_what_measures_say_is_said(shown):
     printed = shown()
-    for title in {row[3] for row in rows(printed)} - {"measure"}:
+    for title in {row[1] for row in rows(printed)} - {"measure"}:
         assert f"\n{title}: " in printed
 
 
-def test_methods_are_told_apart_on_a_narrow_screen(shown, monkeypatch):
-    monkeypatch.setattr("gated_lpi.cli.console.out._width", 84)
-    methods = "".join(row[1] for row in rows(shown()))
-    assert methods == "lpi" * 10 + "grad_x_act" * 10 + "lpi" * 10
+def test_it_fits_eighty_columns_and_folds_names_on_a_narrower_screen(shown, monkeypatch):
+    monkeypatch.setattr("gated_lpi.cli.console.out._width", 80)
+    wide = shown()
+    assert [row[0] for row in rows(wide)].count("by grad_x_act") == 2
+    assert len(rows(wide)) == 6 * 5
+    monkeypatch.setattr("gated_lpi.cli.console.out._width", 70)
+    folded = "".join(row[0].replace(" ", "") for row in rows(shown()))
+    assert folded.count("bygrad_x_act") == 2
 
 
 def test_json_has_the_first_method_s_summary_and_the_others_under_it(shown):

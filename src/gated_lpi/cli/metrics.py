@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -70,15 +71,16 @@ def command(
 
 def _print_table(found: dict[str, dict[str, xr.Dataset]]) -> None:
     options = next(iter(next(iter(found.values())).values())).attrs
-    table = folding("arm", "method", "units", "measure", "value", f"{options['level']:.0%} interval", "chance")
+    table = folding("of", "measure", "value", f"{options['level']:.0%} interval", "chance")
     table.title = "at the last checkpoint"
-    for column in ("units", "measure", "value"):
-        table.columns[[str(one.header) for one in table.columns].index(column)].no_wrap = True
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for arm, by_method in found.items():
         for method, summary in by_method.items():
             for kind in summary["kind"].values.tolist():
-                for cells in _rows(summary.sel(kind=kind)):
-                    table.add_row(arm, method, kind, *cells)
+                whose = (arm, f"by {method}", f"{kind} units")  # one below the other: the table fits 80 columns
+                for said, cells in zip_longest(whose, _rows(summary.sel(kind=kind)), fillvalue=""):
+                    table.add_row(said, *cells)
                 table.add_section()
     console.print(table)
     if not table.row_count:
