@@ -14,7 +14,7 @@ from gated_lpi.report.against_chance import against_chance
 from gated_lpi.report.arms import Results
 from gated_lpi.report.chart import ArmStyle, Axis, Bars, Chart, Heat, Line, Panel, group_styles
 from gated_lpi.report.chart_words import described
-from gated_lpi.report.contrast import contrast, strongest
+from gated_lpi.report.contrast import _drawn, contrast, strongest
 from gated_lpi.report.lead import one_sentence, recalled
 from gated_lpi.report.shared_axes import alike
 from synthetic_run import DENSE, MOE, STEPS, ArmPlan, SyntheticRun
@@ -80,6 +80,18 @@ def test_the_figure_is_of_the_difference_of_most_standard_errors(results: Result
     marks = next(line for line in panel.lines if line.label.startswith("moe, told from"))
     assert len(marks.x) == int((one.higher | one.lower).sum())
     assert interval(one, one.greatest(), size=True) in chart.title
+    assert ("ands: pointwise" in chart.caption) == any(line.low is not None for line in panel.lines)
+    assert ("ashed: chance" in chart.caption) == any(line.drawn == "dashed" for line in panel.lines)
+
+
+def test_only_what_is_drawn_is_explained() -> None:
+    axis = Axis("")
+    line = Line("a", "a", LOOK, (0.0,), (1.0,), ("",))
+    assert _drawn(Panel("", axis, axis, (line,))) == ""
+    assert (
+        _drawn(Panel("", axis, axis, (replace(line, low=(0.0,), high=(2.0,)),))) == "Bands: pointwise 95% intervals. "
+    )
+    assert _drawn(Panel("", axis, axis, (replace(line, drawn="dashed"),))) == "Dashed: chance. "
 
 
 def test_one_arm_alone_has_no_contrast() -> None:

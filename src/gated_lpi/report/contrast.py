@@ -37,10 +37,17 @@ def contrast(results: Results) -> Chart:
         return Chart("contrast", "", "", ())
     caption = (
         f"{capital(measured_in_words(one.measure))}, over training: {KIND_NAMES[one.kind]}, by "
-        f"{method_name(results.methods[0])}. Bands: pointwise 95% intervals; dashed: chance. "
+        f"{method_name(results.methods[0])}. {_drawn(panel)}"
         + (f"Large markers: {one.moe} is told from {one.dense} there." if one.told else "They are nowhere told apart.")
     )
     return Chart("contrast", _title(one), caption, (panel,), columns=1)
+
+
+def _drawn(panel: Panel) -> str:
+    """What bands and dashed lines are, as far as there are any."""
+    parts = ["bands: pointwise 95% intervals"] if any(line.low is not None for line in panel.lines) else []
+    parts += ["dashed: chance"] if any(line.drawn == "dashed" for line in panel.lines) else []
+    return f"{capital('; '.join(parts))}. " if parts else ""
 
 
 def _over_time(results: Results) -> Iterator[Compared]:
