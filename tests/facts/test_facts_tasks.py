@@ -397,7 +397,7 @@ def test_a_separator_is_for_tasks_that_name_none() -> None:
         ("arithmetic:seed=x", "seed='x' was given; expected a whole number of at least 0"),
         ("arithmetic:spaced=3", "spaced=3 was given; expected true or false"),
         ("two-hop:target=subject", "target='subject' was given; expected one of object, bridge"),
-        ("key-value:length=12", "length=12 was given; expected a whole number from 48 to 8192"),
+        ("key-value:length=12", "length=12 was given; expected a whole number from 32 to 8192"),
         ("needle:keys=true", "keys=True was given"),
         ("variables:hops=9", "hops=9 was given; expected a whole number from 1 to 4"),
     ],

@@ -13,7 +13,7 @@ from gated_lpi.facts.types import SLOT, FactSet, Relation, Sample
 
 CONTROLS = ("absent", "last")
 LENGTHS = (64, 128, 256, 512)
-SHORTEST, LONGEST, MOST_KEYS = 48, 8192, 8
+SHORTEST, LONGEST, MOST_KEYS = 32, 8192, 8
 ABSENT = "none"
 
 _KEYS = [f"{adjective} {noun}" for adjective in ADJECTIVES for noun in NOUNS]
@@ -27,7 +27,7 @@ def key_value(
     """A list of keys and values, of which one or more are asked for: a relation "key-value 256" for each length.
 
     Args:
-        length: of the prompt, roughly, in tokens (`words.rough_tokens`), 48 to 8,192.
+        length: of the prompt, roughly, in tokens (`words.rough_tokens`), 32 to 8,192.
         keys: how many values are asked for at once, 1 to 8, in any order: with more than one the relation is "key-value
             256, 2 keys" and the answer "apple, bell".
         n: how many prompts of each.
@@ -47,7 +47,7 @@ def needle(
     """Someone's code word between sentences about other things: a relation "needle 256" for each length.
 
     Args:
-        length: of the prompt, roughly, in tokens (`words.rough_tokens`), 48 to 8,192.
+        length: of the prompt, roughly, in tokens (`words.rough_tokens`), 32 to 8,192.
         keys: how many people's code words are there, 1 to 8, of which one is asked for: with more than one the relation
             is "needle 256, 4 keys".
         n: how many prompts of each.
