@@ -113,7 +113,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         steps[member.arm] = step
         found[member.arm] = measure(scores, step, options.target)
         series[member.arm] = {
-            kind: (scores["step"].to_numpy().tolist(), _hits(scores, kinds == kind, K)) for kind in KINDS
+            kind: (scores["step"].to_numpy().tolist(), hits_over(scores, kinds == kind, K)) for kind in KINDS
         }
     if not found:
         reason = "No arm has a shift and facts that are kept, before and after it, so there is nothing to compare."
@@ -165,7 +165,7 @@ def true_at(scores: xr.Dataset, shift: float | None) -> NDArray[np.bool_]:
     return asked
 
 
-def _hits(scores: xr.Dataset, prompts: NDArray[np.bool_], k: int) -> Floats:
+def hits_over(scores: xr.Dataset, prompts: NDArray[np.bool_], k: int) -> Floats:
     """HIT@k of some prompts at every checkpoint, [T]."""
     ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()[:, prompts]
     hits: Floats = (ranks < k).mean(axis=1)
@@ -176,8 +176,8 @@ def measure(scores: xr.Dataset, shift: float, target: float = 0.9) -> ShiftedArm
     """What a shift after a step did, from ranks and log p of targets over checkpoints."""
     step, tokens = (scores[name].to_numpy().astype(np.float64) for name in ("step", "tokens"))
     kinds = kinds_of(scores)
-    hits = {kind: _hits(scores, kinds == kind, K) for kind in KINDS}
-    first = _hits(scores, kinds == KEPT, 1)
+    hits = {kind: hits_over(scores, kinds == kind, K) for kind in KINDS}
+    first = hits_over(scores, kinds == KEPT, 1)
     seen, unseen = np.flatnonzero(step > shift), np.flatnonzero(step <= shift)
     if not seen.size or not unseen.size:
         return ShiftedArm(*[NAN] * len(ShiftedArm._fields))

@@ -34,7 +34,7 @@ from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference
 from gated_lpi.studies._replicates import Member, Members, members_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 from gated_lpi.studies.recall import hits_of
-from gated_lpi.studies.shift import AFTER, BEFORE, crossed, kinds_of, measure, shift_step
+from gated_lpi.studies.shift import AFTER, BEFORE, crossed, hits_over, kinds_of, measure, shift_step
 from gated_lpi.training.stabilise import RECORD, Decision
 
 QUESTION = "Does it help to stop the routers once importance has settled?"
@@ -154,14 +154,14 @@ def measured(run: Run, arm: str, target: float) -> dict[str, float]:
     shift = shift_step(run, arm, None)
     learnt, last = (_true(scores, of) for of in (AFTER, BEFORE))  # at first, and at the end
     step, tokens = (scores[name].to_numpy().astype(np.float64) for name in ("step", "tokens"))
-    reached = crossed(step, _hits(scores, learnt, K), target)
+    reached = crossed(step, hits_over(scores, learnt, K), target)
     never = math.isnan(reached) or (shift is not None and reached > shift)
     seconds = seconds_of(run.training_folder(arm)) or NAN
     return {
         "tokens": math.inf if never else float(np.interp(reached, step, tokens)),
         "seconds": math.inf if never else seconds * reached / step[-1] if step[-1] else NAN,
-        "hit_1": 100 * float(_hits(scores, last, 1)[-1]),
-        "hit_k": 100 * float(_hits(scores, last, K)[-1]),
+        "hit_1": 100 * float(hits_over(scores, last, 1)[-1]),
+        "hit_k": 100 * float(hits_over(scores, last, K)[-1]),
         "logprob": float(scores[schema.TARGET_LOGPROB].transpose("checkpoint", "prompt").to_numpy()[-1, last].mean()),
         "recovery": NAN if shift is None else measure(scores, shift, target).tokens,
     }
@@ -172,12 +172,6 @@ def _true(scores: xr.Dataset, untrue: str) -> Mask:
     if "prompt_relation" not in scores.coords:
         return np.ones(scores.sizes["prompt"], dtype=np.bool_)
     return np.asarray(kinds_of(scores) != untrue, dtype=np.bool_)
-
-
-def _hits(scores: xr.Dataset, prompts: Mask, k: int) -> NDArray[np.float64]:
-    """HIT@k of some prompts at every checkpoint, [T]."""
-    ranks = scores[schema.TARGET_RANK].transpose("checkpoint", "prompt").to_numpy()[:, prompts]
-    return np.asarray((ranks < k).mean(axis=1), dtype=np.float64)
 
 
 def _alike(run: Run, member: Member) -> str:
