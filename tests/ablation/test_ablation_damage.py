@@ -1,11 +1,14 @@
 """Loss on text: what transformers' own loss says, however it is cut, and what cannot be read."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
-from gated_lpi.ablation import read_text, silenced, text_loss, text_windows
+from gated_lpi.ablation import damage, read_text, silenced, text_loss, text_windows
 from gated_lpi.errors import ModelError, OptionError
+from gated_lpi.interventions import record_routing, replayed
 from tiny_models import tiny_model
 from tiny_text import WORDS, speaking_model
 
@@ -23,6 +26,21 @@ def test_loss_is_that_of_the_model_itself():
             losses.append(float(model.module(input_ids=tensor, labels=tensor).loss))
         counts.append(len(ids) - 1)
     assert text_loss(model, windows) == pytest.approx(np.average(losses, weights=counts), abs=1e-5)
+
+
+@pytest.mark.parametrize("routing", ["free", "frozen"])
+def test_windows_that_are_read_together_lose_what_they_lose_alone(monkeypatch, routing):
+    model = speaking_model("OLMoE")
+    windows = text_windows(model, TEXT, window=20)
+    assert len(windows[-1]) < 20
+    units = np.arange(0, len(model.units), 3)
+    recorded = record_routing(model, windows)
+    found = []
+    for at_once in (damage.LOGITS, 1, 2 * 20 * model.readout.vocabulary):
+        monkeypatch.setattr(damage, "LOGITS", at_once)
+        with silenced(model, units), replayed(model, recorded) if routing == "frozen" else nullcontext():
+            found.append(text_loss(model, windows))
+    assert found[1:] == pytest.approx([found[0]] * 2, abs=1e-6)
 
 
 def test_windows_hold_the_text_once_up_to_a_number_of_tokens():
