@@ -115,6 +115,10 @@ def test_cells_cannot_break_a_table():
     assert effect(verdict("undecided", "", 0.00012, low=None)) == "0.00012 nats"
 
 
+def test_what_rounding_leaves_of_nothing_is_nothing():
+    assert markdown_table(["a"], [[-3.7e-15], [2e-9], [1e15]]).splitlines()[2:] == ["| 0 |", "| 2e-09 |", "| 1e+15 |"]
+
+
 def test_the_index_says_where_methods_differ_and_what_is_open():
     one = result(verdict("supported", "lpi", 2.0), verdict("contradicted", "grad_x_act", -2.0), questions=("Q?", "R?"))
     two = result(verdict("supported", "", 2.0), verdict("supported", "rollout", 3.0), name="t")

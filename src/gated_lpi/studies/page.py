@@ -10,6 +10,7 @@ from gated_lpi.studies.finding import Cell, KeptAnalysis, StudyResult, Table, Ve
 ALIKE = "methods together"
 WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
 DASH = "-"
+NOTHING = 1e-12  # what differences of equal numbers may leave, of shares, points and nats
 MOST_ROWS = 100  # of a table on a page
 
 
@@ -151,6 +152,7 @@ def _cell(value: Cell) -> str:
 
 
 def _number(value: float) -> str:
+    value = 0 if abs(value) < NOTHING else value
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.3g}"
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.3g}"
