@@ -33,6 +33,19 @@ def test_a_difference_has_welchs_interval(groups):
     assert found[:4] == pytest.approx((first.mean() - second.mean(), expected.low, expected.high, 3), rel=1e-12)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_what_is_counted_in_grains_is_as_uncertain_as_if_one_replicate_were_off_by_one(n):
+    grain = 100 / 60
+    off = ttest_1samp([-grain] * (n - 1) + [0.0], 0.0).confidence_interval(0.95)
+    found = over_replicates([-grain] * n).grained(grain)
+    assert found.value == pytest.approx(-grain)
+    assert (found.high - found.low, found.high + found.low) == pytest.approx((off.high - off.low, -2 * grain))
+    spread = over_replicates([0.0, 10.0, 30.0])
+    assert spread.grained(grain) == spread
+    alone = over_replicates([3.0], (1.0, 5.0), over="prompts")
+    assert alone.grained(grain) == alone
+
+
 def test_replicates_that_do_not_differ_have_an_interval_without_width():
     assert over_replicates([2.0, 2.0]) == (2.0, 2.0, 2.0, 2, "replicates")
     assert difference(by_seed([2.0, 2.0]), by_seed([0.5] * 3, 100)) == (1.5, 1.5, 1.5, 2, "replicates")

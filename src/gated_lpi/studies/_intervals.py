@@ -2,6 +2,8 @@
 
 A mean has Student's interval, a difference of two means of other replicates Welch's, both by `metrics.hierarchical`
 over replicates alone: a study has one number of each replicate, in which what varies below replicates is already.
+Where that number is counted in grains, as HIT@k is in prompts, replicates may agree by the grain alone: their interval
+is at least as wide as if one of them were off by one grain.
 `metrics.compare_groups` has Welch's interval too, but none where replicates do not vary at all, and a permutation test
 with each. Replicates with the same seed share data order and initial weights, so two groups that share seeds are
 compared by the differences of these pairs.
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 from gated_lpi.metrics import HierarchicalInterval, hierarchical_difference, hierarchical_interval
 from gated_lpi.studies.finding import Verdict, judged
@@ -42,6 +45,17 @@ class Estimate(NamedTuple):
     def scaled(self, factor: float) -> Estimate:
         """The same in another unit, `factor` (> 0) to one."""
         return self._replace(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def grained(self, grain: float) -> Estimate:
+        """The same of a number counted in grains: with an interval as if one replicate were off by one at least.
+
+        One of n numbers that differs by g from the others makes their standard deviation g / √n, and the half-width of
+        Student's interval t g / n.
+        """
+        if self.over != REPLICATES:
+            return self
+        least = float(student.ppf((1 + LEVEL) / 2, self.n - 1)) * grain / self.n
+        return self._replace(low=min(self.low, self.value - least), high=max(self.high, self.value + least))
 
     def within(self, least: float, most: float) -> Estimate:
         """The same of a value that lies between `least` and `most`: the interval as far as it does."""

@@ -38,6 +38,7 @@ from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpo
 from gated_lpi.studies._replicates import Members, members_of
 from gated_lpi.studies._runs import each, methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
+from gated_lpi.studies.page import method_name
 
 QUESTION = "Is a task robust to losing the units that carry it?"
 FACTS, ALL = "facts", "all"
@@ -105,10 +106,12 @@ class Lost(NamedTuple):
 
     Attributes:
         intact: HIT@k of each task, %.
+        prompts: of each task.
         chosen, random: drops by what is silenced and task; random: mean over the draws.
     """
 
     intact: dict[str, float]
+    prompts: dict[str, int]
     chosen: dict[tuple[Silenced, str], Drop]
     random: dict[tuple[Silenced, str], Drop]
 
@@ -185,8 +188,9 @@ def ablate_tasks(
             for task in own[0]:
                 chosen[silence, task] = own[0][task]
                 random[silence, task] = Drop(*np.mean([one[task] for one in matched], axis=0).tolist())
-    hits = {task: 100 * float((intact.ranks[tasks == task] < options.k).mean()) for task in np.unique(tasks).tolist()}
-    return Lost(hits, chosen, random)
+    several, counts = np.unique(tasks, return_counts=True)
+    hits = {task: 100 * float((intact.ranks[tasks == task] < options.k).mean()) for task in several.tolist()}
+    return Lost(hits, dict(zip(several.tolist(), counts.tolist(), strict=True)), chosen, random)
 
 
 def drops(intact: Recall, without: Recall, tasks: NDArray[Any], k: int) -> dict[str, Drop]:
@@ -256,9 +260,10 @@ def _compared(members: Members, found: Found, places: Sequence[Place], options: 
             continue
         values = _values(found, place, "hit_k")
         estimate = difference(members.by_seed(moe, values), members.by_seed(dense, values))
+        estimate = estimate.grained(_grain(found, task))
         yield estimate.verdict(
             question=QUESTION,
-            claim=f"{moe} loses less of {task} than {dense} without its top {silence.share:.3g} of FFN units.",
+            claim=f"{moe} loses less of {task} than {dense} without its top {100 * silence.share:.3g}% of FFN units",
             method=silence.method,
             claimed="below",
             unit="percentage points",
@@ -276,12 +281,12 @@ def _specific(members: Members, found: Found, places: Sequence[Place], options: 
             excess = over_replicates(_excess(found[one.arm], silence) for one in arms if one.arm in found)
             yield excess.verdict(
                 question="Does a task have units of its own?",
-                claim=f"In {group} the top FFN units of {silence.ranked} carry it more than they carry other tasks.",
+                claim=f"In {group} the top FFN units of {silence.ranked} carry it more than they carry other tasks",
                 method=silence.method,
                 claimed="above",
                 unit="nats",
                 detail=f"Drop of log p beyond that by random units of the same layers: of {silence.ranked} less the "
-                f"mean of the other tasks, {silence.share:.3g} of the FFN units; {excess.basis}.",
+                f"mean of the other tasks, {100 * silence.share:.3g}% of the FFN units; {excess.basis}.",
                 would_decide="More replicates, until the interval leaves 0 out.",
             )
 
@@ -302,11 +307,17 @@ def _intact(members: Members, found: Found, group: str, task: str) -> float:
     return over_replicates(intact[task] for intact in own if task in intact).value
 
 
+def _grain(found: Found, task: str) -> float:
+    """What one prompt is of a task's recall, percentage points; of the arm that was asked the fewest."""
+    return 100 / min(lost.prompts[task] for lost in found.values() if task in lost.prompts)
+
+
 def _of_group(members: Members, found: Found, group: str, place: Place, name: str) -> tuple[Estimate, Estimate]:
     """A drop over the replicates of a group, of the chosen units and of random ones."""
     own = [found[one.arm] for one in members.of(group) if one.arm in found and place in found[one.arm].chosen]
     chosen, random = ([getattr(getattr(one, which)[place], name) for one in own] for which in ("chosen", "random"))
-    return over_replicates(chosen), over_replicates(random)
+    drop = over_replicates(chosen)
+    return drop if name == "logprob" or not own else drop.grained(_grain(found, place[1])), over_replicates(random)
 
 
 def _table(members: Members, found: Found, places: Sequence[Place], k: int) -> Table:
@@ -356,7 +367,7 @@ def _figure(members: Members, found: Found, places: Sequence[Place], k: int) -> 
                 ends = np.array([[one.value - one.low, one.high - one.value] for _, one in known]).T
                 axes.errorbar([at for at, _ in known], [one.value for _, one in known], ends, fmt="none", ecolor="0.3")
         axes.set_xticks(range(len(tasks)), tasks)
-        axes.set_title(f"top {100 * silence.share:g}% {silence.what} by {method}", fontsize=9)
+        axes.set_title(f"top {100 * silence.share:g}% {silence.what} by {method_name(method)}", fontsize=9)
     panels[0].set_ylabel(f"drop of HIT@{k}, percentage points", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     return figure
