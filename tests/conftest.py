@@ -1,13 +1,16 @@
-"""Shared by all tests: no network, two threads at most, no waiting for the disk."""
+"""Shared by all tests: no network, two threads at most, no waiting for the disk, no deadlines."""
 
 import os
 from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

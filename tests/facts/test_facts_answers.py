@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_facts_targets import BYTES, META, SPEEDS, WORDS, Speed, fusing
 from transformers import PreTrainedTokenizerFast
@@ -75,7 +75,6 @@ def test_an_encoded_prompt_of_which_only_the_target_is_known_has_an_answer_of_on
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(text=texts, target=texts, space=st.sampled_from(["", " "]))
 def test_input_and_answer_are_the_joint_tokens_whatever_the_words(text: str, target: str, space: str) -> None:
     assume(target.strip() and not target[0].isspace())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -165,7 +165,6 @@ def test_whitespace_after_a_dropped_character_is_not_the_target(speed: Speed) ->
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(text=words, target=words)
 def test_input_and_target_begin_the_joint_tokens_whatever_the_words(text: str, target: str) -> None:
     assume(text.strip() and target.strip())
@@ -176,7 +175,6 @@ def test_input_and_target_begin_the_joint_tokens_whatever_the_words(text: str, t
     assert before.rstrip() == (text + " so").rstrip()
 
 
-@settings(deadline=None)
 @given(text=words, target=words, space=st.sampled_from(["", " "]))
 def test_fast_and_slow_tokenizers_part_prompt_and_answer_alike(text: str, target: str, space: str) -> None:
     assume(not target[0].isspace())

@@ -23,7 +23,7 @@ def scores(module, **options):
     return collector.result("lpi").astype(float), results.blocks["error_bound"]
 
 
-@pytest.mark.parametrize("estimator", ["exact", "fast"])
+@pytest.mark.parametrize("estimator", [pytest.param("exact", marks=pytest.mark.slow), "fast"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_family_scores_the_same_on_another_device(case, estimator):
     here, bound = scores(tiny_module(case), estimator=estimator)
