@@ -34,7 +34,7 @@ def test_check_says_what_the_table_of_types_says(known, tmp_path):
         assert done.exception is None, done.exception
         found = json.loads(done.stdout)
         assert found["family"] == known.family
-        assert found["coverage"] > 0.9
+        assert found["coverage"] > 0.8
         proof = found["reconstruction"]
         assert max(proof[part] for part in ("block", "layer", "residual", "logits")) <= proof["tolerance"]
     else:
