@@ -78,32 +78,19 @@ def test_what_is_said_is_what_the_model_says(run, source, arm, place):
 
 def did(model, unit, texts):
     """A unit's activation and coefficient on each prompt, 0 where it is not reached, from what the writers did."""
-    block, index = place_of(model, unit)
+    place = model.locate(unit)
     activations, coefficients = np.zeros(len(texts)), np.zeros(len(texts))
     for row, text in enumerate(texts):
-        seen = trace(model, [model.tokenizer(text)["input_ids"]]).blocks[block]
-        for (writer, start), one in zip(model.blocks[block].offsets(), seen.writers, strict=True):
-            inside = index - start
-            if not 0 <= inside < writer.n_experts * writer.width:
-                continue
-            expert, neuron = divmod(inside, writer.width)
-            if one.experts is None:
-                gate = 1.0 if one.gates is None else float(one.gates[0])
-                activations[row] = float(one.coefficients[0, neuron])
-                coefficients[row] = gate * activations[row]
-            for slot in (one.experts[0] == expert).nonzero().flatten().tolist() if one.experts is not None else ():
-                activations[row] = float(one.coefficients[0, slot, neuron])
-                coefficients[row] = float(one.gates[0, slot]) * activations[row]
+        one = trace(model, [model.tokenizer(text)["input_ids"]]).blocks[place.block].writers[place.writer]
+        if one.experts is None:
+            gate = 1.0 if one.gates is None else float(one.gates[0])
+            activations[row] = float(one.coefficients[0, place.column])
+            coefficients[row] = gate * activations[row]
+            continue
+        for slot in (one.experts[0] == place.expert).nonzero().flatten().tolist():
+            activations[row] = float(one.coefficients[0, slot, place.column])
+            coefficients[row] = float(one.gates[0, slot]) * activations[row]
     return activations, coefficients
-
-
-def place_of(model, unit):
-    """The block that a unit is of, and its index within."""
-    for block in range(len(model.blocks)):
-        units = model.block_units(block)
-        if units.start <= unit < units.stop:
-            return block, unit - units.start
-    raise AssertionError(unit)
 
 
 def test_they_are_the_top_units_of_each_kind_at_the_last_checkpoint(run):

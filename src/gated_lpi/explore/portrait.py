@@ -12,17 +12,17 @@ from gated_lpi.explore.view import address
 from gated_lpi.report.arms import KIND_NAMES
 from gated_lpi.report.tables import visible
 
-_NUMBERS = {
-    "activation": Col("activation", "activation", "number", hint="scale · activation, mean over prompts that reach it"),
-    "coefficient": Col("coefficient", "coefficient", "number", hint="scale · gate · activation, mean over all prompts"),
-    "used": Col("used", "prompts", "share", hint="share of prompts that reach it"),
-}
+_NUMBERS = (
+    Col("activation", "activation", "number", hint="scale · activation, mean over prompts that reach it"),
+    Col("coefficient", "coefficient", "number", hint="scale · gate · activation, mean over all prompts"),
+    Col("used", "prompts", "share", hint="share of prompts that reach it"),
+)
 """Of a unit at a checkpoint; runs of before have no activation by itself."""
 
-_PARTS = {
-    "activation": Col("activation", "activation", "number", hint="scale · activation, without the router's gate"),
-    "coefficient": Col("coefficient", "coefficient", "number", hint="scale · gate · activation"),
-}
+_PARTS = (
+    Col("activation", "activation", "number", hint="scale · activation, without the router's gate"),
+    Col("coefficient", "coefficient", "number", hint="scale · gate · activation"),
+)
 """Of a unit at a prompt."""
 
 
@@ -54,14 +54,15 @@ def portrait(arm: Arm, place: int, moment: Moment, here: dict[str, str]) -> dict
 
 def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dict[str, str]) -> Sheet:
     known = [one for one in arm.moments if one.key in rows]
-    values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", *_NUMBERS) if name in mine}
+    numbers = [column for column in _NUMBERS if column.key in mine]
+    values = {name: mine[name].to_numpy() for name in ("promoted", "suppressed", *(one.key for one in numbers))}
     shown: list[dict[str, Any]] = [
         {
             "checkpoint": one.key,
             "step": one.step,
             "promoted": tuple(map(str, values["promoted"][rows[one.key]])),
             "suppressed": tuple(map(str, values["suppressed"][rows[one.key]])),
-            **{name: float(values[name][rows[one.key]]) for name in _NUMBERS if name in values},
+            **{column.key: float(values[column.key][rows[one.key]]) for column in numbers},
         }
         for one in known
     ]
@@ -70,7 +71,7 @@ def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dic
         Col("step", "step", "count"),
         Col("promoted", "promotes", "tokens", hint="tokens whose logits its value vector raises most"),
         Col("suppressed", "suppresses", "tokens", hint="tokens whose logits it lowers most"),
-        *(_NUMBERS[name] for name in _NUMBERS if name in values),
+        *numbers,
     )
     links = [{"checkpoint": address("unit", **here, checkpoint=one.key)} for one in known]
     caption = (
@@ -91,13 +92,13 @@ def _tokens(arm: Arm, mine: Any, rows: dict[str, int], moment: Moment, here: dic
 
 def _prompts(now: Any, moment: Moment) -> Sheet:
     score = now["prompt_score"].to_numpy()
-    parts = {name: now[f"prompt_{name}"].to_numpy() for name in _PARTS if f"prompt_{name}" in now}
+    parts = {column: now[f"prompt_{column.key}"].to_numpy() for column in _PARTS if f"prompt_{column.key}" in now}
     rows = [
         {
             "prompt": str(now["prompt"].to_numpy()[at]),
             "answer": str(now["answer"].to_numpy()[at]),
             "score": float(score[at]),
-            **{name: float(values[at]) for name, values in parts.items()},
+            **{column.key: float(values[at]) for column, values in parts.items()},
         }
         for at in np.flatnonzero(np.isfinite(score)).tolist()
     ]
@@ -105,7 +106,7 @@ def _prompts(now: Any, moment: Moment) -> Sheet:
         Col("prompt", "prompt"),
         Col("answer", "answer"),
         Col("score", "LPI, nats", "number"),
-        *(_PARTS[name] for name in parts),
+        *parts,
     )
     return Sheet("prompts", f"The prompts whose answers it raises most at {moment.key}.", columns, rows)
 

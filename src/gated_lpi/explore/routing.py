@@ -106,7 +106,8 @@ def _load_chart(arm: Arm, layer: int, load: NDArray[np.float64]) -> Chart:
 
 
 def _load_table(arm: Arm, layer: int, load: NDArray[np.float64], moment: Moment) -> Sheet:
-    rows = [{"expert": f"L{layer} E{at}", "share": float(value)} for at, value in enumerate(load[moment.place])]
+    shares = load[moment.place].tolist()
+    rows = [{"expert": name, "share": share} for name, share in zip(_names(layer, len(shares)), shares, strict=True)]
     links = [{"expert": address("units", arm=arm.name, checkpoint=moment.key, q=row["expert"])} for row in rows]
 
     def whole() -> dict[str, Any]:

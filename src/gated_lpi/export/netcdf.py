@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import h5netcdf
 
-from gated_lpi.export.places import target, written
+from gated_lpi.export.places import arms_asked, target, written
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,8 +37,7 @@ def write_netcdf(run: Run, folder: str | Path, *, arms: Sequence[str] | None = N
         OptionError: an arm that there is not, or a file that is there already.
         RunError: there are no results, or the files cannot be written.
     """
-    chosen = [arm for arm in run.arms if run.store(arm).keys()] if arms is None else list(arms)
-    scores = {arm: run.scores(arm) for arm in chosen or run.arms}
+    scores = {arm: run.scores(arm) for arm in arms_asked(run, arms)}
     places = {arm: target(folder, f"{arm}.nc") for arm in scores}
     for arm, place in places.items():
         with written(place) as draft:

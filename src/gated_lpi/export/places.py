@@ -1,14 +1,24 @@
-"""Where exported files go: a folder of this machine, in which no file is overwritten."""
+"""Which arms are exported, and where their files go: a folder of this machine, in which no file is overwritten."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gated_lpi._common.folders import DRAFT, unwritten
 from gated_lpi.errors import OptionError
+
+if TYPE_CHECKING:
+    from gated_lpi.results import Run
+
+
+def arms_asked(run: Run, arms: Sequence[str] | None) -> tuple[str, ...]:
+    """The arms that are exported, each once: those that are named, or that have results; all where that is none."""
+    chosen = [arm for arm in run.arms if run.store(arm).keys()] if arms is None else arms
+    return tuple(dict.fromkeys(chosen)) or run.arms
 
 
 def target(folder: str | Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from gated_lpi.errors import OptionError
-from gated_lpi.export.places import target, written
+from gated_lpi.export.places import arms_asked, target, written
 from gated_lpi.results.frames import metrics_frame, unit_frames
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def write_tables(
     """
     if form not in get_args(TableFormat):
         raise OptionError(f"format {form!r} was asked for; expected one of {', '.join(get_args(TableFormat))}")
-    chosen = [arm for arm in run.arms if run.store(arm).keys()] if arms is None else list(dict.fromkeys(arms))
-    units = {arm: unit_frames(run, arm, steps) for arm in chosen or run.arms}
+    units = {arm: unit_frames(run, arm, steps) for arm in arms_asked(run, arms)}
     places = [target(folder, f"{name}.{form}") for name in (*(f"{arm}.units" for arm in units), "metrics")]
     for frames, place in zip(units.values(), places[:-1], strict=True):
         _write(place, form, frames)

@@ -259,8 +259,8 @@ def _compared(members: Members, found: Found, places: Sequence[Place], options: 
         if silence.ranked != ALL:
             continue
         values = _values(found, place, "hit_k")
-        estimate = difference(members.by_seed(moe, values), members.by_seed(dense, values))
-        estimate = estimate.grained(_grain(found, task))
+        paired = difference(members.by_seed(moe, values), members.by_seed(dense, values))
+        estimate = paired.grained(_grain(found, task))
         yield estimate.verdict(
             question=QUESTION,
             claim=f"{moe} loses less of {task} than {dense} without its top {100 * silence.share:.3g}% of FFN units",
@@ -316,8 +316,8 @@ def _of_group(members: Members, found: Found, group: str, place: Place, name: st
     """A drop over the replicates of a group, of the chosen units and of random ones."""
     own = [found[one.arm] for one in members.of(group) if one.arm in found and place in found[one.arm].chosen]
     chosen, random = ([getattr(getattr(one, which)[place], name) for one in own] for which in ("chosen", "random"))
-    drop = over_replicates(chosen)
-    return drop if name == "logprob" or not own else drop.grained(_grain(found, place[1])), over_replicates(random)
+    grain = 0.0 if name == "logprob" else _grain(found, place[1])
+    return over_replicates(chosen).grained(grain), over_replicates(random)
 
 
 def _table(members: Members, found: Found, places: Sequence[Place], k: int) -> Table:
