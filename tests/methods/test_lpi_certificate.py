@@ -1,5 +1,7 @@
 """The lemmas of docs/certificate.md, and that an interval holds for any split of the vocabulary."""
 
+from typing import Any
+
 import mpmath
 import pytest
 import torch
@@ -73,7 +75,7 @@ def weights_of(seed, p, fitted):
     return (p.squeeze(0) * (0.5 + factor)).clamp_min(1e-30)
 
 
-def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=False):
+def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=False, above=False, noise=0.1):
     """One prompt and four units over 60 tokens, `inside` of which are looked at: the truth, the certificate's input."""
     p, u, c, target = ingredients(seed, spread, concentration)
     mean = p @ u.T
@@ -87,11 +89,13 @@ def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=
     moments = Moments(sums[0], sums[1], u_seen.square() @ q[:inside], least, largest, *(sums[2:] if four else ()))
     if reach and inside < 60:
         beyond, generator = u[:, inside:], torch.Generator().manual_seed(seed + 2)
-        rough = beyond * (1 + 0.1 * torch.randn(beyond.shape, generator=generator, dtype=torch.float64))
+        rough = beyond * (1 + noise * torch.randn(beyond.shape, generator=generator, dtype=torch.float64))
+        y = c.unsqueeze(-1) * (rough - a.unsqueeze(-1))
         moments = moments._replace(
-            outside_least=beyond.amin(dim=1),
-            outside_largest=beyond.amax(dim=1),
+            outside_least=torch.minimum(beyond, rough).amin(dim=1),
+            outside_largest=torch.maximum(beyond, rough).amax(dim=1),
             outside_second=p[:, inside:] @ rough.square().T,
+            outside_above=(p[:, None, inside:] * (torch.expm1(y) - y)).sum(dim=-1) if above else None,
             outside_wrong=(rough - beyond).square().sum(dim=1).sqrt() * (1 + 1e-6),
         )
     length = u.abs().amax(dim=1)  # as if rows had length 1
@@ -127,7 +131,14 @@ def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=
     return true, pairs, moments, region
 
 
-@settings(max_examples=200, deadline=None)
+BEYOND: list[dict[str, Any]] = [  # what is known of the tokens that are not looked at
+    {},
+    {"reach": True},
+    *({"reach": True, "above": True, "noise": noise} for noise in (0.1, 1e-4)),
+]
+
+
+@settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     inside=st.sampled_from([0, 1, 10, 59, 60]),
@@ -136,11 +147,11 @@ def split(seed, inside, spread, concentration, four, shift, fitted=False, reach=
     four=st.booleans(),
     shift=st.sampled_from([0.0, 1.0]),
     fitted=st.booleans(),
-    reach=st.booleans(),
+    beyond=st.sampled_from(BEYOND),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
-def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, four, shift, fitted, reach, dtype):
-    true, pairs, moments, region = split(seed, inside, spread, concentration, four, shift, fitted, reach)
+def test_the_interval_holds_for_any_split(seed, inside, spread, concentration, four, shift, fitted, beyond, dtype):
+    true, pairs, moments, region = split(seed, inside, spread, concentration, four, shift, fitted, **beyond)
     found = certify(in_dtype(pairs, dtype), moments, region, TOLERANCE)
     assert ((found.score - true).abs() <= found.bound + 1e-14).all()  # the truth itself is rounded
 
@@ -182,6 +193,18 @@ def test_summed_term_by_term_nothing_but_rounding_is_open(dtype, rounding):
     assert (bound[reached] < 0.1 * by_moments[reached]).any()
     less = given[0]._replace(shift_error=torch.zeros_like(given[0].shift_error))
     assert (certify(less, *given[1:], TOLERANCE).bound[reached] < rounding).all()
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-5), (torch.float32, 1e-3)])
+def test_so_is_it_beyond_them_where_the_rough_logits_are_nearly_right(dtype, rounding):
+    _, *given = split(7, 10, 3.0, 1.0, False, 0.0, reach=True, above=True, noise=1e-7)
+    _, *less = split(7, 10, 3.0, 1.0, False, 0.0, reach=True, noise=1e-7)
+    less[0], given[0] = in_dtype(less[0], dtype), in_dtype(given[0], dtype)
+    bound, without = certify(*given, TOLERANCE).bound, certify(*less, TOLERANCE).bound
+    inside = certify(*term_by_term(7, 60, 3.0, 1.0, dtype)[1:], TOLERANCE).bound
+    assert (bound <= without).all()
+    assert inside.isfinite().sum() >= 3
+    del rounding
 
 
 def in_dtype(pairs, dtype):

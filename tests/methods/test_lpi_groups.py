@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flat import asked
 from gated_lpi.loading import wrap_model
 from gated_lpi.methods import attribute_encoded, block_problems, unit_lpi
-from gated_lpi.methods.lpi.certified import contributions, eight_bit
+from gated_lpi.methods.lpi.certified import contributions, eight_bit, two_digits
 from gated_lpi.methods.lpi.certified.contributions import Vectors
 from gated_lpi.methods.lpi.reference import _contributions
 from gated_lpi.models import Readout
@@ -187,22 +187,22 @@ def test_with_a_foil_groups_need_no_projection_at_all(monkeypatch):
 def steps_of(model, prompts, monkeypatch):
     """How many vectors each step took."""
     taken: dict[str, int] = {}
-    plain, exactly, by_units = Vectors._certify, Vectors._sum_exactly, Vectors._by_units
+    plain, exactly, of_heads = Vectors._certify, Vectors._sum_exactly, Vectors._of_heads
 
     def certify(steps, left, moments_of, level):
         taken[moments_of.__name__] = taken.get(moments_of.__name__, 0) + len(left)
         return plain(steps, left, moments_of, level)
 
     def from_units(steps, left):
-        taken["_by_units"] = taken.get("_by_units", 0) + len(left)
-        return by_units(steps, left)
+        taken["_of_heads"] = taken.get("_of_heads", 0) + len(left)
+        return of_heads(steps, left)
 
     def sum_exactly(steps, left):
         taken["exactly"] = taken.get("exactly", 0) + len(left)
         return exactly(steps, left)
 
     monkeypatch.setattr(Vectors, "_certify", certify)
-    monkeypatch.setattr(Vectors, "_by_units", from_units)
+    monkeypatch.setattr(Vectors, "_of_heads", from_units)
     monkeypatch.setattr(Vectors, "_sum_exactly", sum_exactly)
     scored(model, prompts)
     return taken
@@ -218,24 +218,30 @@ def test_a_sequential_block_without_biases_looks_at_no_token(monkeypatch):
 
 def go(way, monkeypatch):
     """Have vectors go this way, whatever it costs; only heads can be summed from units."""
-    if way == "u of the units":
-        monkeypatch.setattr(Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf)
+    if way.endswith("of the units"):
+        monkeypatch.setattr(Vectors, "_cost_direct", lambda vectors, *_: 0.0 if vectors._units is None else math.inf)
     else:
         monkeypatch.setattr(Vectors, "_cost_by_units", lambda *_: math.inf)
     if way == "8 bits":
         monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all of them
     else:
         monkeypatch.setattr(Vectors, "_score_roughly", lambda _, left, _level: left)
+    if way.startswith("two digits"):
+        monkeypatch.setattr(two_digits, "LEAST_WIDTH", 0)
 
 
-@pytest.mark.parametrize("way", ["8 bits", "u of the units", "a product for each"])
+@pytest.mark.parametrize(
+    "way", ["8 bits", "u of the units", "a product for each", "two digits", "two digits of the units"]
+)
 @pytest.mark.parametrize("case", ["Llama", "OLMoE", "GPT-2"])
 def test_bounds_hold_whichever_way_is_thought_cheapest(case, way, monkeypatch):
     go(way, monkeypatch)
     model, prompts = tiny_model(case, **LARGE), encoded(random_prompts(6))
     assert_within(model, prompts, 1e-3)
     taken = steps_of(model, prompts, monkeypatch)
-    assert (taken.get("_by_units", 0) > 0) == (way == "u of the units")
+    digits = way.startswith("two digits") and two_digits.supported("cpu", 0, torch.float32)
+    assert (taken.get("_outside_by_two_digits", 0) > 0) == digits
+    assert (taken.get("_of_heads", 0) > 0) == way.endswith("of the units")
     assert (taken.get("_outside_roughly", 0) > 0) == (way == "8 bits" and eight_bit.supported("cpu"))
 
 

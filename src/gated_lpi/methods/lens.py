@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.rounding import RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
+from gated_lpi.methods.rounding import PIECE, RUN, BlockedProduct, gamma, product_gamma, sum_in_runs, unit_roundoff
 from gated_lpi.methods.tiles import BUSY, at_once
 from gated_lpi.models import Readout
 
 COLUMNS = 1024
+WIDE, WIDE_PIECE = 1024, 96  # terms of a piece, so that log p of targets needs no float64 in models as wide as 4,096
 
 
 class BaseLogits(NamedTuple):
@@ -52,7 +53,7 @@ def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, ta
     weight, offset = readout.weight, readout.offset()
     logits = torch.empty(len(base), readout.vocabulary, dtype=base.dtype, device=base.device)
     step = min(readout.vocabulary, _columns(logits))
-    multiply = BlockedProduct(len(base), step, base)
+    multiply = BlockedProduct(len(base), step, base, _piece(hidden))
     for start in range(0, readout.vocabulary, step):
         columns = slice(start, start + step)
         product = multiply(hidden, weight[columns].T).mul_(scale.unsqueeze(-1))
@@ -70,6 +71,11 @@ def base_logits(readout: Readout, base: Tensor, inverse_scale: Tensor | None, ta
         size += offset.abs().max()
     storage = unit_roundoff(base.dtype) * (6 * size + 8) + gamma(RUN, base.dtype)
     return BaseLogits(scale, logits, log_z.squeeze(-1), target_log_p, error, storage)
+
+
+def _piece(hidden: Tensor) -> int:
+    """How many terms of a product are summed before they are added to the others."""
+    return WIDE_PIECE if hidden.shape[1] >= WIDE else PIECE
 
 
 def _columns(logits: Tensor) -> int:
@@ -90,5 +96,5 @@ def _error(readout: Readout, hidden: Tensor, scale: Tensor, offset: Tensor | Non
     """Bound on the rounding of any logit, [P]: γ·‖h‖·‖w_j‖/σ, and that of the offset."""
     longest = readout.longest_row
     error: Tensor = scale.double() * torch.linalg.vector_norm(hidden.double(), dim=-1)
-    error = product_gamma(hidden.shape[1], hidden.dtype) * longest * error
+    error = product_gamma(hidden.shape[1], hidden.dtype, _piece(hidden)) * longest * error
     return error if offset is None else error + 2 * unit_roundoff(hidden.dtype) * offset.abs().max()

@@ -164,25 +164,28 @@ class BlockedProduct:
     Args:
         rows, columns: of the largest product.
         like: a tensor of the operands' dtype and device.
+        piece: another length of pieces: shorter ones cost more and err less.
     """
 
-    def __init__(self, rows: int, columns: int, like: Tensor) -> None:
+    def __init__(self, rows: int, columns: int, like: Tensor, piece: int = PIECE) -> None:
+        self._limit = piece
         self._total, self._piece = (like.new_empty(rows * columns) for _ in range(2))
 
     def __call__(self, left: Tensor, right: Tensor) -> Tensor:
         """`left` [m, k] @ `right` [k, n] → [m, n]."""
         shape = len(left), right.shape[1]
         total, product = (numbers[: shape[0] * shape[1]].view(shape) for numbers in (self._total, self._piece))
-        for number, piece in enumerate(pieces(len(right))):
+        for number, piece in enumerate(pieces(len(right), self._limit)):
             torch.mm(left[:, piece], right[piece], out=product if number else total)
             if number:
                 total += product
         return total
 
 
-def product_gamma(length: int, dtype: torch.dtype) -> float:
+def product_gamma(length: int, dtype: torch.dtype, piece: int = PIECE) -> float:
     """γ of a `BlockedProduct` of so many terms, with a few roundings of the operands before it."""
-    return gamma(min(length, PIECE) + -(-length // PIECE) + 4, dtype)
+    cut = list(pieces(length, piece))
+    return gamma(max((one.stop - one.start for one in cut), default=0) + len(cut) + 4, dtype)
 
 
 @contextmanager

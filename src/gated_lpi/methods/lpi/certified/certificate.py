@@ -12,7 +12,8 @@ for any split of the vocabulary into S and T, since E_p[y] = c·(μ − a). (doc
    Or it is summed term by term, which costs too much for units but not for a vector that only one prompt has.
 2. On T, 0 ≤ Σ_T p·g(y) ≤ φ(max_T y)·Σ_T p·y², where Σ_T p_j·u_j² ≤ r·Σ_T q_j·u_j² for any weights q of the tokens
    and r = max_T p_j/q_j (`envelope`), and y ≤ |c|·‖v‖·max_T‖w − w̄‖ + |c·a|. Where u was found roughly on T
-   (`eight_bit`), Σ_T p·u² and the ends of y there are known from both sides, and with them Σ_T p·g(y).
+   (`eight_bit`), Σ_T p·u² and the ends of y there are known from both sides, and with them Σ_T p·g(y). Where û is good
+   enough (`two_digits`), g(ŷ) is summed term by term.
 3. What rounding may do to a, to u on S, to the moments and to p itself widens the interval.
 
 4. The score is a guess of what the sums really are, kept so near the interval's middle that its bound, half the
@@ -81,9 +82,10 @@ class Moments(NamedTuple):
         least, largest: [n], least and largest u.
         third, fourth: [P, n], Σp·u³ and Σp·u⁴, or None.
         above: [P, n], Σp·g(y) of the y that u gives in the pairs' dtype, or None.
-        outside_least, outside_largest: [n], bounds on u over the tokens of T, or None.
+        outside_least, outside_largest: [n], bounds on u and û over the tokens of T, or None.
         outside_second: [P, n], Σ_T p·û² of a rough û, or None.
         outside_wrong: [n], Σ_T p·(u − û)² is at most the largest p in T times the square of this; or None.
+        outside_above: [P, n], Σ_T p·g(ŷ) of the ŷ that û gives in the pairs' dtype, or None.
     """
 
     first: Tensor
@@ -98,6 +100,7 @@ class Moments(NamedTuple):
     outside_largest: Tensor | None = None
     outside_second: Tensor | None = None
     outside_wrong: Tensor | None = None
+    outside_above: Tensor | None = None
 
     def units(self, chosen: Tensor | slice) -> Moments:
         """The moments of some of the units; `chosen` [m] are their indices, or a slice."""
@@ -370,7 +373,33 @@ def _tail(pairs: Pairs, moments: Moments, region: Region, given: _Given) -> _Sum
         low = phi(torch.maximum(rough.bottom, -reach)) * least * (1 - safety)
         reach = torch.minimum(reach, rough.top)
         guess = square * rough.middle + cross
-    return _Sums(low, phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2, variance, reach)
+    high, guess = phi(reach) * variance, torch.minimum(guess.clamp_min(0.0), variance) / 2
+    if rough is not None and moments.outside_above is not None:
+        guess = moments.outside_above.to(c.dtype)
+        sums = _summed_up_roughly(guess, rough, region, given, variance)
+        low, high = torch.maximum(low, sums.low), torch.minimum(high, sums.high)
+    return _Sums(low, high, guess, variance, reach)
+
+
+def _summed_up_roughly(above: Tensor, rough: _Rough, region: Region, given: _Given, variance: Tensor) -> _Interval:
+    """Bounds on Σ_T p·g(y) where g(ŷ) was summed term by term.
+
+    |g(y) − g(ŷ)| is |y − ŷ|·|e^ξ − 1| for a ξ between them, and |e^ξ − 1| ≤ e^b·(|y| + |y − ŷ|) where y, ŷ ≤ b, b ≥ 0.
+
+    Args:
+        above: [P, n], the sum.
+        rough, region, given: of the pairs.
+        variance: [P, n], Σ_T p·y² at most.
+    """
+    rounding = unit_roundoff(above.dtype)
+    off = rough.wrong + 8 * rounding * region.inside_norm * given.size * region.outside.sqrt()  # of y as of ŷ
+    root = variance.sqrt() + off  # at least √Σ_T p·ŷ²
+    above = above.clamp_min(0.0)
+    most = above * (1 + region.rough + SAFETY[above.dtype])
+    moved = torch.exp(rough.top.clamp_min(0.0)) * (1 + ROUGH) * off * (root + off)
+    moved = moved.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    lost = 2 * EXPONENTIAL * rounding * (region.outside + root * region.outside.sqrt() + most)
+    return _Interval((2 * above - most - moved - lost).clamp_min(0.0), most + moved + lost)
 
 
 class _Rough(NamedTuple):
@@ -378,7 +407,8 @@ class _Rough(NamedTuple):
 
     Attributes:
         least, middle, most: Σ_T p·u² is at least, about, at most this.
-        bottom, top: bounds on y over T.
+        bottom, top: bounds on y over T, and on ŷ.
+        wrong: √Σ_T p·(cu − cû)² is at most this.
     """
 
     least: Tensor
@@ -386,6 +416,7 @@ class _Rough(NamedTuple):
     most: Tensor
     bottom: Tensor
     top: Tensor
+    wrong: Tensor
 
 
 def _rough(pairs: Pairs, moments: Moments, region: Region) -> _Rough | None:
@@ -400,7 +431,7 @@ def _rough(pairs: Pairs, moments: Moments, region: Region) -> _Rough | None:
     most = ((found * (1 + region.rough)).sqrt() + off).square()
     fewest = ((found * (1 - region.rough)).sqrt() - off).clamp_min(0.0).square()
     one, other = (pairs.c * (end.to(dtype) - pairs.shift) for end in (least, largest))
-    return _Rough(fewest, found, most, torch.minimum(one, other), torch.maximum(one, other))
+    return _Rough(fewest, found, most, torch.minimum(one, other), torch.maximum(one, other), pairs.c.abs() * off)
 
 
 def _probability_error(region: Region, variance: Tensor, above: Tensor) -> Tensor:

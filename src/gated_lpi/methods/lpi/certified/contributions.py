@@ -6,10 +6,11 @@ tokens is not shared: one vector costs what a unit costs that only one prompt us
 1. no token: mean and envelope (`envelope`);
 2. the likeliest tokens, level by level: Σ p·g(y) term by term, which is no dearer than moments for one pair;
 3. all the other tokens by 8 bits (`eight_bit`), if a sample shows that it pays (`_score_roughly`);
-4. all tokens, term by term;
-5. what is left is summed exactly (`exact_pairs`).
+4. all the other tokens by two digits of 8 bits (`two_digits`), term by term, where these are fast;
+5. all tokens, term by term;
+6. what is left is summed exactly (`exact_pairs`).
 
-In 2 and 4 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's
+In 2, 4 and 5 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's
 vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
 
 What rounding took from a vector while it was summed up (`Summed.slip`) moves a score by at most twice what it moves a
@@ -26,15 +27,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.lpi.certified import eight_bit
+from gated_lpi.methods.lpi.certified import eight_bit, two_digits
 from gated_lpi.methods.lpi.certified.certificate import Moments, Pairs, certify
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
 from gated_lpi.methods.lpi.certified.moments import TOKENS as RUN_OF_TOKENS
 from gated_lpi.methods.lpi.certified.moments import lower_squares, region
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
+from gated_lpi.methods.lpi.certified.two_digits import Lost, Wrong
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, product_gamma, unit_roundoff
+from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, lengths, product_gamma, unit_roundoff
 from gated_lpi.methods.tiles import BUSY, at_once
 
 TOKENS = 512  # that are multiplied at a time on a CPU, with so few vectors that they stay in its cache
@@ -149,6 +151,14 @@ def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
     return found
 
 
+def _weighted(coefficients: list[Tensor], of_units: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """u of vectors, head after head, from u of the heads' units [heads, units, tokens]."""
+    first = 0
+    for some, u in zip(coefficients, of_units, strict=True):
+        yield slice(first, first + len(some)), some @ u
+        first += len(some)
+
+
 class Units(NamedTuple):
     """The units that heads are sums of.
 
@@ -204,6 +214,7 @@ class Vectors:
         self._pairs, self._folded = self._lay_out()
         self._sums = _Sums.nothing(self._pairs, self._folded)
         self._reached = 0
+        self._product = self._cost_of_digits()
 
     def score(self) -> Found:
         """All steps."""
@@ -213,6 +224,8 @@ class Vectors:
             left = self._certify(left, self._likeliest, level)
         if last > 1 and len(left) and eight_bit.supported(self._slip.device.type):
             left = self._score_roughly(left, last - 1)
+        if last > 1 and self._product < 1:
+            left = self._certify(left, self._outside_by_two_digits, last - 1)
         left = self._certify(left, self._everywhere, last)
         if len(left):
             self._sum_exactly(left)
@@ -298,6 +311,27 @@ class Vectors:
                 sums.take(here, u, _of(probability, chosen[here]), None)
         return Seen(sums.moments(torch.zeros_like(sums.terms[:, 3])), sums.rounding)  # nothing is outside
 
+    def _outside_by_two_digits(self, left: Tensor, level: int) -> Seen:
+        """The sums over the tokens of a level, and over all others by u that is nearly right."""
+        p, chosen = self._p, self._given.prompts[left]
+        pairs = Pairs(*(part[left] for part in self._pairs))
+        sums = _Sums.nothing(pairs, self._folded[left])
+        outside = p.log_p.new_ones(p.levels[-1]).index_fill_(0, p.order[: p.levels[level]], 0.0)
+        tiles, wrong = self._tiles_by_two_digits(left)
+        for number, some in enumerate(eight_bit.packs(p.levels[-1])):
+            probability = p.log_p[:, some].exp().mul_(outside[some])
+            for here, u in tiles(number):
+                sums.take(here, u, _of(probability, chosen[here]), None)
+        seen, single = self._likeliest(left, level), wrong.single.unsqueeze(-1)
+        moments = seen.moments._replace(
+            outside_least=-sums.ends[0].double().unsqueeze(-1) - single,
+            outside_largest=sums.ends[1].double().unsqueeze(-1) + single,
+            outside_wrong=wrong.together.unsqueeze(-1),
+            outside_second=sums.terms[:, 1:2],
+            outside_above=sums.terms[:, 2:3],
+        )
+        return seen._replace(moments=moments)
+
     def _score_roughly(self, left: Tensor, level: int) -> Tensor:
         """By 8 bits, where a sample of the vectors shows that it pays; those that are left.
 
@@ -343,22 +377,60 @@ class Vectors:
 
     def _cost(self, count: float, heads: int) -> float:
         """Multiply-adds for each token of the cheaper way to u of so many vectors, of so many heads."""
-        return min(self._cost_direct(count), self._cost_by_units(count, heads))
+        return min(self._cost_direct(count, self._product), self._cost_by_units(count, heads, self._product))
 
-    def _cost_direct(self, count: float) -> float:
-        return count * (self._folded.shape[1] + TERMS)
+    def _cost_of_digits(self) -> float:
+        """What two digits take of a product of float32; 1 where float32 it is."""
+        kind, width = self._folded.device.type, self._folded.shape[1]
+        if self._dtype != torch.float32 or not two_digits.supported(kind, width, self._table.dtype):
+            return 1.0
+        return two_digits.PRODUCTS / eight_bit.speed(kind)
 
-    def _cost_by_units(self, count: float, heads: int) -> float:
+    def _cost_direct(self, count: float, product: float = 1.0) -> float:
+        """The same of one way; `product`: what products over the width take, over those of float32."""
+        return count * (self._folded.shape[1] * product + TERMS)
+
+    def _cost_by_units(self, count: float, heads: int, product: float = 1.0) -> float:
         if self._units is None or self._scale is not None:
             return math.inf
         n_units, width = self._units.folded.shape
-        return n_units // self._units.n_heads * (heads * width + count) + count * TERMS
+        return n_units // self._units.n_heads * (heads * width * product + count) + count * TERMS
 
     def _tiles(self, left: Tensor) -> tuple[Tiles, Tensor | None]:
         """How u of vectors [n] is computed, and what its rounding is, where it is not that of a product."""
         if self._cost_by_units(len(left), len(self._given.groups[left].unique())) < self._cost_direct(len(left)):
             return self._by_units(left), self._rounding_by_units(left)
         return self._direct(left), None
+
+    def _tiles_by_two_digits(self, left: Tensor) -> tuple[Callable[[int], Iterator[tuple[slice, Tensor]]], Wrong]:
+        """From which pack of tokens, û of vectors [n] in two digits; and how far it is off."""
+        rows, length = self._prepared.two_digits, lengths(self._folded[left])
+        heads = len(self._given.groups[left].unique())
+        if self._cost_by_units(len(left), heads, self._product) < self._cost_direct(len(left), self._product):
+            folded, coefficients, size = self._of_heads(left)
+            units = rows.encode(folded)
+            by_head = [
+                Lost(*some) for some in zip(*(part.split(len(part) // heads) for part in units.lost), strict=True)
+            ]
+            lost = [
+                Lost(*(some.abs().double() @ part for part in each))
+                for some, each in zip(coefficients, by_head, strict=True)
+            ]
+            summed = Lost(*(torch.cat(parts) for parts in zip(*lost, strict=True)))
+            rounding = gamma(len(folded) // heads + 4, folded.dtype) * 1.01 * size * self._table.longest
+            root = self._p.levels[-1] ** 0.5
+            summed = Lost(summed.length, summed.together + rounding * root, summed.single + rounding)
+
+            def of_heads(number: int) -> Iterator[tuple[slice, Tensor]]:
+                return _weighted(coefficients, rows.product(number, units, slice(None)).unflatten(0, (heads, -1)))
+
+            return of_heads, rows.wrong(length, summed)
+        vectors, together = rows.encode(self._folded[left]), self._together(self._given.prompts[left])
+
+        def each(number: int) -> Iterator[tuple[slice, Tensor]]:
+            return ((here, rows.product(number, vectors, here)) for here in together)
+
+        return each, rows.wrong(length, vectors.lost)
 
     def _together(self, prompts: Tensor) -> list[slice]:
         """Which vectors to work on at a time, of these prompts [m]."""
@@ -379,6 +451,18 @@ class Vectors:
 
     def _by_units(self, left: Tensor) -> Tiles:
         """For heads, from u of the units of those that some vector is of."""
+        folded, coefficients, _ = self._of_heads(left)
+        multiply = BlockedProduct(len(folded), self._tokens, self._folded)
+        if left.device.type != "cpu":
+            return self._by_padded(folded, coefficients, multiply)
+
+        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+            return _weighted(coefficients, multiply(folded, rows.T).view(len(coefficients), -1, len(rows)))
+
+        return tiles
+
+    def _of_heads(self, left: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Of the heads that some vector [n] is of: folded units; each one's coefficients; Σ |m|·‖v‖ of the vectors."""
         assert self._units is not None
         units = self._units
         heads, counts = self._given.groups[left].unique_consecutive(return_counts=True)
@@ -387,18 +471,7 @@ class Vectors:
             units.coefficients[head][some]
             for head, some in zip(heads.tolist(), self._given.prompts[left].split(counts.tolist()), strict=True)
         ]
-        multiply = BlockedProduct(len(folded), self._tokens, self._folded)
-        if left.device.type != "cpu":
-            return self._by_padded(folded, coefficients, multiply)
-
-        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            of_units = multiply(folded, rows.T).view(len(coefficients), -1, len(rows))
-            first = 0
-            for some, u in zip(coefficients, of_units, strict=True):
-                yield slice(first, first + len(some)), some @ u
-                first += len(some)
-
-        return tiles
+        return folded, coefficients, units.size[self._given.groups[left], self._given.prompts[left]]
 
     def _by_padded(self, folded: Tensor, coefficients: list[Tensor], multiply: BlockedProduct) -> Tiles:
         """The same of several heads in one operation, each with as many vectors as the one that has most."""

@@ -90,7 +90,7 @@ class Ends(NamedTuple):
     scale: Tensor
 
 
-class _Codes(NamedTuple):
+class Codes(NamedTuple):
     """x ≈ scale · code, row by row.
 
     Attributes:
@@ -126,7 +126,10 @@ def described(device_type: str) -> str:
 
 
 def code_bytes(vocabulary: int, d: int, device_type: str) -> int:
-    """Bytes of `EightBit` while it is made: codes and packed codes, scales, lengths and spread of what is wrong."""
+    """Bytes of `EightBit` while it is made: codes and packed codes, scales, lengths and spread of what is wrong.
+
+    A second digit (`two_digits`), which is packed as it is made, takes what the codes took.
+    """
     return 2 * vocabulary * (d + 8) + 12 * d * d if supported(device_type) else 0
 
 
@@ -174,8 +177,7 @@ def _exact(largest: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> bool:
 
 
 def _multiply_fused(left: Tensor, right: Tensor) -> Tensor:
-    ones, zeros = torch.ones(len(right)), torch.zeros(len(right), dtype=torch.int32)
-    return _multiply_packed(left, _pack(right), ones, zeros)
+    return multiply_packed(left, pack(right), torch.ones(len(right)))
 
 
 @cache
@@ -189,15 +191,20 @@ def bfloat16_pays(device_type: str) -> bool:
     return bool(((found - (2 - 1 / PACKED)).abs() < 2**-7).all())
 
 
-def _pack(codes: Tensor) -> Tensor:
+def pack(codes: Tensor) -> Tensor:
     """Codes of tokens [tokens, d] as fused products take them."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(codes.contiguous(), None)
     return packed
 
 
-def _multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+def packs(vocabulary: int) -> Iterator[slice]:
+    """Which tokens are packed together."""
+    return (slice(start, min(start + PACKED, vocabulary)) for start in range(0, vocabulary, PACKED))
+
+
+def multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
     """Products of codes [n, d] and packed ones, each token's times its `scale` [tokens]: [n, tokens] in float32."""
-    multiply = torch.ops.onednn.qlinear_pointwise
+    multiply, zeros = torch.ops.onednn.qlinear_pointwise, torch.zeros(len(scale), dtype=torch.int32)
     found: Tensor = multiply(codes, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     return found
 
@@ -210,6 +217,10 @@ class EightBit:
 
     Attributes:
         bfloat16_pays: whether sums of squares had better be taken of bfloat16 numbers.
+        scale: [V], float32, of each row's codes.
+        packed: `PACKED` tokens each, as fused products take them; empty where these are not made.
+        spread: E = Σ_j e_j·e_jᵀ of what codes leave of the rows, as `gram` leaves it, and its slack.
+        longest_rest: ‖e_j‖ at most.
     """
 
     def __init__(self, table: Unembedding) -> None:
@@ -218,27 +229,34 @@ class EightBit:
         self._table = table
         self._largest = largest_code(device.type) or WITH_VNNI
         codes = _encode(length, width, self._rows, device, self._largest)
-        self._scale, wrong = codes.scale, codes.wrong
-        self._wrong = float(wrong.max())
-        self._spread = self._spread_of(codes)
-        self._longest = table.longest + self._wrong
-        self._unit = float(self._scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
+        self.scale, wrong = codes.scale, codes.wrong
+        self.longest_rest = float(wrong.max())
+        self.spread = self._spread_of(codes)
+        self._longest = table.longest + self.longest_rest
+        self._unit = float(self.scale.max()) or 1.0  # the scales are taken over it: no square of û underflows
         self._fused = self._largest == WITH_VNNI and fused(device.type)
         self.bfloat16_pays = self._fused and bfloat16_pays(device.type)
         self._codes: Tensor | None = None if self._fused else codes.codes
-        self._packed = tuple(_pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
+        self.packed = tuple(pack(some) for some in codes.codes.split(PACKED)) if self._fused else ()
 
     def _rows(self, some: slice) -> Tensor:
         return self._table.weight[some] - self._table.mean
 
-    def _spread_of(self, codes: _Codes) -> tuple[Tensor, float]:
+    def rests(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """What codes leave of the rows, [tokens, d], and the codes' scale, `PACKED` tokens at a time."""
+        for some in packs(len(self.scale)):
+            rows = self._rows(some)
+            codes = _encode_tile(rows, self._largest)
+            yield some, rest(rows, codes), codes.scale
+
+    def _spread_of(self, codes: Codes) -> tuple[Tensor, float]:
         """E = Σ_j e_j·e_jᵀ, as `gram` leaves it, and its slack, as that of `Unembedding`."""
         table, total = self._table, torch.zeros_like(self._table.spread, dtype=torch.float64)
 
         def errors() -> Iterator[Tensor]:
             for start in range(0, len(table.weight), GRAM_ROWS):
                 some = slice(start, start + GRAM_ROWS)
-                yield _error(self._rows(some), _Codes(*(part[some] for part in codes)))
+                yield rest(self._rows(some), Codes(*(part[some] for part in codes)))
 
         spread, trace = gram(errors(), total), float(codes.wrong.square().sum())
         rounding = gram_gamma(table.dtype) * trace + quadratic_gamma(table.dtype) * frobenius(spread)
@@ -257,8 +275,8 @@ class EightBit:
             together: units that tiles are made of, a few at a time, so that these stay in a processor's cache; all
                 of them, in order. None: as is fast.
         """
-        units = _encode(len(folded), folded.shape[1], folded.__getitem__, folded.device, self._largest)
-        scale = (self._scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
+        units = encode(folded, self._largest)
+        scale = (self.scale / self._unit).index_fill_(0, p.order[: p.levels[level]], 0.0)
         far = torch.zeros_like(units.scale)
         together = together or [slice(start, start + ROWS) for start in range(0, len(folded), ROWS)]
         for some, tiles in self._products(units, scale, together):
@@ -268,21 +286,19 @@ class EightBit:
                 torch.maximum(farthest, square.amax(dim=1), out=farthest)
                 take(here, square, weight)
         length = lengths(folded)
-        margin = self._wrong * length + self._longest * units.wrong
+        margin = self.longest_rest * length + self._longest * units.wrong
         unit = units.scale.double() * self._unit
         end = unit * (1 + ROUNDING) * far.double().sqrt() + margin
         return Ends(-end, end, self._wrong_over_tokens(folded, units, length), unit)
 
     def _products(
-        self, units: _Codes, scale: Tensor, together: Sequence[slice]
+        self, units: Codes, scale: Tensor, together: Sequence[slice]
     ) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
         """û of units over their scales, [n', tokens] of a few tokens at a time; one may overwrite the one before."""
         if self._codes is None:
-            zeros = torch.zeros(PACKED, dtype=torch.int32, device=scale.device)
-            for number, packed in enumerate(self._packed):
-                some = slice(number * PACKED, min((number + 1) * PACKED, len(scale)))
-                given = packed, scale[some], zeros[: some.stop - some.start]
-                yield some, ((here, _multiply_packed(units.codes[here], *given)) for here in together)
+            for some, packed in zip(packs(len(scale)), self.packed, strict=True):
+                given = packed, scale[some]
+                yield some, ((here, multiply_packed(units.codes[here], *given)) for here in together)
             return
         codes, n_units = self._codes, len(units.codes)
         tokens = max(LEAST_TOKENS, min(TOKENS, TILE_NUMBERS // n_units))
@@ -296,24 +312,29 @@ class EightBit:
             found.copy_(whole).mul_(scale[some])
             yield some, ((here, found[here]) for here in together)
 
-    def _wrong_over_tokens(self, folded: Tensor, units: _Codes, length: Tensor) -> Tensor:
+    def _wrong_over_tokens(self, folded: Tensor, units: Codes, length: Tensor) -> Tensor:
         """√Σ_j (u_j − û_j)², at most: √(v̂ᵀEv̂) + √(fᵀCf), and what rounding of e and f may add."""
-        table, (matrix, slack) = self._table, self._spread
-        error = _error(folded, units)
+        table, (matrix, slack) = self._table, self.spread
+        error = rest(folded, units)
         roots = [squares(folded - error, matrix, slack).sqrt(), squares(error, table.spread, table.slack).sqrt()]
         rounding = 8 * unit_roundoff(table.dtype) * length * table.longest * len(table.weight) ** 0.5
         return torch.stack([*roots, rounding]).sum(dim=0) * (1 + ROUNDING)
 
 
-def _error(rows: Tensor, codes: _Codes) -> Tensor:
+def rest(rows: Tensor, codes: Codes) -> Tensor:
     """x − scale · code of rows x [n, d]."""
     scale = codes.scale.to(rows.dtype).unsqueeze(-1)
     return torch.addcmul(rows, codes.codes.to(rows.dtype), scale, value=-1)
 
 
-def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device, largest: int) -> _Codes:
+def encode(rows: Tensor, largest: int) -> Codes:
+    """Codes up to `largest` of rows [n, d]."""
+    return _encode(len(rows), rows.shape[1], rows.__getitem__, rows.device, largest)
+
+
+def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: torch.device, largest: int) -> Codes:
     """Codes up to `largest` of each of so many rows, which are asked for a few at a time."""
-    found = _Codes(
+    found = Codes(
         torch.empty(length, width, dtype=torch.int8, device=device),
         torch.empty(length, dtype=torch.float32, device=device),
         torch.empty(length, dtype=torch.float64, device=device),
@@ -326,11 +347,11 @@ def _encode(length: int, width: int, rows: Callable[[slice], Tensor], device: to
     return found
 
 
-def _encode_tile(rows: Tensor, largest: int) -> _Codes:
+def _encode_tile(rows: Tensor, largest: int) -> Codes:
     scale = (torch.maximum(rows.amax(dim=-1), -rows.amin(dim=-1)) / largest).float()
     safe = torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
     rounded = torch.div(rows, safe).round_().clamp_(-largest, largest)
     codes = rounded.to(torch.int8)
     wrong = lengths(rounded.mul_(safe).sub_(rows))
     rounding = 4 * unit_roundoff(rows.dtype) * lengths(rows) + underflow(torch.float32, 2 * largest * rows.shape[-1])
-    return _Codes(codes, scale, wrong + rounding)
+    return Codes(codes, scale, wrong + rounding)

@@ -16,6 +16,7 @@ from gated_lpi.methods.lpi.certified.blocks import Known
 from gated_lpi.methods.lpi.certified.distribution import Distribution, distribution
 from gated_lpi.methods.lpi.certified.eight_bit import EightBit
 from gated_lpi.methods.lpi.certified.envelope import Envelope
+from gated_lpi.methods.lpi.certified.two_digits import TwoDigits
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.problem import BlockProblem
 from gated_lpi.models import Readout
@@ -151,6 +152,16 @@ class Prepared:
     @cached_property
     def _eight_bit(self) -> EightBit:
         return EightBit(self._table)
+
+    @property
+    def two_digits(self) -> TwoDigits:
+        """They in two digits of 8 bits."""
+        with self._making:
+            return self._two_digits
+
+    @cached_property
+    def _two_digits(self) -> TwoDigits:
+        return TwoDigits(self._table, self.eight_bit)
 
     def distribution(self, problem: BlockProblem) -> Distribution:
         """p of a block, found once for its units, by position too, and groups; kept while its problem lives."""
