@@ -183,7 +183,8 @@ def test_only_the_keys_that_an_arm_gives_take_the_place_of_the_shared_ones(tmp_p
     assert pickle.loads(pickle.dumps(experiment)) == experiment
     plain = load_experiment(written(tmp_path, TRAINED + 'name = "a"\n'))
     assert plain.training_of(plain.arms[0]) is plain.training
-    assert [line.split(" (")[0] for line in plain.differences(experiment)] == ["arms"]
+    assert all(line.startswith("arms.a.training.") for line in plain.differences(experiment))
+    assert "arms.a.training.learning_rate (None there, 0.1 given)" in plain.differences(experiment)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +329,18 @@ def test_facts_have_options_that_change_results(tmp_path):
     assert plain.differences(other) == [
         "facts.on_error ('raise' there, 'skip' given)",
         "facts.separator (None there, '' given)",
+    ]
+
+
+def test_arms_that_differ_are_told_apart_by_name():
+    def of(*names):
+        return Experiment.model_validate({"name": "x", "arms": [{"name": name, "train": "moe"} for name in names]})
+
+    assert of("a", "b").differences(of("b", "a")) == ["arms (in another order)"]
+    assert of("a", "b").differences(of("b", "c", "d")) == ["arms ('a' there only; 'c', 'd' given only)"]
+    many = of(*(f"arm-{k}" for k in range(9)))
+    assert of("a").differences(many) == [
+        "arms ('a' there only; 'arm-0', 'arm-1', 'arm-2', 'arm-3' and 5 more given only)"
     ]
 
 

@@ -29,6 +29,7 @@ from gated_lpi.errors import OptionError
 from gated_lpi.experiments.design import MOST_CELLS, Cells, Grid, cells_of, shared_keys
 from gated_lpi.experiments.settings import EngineSpec, StorageSpec
 from gated_lpi.facts import FactSet, OnError, load_facts
+from gated_lpi.facts.messages import listed
 from gated_lpi.facts.shifting import new_objects, parted
 from gated_lpi.facts.sources import joined
 from gated_lpi.facts.teaching import taught_facts
@@ -681,13 +682,29 @@ class Experiment(Spec):
         return self.training if arm.training is None else self.training.with_overrides(arm.training)
 
     def differences(self, other: Experiment) -> list[str]:
-        """Keys in which the results of two experiments would differ, with both values."""
-        mine, theirs = (flatten(e.model_dump(mode="json", exclude=set(SETTINGS))) for e in (self, other))
-        return [
-            f"{key} ({mine.get(key)!r} there, {theirs.get(key)!r} given)"
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
+        """Keys in which the results of two experiments would differ, with both values; arms are told apart by name."""
+        mine, theirs = (e.model_dump(mode="json", exclude={*SETTINGS, "arms"}) for e in (self, other))
+        my_arms, their_arms = ({arm.name: arm.model_dump(mode="json") for arm in e.arms} for e in (self, other))
+        shared = my_arms.keys() & their_arms.keys()
+        found = _differing(
+            *(
+                flatten(kept | {"arms": {name: arms[name] for name in shared}})
+                for kept, arms in ((mine, my_arms), (theirs, their_arms))
+            )
+        )
+        only = [
+            f"{listed(map(repr, missing))} {where} only"
+            for missing, where in (
+                ([name for name in my_arms if name not in shared], "there"),
+                ([name for name in their_arms if name not in shared], "given"),
+            )
+            if missing
         ]
+        if only:
+            found.insert(0, f"arms ({'; '.join(only)})")
+        elif list(my_arms) != list(their_arms):
+            found.append("arms (in another order)")
+        return found
 
     def with_settings(self, **sections: dict[str, Any]) -> Experiment:
         """This experiment with some keys of `engine` or `storage` set anew.
@@ -697,6 +714,15 @@ class Experiment(Spec):
         """
         content = self.model_dump(mode="json")
         return _validated(content | {name: content[name] | keys for name, keys in sections.items()}, "these settings")
+
+
+def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Keys of flat settings whose values differ, with both."""
+    return [
+        f"{key} ({mine.get(key)!r} there, {theirs.get(key)!r} given)"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
 
 
 def _refuse_shared_files(names: Sequence[str]) -> None:

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
+SHOWN = 6  # differences between two runs that an error names
 
 
 class _Description(BaseModel):
@@ -509,9 +510,10 @@ def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str, co
         if run.info.get("corpus_sha256") != corpus_sha256:
             differing.append("the corpus itself: its facts, or lines of its text files")
         if differing:
+            rest = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise RunExistsError(
-                f"{folder} holds another run; it differs in {'; '.join(differing)}. Give another folder, or delete "
-                "this one if its results are not needed"
+                f"{folder} holds another run; it differs in {'; '.join(differing[:SHOWN])}{rest}. Give another "
+                "folder, or delete this one if its results are not needed"
             )
         _make(folder / "results")
         return run
