@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flat import certified
 from gated_lpi.methods import BlockProblem, Room
-from gated_lpi.methods.lpi.certified import blocks, contributions, estimator
+from gated_lpi.methods.lpi.certified import blocks, contributions, estimator, two_digits
 from gated_lpi.methods.lpi.groups import Summed
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
@@ -202,16 +202,19 @@ def scores_of(problem: BlockProblem, prompts: Tensor, vectors: Tensor) -> tuple[
     return found, size + found.abs() + 10
 
 
-@pytest.mark.parametrize("way", ["as it comes", "8 bits", "u of the units"])
+@pytest.mark.parametrize("way", ["as it comes", "8 bits", "u of the units", "two digits", "two digits of the units"])
 @pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, GROUP))
 def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatch):
     if way == "8 bits":
         monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all vectors
-    elif way == "u of the units":
-        monkeypatch.setattr(
-            contributions.Vectors, "_cost_direct", lambda vectors, _: 0.0 if vectors._units is None else math.inf
-        )
+    elif way != "as it comes":
         monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, _level: left)
+    if way.endswith("of the units"):
+        monkeypatch.setattr(
+            contributions.Vectors, "_cost_direct", lambda vectors, *_: 0.0 if vectors._units is None else math.inf
+        )
+    if way.startswith("two digits"):
+        monkeypatch.setattr(two_digits, "LEAST_WIDTH", 0)
     for seed in range(first, min(first + GROUP, FIRST + COUNT)):
         problem, tolerance, pieces = fuzzed(seed)
         given, units = heads_of(Odds(seed + 10**6), problem)
