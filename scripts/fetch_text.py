@@ -31,7 +31,7 @@ WORDNET = "usr/share/wordnet"
 GCIDE = "usr/share/dictd/gcide.dict.dz"
 KINDS = ("noun", "verb", "adj", "adv")
 HELD_OUT = 50  # every so many lines one is kept out of training
-PART = 20_000  # lines of part.txt
+PART = 6_800  # lines of part.txt
 SHORTEST, LONGEST = 20, 400  # characters of a line
 QUOTATION = 8 * " "  # how the dictionary indents what others wrote
 
