@@ -13,6 +13,7 @@ from gated_lpi.loading import wrap_model
 from gated_lpi.methods import attribute_encoded, block_problems, unit_lpi
 from gated_lpi.methods.lpi.certified import contributions, eight_bit, two_digits
 from gated_lpi.methods.lpi.certified.contributions import Vectors
+from gated_lpi.methods.lpi.certified.vector_products import Products
 from gated_lpi.methods.lpi.reference import _contributions
 from gated_lpi.models import Readout
 from gated_lpi.options import ALL_UNITS
@@ -187,7 +188,7 @@ def test_with_a_foil_groups_need_no_projection_at_all(monkeypatch):
 def steps_of(model, prompts, monkeypatch):
     """How many vectors each step took."""
     taken: dict[str, int] = {}
-    plain, exactly, of_heads = Vectors._certify, Vectors._sum_exactly, Vectors._of_heads
+    plain, exactly, of_heads = Vectors._certify, Vectors._sum_exactly, Products._of_heads
 
     def certify(steps, left, moments_of, level):
         taken[moments_of.__name__] = taken.get(moments_of.__name__, 0) + len(left)
@@ -202,7 +203,7 @@ def steps_of(model, prompts, monkeypatch):
         return exactly(steps, left)
 
     monkeypatch.setattr(Vectors, "_certify", certify)
-    monkeypatch.setattr(Vectors, "_of_heads", from_units)
+    monkeypatch.setattr(Products, "_of_heads", from_units)
     monkeypatch.setattr(Vectors, "_sum_exactly", sum_exactly)
     scored(model, prompts)
     return taken
@@ -219,9 +220,9 @@ def test_a_sequential_block_without_biases_looks_at_no_token(monkeypatch):
 def go(way, monkeypatch):
     """Have vectors go this way, whatever it costs; only heads can be summed from units."""
     if way.endswith("of the units"):
-        monkeypatch.setattr(Vectors, "_cost_direct", lambda vectors, *_: 0.0 if vectors._units is None else math.inf)
+        monkeypatch.setattr(Products, "_cost_direct", lambda products, *_: 0.0 if products._units is None else math.inf)
     else:
-        monkeypatch.setattr(Vectors, "_cost_by_units", lambda *_: math.inf)
+        monkeypatch.setattr(Products, "_cost_by_units", lambda *_: math.inf)
     if way == "8 bits":
         monkeypatch.setattr(contributions, "SAMPLE", 10**9)  # all of them
     else:
@@ -247,7 +248,7 @@ def test_bounds_hold_whichever_way_is_thought_cheapest(case, way, monkeypatch):
 
 @pytest.mark.skipif(not eight_bit.supported("cpu"), reason="no fast products of 8 bits here")
 def test_a_sample_shows_once_for_a_block_whether_8_bits_pay(monkeypatch):
-    monkeypatch.setattr(Vectors, "_cost_by_units", lambda *_: math.inf)
+    monkeypatch.setattr(Products, "_cost_by_units", lambda *_: math.inf)
     monkeypatch.setattr(contributions, "SAMPLE", 2)
     calls, plain = [], Vectors._outside_roughly
 

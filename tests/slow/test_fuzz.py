@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flat import certified
 from gated_lpi.methods import BlockProblem, Room
-from gated_lpi.methods.lpi.certified import blocks, contributions, estimator, two_digits
+from gated_lpi.methods.lpi.certified import blocks, contributions, estimator, two_digits, vector_products
 from gated_lpi.methods.lpi.groups import Summed
 from gated_lpi.models import Readout
 from gated_lpi.trace import Slab
@@ -167,7 +167,7 @@ def test_no_score_of_a_random_problem_is_beyond_its_bound(first):
         assert (found.error_bound <= tolerance * (1 + 1e-9) + digits.amax(dim=1)).all(), seed
 
 
-def heads_of(odds: Odds, problem: BlockProblem) -> tuple[Summed, contributions.Units | None]:
+def heads_of(odds: Odds, problem: BlockProblem) -> tuple[Summed, vector_products.Units | None]:
     """Groups of units on the prompts that use them; head after head, with the units, where all prompts use all."""
     parts, heads = [], int(odds.some(1, 2, 3, 7))
     for number, slab in enumerate(problem.slabs):
@@ -185,7 +185,7 @@ def heads_of(odds: Odds, problem: BlockProblem) -> tuple[Summed, contributions.U
     folded = problem.readout.fold(slab.values.double())
     by_head = slab.coefficients.unflatten(1, (heads, -1)).transpose(0, 1)
     size = (by_head.abs() @ folded.norm(dim=-1).view(heads, -1, 1)).squeeze(-1) * (1 + 1e-6)
-    return given, contributions.Units(folded.to(slab.values.dtype), by_head.to(slab.values.dtype), size)
+    return given, vector_products.Units(folded.to(slab.values.dtype), by_head.to(slab.values.dtype), size)
 
 
 def scores_of(problem: BlockProblem, prompts: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def test_no_group_of_a_random_problem_is_beyond_its_bound(first, way, monkeypatc
         monkeypatch.setattr(contributions.Vectors, "_score_roughly", lambda _, left, _level: left)
     if way.endswith("of the units"):
         monkeypatch.setattr(
-            contributions.Vectors, "_cost_direct", lambda vectors, *_: 0.0 if vectors._units is None else math.inf
+            vector_products.Products, "_cost_direct", lambda products, *_: 0.0 if products._units is None else math.inf
         )
     if way.startswith("two digits"):
         monkeypatch.setattr(two_digits, "LEAST_WIDTH", 0)

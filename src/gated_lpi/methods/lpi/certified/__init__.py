@@ -12,7 +12,8 @@ Under the frozen norm I = c·(u_target − a) − log E_p[exp(c·(u − a))] (`c
 4. units that are left have their moments summed over the whole vocabulary, many of them together;
 5. pairs that no moments can settle, those that move the logits far, are summed exactly (`exact_pairs`).
 
-Heads and experts go the same way with their summed contributions, each on its prompt (`contributions`), and a block is
+Heads and experts go the same way with their summed contributions, each on its prompt (`contributions`,
+`vector_products`), and before all tokens in float32 through these in two digits of 8 bits (`two_digits`); a block is
 mostly told by the next block's base (`blocks`).
 
 What depends on the checkpoint alone is prepared once: the unembedding's spread, and Σ_j u_j² of units that need it.
@@ -23,9 +24,9 @@ A softcap, or a norm that is recomputed, has no such form: there the exact estim
 Read in this order: `certificate` (the proof as code), `unembedding` and `prepared` (what is known of a checkpoint),
 `distribution` (of a block's prompts), `envelope` and `moments` (what is summed), `parts` (units on their way),
 `stops` (where they stop to be certified), `cascade` (the whole way of a block); then `eight_bit` and `exact_pairs`,
-which step 3 and step 5 fall back to; and `contributions` and `blocks`. A *level* is one of the nested sets of likeliest
-tokens, a *stop* a level at which units are certified, a *tier* what a score was found from in the end. The proof in
-words is docs/certificate.md.
+which step 3 and step 5 fall back to; and `contributions`, with what it uses, and `blocks`. A *level* is one of the
+nested sets of likeliest tokens, a *stop* a level at which units are certified, a *tier* what a score was found from in
+the end. The proof in words is docs/certificate.md.
 """
 
 from gated_lpi.methods.lpi.certified.estimator import CertifiedEstimator

@@ -10,8 +10,7 @@ tokens is not shared: one vector costs what a unit costs that only one prompt us
 5. all tokens, term by term;
 6. what is left is summed exactly (`exact_pairs`).
 
-In 2, 4 and 5 u of heads comes from u of the block's units, which all prompts share, where that is cheaper: the head's
-vector is Σ_i m_i·v_i, so its u is Σ_i m_i·u_i, d_h products for each token in place of d (`_by_units`).
+In 2, 4 and 5 u of heads comes from u of the block's units where that is cheaper (`vector_products`).
 
 What rounding took from a vector while it was summed up (`Summed.slip`) moves a score by at most twice what it moves a
 logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
@@ -19,33 +18,24 @@ logit by, at most 2·slip·max‖w_j − w̄‖·max|γ|/σ.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gated_lpi.methods.lpi.certified import eight_bit, two_digits
+from gated_lpi.methods.lpi.certified import eight_bit
 from gated_lpi.methods.lpi.certified.certificate import Moments, Pairs, certify
 from gated_lpi.methods.lpi.certified.exact_pairs import exact_pairs
-from gated_lpi.methods.lpi.certified.moments import TOKENS as RUN_OF_TOKENS
 from gated_lpi.methods.lpi.certified.moments import lower_squares, region
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
-from gated_lpi.methods.lpi.certified.two_digits import Lost, Wrong
+from gated_lpi.methods.lpi.certified.vector_products import Products, Units, cut, of_tile
 from gated_lpi.methods.lpi.groups import Found, Summed
 from gated_lpi.methods.problem import BlockProblem
-from gated_lpi.methods.rounding import BlockedProduct, gamma, into_range, lengths, product_gamma, unit_roundoff
-from gated_lpi.methods.tiles import BUSY, at_once
+from gated_lpi.methods.rounding import gamma, into_range, product_gamma, unit_roundoff
 
-TOKENS = 512  # that are multiplied at a time on a CPU, with so few vectors that they stay in its cache
 SAMPLE = 64  # vectors that show whether 8 bits pay
-MANY = 64  # prompts from which on a group has tiles of its own
-TERMS, ROUGH_TERMS = 60, 30  # multiply-adds that take as long as summing up one u, and one that 8 bits gave
-
-Tiles = Callable[[Tensor], Iterator[tuple[slice, Tensor]]]
-"""From rows of the unembedding [tokens, d], u [n, tokens] of some of the vectors at a time, and which they are."""
+ROUGH_TERMS = 30  # multiply-adds that take as long as summing up one u that 8 bits gave
 
 
 class Seen(NamedTuple):
@@ -117,67 +107,6 @@ class _Sums(NamedTuple):
         return Moments(first, second, lower.unsqueeze(-1), least, largest, above=above)
 
 
-def _cut(start: int, stop: int, step: int) -> Iterator[slice]:
-    """So many at a time."""
-    for first in range(start, stop, step):
-        yield slice(first, min(first + step, stop))
-
-
-def _of(p: Tensor, prompts: Tensor) -> Tensor:
-    """Rows of p [P, tokens] of the prompts [m] of a tile.
-
-    On a CPU `MANY` prompts or more, if as many as there are, are all in order (`_by_prompts`).
-    """
-    whole = p.device.type == "cpu" and len(prompts) == len(p) >= MANY
-    return p if whole else p.index_select(0, prompts)
-
-
-def _by_prompts(prompts: Tensor, n_prompts: int) -> list[slice]:
-    """Cut the vectors of some prompts [m], ascending within each group, into tiles.
-
-    Groups of few prompts share tiles. Of `MANY` prompts a tile as long as their number has each once, in order, so that
-    p need not be gathered for it (`_of`).
-    """
-    begins = [0, *((prompts[1:] <= prompts[:-1]).nonzero().squeeze(-1) + 1).tolist(), len(prompts)]
-    many = n_prompts >= MANY
-    limit = min(n_prompts, eight_bit.ROWS) if many else eight_bit.ROWS
-    found: list[slice] = []
-    for start, stop in itertools.pairwise(begins):
-        whole = many and stop - start == n_prompts
-        if found and not whole and stop - found[-1].start < limit:
-            found[-1] = slice(found[-1].start, stop)
-        else:
-            found += _cut(start, stop, n_prompts if whole else eight_bit.ROWS)
-    return found
-
-
-def _weighted(coefficients: list[Tensor], of_units: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """u of vectors, head after head, from u of the heads' units [heads, units, tokens]."""
-    first = 0
-    for some, u in zip(coefficients, of_units, strict=True):
-        yield slice(first, first + len(some)), some @ u
-        first += len(some)
-
-
-class Units(NamedTuple):
-    """The units that heads are sums of.
-
-    Attributes:
-        folded: [n, d], their folded value vectors, head after head.
-        coefficients: [H, P, n / H], in the weights' dtype.
-        size: [H, P], float64, Σ of |coefficient|·‖folded value vector‖ over each head.
-    """
-
-    folded: Tensor
-    coefficients: Tensor
-    size: Tensor
-
-    @property
-    def n_heads(self) -> int:
-        """H."""
-        return len(self.coefficients)
-
-
 class Vectors:
     """What groups add, each on its prompt, on its way; arrays of pairs are [m, 1], as if it were a prompt's one unit.
 
@@ -199,7 +128,6 @@ class Vectors:
         tolerance: float,
         units: Units | None = None,
     ) -> None:
-        self._units = units
         self._prepared, self._problem, self._p, self._envelope = prepared, problem, laid.p, laid.envelope
         self._table, self._given = prepared.table, given
         self._dtype = arithmetic(problem, tolerance)
@@ -208,13 +136,12 @@ class Vectors:
         self._scores = torch.zeros(len(given.prompts), 1, dtype=torch.float64, device=given.vectors.device)
         self._bound = torch.full_like(self._scores, torch.inf)
         self._scale = into_range(torch.linalg.vector_norm(given.vectors, dim=-1) * prepared.reach)
-        device = given.vectors.device
-        self._tokens = at_once(TOKENS, device, RUN_OF_TOKENS)
-        self._rows = at_once(eight_bit.ROWS, device, min(BUSY, prepared.room.numbers) // self._tokens)
         self._pairs, self._folded = self._lay_out()
         self._sums = _Sums.nothing(self._pairs, self._folded)
         self._reached = 0
-        self._product = self._cost_of_digits()
+        summed_as_they_are = units if self._scale is None else None
+        digits = self._dtype == torch.float32
+        self._products = Products(prepared, laid.p, given, self._folded, summed_as_they_are, digits=digits)
 
     def score(self) -> Found:
         """All steps."""
@@ -224,7 +151,7 @@ class Vectors:
             left = self._certify(left, self._likeliest, level)
         if last > 1 and len(left) and eight_bit.supported(self._slip.device.type):
             left = self._score_roughly(left, last - 1)
-        if last > 1 and self._product < 1:
+        if last > 1 and self._products.product < 1:
             left = self._certify(left, self._outside_by_two_digits, last - 1)
         left = self._certify(left, self._everywhere, last)
         if len(left):
@@ -288,11 +215,11 @@ class Vectors:
         """Sums over the tokens of a level below the last; those of the level before are known."""
         p, ranks = self._p, slice(self._reached, self._p.levels[level])
         if ranks.start < ranks.stop:
-            tiles, rounding = self._tiles(left)
+            tiles, rounding = self._products.tiles(left)
             sums, chosen = self._sums.some(left).rounded(rounding), self._given.prompts[left]
-            for some in _cut(ranks.start, ranks.stop, self._tokens):
+            for some in cut(ranks.start, ranks.stop, self._products.tokens):
                 for here, u in tiles(p.rows(self._table, some)):
-                    sums.take(here, u, _of(p.p[:, some], chosen[here]), self._envelope.weights[some])
+                    sums.take(here, u, of_tile(p.p[:, some], chosen[here]), self._envelope.weights[some])
             self._sums.put(left, sums)
             self._reached = ranks.stop
         sums, mass = self._sums.some(left), self._envelope.mass[0] - self._envelope.mass[level]
@@ -302,13 +229,13 @@ class Vectors:
     def _everywhere(self, left: Tensor, level: int) -> Seen:
         """Sums over all tokens, in the order of the vocabulary."""
         p, table, chosen = self._p, self._table, self._given.prompts[left]
-        tiles, rounding = self._tiles(left)
+        tiles, rounding = self._products.tiles(left)
         pairs = Pairs(*(part[left] for part in self._pairs))
         sums = _Sums.nothing(pairs, self._folded[left]).rounded(rounding)
-        for some in _cut(0, p.levels[level], self._tokens):
+        for some in cut(0, p.levels[level], self._products.tokens):
             probability = p.log_p[:, some].exp()
             for here, u in tiles(table.weight[some] - table.mean):
-                sums.take(here, u, _of(probability, chosen[here]), None)
+                sums.take(here, u, of_tile(probability, chosen[here]), None)
         return Seen(sums.moments(torch.zeros_like(sums.terms[:, 3])), sums.rounding)  # nothing is outside
 
     def _outside_by_two_digits(self, left: Tensor, level: int) -> Seen:
@@ -317,11 +244,11 @@ class Vectors:
         pairs = Pairs(*(part[left] for part in self._pairs))
         sums = _Sums.nothing(pairs, self._folded[left])
         outside = p.log_p.new_ones(p.levels[-1]).index_fill_(0, p.order[: p.levels[level]], 0.0)
-        tiles, wrong = self._tiles_by_two_digits(left)
+        tiles, wrong = self._products.in_two_digits(left)
         for number, some in enumerate(eight_bit.packs(p.levels[-1])):
             probability = p.log_p[:, some].exp().mul_(outside[some])
             for here, u in tiles(number):
-                sums.take(here, u, _of(probability, chosen[here]), None)
+                sums.take(here, u, of_tile(probability, chosen[here]), None)
         seen, single = self._likeliest(left, level), wrong.single.unsqueeze(-1)
         moments = seen.moments._replace(
             outside_least=-sums.ends[0].double().unsqueeze(-1) - single,
@@ -351,7 +278,7 @@ class Vectors:
         heads, width = len(self._given.groups[left].unique()), self._folded.shape[1]
         rough = len(others) * (width / eight_bit.speed(self._folded.device.type) + ROUGH_TERMS)
         without = len(kept) + len(others)
-        if rough + self._cost(len(kept) + share * len(others), heads) < self._cost(without, heads):
+        if rough + self._products.cost(len(kept) + share * len(others), heads) < self._products.cost(without, heads):
             others = self._certify(others, self._outside_roughly, level)
         return torch.cat([kept, others]).sort().values
 
@@ -359,10 +286,10 @@ class Vectors:
         """The sums over the tokens of a level, and what 8 bits tell of the others."""
         second = torch.zeros(len(left), dtype=torch.float64, device=left.device)
         prompts = self._given.prompts[left]
-        together = self._together(prompts)
+        together = self._products.together(prompts)
 
         def take(here: slice, square: Tensor, weight: Tensor) -> None:
-            second[here] += square.mul_(_of(weight, prompts[here])).sum(dim=-1)
+            second[here] += square.mul_(of_tile(weight, prompts[here])).sum(dim=-1)
 
         ends = self._prepared.eight_bit(self._folded[left], self._p, level, take, together)
         second *= ends.scale.square()
@@ -374,131 +301,6 @@ class Vectors:
             outside_second=second.unsqueeze(-1),
         )
         return seen._replace(moments=moments)
-
-    def _cost(self, count: float, heads: int) -> float:
-        """Multiply-adds for each token of the cheaper way to u of so many vectors, of so many heads."""
-        return min(self._cost_direct(count, self._product), self._cost_by_units(count, heads, self._product))
-
-    def _cost_of_digits(self) -> float:
-        """What two digits take of a product of float32; 1 where float32 it is."""
-        kind, width = self._folded.device.type, self._folded.shape[1]
-        if self._dtype != torch.float32 or not two_digits.supported(kind, width, self._table.dtype):
-            return 1.0
-        return two_digits.PRODUCTS / eight_bit.speed(kind)
-
-    def _cost_direct(self, count: float, product: float = 1.0) -> float:
-        """The same of one way; `product`: what products over the width take, over those of float32."""
-        return count * (self._folded.shape[1] * product + TERMS)
-
-    def _cost_by_units(self, count: float, heads: int, product: float = 1.0) -> float:
-        if self._units is None or self._scale is not None:
-            return math.inf
-        n_units, width = self._units.folded.shape
-        return n_units // self._units.n_heads * (heads * width * product + count) + count * TERMS
-
-    def _tiles(self, left: Tensor) -> tuple[Tiles, Tensor | None]:
-        """How u of vectors [n] is computed, and what its rounding is, where it is not that of a product."""
-        if self._cost_by_units(len(left), len(self._given.groups[left].unique())) < self._cost_direct(len(left)):
-            return self._by_units(left), self._rounding_by_units(left)
-        return self._direct(left), None
-
-    def _tiles_by_two_digits(self, left: Tensor) -> tuple[Callable[[int], Iterator[tuple[slice, Tensor]]], Wrong]:
-        """From which pack of tokens, û of vectors [n] in two digits; and how far it is off."""
-        rows, length = self._prepared.two_digits, lengths(self._folded[left])
-        heads = len(self._given.groups[left].unique())
-        if self._cost_by_units(len(left), heads, self._product) < self._cost_direct(len(left), self._product):
-            folded, coefficients, size = self._of_heads(left)
-            units = rows.encode(folded)
-            by_head = [
-                Lost(*some) for some in zip(*(part.split(len(part) // heads) for part in units.lost), strict=True)
-            ]
-            lost = [
-                Lost(*(some.abs().double() @ part for part in each))
-                for some, each in zip(coefficients, by_head, strict=True)
-            ]
-            summed = Lost(*(torch.cat(parts) for parts in zip(*lost, strict=True)))
-            rounding = gamma(len(folded) // heads + 4, folded.dtype) * 1.01 * size * self._table.longest
-            root = self._p.levels[-1] ** 0.5
-            summed = Lost(summed.length, summed.together + rounding * root, summed.single + rounding)
-
-            def of_heads(number: int) -> Iterator[tuple[slice, Tensor]]:
-                return _weighted(coefficients, rows.product(number, units, slice(None)).unflatten(0, (heads, -1)))
-
-            return of_heads, rows.wrong(length, summed)
-        vectors, together = rows.encode(self._folded[left]), self._together(self._given.prompts[left])
-
-        def each(number: int) -> Iterator[tuple[slice, Tensor]]:
-            return ((here, rows.product(number, vectors, here)) for here in together)
-
-        return each, rows.wrong(length, vectors.lost)
-
-    def _together(self, prompts: Tensor) -> list[slice]:
-        """Which vectors to work on at a time, of these prompts [m]."""
-        if prompts.device.type == "cpu":
-            return _by_prompts(prompts, len(self._p.log_p))
-        return list(_cut(0, len(prompts), self._rows))
-
-    def _direct(self, left: Tensor) -> Tiles:
-        """A product for each."""
-        folded, together = self._folded[left], self._together(self._given.prompts[left])
-        multiply = BlockedProduct(max(here.stop - here.start for here in together), self._tokens, folded)
-
-        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            for here in together:
-                yield here, multiply(folded[here], rows.T)
-
-        return tiles
-
-    def _by_units(self, left: Tensor) -> Tiles:
-        """For heads, from u of the units of those that some vector is of."""
-        folded, coefficients, _ = self._of_heads(left)
-        multiply = BlockedProduct(len(folded), self._tokens, self._folded)
-        if left.device.type != "cpu":
-            return self._by_padded(folded, coefficients, multiply)
-
-        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            return _weighted(coefficients, multiply(folded, rows.T).view(len(coefficients), -1, len(rows)))
-
-        return tiles
-
-    def _of_heads(self, left: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Of the heads that some vector [n] is of: folded units; each one's coefficients; Σ |m|·‖v‖ of the vectors."""
-        assert self._units is not None
-        units = self._units
-        heads, counts = self._given.groups[left].unique_consecutive(return_counts=True)
-        folded = units.folded.unflatten(0, (units.n_heads, -1))[heads].flatten(0, 1)
-        coefficients = [
-            units.coefficients[head][some]
-            for head, some in zip(heads.tolist(), self._given.prompts[left].split(counts.tolist()), strict=True)
-        ]
-        return folded, coefficients, units.size[self._given.groups[left], self._given.prompts[left]]
-
-    def _by_padded(self, folded: Tensor, coefficients: list[Tensor], multiply: BlockedProduct) -> Tiles:
-        """The same of several heads in one operation, each with as many vectors as the one that has most."""
-        padded = torch.nn.utils.rnn.pad_sequence(coefficients, batch_first=True)
-        counts = torch.tensor([len(some) for some in coefficients], device=padded.device)
-        there = torch.arange(padded.shape[1], device=padded.device) < counts.unsqueeze(1)
-        several = _cut(0, len(padded), max(1, self._rows // padded.shape[1]))
-        chosen = [(heads, there[heads].flatten().nonzero().squeeze(1)) for heads in several]
-
-        def tiles(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-            of_units = multiply(folded, rows.T).view(len(padded), -1, len(rows))
-            first = 0
-            for heads, kept in chosen:
-                u = (padded[heads] @ of_units[heads]).flatten(0, 1)
-                yield slice(first, first + len(kept)), u if len(kept) == len(u) else u.index_select(0, kept)
-                first += len(kept)
-
-        return tiles
-
-    def _rounding_by_units(self, left: Tensor) -> Tensor:
-        """Bound on the rounding of u from that of the units, over ‖v‖·max‖w_j − w̄‖: [n, 1]."""
-        assert self._units is not None
-        units, dtype = self._units, self._table.dtype
-        width = units.folded.shape[1]
-        size = units.size[self._given.groups[left], self._given.prompts[left]].unsqueeze(-1)
-        both = product_gamma(width, dtype) + gamma(len(units.folded) // units.n_heads + 4, dtype)
-        return both * (1 + both) * size / self._pairs.length[left].double().clamp_min(torch.finfo(dtype).tiny)
 
     def _sum_exactly(self, left: Tensor) -> None:
         """Step 4, of the vectors as the weights' dtype has them."""

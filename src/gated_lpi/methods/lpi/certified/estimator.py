@@ -10,10 +10,11 @@ from gated_lpi.methods.contract import BlockScores, Estimator, Room
 from gated_lpi.methods.lpi import exact
 from gated_lpi.methods.lpi.certified.blocks import Ahead, Known, step_to, target_log_p
 from gated_lpi.methods.lpi.certified.cascade import Cascade
-from gated_lpi.methods.lpi.certified.contributions import Units, Vectors
+from gated_lpi.methods.lpi.certified.contributions import Vectors
 from gated_lpi.methods.lpi.certified.parts import Part, fold
 from gated_lpi.methods.lpi.certified.prepared import LaidOut, Prepared, arithmetic
 from gated_lpi.methods.lpi.certified.stops import choose
+from gated_lpi.methods.lpi.certified.vector_products import Units
 from gated_lpi.methods.lpi.groups import Found, GroupScores, Summed, as_scores, has_experts, n_groups, summed
 from gated_lpi.methods.problem import BlockProblem, TracedProblem
 from gated_lpi.methods.rounding import full_precision, lengths, unit_roundoff
