@@ -151,7 +151,7 @@ class Vectors:
             left = self._certify(left, self._likeliest, level)
         if last > 1 and len(left) and eight_bit.supported(self._slip.device.type):
             left = self._score_roughly(left, last - 1)
-        if last > 1 and self._products.product < 1:
+        if last > 1 and self._products.digits < 1:
             left = self._certify(left, self._outside_by_two_digits, last - 1)
         left = self._certify(left, self._everywhere, last)
         if len(left):
@@ -245,9 +245,9 @@ class Vectors:
         sums = _Sums.nothing(pairs, self._folded[left])
         outside = p.log_p.new_ones(p.levels[-1]).index_fill_(0, p.order[: p.levels[level]], 0.0)
         tiles, wrong = self._products.in_two_digits(left)
-        for number, some in enumerate(eight_bit.packs(p.levels[-1])):
+        for pack, some in enumerate(eight_bit.packs(p.levels[-1])):
             probability = p.log_p[:, some].exp().mul_(outside[some])
-            for here, u in tiles(number):
+            for here, u in tiles(pack):
                 sums.take(here, u, of_tile(probability, chosen[here]), None)
         seen, single = self._likeliest(left, level), wrong.single.unsqueeze(-1)
         moments = seen.moments._replace(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gated_lpi.methods.lpi.certified import eight_bit
-from gated_lpi.methods.lpi.certified.eight_bit import PACKED, WITH_VNNI, EightBit, multiply_packed, pack
+from gated_lpi.methods.lpi.certified.eight_bit import PACKED, WITH_VNNI, EightBit, multiply_packed
 from gated_lpi.methods.lpi.certified.envelope import squares
 from gated_lpi.methods.lpi.certified.unembedding import Unembedding
 from gated_lpi.methods.rounding import gamma, lengths, underflow, unit_roundoff
@@ -95,7 +95,7 @@ class TwoDigits:
             second = _second_digit(rest, scale)
             lost = _lost(rest, second, scale, self._size(table.norms[tokens]))
             total, most = total + float(lost.square().sum()), max(most, float(lost.max()))
-            packed.append(pack(second))
+            packed.append(eight_bit.pack(second))
         self._packed = tuple(packed)
         self._together, self._single = (total * (1 + 1e-9)) ** 0.5, most
 
@@ -127,11 +127,11 @@ class TwoDigits:
         size = (length + lost.length) * (1 + 1e-6)
         return Wrong(self._together * size + lost.together, self._single * size + lost.single)
 
-    def product(self, number: int, vectors: Encoded, here: slice) -> Tensor:
-        """û of some of the vectors and of the tokens of a pack, [n', tokens]."""
+    def product(self, pack: int, vectors: Encoded, here: slice) -> Tensor:
+        """û of some of the vectors and of the tokens of a pack (`eight_bit.packs`), [n', tokens]."""
         first, second = vectors.first[here], vectors.second[here]
-        rows, finer = self._first.packed[number], self._packed[number]
-        scale = self._first.scale[number * PACKED : (number + 1) * PACKED]
+        rows, finer = self._first.packed[pack], self._packed[pack]
+        scale = self._first.scale[pack * PACKED : (pack + 1) * PACKED]
         found = multiply_packed(first, rows, scale)
         found += multiply_packed(first, finer, scale / BASE)
         found += multiply_packed(second, rows, scale / BASE)

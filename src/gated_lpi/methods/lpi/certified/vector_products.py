@@ -38,7 +38,7 @@ Tiles = Callable[[Tensor], SomeU]
 """From rows of the unembedding [tokens, d]."""
 
 PackTiles = Callable[[int], SomeU]
-"""From the number of a pack of tokens (`eight_bit.packs`)."""
+"""From which pack of tokens (`eight_bit.packs`)."""
 
 
 def cut(start: int, stop: int, step: int) -> Iterator[slice]:
@@ -115,7 +115,7 @@ class Products:
 
     Attributes:
         tokens: that are multiplied at a time.
-        product: what a product over the width takes in two digits, over that of float32; 1 where float32 it is.
+        digits: what a product over the width takes in two digits, over that of float32; 1 where float32 it is.
     """
 
     def __init__(
@@ -126,11 +126,11 @@ class Products:
         self.tokens = at_once(TOKENS, device, RUN_OF_TOKENS)
         self._rows = at_once(eight_bit.ROWS, device, min(BUSY, prepared.room.numbers) // self.tokens)
         digits = digits and two_digits.supported(device.type, folded.shape[1], folded.dtype)
-        self.product = two_digits.PRODUCTS / eight_bit.speed(device.type) if digits else 1.0
+        self.digits = two_digits.PRODUCTS / eight_bit.speed(device.type) if digits else 1.0
 
     def cost(self, count: float, heads: int) -> float:
         """Multiply-adds for each token of the cheaper way to u of so many vectors, of so many heads."""
-        return min(self._cost_direct(count, self.product), self._cost_by_units(count, heads, self.product))
+        return min(self._cost_direct(count, self.digits), self._cost_by_units(count, heads, self.digits))
 
     def _cost_direct(self, count: float, product: float = 1.0) -> float:
         """The same of one way; `product`: what products over the width take, over those of float32."""
@@ -150,33 +150,39 @@ class Products:
 
     def in_two_digits(self, left: Tensor) -> tuple[PackTiles, Wrong]:
         """From which pack of tokens, û of vectors [n] in two digits; and how far it is off."""
-        rows, length = self._prepared.two_digits, lengths(self._folded[left])
         heads = len(self._given.groups[left].unique())
-        if self._cost_by_units(len(left), heads, self.product) < self._cost_direct(len(left), self.product):
-            folded, coefficients, size = self._of_heads(left)
-            units = rows.encode(folded)
-            by_head = [
-                Lost(*some) for some in zip(*(part.split(len(part) // heads) for part in units.lost), strict=True)
-            ]
-            lost = [
-                Lost(*(some.abs().double() @ part for part in each))
-                for some, each in zip(coefficients, by_head, strict=True)
-            ]
-            summed = Lost(*(torch.cat(parts) for parts in zip(*lost, strict=True)))
-            rounding = gamma(len(folded) // heads + 4, folded.dtype) * 1.01 * size * self._prepared.table.longest
-            root = self._p.levels[-1] ** 0.5
-            summed = Lost(summed.length, summed.together + rounding * root, summed.single + rounding)
+        if self._cost_by_units(len(left), heads, self.digits) < self._cost_direct(len(left), self.digits):
+            return self._digits_by_units(left, heads)
+        return self._digits_directly(left)
 
-            def of_heads(number: int) -> SomeU:
-                return _weighted(coefficients, rows.product(number, units, slice(None)).unflatten(0, (heads, -1)))
+    def _digits_directly(self, left: Tensor) -> tuple[PackTiles, Wrong]:
+        rows, folded, together = self._prepared.two_digits, self._folded[left], self.together(self._given.prompts[left])
+        vectors = rows.encode(folded)
 
-            return of_heads, rows.wrong(length, summed)
-        vectors, together = rows.encode(self._folded[left]), self.together(self._given.prompts[left])
+        def tiles(pack: int) -> SomeU:
+            return ((here, rows.product(pack, vectors, here)) for here in together)
 
-        def each(number: int) -> SomeU:
-            return ((here, rows.product(number, vectors, here)) for here in together)
+        return tiles, rows.wrong(lengths(folded), vectors.lost)
 
-        return each, rows.wrong(length, vectors.lost)
+    def _digits_by_units(self, left: Tensor, heads: int) -> tuple[PackTiles, Wrong]:
+        """What is lost of a vector is at most Σ|m| times what is lost of its units, and the rounding of that sum."""
+        rows = self._prepared.two_digits
+        folded, coefficients, size = self._of_heads(left)
+        units = rows.encode(folded)
+        lost = Lost(
+            *(
+                torch.cat([m.abs().double() @ own for m, own in zip(coefficients, part.view(heads, -1), strict=True)])
+                for part in units.lost
+            )
+        )
+        rounding = gamma(len(folded) // heads + 4, folded.dtype) * 1.01 * size * self._prepared.table.longest
+        together = lost.together + rounding * self._p.levels[-1] ** 0.5
+        lost = lost._replace(together=together, single=lost.single + rounding)
+
+        def tiles(pack: int) -> SomeU:
+            return _weighted(coefficients, rows.product(pack, units, slice(None)).unflatten(0, (heads, -1)))
+
+        return tiles, rows.wrong(lengths(self._folded[left]), lost)
 
     def together(self, prompts: Tensor) -> list[slice]:
         """Which vectors to work on at a time, of these prompts [m]."""
