@@ -29,6 +29,7 @@ _PART = re.compile(
     r"(?P<number>\d+)?[\s,]*",
     re.I,
 )
+_LETTERS = {"layer": "L", "head": "H", "expert": "E", "neuron": "n"}
 _MEANING = {
     "l": "layer",
     "s": "shared",
@@ -206,9 +207,13 @@ class GroupTable:
 
 def short_name(label: str) -> str:
     """The short form of a name as `UnitTable.label` gives it, or of a head's or expert's: "L2 E5 n17", "L3 H2"."""
-    words = label.replace("shared expert", "shared").split()
-    letters = {"layer": "L", "head": "H", "expert": "E", "neuron": "n"}
-    return re.sub(r"\b([LHEn]) (?=\d)", r"\1", " ".join(letters.get(word, word) for word in words))
+    short: list[str] = []
+    for word in label.replace("shared expert", "shared").split():
+        if short and short[-1] in _LETTERS.values() and word.isdecimal():
+            short[-1] += word
+        else:
+            short.append(_LETTERS.get(word, word))
+    return " ".join(short)
 
 
 def _parsed(name: str) -> dict[str, int]:

@@ -49,9 +49,9 @@ class Side:
         """What it is, in words."""
         return f"{self.arm.name}, {self.moment.key}, {method_name(self.method)}"
 
-    def link(self, place: int) -> str:
-        """The page of a unit."""
-        name = self.arm.units.short(int(self.units[place]))
+    def link(self, place: int, name: str | None = None) -> str:
+        """The page of a unit; its short name may be given."""
+        name = name or self.arm.units.short(int(self.units[place]))
         return address("unit", arm=self.arm.name, unit=name, checkpoint=self.moment.key, method=self.method)
 
 
@@ -204,14 +204,17 @@ def _scatter(one: Side, other: Side) -> Drawn:
     }
     neither = np.ones(one.units.size, dtype=np.bool_)
     neither[one.top] = neither[other.top] = False
-    rest = np.flatnonzero(neither)
-    lines = [_points("in neither", rest, GREY, one, other, faint=True)]
-    lines += [_points(label, places, style, one, other) for label, (places, style) in groups.items() if places.size]
-    links = {
-        hover: other.link(place)
-        for places in (rest, *(places for places, _ in groups.values()))
-        for place, hover in zip(_few(places).tolist(), _names(_few(places), other), strict=True)
-    }
+    links: dict[str, str] = {}
+
+    def points(label: str, places: Ints, style: ArmStyle, *, faint: bool = False) -> Line:
+        few = places[:: max(1, -(-places.size // POINTS))]
+        hover = tuple(_names(few, other))
+        links.update(zip(hover, map(other.link, few.tolist(), hover), strict=True))
+        x, y = floats(one.scores[few]), floats(other.scores[few])
+        return Line(label, label, style, x, y, hover, drawn="points", faint=faint)
+
+    lines = [points("in neither", np.flatnonzero(neither), GREY, faint=True)]
+    lines += [points(label, places, style) for label, (places, style) in groups.items() if places.size]
     panel = Panel("", Axis(f"{one.words}, nats"), Axis(f"{other.words}, nats"), tuple(lines))
     caption = (
         "Each point is a neuron: its mean score in the first and in the second. Of many neurons of a group, "
@@ -220,20 +223,8 @@ def _scatter(one: Side, other: Side) -> Drawn:
     return Drawn(Chart("scatter", "Scores beside scores", caption, (panel,), columns=1), "scores", links)
 
 
-def _points(label: str, places: Ints, style: ArmStyle, one: Side, other: Side, *, faint: bool = False) -> Line:
-    few = _few(places)
-    hover = tuple(_names(few, other))
-    x, y = floats(one.scores[few]), floats(other.scores[few])
-    return Line(label, label, style, x, y, hover, drawn="points", faint=faint)
-
-
 def _names(places: Ints, side: Side) -> list[str]:
     return [side.arm.units.short(int(side.units[place])) for place in places.tolist()]
-
-
-def _few(places: Ints) -> Ints:
-    """Evenly spaced ones where there are too many to be drawn."""
-    return places[:: max(1, -(-places.size // POINTS))]
 
 
 def _layers(one: Side, other: Side) -> tuple[Ints, Ints]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.sheet import Sheet
@@ -118,7 +119,14 @@ class Params:
 def address(page: str, /, **params: Any) -> str:
     """The address of a page with parameters; those that are None or "" are left out."""
     kept = {key: str(value) for key, value in params.items() if value is not None and value != ""}
-    return f"/{page}" + (f"?{urlencode(kept)}" if kept else "")
+    query = "&".join(f"{_quoted(key)}={_quoted(value)}" for key, value in kept.items())
+    return f"/{page}?{query}" if query else f"/{page}"
+
+
+@lru_cache(maxsize=2**15)
+def _quoted(text: str) -> str:
+    """A text as addresses have it; those of a page are mostly the same."""
+    return quote_plus(text)
 
 
 ViewFunction = Callable[["Workspace", Params], View]
