@@ -44,7 +44,7 @@ def test_a_plan_needs_no_text_and_a_study_of_it_says_how_to_fetch_it(monkeypatch
     monkeypatch.chdir(tmp_path)
     code, out, _ = study(monkeypatch, capsys, "text", "--plan", "--json")
     assert code == 0
-    assert json.loads(out)[0]["groups"] == {"moe": 3, "dense-active": 3, "dense-total": 3}
+    assert json.loads(out)[0]["groups"] == {"moe": 3, "dense-active": 3}
     code, _, err = study(monkeypatch, capsys, "text", "--out", tmp_path / "out")
     assert code == 1
     assert "make text" in err
