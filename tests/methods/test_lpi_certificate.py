@@ -195,16 +195,16 @@ def test_summed_term_by_term_nothing_but_rounding_is_open(dtype, rounding):
     assert (certify(less, *given[1:], TOLERANCE).bound[reached] < rounding).all()
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-5), (torch.float32, 1e-3)])
-def test_so_is_it_beyond_them_where_the_rough_logits_are_nearly_right(dtype, rounding):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_so_is_it_beyond_them_where_the_rough_logits_are_nearly_right(dtype):
     _, *given = split(7, 10, 3.0, 1.0, False, 0.0, reach=True, above=True, noise=1e-7)
     _, *less = split(7, 10, 3.0, 1.0, False, 0.0, reach=True, noise=1e-7)
     less[0], given[0] = in_dtype(less[0], dtype), in_dtype(given[0], dtype)
     bound, without = certify(*given, TOLERANCE).bound, certify(*less, TOLERANCE).bound
     inside = certify(*term_by_term(7, 60, 3.0, 1.0, dtype)[1:], TOLERANCE).bound
     assert (bound <= without).all()
+    assert (bound < without).any()
     assert inside.isfinite().sum() >= 3
-    del rounding
 
 
 def in_dtype(pairs, dtype):

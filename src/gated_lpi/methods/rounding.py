@@ -61,8 +61,8 @@ def gram(pieces: Iterable[Tensor], total: Tensor) -> Tensor:
         if len(rows) > GRAM_ROWS:
             raise ValueError(f"{len(rows)} rows were given; their products are bounded for {GRAM_ROWS} at most")
         multiply = multiply or BlockedProduct(min(TILE, len(total)), min(ACROSS, len(total)), rows)
-        for tile in _slices(len(total), TILE):
-            for across in _slices(tile.stop, ACROSS):
+        for tile in slices(len(total), TILE):
+            for across in slices(tile.stop, ACROSS):
                 total[tile, across] += multiply(rows[:, tile].T, rows[:, across])
     return total
 
@@ -87,7 +87,7 @@ def quadratic_form(values: Tensor, matrix: Tensor) -> Tensor:
     """
     total = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     room = torch.empty_like(values).flatten()
-    for tile in _slices(values.shape[1], TILE):
+    for tile in slices(values.shape[1], TILE):
         width = tile.stop
         product = torch.mm(values[:, tile], matrix[tile, :width], out=room[: len(values) * width].view(-1, width))
         product[:, : tile.start] *= 2
@@ -140,7 +140,8 @@ def sum_in_runs(terms: Tensor) -> Tensor:
     return total if whole == length else total + terms[..., whole:].sum(dim=-1).double()
 
 
-def _slices(length: int, size: int) -> Iterator[slice]:
+def slices(length: int, size: int) -> Iterator[slice]:
+    """So many at a time, the last ones fewer."""
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
 

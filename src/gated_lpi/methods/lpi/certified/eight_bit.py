@@ -40,6 +40,7 @@ from gated_lpi.methods.rounding import (
     gram_gamma,
     lengths,
     quadratic_gamma,
+    slices,
     underflow,
     unit_roundoff,
 )
@@ -199,7 +200,7 @@ def pack(codes: Tensor) -> Tensor:
 
 def packs(vocabulary: int) -> Iterator[slice]:
     """Which tokens are packed together."""
-    return (slice(start, min(start + PACKED, vocabulary)) for start in range(0, vocabulary, PACKED))
+    return slices(vocabulary, PACKED)
 
 
 def multiply_packed(codes: Tensor, packed: Tensor, scale: Tensor) -> Tensor:

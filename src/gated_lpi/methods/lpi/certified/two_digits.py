@@ -93,7 +93,7 @@ class TwoDigits:
         total, most = 0.0, 0.0
         for tokens, rest, scale in first.rests():
             second = _second_digit(rest, scale)
-            lost = _lost(rest, second, scale, self._size(table.norms[tokens]))
+            lost = _lost(_unseen(rest, second, scale), self._size(table.norms[tokens]))
             total, most = total + float(lost.square().sum()), max(most, float(lost.max()))
             packed.append(eight_bit.pack(second))
         self._packed = tuple(packed)
@@ -110,11 +110,10 @@ class TwoDigits:
         rest = eight_bit.rest(folded, codes)
         second = _second_digit(rest, codes.scale)
         length = lengths(folded)
-        lost = _lost(rest, second, codes.scale, self._size(length))
-        step = codes.scale.unsqueeze(-1) / BASE
-        digit = second.to(folded.dtype) * step
+        unseen = _unseen(rest, second, codes.scale)
+        lost = _lost(unseen, self._size(length))
+        digit = second.to(folded.dtype) * (codes.scale.unsqueeze(-1) / BASE)
         left = lengths(digit) * (1 + 1e-6)
-        unseen = torch.addcmul(rest, second.to(folded.dtype), step, value=-1)
         size, root = self._size(length) * self._size(table.norms.new_tensor(table.longest)), len(table.weight) ** 0.5
         rounding = ROUNDINGS * unit_roundoff(folded.dtype) * size + underflow(folded.dtype, 4 * folded.shape[1])
         together = squares(unseen, table.spread, table.slack).sqrt() + squares(digit, *first.spread).sqrt()
@@ -144,7 +143,12 @@ def _second_digit(rest: Tensor, scale: Tensor) -> Tensor:
     return torch.div(rest, safe).mul_(BASE).round_().clamp_(-WITH_VNNI, WITH_VNNI).to(torch.int8)
 
 
-def _lost(rest: Tensor, second: Tensor, scale: Tensor, size: Tensor) -> Tensor:
+def _unseen(rest: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """What two digits leave, [n, d], of what the first one leaves of rows of that scale [n]."""
+    return torch.addcmul(rest, second.to(rest.dtype), scale.unsqueeze(-1) / BASE, value=-1)
+
+
+def _lost(unseen: Tensor, size: Tensor) -> Tensor:
     """Upper bounds on the length of what two digits leave, [n] in float64; rounding is that of what is `size` long."""
-    found = lengths(torch.addcmul(rest, second.to(rest.dtype), scale.unsqueeze(-1) / BASE, value=-1))
-    return found + gamma(8, rest.dtype) * size + underflow(torch.float32, 2 * WITH_VNNI * rest.shape[-1])
+    lost = underflow(torch.float32, 2 * WITH_VNNI * unseen.shape[-1])
+    return lengths(unseen) + gamma(8, unseen.dtype) * size + lost
