@@ -28,6 +28,7 @@ from gated_lpi.models import (
     propose,
     refuse_packed,
     row_as_toml,
+    with_fused_experts,
 )
 from gated_lpi.options import refuse_two_places
 from gated_lpi.trace import pad, trace
@@ -224,7 +225,9 @@ def wrap_model(
 ) -> Model:
     """Prepare a transformers model that is already in memory, and check that it can be attributed.
 
-    The model is put into evaluation mode; its weights are not copied or changed.
+    The model is put into evaluation mode; its weights are not copied or changed. Where FFNs hold experts otherwise than
+    transformers fuses them, the result's `module` is a copy of that form which shares all weights, and is checked to
+    return the same logits (`models.foreign_experts`).
 
     Args:
         module: the model.
@@ -241,8 +244,12 @@ def wrap_model(
     """
     refuse_packed(type(module).__name__, module)
     proposed = family is None and not has_row(module.config.model_type)
+    notes: tuple[str, ...] = ()
     with _as_model_errors(type(module).__name__):
-        row = propose(module.eval()) if proposed else family
+        given, module = module.eval(), with_fused_experts(module)
+        if module is not given:
+            notes = (_same_logits(given, module),)
+        row = propose(module) if proposed else family
         model = build_model(module, tokenizer, row)
     details = {
         "compute_dtype": str(model.dtype).removeprefix("torch."),
@@ -255,14 +262,14 @@ def wrap_model(
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
     if row is None:
         with _as_model_errors(type(module).__name__):
-            return replace(model, reconstruction=verify(model))
+            return replace(model, reconstruction=verify(model), notes=notes)
     note = (
         f"model type {module.config.model_type!r} has no row in the table of families; the row was "
         f"{'read off the model' if proposed else 'given'}: {row_as_toml(row).replace(chr(10), ', ')}"
     )
     try:
         with _as_model_errors(type(module).__name__):
-            return replace(model, reconstruction=verify(model), notes=(note,))
+            return replace(model, reconstruction=verify(model), notes=(*notes, note))
     except ReconstructionError as error:
         error.add_note(row_as_toml(row))
         raise
@@ -366,8 +373,11 @@ def _as_model_errors(name: str) -> Iterator[None]:
 
 def probe_prompts(model: Model) -> list[list[int]]:
     """Token ids for a check that needs no text: fixed pseudo-random prompts of different lengths."""
+    return _random_prompts(min(model.readout.vocabulary, model.n_embeddings))
+
+
+def _random_prompts(known: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
-    known = min(model.readout.vocabulary, model.n_embeddings)
     ids = torch.randint(known, (PROBE_PROMPTS, PROBE_TOKENS), generator=generator)
     return [row[: PROBE_TOKENS - 2 * i].tolist() for i, row in enumerate(ids)]
 
@@ -437,6 +447,26 @@ def relative_error(rebuilt: Tensor, true: Tensor) -> float:
         true: [...], what it should be.
     """
     return ((rebuilt - true).abs().max() / true.abs().max().clamp_min(1e-30)).item()
+
+
+@torch.no_grad()
+def _same_logits(given: PreTrainedModel, fused: PreTrainedModel) -> str:
+    """A note that a model of another form returns the logits of the one that was given; refused where it does not."""
+    table = given.get_input_embeddings().weight
+    batch = pad(_random_prompts(table.shape[0]), device=table.device)
+    theirs, ours = (batch.pick(one(**batch.arguments()).logits) for one in (given, fused))
+    error, tolerance = relative_error(ours, theirs), 1e-4
+    name = type(given).__name__
+    if not error <= tolerance:
+        raise ReconstructionError(
+            f"{name} holds experts otherwise than transformers fuses them, and with a router and fused experts in "
+            f"their place its logits are others: relative error {error:.3g}, allowed {tolerance:.3g}. The installed "
+            f"transformers {transformers_version} computes them in a way that is not known here, so no score is given"
+        )
+    return (
+        f"{name} holds experts otherwise than transformers fuses them; read is a form with a router and fused experts, "
+        f"which shares its weights and returns its logits (relative error {error:.1g})"
+    )
 
 
 def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:

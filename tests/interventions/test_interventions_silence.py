@@ -54,7 +54,7 @@ def _experts(writer, entries, positions):
     module = writer.module
 
     def forward(hidden, experts, gates):
-        coefficients = expert_coefficients(module, hidden, experts)
+        coefficients = expert_coefficients(module, hidden, experts, gates)
         output = torch.zeros_like(hidden)
         for token in range(len(hidden)):
             for slot, expert in enumerate(experts[token].tolist()):

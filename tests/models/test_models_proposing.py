@@ -11,7 +11,7 @@ from flat import asked
 from gated_lpi.errors import ModelError, OptionError, ReconstructionError, UnknownFamilyError
 from gated_lpi.loading import verify, wrap_model
 from gated_lpi.methods import attribute_encoded
-from gated_lpi.models import build_model, find_family, propose, read_row, row_as_toml
+from gated_lpi.models import build_model, find_family, foreign_experts, propose, read_row, row_as_toml
 from gated_lpi.models.proposing import refuse_type
 from other_device import OtherDevice, spread_over_two
 from tiny_models import CASES, encoded, random_prompts, tiny_module
@@ -42,8 +42,6 @@ REFUSED = (
     ("hy_v4", r"tensor of shape \[2, 8, 4, 32\] for \[2, 8\] tokens"),
     ("hrm_text", "run more than once"),
     ("jetmoe", "experts of attention"),
-    ("llama4_text", "experts otherwise than transformers fuses them.*no gates, which multiply what goes into them"),
-    ("dbrx", "no projection as wide as the residual stream; its weights are in DbrxExpertGLU"),
     ("longcat_flash", "has 2 attention blocks"),
     ("modernbert-decoder", "between model.final_norm and decoder stands more than a number"),
     ("doge", r"what model\.layers\.0 adds .* each dimension of it and of the stream times a number of its own"),
@@ -157,6 +155,19 @@ def test_what_does_not_fit_is_refused_by_name(model_type, reason):
     with pytest.raises(UnknownFamilyError, match=f"has no row .*{reason}.*--family-row") as refused:
         wrap_model(tiny_of_type(model_type))
     assert refused.value.reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("llama4_text", "holds experts otherwise than transformers fuses them"),
+        ("dbrx", "no projection as wide as the residual stream; its weights are in DbrxExpertGLU"),
+    ],
+)
+def test_experts_that_are_held_in_a_way_that_nobody_knows_are_refused(model_type, reason, monkeypatch):
+    monkeypatch.setattr(foreign_experts, "_MAKERS", {})
+    with pytest.raises(UnknownFamilyError, match=reason):
+        wrap_model(tiny_of_type(model_type))
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,12 @@ class _WriterSeen:
         order: Tensor,
         hidden: Tensor,
         experts: Tensor,
-        _: Tensor,
+        gates: Tensor,
     ) -> None:
-        hidden, experts = pick(hidden), pick(experts)
+        hidden, experts, gates = pick(hidden), pick(experts), pick(gates)
         for number, group in zip(self._experts, self.groups, strict=True):
-            tokens = (experts == number).any(dim=-1).nonzero().squeeze(-1)
+            tokens, slot = (experts == number).nonzero(as_tuple=True)
             if len(tokens):
                 one = torch.full((len(tokens), 1), number, device=experts.device)
-                coefficients = expert_coefficients(module, hidden[tokens], one)[:, 0]
+                coefficients = expert_coefficients(module, hidden[tokens], one, gates[tokens, slot].unsqueeze(-1))[:, 0]
                 group.add(coefficients[:, group.columns.to(coefficients.device)], order[tokens.cpu()])

@@ -241,8 +241,9 @@ def _routed_change(
         if not len(tokens):
             continue
         one = torch.full((len(tokens), 1), expert, device=experts.device)
-        coefficients = expert_coefficients(module, hidden[tokens], one)[:, 0, neurons]
+        gate = gates[tokens, slot].unsqueeze(-1)
+        coefficients = expert_coefficients(module, hidden[tokens], one, gate)[:, 0, neurons]
         change = coefficients - others.at(tokens, here.cpu().numpy(), coefficients)
         values = writer.raw_values(expert)[neurons]
-        total.index_add_(0, tokens, gates[tokens, slot].unsqueeze(-1) * (change @ values))
+        total.index_add_(0, tokens, gate * (change @ values))
     return total

@@ -3,6 +3,7 @@
 from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.census import TypeStatus, list_types
 from gated_lpi.models.families import FAMILIES, Family, find_family, has_row
+from gated_lpi.models.foreign_experts import ForeignExperts, with_fused_experts
 from gated_lpi.models.model import Model, Reconstruction, build_model
 from gated_lpi.models.proposing import propose
 from gated_lpi.models.readout import Readout
@@ -15,6 +16,7 @@ __all__ = [
     "FAMILIES",
     "Block",
     "Family",
+    "ForeignExperts",
     "GroupTable",
     "Loaded",
     "LoadedTokenizer",
@@ -40,4 +42,5 @@ __all__ = [
     "refuse_packed",
     "row_as_toml",
     "row_of",
+    "with_fused_experts",
 ]

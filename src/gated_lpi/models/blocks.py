@@ -91,8 +91,9 @@ class Writer:
         """
         if self.router_score == "other":
             raise OptionError(
-                "gates of experts that were not chosen were asked for (gate='open'), and this family's router is "
-                "neither a softmax nor a sigmoid of its logits; take gate='gated', 'uniform' or 'ungated'"
+                "gates of experts that were not chosen were asked for (gate='open'), which this family does not have: "
+                "its router is neither a softmax nor a sigmoid of its logits, or its gates multiply what goes into "
+                "experts too; take gate='gated', 'uniform' or 'ungated'"
             )
         scores = logits.sigmoid() if self.router_score == "sigmoid" else logits.softmax(dim=-1)
         return scores * (self.router_scale / scores.sum(dim=-1, keepdim=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 import torch
@@ -197,8 +198,8 @@ def has_part(root: nn.Module, path: str) -> bool:
 
 
 def config_number(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
-    """What the model's config says under a name that a row gives; `default` where it gives none."""
-    return default if attribute is None else getattr(module.config, attribute)
+    """What the model's config says under a name that a row gives, dotted in a config inside; else `default`."""
+    return default if attribute is None else attrgetter(attribute)(module.config)
 
 
 def _multiplier(module: PreTrainedModel, family: Family) -> float:

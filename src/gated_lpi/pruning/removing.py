@@ -34,7 +34,7 @@ from transformers import PreTrainedModel
 from gated_lpi._common.folders import draft_of, sync, unwritten
 from gated_lpi.errors import ModelError, OptionError, RunExistsError
 from gated_lpi.loading import wrap_model
-from gated_lpi.models import Model
+from gated_lpi.models import ForeignExperts, Model
 from gated_lpi.models.blocks import Writer
 from gated_lpi.pruning.layers import routed_layers
 from gated_lpi.pruning.scores import ExpertRanking
@@ -86,10 +86,16 @@ def prune_experts(
     Raises:
         OptionError: neither or both of share and keep; nothing would be removed, or too much for the router to choose
             from; a ranking of another model; no routed experts; or a model that is spread over devices.
-        ModelError: the family's experts or router have a tensor without an axis of experts.
+        ModelError: the family's experts or router have a tensor without an axis of experts, or its checkpoints hold
+            experts otherwise than transformers fuses them.
         ReconstructionError: the new model does not add up.
     """
     layers, experts = routed_layers(model)
+    if any(isinstance(writer.module, ForeignExperts) for _, writer in model.routed()):
+        raise ModelError(
+            f"checkpoints of {model.family.name} hold experts otherwise than transformers fuses them, and a smaller "
+            "one cannot be written; `gated-lpi ablate` silences experts without removing them"
+        )
     if ranking.scores.shape != (len(layers), experts) or not np.array_equal(ranking.layers, layers):
         raise OptionError(
             f"the ranking has (layers, experts) {ranking.scores.shape}, and the model {(len(layers), experts)} in "

@@ -104,9 +104,11 @@ class _Experts:
         bias = self._writer.bias_parameter
         for expert in experts.unique().tolist():
             tokens, slot = (experts == expert).nonzero(as_tuple=True)
+            gate = gates[tokens, slot]
             one = torch.full((len(tokens), 1), expert, device=experts.device)
-            output = expert_coefficients(module, hidden[tokens], one)[:, 0] @ self._writer.raw_values(expert)
+            coefficients = expert_coefficients(module, hidden[tokens], one, gate.unsqueeze(-1))
+            output = coefficients[:, 0] @ self._writer.raw_values(expert)
             if bias is not None:
                 output = output + bias[expert]
             self.counts[expert] += len(tokens)
-            self.written[expert] += float((gates[tokens, slot].double() * output.double().norm(dim=-1)).sum())
+            self.written[expert] += float((gate.double() * output.double().norm(dim=-1)).sum())

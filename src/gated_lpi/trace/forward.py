@@ -267,14 +267,14 @@ def _writer_trace(block: Block, writer: Writer, recording: Recording, all_expert
     coefficients = recording.inputs[name]
     if writer.kind == "routed":
         experts, gates = recording.routing[name]
-        found = expert_coefficients(writer.module, coefficients, experts)
+        found = expert_coefficients(writer.module, coefficients, experts, gates)
         traced = WriterTrace(found, _multiplied(gates.to(found.dtype), writer), experts)
         if not all_experts:
             return traced
         every = torch.arange(writer.n_experts, device=experts.device).expand(len(experts), -1)
-        full = _multiplied(writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype), writer)
-        whole = expert_coefficients(writer.module, coefficients, every)
-        return replace(traced, all_coefficients=whole, all_gates=full)
+        full = writer.full_gates(recording.outputs[f"{name} router"]).to(found.dtype)
+        whole = expert_coefficients(writer.module, coefficients, every, full)
+        return replace(traced, all_coefficients=whole, all_gates=_multiplied(full, writer))
     if writer.gate is not None:
         return WriterTrace(coefficients, torch.sigmoid(recording.outputs[f"{name} gate"]).squeeze(-1))
     by_position = recording.by_position.get(block.module)

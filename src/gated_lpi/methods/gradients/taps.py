@@ -170,8 +170,9 @@ class Taps:
             which, slot = (chosen == expert).nonzero(as_tuple=True)
             there = tokens[which]
             one = torch.full((len(there), 1), expert, device=hidden.device)
-            coefficients = expert_coefficients(module, hidden[there], one)[:, 0]
-            gated = gradient[there] * gates[there, slot].to(gradient.dtype).unsqueeze(-1)
+            gate = gates[there, slot].unsqueeze(-1)
+            coefficients = expert_coefficients(module, hidden[there], one, gate)[:, 0]
+            gated = gradient[there] * gate.to(gradient.dtype)
             products = _wide(coefficients) * _wide(gated @ writer.raw_values(expert).T.to(gated.dtype))
             found[:, expert].index_add_(0, there // self._length, products)
         return found.flatten(1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 CLOSE = 1e-4  # relative difference that rounding explains in float32
@@ -55,15 +57,21 @@ def class_of(module: nn.Module, path: str) -> str:
 
 
 def numbers_of(module: PreTrainedModel, value: float) -> list[str]:
-    """Names of the config's numbers that are `value`, but for rounding."""
-    names = set(module.config.to_dict()) | {n for n, p in vars(type(module.config)).items() if isinstance(p, property)}
-    found = []
-    for name in sorted(names):
-        number = getattr(module.config, name, None)
-        if (
-            isinstance(number, int | float)
-            and not isinstance(number, bool)
-            and abs(number - value) <= CLOSE * abs(value)
-        ):
-            found.append(name)
-    return found
+    """Names of the config's numbers that are `value`, but for rounding; dotted in configs inside it."""
+    return [
+        name
+        for name, number in _numbers(module.config)
+        if not isinstance(number, bool) and abs(number - value) <= CLOSE * abs(value)
+    ]
+
+
+def _numbers(config: PretrainedConfig) -> Iterator[tuple[str, float]]:
+    """Numbers of a config by name, then those of configs inside it, their names dotted."""
+    names = set(config.to_dict()) | {n for n, p in vars(type(config)).items() if isinstance(p, property)}
+    held = {name: getattr(config, name, None) for name in sorted(names)}
+    for name, value in held.items():
+        if isinstance(value, int | float):
+            yield name, value
+    for name, value in held.items():
+        if isinstance(value, PretrainedConfig):
+            yield from ((f"{name}.{inner}", number) for inner, number in _numbers(value))

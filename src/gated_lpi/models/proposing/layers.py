@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -299,7 +300,7 @@ class Layer:
             raise refusal(
                 self._module,
                 f"{held} holds experts otherwise than transformers fuses them, so that what each of their units writes "
-                f"is not known{self._called_with(path)}",
+                "is not known",
             )
         call = self._seen.called(path)
         if call is None or len(call.given) != 3 or call.given[1].is_floating_point() or call.given[2].dim() != 2:
@@ -326,19 +327,10 @@ class Layer:
                 output = output * torch.sigmoid(flat(cast(Call, self._seen.called(gates[0])).leaving))
             paths |= self._routed_multiplier(ffn, written, output)
             factor = (
-                self._module.config.to_dict()[paths[key]] if (key := "routed_multiplier_attribute") in paths else 1.0
+                attrgetter(paths[key])(self._module.config) if (key := "routed_multiplier_attribute") in paths else 1.0
             )
             written = factor * written + output
         return _Ffn(paths, written, (cast(Call, self._seen.called(router)), call, path))
-
-    def _called_with(self, path: str) -> str:
-        call = self._seen.called(path)
-        if call is None or len(call.given) > 1:
-            return ""
-        return (
-            ": they are given one tensor, every token for every expert, and no gates, which multiply what goes into "
-            "them and not what they write"
-        )
 
     def _routed_multiplier(self, ffn: str, routed: Tensor, shared: Tensor) -> dict[str, str]:
         """The number that multiplies what routed experts write, but not what the shared one does, if there is one."""

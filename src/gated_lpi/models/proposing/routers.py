@@ -37,6 +37,8 @@ def routing(module: PreTrainedModel, parts: list[Layer]) -> dict[str, Any]:
     for field, name in (("router_groups_attribute", "n_group"), ("chosen_groups_attribute", "topk_group")):
         if getattr(module.config, name, None) is not None:
             row[field] = name
+    if getattr(module.get_submodule(path), "gates_enter", False):
+        return row | {"router_score": "other"}  # a gate that nobody was given has no meaning inside an expert
     return row | _score(module, flat(logits), flat(gates), flat(indices))
 
 
