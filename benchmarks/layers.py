@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from benchmarks.timing import ROUNDS, Flops, Timing, in_turn, timed
 from gated_lpi.methods import BlockProblem, Tier
 from gated_lpi.methods.memory import usual_room
 from gated_lpi.methods.problem import TracedProblem
-from gated_lpi.methods.side_by_side import at_a_time, side_by_side
 
 TOLERANCE = 1e-3
 PUBLISHED_UNITS = 640  # of one prompt and block that the yardstick is timed on
@@ -35,23 +33,20 @@ def fresh(blocks: Blocks, *, readout: bool = False) -> dict[str, TracedProblem]:
 
 
 @torch.no_grad()
-def score(estimator: Scorer, blocks: Blocks, *, groups: bool = True, at_once: int = 1) -> dict[str, list[int]]:
+def score(estimator: Scorer, blocks: Blocks, *, groups: bool = True) -> dict[str, list[int]]:
     """Score all blocks, with their heads, experts and the blocks themselves; pairs by tier and kind of block.
 
     Args:
         estimator: of the layer.
         blocks: the layer's.
         groups: whether heads, experts and blocks are scored.
-        at_once: blocks that are scored side by side.
     """
-
-    def scored(kind: str, problem: TracedProblem) -> tuple[str, list[int]]:
-        found = estimator(problem).tiers.sum(dim=0).tolist()
+    tiers = {}
+    for kind, problem in blocks.items():
+        tiers[kind] = estimator(problem).tiers.sum(dim=0).tolist()
         if groups:
             estimator.groups(problem)
-        return kind, found
-
-    return dict(side_by_side((partial(scored, kind, problem) for kind, problem in blocks.items()), at_once))
+    return tiers
 
 
 @torch.no_grad()
@@ -84,8 +79,8 @@ class Whole(NamedTuple):
 def whole_run(blocks: Blocks, rounds: int = ROUNDS, *, once: bool = False) -> Whole:
     """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it.
 
-    The first has blocks side by side, as `attribute` does where memory is not capped. The others have one after the
-    other, as operations are counted.
+    Blocks come one after the other, each with all threads. `attribute` has them side by side, which keeps all cores busy
+    over many layers; of a single one the FFN, which takes longer, would end alone on its share of them.
 
     Args:
         blocks: the layer's.
@@ -100,9 +95,8 @@ def whole_run(blocks: Blocks, rounds: int = ROUNDS, *, once: bool = False) -> Wh
         kept.clear()
         unprepared = fresh(blocks, readout=True)
         readout = unprepared["ffn"].readout
-        at_once = at_a_time(readout.weight.device.type)
-        kept[:] = [(Scorer(readout, TOLERANCE, usual_room(readout.weight.device, blocks=at_once)), unprepared)]
-        tiers.update(score(*kept[0], at_once=at_once))
+        kept[:] = [(Scorer(readout, TOLERANCE, usual_room(readout.weight.device)), unprepared)]
+        tiers.update(score(*kept[0]))
 
     def again() -> None:
         estimator, prepared = kept[0]

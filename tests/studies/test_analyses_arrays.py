@@ -14,7 +14,7 @@ from scipy.stats import t
 from gated_lpi.ablation import Recall
 from gated_lpi.facts import FactSet, Relation, Sample
 from gated_lpi.interventions import RecordedRouting
-from gated_lpi.studies import recall, shift, stabilise
+from gated_lpi.studies import methods, recall, shift, stabilise
 from gated_lpi.studies._frozen_router import permuted_experts, serves_from
 from gated_lpi.studies._intervals import Estimate, difference, over_replicates
 from gated_lpi.studies._models import at_shares, spread
@@ -195,18 +195,23 @@ def test_a_level_is_crossed_between_points():
 
 
 class ShiftedRun:
-    """A run of two groups of replicates, made of arrays: MoE forgets and learns at other paces than the dense arm."""
+    """A run of two groups of replicates, made of arrays: MoE forgets and learns at other paces than the dense arm.
+
+    A third, "moe-still", is trained as the MoE but for its facts, which stay.
+    """
 
     def __init__(self, slower: dict[str, int]):
         self.slower = slower
-        names = [f"{group}-{i}" for group in ("moe", "dense") for i in range(1, 6)]
-        arms = [SimpleNamespace(name=name, train=name[:-2]) for name in names]
-        groups = {group: tuple(name for name in names if name.startswith(group)) for group in ("moe", "dense")}
+        kinds = ("moe", "dense", "moe-still")
+        names = [f"{group}-{i}" for group in kinds for i in range(1, 6)]
+        arms = [SimpleNamespace(name=name, train=name.split("-")[0]) for name in names]
+        groups = {group: tuple(name for name in names if name[:-2] == group) for group in kinds}
         by_name = {arm.name: arm for arm in arms}
         self.experiment = SimpleNamespace(arms=arms, arm=by_name.__getitem__, groups=groups, training_of=self._training)
 
     def _training(self, arm):
-        return TrainingSpec(steps=40, seed=int(arm.name[-1]), shift={"at": 0.5, "share": 0.5})
+        share = 0.0 if "still" in arm.name else 0.5
+        return TrainingSpec(steps=40, seed=int(arm.name[-1]), shift={"at": 0.5, "share": share})
 
     def store(self, _arm):
         return SimpleNamespace(keys=lambda: ["step-0"])
@@ -220,7 +225,9 @@ class ShiftedRun:
         ranks = scores["target_rank"].values.copy()
         if arm.startswith("dense"):
             ranks[3, :2] = 60  # forgets both that are kept
-        ranks[4, 5] = 3 if self.slower[arm] < 4 else 50
+        if "still" in arm:
+            ranks[3:, :2] = 0  # forgets nothing
+        ranks[4, 5] = 3 if self.slower.get(arm, 0) < 4 else 50
         experts = np.array([0, 1] if arm.startswith("moe") else [-1, -1])
         tokens = np.array([0, 100, 200, 300 + 10 * number, 400 + 20 * number])
         return scores.assign(target_rank=(("checkpoint", "prompt"), ranks)).assign_coords(
@@ -240,13 +247,18 @@ def test_groups_are_compared_over_a_shift_and_consolidation_is_judged_by_each_me
     by_claim = {(verdict.claim, verdict.method): verdict for verdict in found.verdicts}
     forgets = by_claim["moe forgets less of what is kept than dense.", ""]
     assert (forgets.effect, forgets.verdict) == (-50.0, "supported")
-    assert by_claim["moe has learnt the new answers by the end.", ""].verdict == "supported"
+    learnt = by_claim["moe has learnt the new answers by the end.", ""]
+    assert (learnt.effect, learnt.verdict) == (100.0, "undecided")  # of two prompts, one may be another in a replicate
+    control = by_claim["moe forgets more of what is kept than moe-still, whose facts stay.", ""]
+    assert (control.effect, control.verdict) == (50.0, "supported")
+    assert by_claim["moe forgets more of what is kept than moe-still, whose facts stay (HIT@1).", ""].effect == 50.0
+    assert ["moe-still", "forgotten (HIT@10), pp", 0.0] in [row[:3] for row in found.tables[0].rows]
     claim = "Replicates of moe that were more consolidated before the shift re-learn more slowly."
     assert by_claim[claim, "lpi"].verdict == "supported"
     assert by_claim[claim, "grad_x_act"].verdict == "contradicted"
     assert by_claim[claim, "lpi"].effect == pytest.approx(1.0)
     assert any(note.startswith("dense-5 never reaches 90%") for note in found.notes)
-    assert [len(table.rows) for table in found.tables] == [16, 10]
+    assert [len(table.rows) for table in found.tables] == [18, 10]
     assert set(found.figures) == {"shift"}
 
 
@@ -373,3 +385,24 @@ def test_groups_that_are_trained_otherwise_are_not_compared():
     named = {"a": "never", "b": "step 9, freeze", "c": "j_stab 0.8, freeze", "d": "never"}
     alike = {"a": "x", "b": "x", "c": "x", "d": "y"}
     assert stabilise.pairs_of(named, alike) == [("b", "a"), ("c", "a"), ("c", "b")]
+
+
+def held_against(*overall):
+    """Agreement with true effects of one method in replicates, made of numbers."""
+    return [
+        xr.Dataset(
+            {"truth": (("part", "end"), [[value, value - 0.1, value + 0.1]])},
+            {"part": ["overall"], "end": ["estimate", "low", "high"]},
+        )
+        for value in overall
+    ]
+
+
+def test_two_methods_are_held_against_true_effects_of_the_same_replicates():
+    ours, theirs = held_against(0.6, 0.2, 0.4), held_against(0.9, 0.5, 0.72)
+    found = methods._closer_verdict("moe", "lpi", "grad_x_act", ours, theirs, methods.Options())
+    assert found.claim == "grad_x_act ranks the ffn units of moe more as silencing them does than lpi."
+    assert found.effect == pytest.approx((0.3 + 0.3 + 0.32) / 3)
+    assert found.verdict == "supported"  # though both spread over replicates by more than they differ
+    swapped = methods._closer_verdict("moe", "grad_x_act", "lpi", theirs, ours, methods.Options())
+    assert (swapped.verdict, swapped.effect) == ("contradicted", pytest.approx(-found.effect))

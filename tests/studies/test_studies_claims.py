@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from gated_lpi.claims import judge
 from gated_lpi.claims.groups import pairs
@@ -15,6 +16,7 @@ from gated_lpi.results import open_run
 from gated_lpi.runs import run_experiment
 from gated_lpi.runs.progress import Silent
 from gated_lpi.studies import claims, density, prior, survival
+from gated_lpi.studies._known import known_and_unknown
 from gated_lpi.studies.finding import Analysis
 from gated_lpi.studies.table import analysis_of
 from synthetic_run import DENSE, MOE, ArmPlan, SyntheticRun, scores
@@ -177,6 +179,34 @@ def test_known_facts_are_held_against_all():
     verdicts = ask(claims, run).verdicts
     known = [verdict for verdict in verdicts if "facts known at the checkpoint" in verdict.claim]
     assert [v.effect for v in known] == pytest.approx([v.effect for v in verdicts[:2]], rel=1e-4)
+
+
+def test_units_of_known_facts_are_held_against_those_of_unknown_ones():
+    """Of two relations one is known: means over unknown facts are those of the other."""
+    units, relations = 400, ("known", "unknown")
+    generator = np.random.default_rng(0)
+    lpi = generator.standard_normal((2, 2, units)) ** 2
+    lpi[1, 1, :4] += 90  # of the facts that are not known
+    lpi[1, 0, 2:6] += 90
+    counts = np.array([[0, 0], [6, 0]])
+    dims = ("checkpoint", "relation", "unit")
+    scores = xr.Dataset(
+        {"lpi": (dims, lpi), "lpi_known": (dims, np.where(counts[..., None] > 0, lpi, np.nan))},
+        {
+            "block": ("unit", np.array(["ffn"] * units, dtype=object)),
+            "relation": list(relations),
+            "n_prompts": ("relation", [6, 4]),
+            "n_known": (("checkpoint", "relation"), counts),
+            "step": ("checkpoint", [0, 8]),
+        },
+    )
+    found = known_and_unknown(scores, "lpi", "ffn", 0.01)
+    assert (found.step, found.known) == (8, 60.0)
+    assert found.overlap == pytest.approx(2 / 6)
+    assert found.share_known == pytest.approx(100 * np.sort(lpi[1, 0])[-4:].sum() / lpi[1, 0].sum())
+    assert found.share_unknown == pytest.approx(100 * np.sort(lpi[1, 1])[-4:].sum() / lpi[1, 1].sum())
+    assert known_and_unknown(scores.isel(checkpoint=[0]), "lpi", "ffn", 0.01) is None  # none is known
+    assert known_and_unknown(scores.drop_vars("lpi_known"), "lpi", "ffn", 0.01) is None
 
 
 def test_neurons_that_stay_are_told_from_those_that_do_not():

@@ -14,7 +14,7 @@ from gated_lpi.studies import density, prior, publish
 from gated_lpi.studies._intervals import difference, over_replicates
 from gated_lpi.studies.finding import Analysis, KeptAnalysis, StudyResult, Table, Verdict, judged
 from gated_lpi.studies.index import index, short_claim, write_index
-from gated_lpi.studies.page import effect, markdown_table, page
+from gated_lpi.studies.page import effect, markdown_table, page, would_change
 
 
 def verdict(word, method, value, **more):
@@ -82,6 +82,31 @@ def test_a_page_has_methods_side_by_side():
     assert "**supported**: 2 [1, 3] nats | **contradicted**: -2 [-3, -1] nats | W |" in row
 
 
+def test_what_would_change_our_mind_of_a_decided_claim_is_what_takes_its_interval_back():
+    open_ = verdict("undecided", "lpi", 2.0, would_decide="More replicates, until the interval leaves 0 out.")
+    assert would_change([open_]) == "More replicates, until the interval leaves 0 out."
+    decided = open_.model_copy(update={"verdict": "supported"})
+    assert would_change([decided]) == "Other replicates whose interval holds 0, 1 nats away."
+    above = decided.model_copy(
+        update={"would_decide": "More replicates, until the interval leaves -2.5 out; and more."}
+    )
+    assert would_change([above]) == "Other replicates whose interval holds -2.5, 3.5 nats away."
+    assert would_change([decided.model_copy(update={"would_decide": "a density"})]) == "a density"
+    assert would_change([verdict("supported", "lpi", 2.0)]) is None
+
+
+def test_a_figure_says_what_it_shows_and_a_table_that_replicates_agree():
+    table = Table(name="t", caption="Numbers.", columns=["a", "low", "high"], rows=[[1, 0.5, 2], [1, 1, 1]])
+    found = {"found": Analysis(tables=[table]), "figures": ["share.sweep.png", "share.other-thing.png"]}
+    kept = result().analyses[0].model_copy(update=found)
+    text = page(result().model_copy(update={"analyses": [kept]}))
+    assert "the measure of every arm against the option that is swept" in text
+    assert ": other thing](" in text
+    assert "all replicates gave that number" in text
+    apart = kept.model_copy(update={"found": Analysis(tables=[table.model_copy(update={"rows": [[1, 0.5, 2]]})])})
+    assert "all replicates gave that number" not in page(result().model_copy(update={"analyses": [apart]}))
+
+
 def test_variations_have_a_table_of_their_own_and_no_row_of_the_index():
     varied = verdict("undecided", "lpi", 2.0, claim="C (attention)", variation="attention", because="of single runs")
     both = result(verdict("supported", "lpi", 2.0), varied)
@@ -107,7 +132,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so():
 def test_a_verdict_without_an_effect_is_its_word_alone():
     alone = verdict("contradicted", "", 0.0, effect=None, low=None, high=None)
     assert "| **contradicted** |" in page(result(alone))
-    assert "| C | contradicted | - | contradicted | contradicted | - |" in index([result(alone)])
+    assert "| C | contradicted | - | - | - | - |" in index([result(alone)])
 
 
 def test_cells_cannot_break_a_table():
@@ -132,8 +157,8 @@ def test_the_index_says_where_methods_differ_and_what_is_open():
     rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert rows == [
         "| **Q?** ([s](s.findings/page.md), [t](t.findings/page.md)) |  |  |  |  |  |",
-        "| C | depends on the method | 2 [1, 3] nats | supported | contradicted: -2 [-3, -1] nats | - |",
-        "| C | supported; 1 more method: supported | 2 [1, 3] nats | supported | supported | - |",
+        "| C (s) | depends on the method | 2 [1, 3] nats | supported | contradicted: -2 [-3, -1] nats | - |",
+        "| C (t) | supported; 1 more method: supported | 2 [1, 3] nats | - | - | - |",
         "| **R?** ([s](s.findings/page.md)) | no claim judged | - | - | - | - |",
     ]
 
@@ -152,9 +177,11 @@ def test_a_verdict_that_another_study_of_the_run_has_alike_is_there_once():
     assert "| C | supported | 2 [1, 3] nats | supported | - | - |" in text
     assert "| C, scored against a foil | undecided | 0 [-1, 1] nats | undecided | - | - |" in text
     assert "1 of 2 verdicts" in text
-    assert index([result(shared, name="a"), result(shared, name="b")]).count("| C | supported |") == 2  # other runs
+    both = index([result(shared, name="a"), result(shared, name="b")])  # other runs
+    assert "| C (a) | supported |" in both
+    assert "| C (b) | supported |" in both
     other = result(verdict("supported", "lpi", 2.5), name="prior").model_copy(update={"run": "twins"})
-    assert index([other, one]).count("| C | supported |") == 2  # other numbers
+    assert index([other, one]).count(" | supported | 2") == 2  # other numbers
 
 
 def test_what_claims_share_is_said_once_above_them():

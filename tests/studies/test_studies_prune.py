@@ -75,7 +75,7 @@ def test_a_side_is_taken_where_the_adjusted_p_is_small(gap, word):
 
 @pytest.mark.slow
 def test_every_ranking_is_judged_at_both_moments(analysis):
-    assert [verdict.claim.rpartition(" ")[2] for verdict in analysis.verdicts] == ["lpi", "random"] * 2
+    assert [verdict.claim.rpartition(" ")[2] for verdict in analysis.verdicts] == ["alone", "random"] * 2
     assert all("2 replicates" in verdict.detail for verdict in analysis.verdicts)
     recall, cost = analysis.tables
     assert [row[3:5] for row in recall.rows] == [["none", 2], ["lpi_stable", 2], ["lpi", 2], ["random", 2]]

@@ -24,6 +24,19 @@ def test_a_trend_is_spearmans_with_a_permutation_p_and_an_interval_over_replicat
     assert _verdict("lpi", found, falls).verdict == "contradicted"
 
 
+@pytest.mark.parametrize(("levels", "slope"), [(5, 0.0), (5, 0.5), (3, 0.5)])
+def test_the_interval_of_a_trend_holds_the_truth_as_often_as_it_says(levels, slope):
+    generator, places = np.random.default_rng(0), np.arange(levels)
+    many = np.repeat(places, 20_000)
+    truth = spearmanr(many, slope * many + generator.standard_normal(many.size)).statistic
+    once = OPTIONS.model_copy(update={"draws": 1})
+    held = 0
+    for _ in range(400):
+        found = trend(places.tolist(), [list(slope * i + generator.standard_normal(3)) for i in places], once)
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / 400 <= 1
+
+
 def test_no_trend_is_undecided_and_no_spread_has_no_number():
     found = trend([0.0, 1.0, 2.0], [[1.0, 3.0], [2.0, 2.1], [3.0, 1.0]], OPTIONS)
     assert found.p > 0.5

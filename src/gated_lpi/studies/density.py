@@ -156,13 +156,10 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
                 f"({moe} against {dense})",
                 method=method,
                 verdict=word,
-                effect=on_all.size,
-                low=on_all.ends[0],
-                high=on_all.ends[1],
-                unit=f"{on_all.unit}, {on_all.measure}".removeprefix(", "),
+                effect=100 * sum(one.answer == on_all.answer for one in by.values()) / len(by),
+                unit="% of the choices of checkpoints answer alike",
                 because=briefly(on_all.answer, len(others), len(by)) if word == "undecided" else "",
-                detail=f"{said}. The strongest difference: {on_all.measure}"
-                + (f" at {on_all.at}" if on_all.at else "")
+                detail=f"{said}. The strongest difference on all: {on_all.measure}{strongest(on_all)}"
                 + (". Of these runs alone, as bands are not over replicates." if single else "."),
                 would_decide=(
                     "three replicates or more of each group"
@@ -174,6 +171,12 @@ def _verdicts(told: dict[tuple[str, str, str, str, str], Told], judged: dict[tup
             )
         )
     return found
+
+
+def strongest(told: Told) -> str:
+    """A difference with its interval, and where it is."""
+    size, low, high = (f"{number:.3g}" for number in (told.size, *told.ends))
+    return f", {size} [{low}, {high}]{f' {told.unit}' if told.unit else ''}{f' at {told.at}' if told.at else ''}"
 
 
 def briefly(answer: str, others: int, choices: int) -> str:

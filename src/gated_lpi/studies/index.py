@@ -26,7 +26,7 @@ from gated_lpi.errors import RunError
 from gated_lpi.report.by_method import CONTRAST
 from gated_lpi.results.files import read_file
 from gated_lpi.studies.finding import Cell, StudyResult, Verdict
-from gated_lpi.studies.page import claims, column, effect, markdown_table, method_name, page
+from gated_lpi.studies.page import claims, column, effect, markdown_table, method_name, page, would_change
 
 RESULT_FILE = "findings.json"
 PAGES = "{}.findings/page.md"
@@ -169,7 +169,13 @@ def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
     lines = judged_once(results)
     studies = "\n".join(f"- [{result.title}]({pages.format(result.study)})" for result in results)
     rows = [*_rows(lines, pages), *_open(results, pages)]
-    parts = ["# Findings", _reading(lines), f"![every claim]({FIGURE_FILE})", studies, markdown_table(HEAD, rows)]
+    parts = [
+        "# Findings",
+        _reading(lines),
+        f"![every claim of every study, and what each method says to it]({FIGURE_FILE})",
+        studies,
+        markdown_table(HEAD, rows),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -209,8 +215,8 @@ def _reading(lines: Sequence[Line]) -> str:
     decided = sum(verdict.verdict != "undecided" for verdict in verdicts)
     return (
         "A verdict is one only if all methods give it. The effect is by the first method that measured it, with its "
-        "95% interval; the columns of methods have their own words, and their own effects where they differ. Points "
-        "are percentage points. "
+        "95% interval; the columns of methods have their own words, and their own effects where they differ, and none "
+        "where no method has a part in it. Points are percentage points. "
         f"{decided} of {len(verdicts)} verdicts of single methods are decided; chance alone would decide "
         f"about {CHANCE * len(verdicts):.0f}, since each has an interval of its own (those on the publication's "
         "claims and on pruning are corrected within their study). One that stands alone proves little. Pages have the "
@@ -229,11 +235,14 @@ def _rows(lines: Sequence[Line], pages: str) -> Iterator[list[Cell]]:
         here = [line for line in lines if line.question == question]
         yield _question(question, dict.fromkeys(line.study for line in here), pages)
         above = ""
-        for line, (shared, own) in zip(here, _shared([_claim(line) for line in here]), strict=True):
+        texts = _shared([_claim(line) for line in here])
+        often = Counter(texts)
+        for line, text in zip(here, texts, strict=True):
+            shared, own = text
             if shared and shared != above:
                 yield [f"*{shared}*", *[""] * (len(HEAD) - 1)]
             above = shared
-            yield _row(line, own)
+            yield _row(line, f"{own} ({line.study})" if often[text] > 1 else own)
 
 
 def _claim(line: Line) -> str:
@@ -298,7 +307,7 @@ def _row(line: Line, claim: str) -> list[Cell]:
 def _by(verdict: Verdict | None, first: Verdict) -> str | None:
     """What one method says; its effect where that is not the one that the row has."""
     if verdict is None or verdict is first:
-        return None if verdict is None and first.method else _word(first)
+        return None if verdict is None else _word(first)
     shown = _effect(verdict)
     return f"{_word(verdict)}: {shown}" if shown not in (None, _effect(first)) else _word(verdict)
 
@@ -325,7 +334,8 @@ def _overall(several: Sequence[Verdict]) -> str:
 
 def _would(several: Sequence[Verdict]) -> str | None:
     """What would change it, up to what is said beyond that."""
-    return next((verdict.would_decide.split(";")[0] for verdict in several if verdict.would_decide), None)
+    found = would_change(several)
+    return None if found is None else found.split(";")[0]
 
 
 def _figure(lines: Sequence[Line]) -> Figure:

@@ -36,7 +36,7 @@ from gated_lpi.results import Run
 from gated_lpi.runs.ablations import unit_importance
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
-from gated_lpi.studies._intervals import CELLS, NAN, cells, over_replicates
+from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, over_replicates
 from gated_lpi.studies._models import asked_of, facts_of, loaded, scored_checkpoints
 from gated_lpi.studies._replicates import Members, members_of, rank_correlation
 from gated_lpi.studies._runs import each, methods_of
@@ -44,6 +44,7 @@ from gated_lpi.studies.finding import Analysis, Table, Verdict
 
 QUESTION = "What does longer training do?"
 END, EQUAL = "end", "equal tokens"
+GRAIN = "grain"  # of a drop of HIT@k: one prompt, percentage points
 
 
 class Measure(NamedTuple):
@@ -235,7 +236,7 @@ def costs_of(
             own = ask(chosen.units)
             random = [ask(draw(model, chosen, "layer", generator).units) for _ in range(options.draws)]
             hit, logprob = np.mean(random, axis=0) - own
-            costs[method] = {"drop": 100 * float(hit), "lost": float(logprob)}
+            costs[method] = {"drop": 100 * float(hit), "lost": float(logprob), GRAIN: 100 / len(prompts)}
             costs[method]["recovered"] = _recovered(model, experiment, facts, importance, options)
     return costs
 
@@ -266,7 +267,15 @@ Found = Mapping[tuple[str, str, str], dict[str, float]]
 
 
 def _of(members: Members, group: str, method: str, where: str, key: str, found: Found) -> list[float]:
-    return [found[place][key] for one in members.of(group) if (place := (method, where, one.arm)) in found]
+    places = [(method, where, one.arm) for one in members.of(group)]
+    return [found[place][key] for place in places if key in found.get(place, {})]
+
+
+def _mean(members: Members, group: str, method: str, where: str, key: str, found: Found) -> Estimate:
+    """Over replicates; of what is counted in prompts as if one of them were off by one at least."""
+    estimate = over_replicates(_of(members, group, method, where, key, found))
+    grains = _of(members, group, method, where, GRAIN, found) if key == "drop" else []
+    return estimate.grained(grains[0]) if grains else estimate
 
 
 def _trends(
@@ -283,22 +292,23 @@ def _trends(
             trend = rank_correlation(steps_of, values, draws=options.permutations, seed=options.seed)
             if not trend.n:
                 continue
+            at, said = where == EQUAL, claim.format(family)
             yield trend.verdict(
                 question=QUESTION,
-                claim=claim.format(family),
+                claim=f"{said.rstrip('.')}, at equal tokens." if at else said,
                 method=method,
                 claimed=claimed,
-                detail=f"{name} and steps, at {'the ' * (where == END)}{where}, of {', '.join(groups)}; {trend.basis}.",
+                detail=f"{name} and steps, at {'the ' * (not at)}{where}, of {', '.join(groups)}; {trend.basis}.",
                 would_decide="More replicates or lengths, until the interval leaves 0 out; a trend "
                 "at equal tokens is of the schedule, one at the end alone of the training.",
-            )
+            ).model_copy(update={"variation": "at equal tokens" if at else ""})
 
 
 def _table(members: Members, families: Families, methods: Sequence[str], found: Found) -> Table:
     rows: list[list[str | float | int | None]] = []
     for (family, groups), method, where in itertools.product(families.items(), methods, (END, EQUAL)):
         for (group, steps), (key, (name, _, _)) in itertools.product(groups.items(), MEASURES.items()):
-            estimate = over_replicates(_of(members, group, method, where, key, found))
+            estimate = _mean(members, group, method, where, key, found)
             if estimate.n:
                 rows.append([family, group, steps, method, where, name, *cells(estimate)])
     return Table(
@@ -315,7 +325,7 @@ def _figure(members: Members, families: Families, methods: Sequence[str], found:
     for key, (name, _, _) in MEASURES.items():
         curves = {}
         for (family, groups), method in itertools.product(families.items(), methods):
-            y = [over_replicates(_of(members, group, method, END, key, found)) for group in groups]
+            y = [_mean(members, group, method, END, key, found) for group in groups]
             if any(one.n for one in y):
                 curves[f"{family}, {method}"] = Curve(list(groups.values()), y)
         if curves:

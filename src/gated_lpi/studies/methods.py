@@ -327,6 +327,7 @@ def _truth(run: Run, members: Members, methods: Sequence[str], options: Options,
     found = each(run, held_against_truth, arguments, "true effects", progress)
     rows: list[list[str | float | int | None]] = []
     verdicts = []
+    finals: dict[tuple[str, str], list[xr.Dataset]] = {}
     for group, method in itertools.product(members.groups, plain):
         held = [
             (one.step, last, truth.sel(by=method))
@@ -338,7 +339,13 @@ def _truth(run: Run, members: Members, methods: Sequence[str], options: Options,
             rows += [[group, method, step, part, _chance(here, part), *cells(_truth_of(here, part))] for part in PARTS]
         final = [truth for _, last, truth in held if last]
         if final:
+            finals[group, method] = final
             verdicts.append(_truth_verdict(group, method, final, options))
+    verdicts += [
+        _closer_verdict(group, one, other, finals[group, one], finals[group, other], options)
+        for group, (one, other) in itertools.product(members.groups, itertools.combinations(plain, 2))
+        if (group, one) in finals and (group, other) in finals
+    ]
     columns = ["group", "method", "step", "layers", "above chance from", *CELLS]
     caption = (
         f"Spearman within layers of methods' scores and true effects of {options.sample} units of each block, on "
@@ -359,6 +366,26 @@ def _truth_of(found: Sequence[xr.Dataset], part: str) -> Estimate:
 
 def _chance(found: Sequence[xr.Dataset], part: str) -> float:
     return over_replicates(float(one["truth_chance"].sel(part=part, end="high")) for one in found).value
+
+
+def _closer_verdict(
+    group: str, one: str, other: str, first: Sequence[xr.Dataset], second: Sequence[xr.Dataset], options: Options
+) -> Verdict:
+    """Whether the second of two methods is closer to true effects, by the same units of the same replicates."""
+    pairs = [
+        [float(found["truth"].sel(part=PARTS[0], end="estimate")) for found in both]
+        for both in zip(first, second, strict=True)
+    ]
+    estimate = over_replicates(theirs - ours for ours, theirs in pairs)
+    return estimate.verdict(
+        question="Does a method rank units as silencing them does?",
+        claim=f"{other} ranks the {options.kind} units of {group} more as silencing them does than {one}.",
+        method=f"{one}, {other}",
+        claimed="above",
+        unit="Spearman within layers",
+        detail=f"{other} less {one}, the same {options.sample} units of each block at the end; {estimate.basis}.",
+        would_decide="A greater sample of units, or more replicates, until the interval leaves 0 out.",
+    )
 
 
 def _truth_verdict(group: str, method: str, found: Sequence[xr.Dataset], options: Options) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from gated_lpi.report.by_method import CONTRAST, METHOD_NAMES
@@ -12,6 +13,30 @@ WORDS = {"supported": "**supported**", "contradicted": "**contradicted**", "unde
 DASH = "-"
 NOTHING = 1e-12  # what differences of equal numbers may leave, of shares, points and nats
 MOST_ROWS = 100  # of a table on a page
+OPEN = re.compile(r"until the interval leaves (-?[0-9.]+) out")  # what would decide what an interval does not
+ALIKE_NOTE = (
+    "Where both ends of an interval are the same number, all replicates gave that number: they say nothing of how far "
+    "others would be from it."
+)
+FIGURES = {  # name → what a figure shows, for whoever does not see it
+    "recall": "share of the facts recalled over steps of training, by group of arms, with bands over replicates",
+    "last": "drop of recall against the share of FFN units silenced at the last checkpoint, beside random units",
+    "middle": "drop of recall against the share of FFN units silenced at half of the training, beside random units",
+    "sweep": "the measure of every arm against the option that is swept, by method, with means and intervals",
+    "trajectories": "measures of the claims over training, by group of arms, with bands over replicates",
+    "survival": "share of a checkpoint's top units that are in the top set later, by group of arms, beside chance",
+    "gaps": "overlap of top sets against the tokens between two checkpoints, by group of arms, beside chance",
+    "method-agreement": "rank correlation of the scores of two methods over steps, by group of arms",
+    "overlap": "overlap of top sets by plain scores and by other targets or facts over steps, by group of arms",
+    "routing-split": "how much of the change of scores routing alone explains over steps, by method",
+    "frozen-router": "recall of every checkpoint's weights with the routing of other checkpoints",
+    "shift": "recall over steps of facts that are kept, old answers and new ones, by group of arms",
+    "longer": "concentration, cost of silencing and redundancy at the end against the steps of training",
+    "stabilise": "recall over steps by when routers stop to learn",
+    "tasks": "cost of silencing units chosen for one task on every task, by method",
+    "text-loss": "loss on held-out text over steps, by group of arms",
+    "pruning-moe": "log p and recall against the share of experts removed, by what they were ranked by",
+}
 
 
 def page(result: StudyResult, prefix: str = "", *, index: str = "../index.md", numbers: str = "findings.json") -> str:
@@ -64,6 +89,20 @@ def said(verdict: Verdict, word: str | None = None) -> str:
     shown = effect(verdict)
     reason = f" ({verdict.because})" if verdict.because else ""
     return (word or verdict.verdict) + reason + (f": {shown}" if shown != DASH else "")
+
+
+def would_change(several: Sequence[Verdict]) -> str | None:
+    """What would change what methods say to a claim; of one that an interval decides, how far that is from it."""
+    first = next((verdict for verdict in several if verdict.would_decide), None)
+    if first is None:
+        return None
+    open_until = OPEN.search(first.would_decide)
+    if first.verdict == "undecided" or open_until is None:
+        return first.would_decide
+    against = float(open_until[1])
+    ends = [abs(end - against) for end in (first.low, first.high) if end is not None]
+    off = f", {_number(min(ends))}{f' {first.unit}' if first.unit else ''} away" if ends else ""
+    return f"Other replicates whose interval holds {against:g}{off}."
 
 
 def method_name(method: str) -> str:
@@ -125,17 +164,34 @@ def _judged(verdicts: Sequence[Verdict]) -> str:
     for (question, claim), several in claims(verdicts).items():
         by = {column(verdict): verdict for verdict in several}
         cells = [said(by[m], WORDS[by[m].verdict]) if m in by else None for m in methods]
-        rows.append([question, claim, *cells, next((v.would_decide for v in several if v.would_decide), None)])
+        rows.append([question, claim, *cells, would_change(several)])
     head = ["question", "claim", *map(method_name, methods), "what would change our mind"]
     return markdown_table(head, rows)
 
 
 def _analysis(kept: KeptAnalysis, prefix: str) -> list[str]:
     parts = [f"### {kept.label.replace('_', ' ').capitalize()}"]
-    parts += [f"![{name}]({prefix}{name})" for name in kept.figures]
+    parts += [f"![{kept.label.replace('_', ' ')}: {shows(name)}]({prefix}{name})" for name in kept.figures]
     parts += [_table(table) for table in kept.found.tables]
+    parts += [ALIKE_NOTE] if any(map(_has_alike, kept.found.tables)) else []
     notes = "\n".join(f"- {note}" for note in kept.found.notes)
     return [*parts, notes] if notes else parts
+
+
+def shows(name: str) -> str:
+    """What a figure of a name such as LABEL.sweep.png shows, in words."""
+    own = name.removesuffix(".png").rpartition(".")[2]
+    return FIGURES.get(own, own.replace("-", " "))
+
+
+def _has_alike(table: Table) -> bool:
+    """Whether some interval of a table has no width."""
+    ends = [
+        (low, low + 1)
+        for low, head in enumerate(table.columns)
+        if head.endswith("low") and low + 1 < len(table.columns)
+    ]
+    return any(row[low] is not None and row[low] == row[high] for row in table.rows for low, high in ends)
 
 
 def _table(table: Table) -> str:

@@ -6,6 +6,9 @@
    of a fact that is not known is noise.
 3. **Overlap over time** of the top sets of both (plain and contrast, all and known facts), beside what two independent
    sets share: how far they are the same neurons.
+4. **Known against unknown.** While about half of the facts are known (HIT@10), the top sets over those and over the
+   others, by the same checkpoint: their overlap, and how concentrated each is. Means over unknown facts are what those
+   over all and over known ones leave.
 """
 
 from __future__ import annotations
@@ -32,13 +35,13 @@ from gated_lpi.report.by_method import CONTRAST
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._intervals import over_replicates
+from gated_lpi.studies._known import KNOWN, apart_tables, apart_verdicts, known_and_unknown
 from gated_lpi.studies._runs import methods_of, with_scores
 from gated_lpi.studies.claims import effect_of, facts_of, word
 from gated_lpi.studies.finding import Analysis, Cell, Table, Verdict, judged
 from gated_lpi.studies.page import method_name
 
 QUESTION = "Knowledge of facts, or of which words answer such a question?"
-KNOWN = "Does it hold of facts that are known?"
 
 
 class Options(Spec):
@@ -116,9 +119,20 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         verdict for variant, found in others.items() for verdict in _verdicts(base[variant.plain], found, variant)
     ]
     verdicts += [_same(variant, overlaps, groups, run, options) for variant in variants]
+    apart = {
+        (method, arm): found
+        for method, arm in product(methods, arms)
+        if (found := known_and_unknown(run.scores(arm), method, options.kind, run.experiment.metrics.fraction))
+    }
+    chances = {group: _chance(run, arms[0], options.kind) for group, arms in groups.items()}
+    verdicts += apart_verdicts(apart, groups, chances)
     return Analysis(
         verdicts=verdicts,
-        tables=[_answers(base, others), _table(overlaps, groups, run, options, variants)],
+        tables=[
+            _answers(base, others),
+            _table(overlaps, groups, run, options, variants),
+            *apart_tables(apart, groups, chances),
+        ],
         figures={"overlap": _figure(overlaps, groups, run, variants)},
         notes=notes,
     )
@@ -197,7 +211,8 @@ def _same(
 ) -> Verdict:
     """Whether most of the top set is the same at the last checkpoint, of the group where it is least so."""
     last = {
-        group: over_replicates([float(overlaps[variant, arm][-1]) for arm in arms]) for group, arms in groups.items()
+        group: over_replicates([float(overlaps[variant, arm][-1]) for arm in arms]).within(0, 1)
+        for group, arms in groups.items()
     }
     least = min(last, key=lambda group: np.nan_to_num(last[group].value, nan=np.inf))
     found = last[least]
@@ -247,7 +262,9 @@ def _table(
 ) -> Table:
     rows: list[list[Cell]] = []
     for variant, (group, arms) in product(variants, groups.items()):
-        first, last = (over_replicates([float(overlaps[variant, arm][place]) for arm in arms]) for place in (0, -1))
+        first, last = (
+            over_replicates([float(overlaps[variant, arm][place]) for arm in arms]).within(0, 1) for place in (0, -1)
+        )
         least = over_replicates([_least(overlaps[variant, arm]) for arm in arms])
         chance = _chance(run, arms[0], options.kind)
         rows.append(

@@ -1,7 +1,8 @@
 """Recall: do the arms know the facts, and early enough that most of training is after they do?
 
 HIT@1 and HIT@k of every group of arms at each checkpoint: with one replicate Wilson's interval over prompts, with more
-the interval over replicates. What importance says of knowledge means little before there is any.
+the interval over replicates, as if one of them were off by a prompt at least. When an arm knows enough is read off a
+line between checkpoints. What importance says of knowledge means little before there is any.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from gated_lpi.metrics import hit_at_k, hit_interval
 from gated_lpi.options.spec import Positive, Spec
 from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
-from gated_lpi.studies._intervals import Estimate, over_replicates
+from gated_lpi.studies._intervals import UNKNOWN, Estimate, over_replicates
 from gated_lpi.studies._runs import with_scores
 from gated_lpi.studies.finding import Analysis, Table, Verdict, judged
-from gated_lpi.studies.shift import shift_step, true_at
+from gated_lpi.studies.shift import crossed, shift_step, true_at
 
 QUESTION = "Do the models know the facts that they are asked?"
 
@@ -102,14 +103,14 @@ def _pooled(values: list[float], prompts: int) -> Estimate:
     if len(values) == 1:
         bounds = hit_interval(round(values[0] * prompts), prompts)
         return over_replicates(values, (bounds.low, bounds.high), over="prompts")
-    return over_replicates(values).within(0, 1)
+    return over_replicates(values).grained(1 / prompts).within(0, 1)
 
 
 def _first(hits: Hits, options: Options) -> float:
     """The share of the steps at which an arm first knows enough; NaN if it never does."""
-    last = max(hits)
-    known = [step for step in sorted(hits) if hits[step][options.k] >= options.threshold]
-    return known[0] / last if known and last else float("nan")
+    steps = np.array(sorted(hits), dtype=np.float64)
+    reached = crossed(steps, np.array([hits[int(step)][options.k] for step in steps]), options.threshold)
+    return reached / float(steps[-1]) if steps[-1] else float("nan")
 
 
 def _verdict(reached: dict[str, list[float]], options: Options) -> Verdict:
@@ -120,9 +121,10 @@ def _verdict(reached: dict[str, list[float]], options: Options) -> Verdict:
     word = judged(low, high, against=options.before, claimed="below")
     if any(not all(value < options.before for value in shares) for shares in reached.values()) and word == "supported":
         word = "undecided"
-    detail = f"the slowest group is {slowest}; checkpoints are those of the run, so a share is one of theirs"
+    detail = f"the slowest group is {slowest}; on a line between checkpoints"
     if never:
         word, detail = "contradicted", f"never reached by some replicate of {', '.join(never)}"
+        share = UNKNOWN
     return Verdict(
         question=QUESTION,
         claim=f"Every arm has HIT@{options.k} of {options.threshold:.0%} before {options.before:.0%} of its steps",

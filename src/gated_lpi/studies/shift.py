@@ -3,7 +3,9 @@
 From a step on, some facts have new objects. The run asks for "NAME (kept)", "NAME (before)", the old objects of those
 that change, and "NAME (after)", their new ones.
 
-1. **Forgetting**: HIT@k of kept facts at the last checkpoint that has seen no new object, less the least after it.
+1. **Forgetting**: HIT@k of kept facts at the last checkpoint that has seen no new object, less the least after it. The
+   least of several is low whatever happens: where the run has arms whose data stay, trained alike but for that, they
+   are the control.
 2. **Re-learning**: steps and tokens from the shift until HIT@10 of new objects is 90%, between checkpoints on a line.
 3. **Residue**: log p of the old object less that of the new one, at the end, and how often the old one ranks higher.
 4. **Is early consolidation maladaptive?** J_stab of the last pair before the shift against the tokens to re-learn, over
@@ -12,8 +14,9 @@ that change, and "NAME (after)", their new ones.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +32,7 @@ from gated_lpi.results import Run
 from gated_lpi.runs.progress import Progress
 from gated_lpi.studies._charts import Curve, Lines, lines
 from gated_lpi.studies._intervals import CELLS, NAN, Estimate, cells, difference, over_replicates
-from gated_lpi.studies._replicates import Members, members_of, rank_correlation
+from gated_lpi.studies._replicates import Member, Members, members_of, rank_correlation
 from gated_lpi.studies._runs import methods_of
 from gated_lpi.studies.finding import Analysis, Table, Verdict
 
@@ -80,6 +83,21 @@ class ShiftedArm(NamedTuple):
     prefers_old: float
 
 
+class Control(NamedTuple):
+    """Arms whose data stay, trained like those of a group whose data shift but for that.
+
+    Attributes:
+        name: of their group.
+        of: the group that they are a control of.
+        forgotten_1, forgotten: by arm, as `ShiftedArm` has them, around the step of the others' shift.
+    """
+
+    name: str
+    of: str
+    forgotten_1: dict[str, float]
+    forgotten: dict[str, float]
+
+
 SHOWN = {
     "forgotten_1": "forgotten (HIT@1), pp",
     "forgotten": "forgotten (HIT@10), pp",
@@ -91,8 +109,10 @@ SHOWN = {
     "prefers_old": "old ranks above new at the end, %",
 }
 PERCENT = ("learnt", "prefers_old")  # shares, from 0 to 100
+FORGOTTEN = ("forgotten_1", "forgotten")
 CLAIMS = {
     "forgotten": ("{moe} forgets less of what is kept than {dense}.", "percentage points"),
+    "forgotten_1": ("{moe} forgets less of what is kept than {dense} (HIT@1).", "percentage points"),
     "tokens": ("{moe} re-learns in fewer tokens than {dense}.", "tokens"),
     "residue": ("{moe} keeps less preference for the old answers than {dense}.", "nats"),
 }
@@ -115,6 +135,7 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
         series[member.arm] = {
             kind: (scores["step"].to_numpy().tolist(), hits_over(scores, kinds == kind, K)) for kind in KINDS
         }
+    controls = list(_controls(run, members, steps))
     if not found:
         reason = "No arm has a shift and facts that are kept, before and after it, so there is nothing to compare."
         return Analysis(notes=[*members.notes, reason])
@@ -125,11 +146,16 @@ def analyse(run: Run, options: Options, progress: Progress) -> Analysis:
             f"{', '.join(never)} never reach{'es' * (len(never) == 1)} {options.target:.0%} of new objects: left out "
             "of means of steps and tokens, and last in correlations."
         )
-    verdicts = [*_learnt(members, found, options.target), *_compared(members, found)]
+    grains = _grains(run.scores(next(iter(found))))
+    verdicts = [
+        *_learnt(members, found, options.target, grains),
+        *_beyond_control(members, found, controls, grains),
+        *_compared(members, found, grains),
+    ]
     consolidation, rows = _consolidation(run, members, found, steps, options)
     return Analysis(
         verdicts=[*verdicts, *consolidation],
-        tables=[_table(members, found), _replicates(found, rows)],
+        tables=[_table(members, found, controls, grains), _replicates(found, rows)],
         figures={"shift": _figure(members, series)},
         notes=notes,
     )
@@ -177,7 +203,6 @@ def measure(scores: xr.Dataset, shift: float, target: float = 0.9) -> ShiftedArm
     step, tokens = (scores[name].to_numpy().astype(np.float64) for name in ("step", "tokens"))
     kinds = kinds_of(scores)
     hits = {kind: hits_over(scores, kinds == kind, K) for kind in KINDS}
-    first = hits_over(scores, kinds == KEPT, 1)
     seen, unseen = np.flatnonzero(step > shift), np.flatnonzero(step <= shift)
     if not seen.size or not unseen.size:
         return ShiftedArm(*[NAN] * len(ShiftedArm._fields))
@@ -190,8 +215,7 @@ def measure(scores: xr.Dataset, shift: float, target: float = 0.9) -> ShiftedArm
     at_crossing = NAN if math.isnan(crossing) else float(np.interp(crossing, step, tokens))
     at_shift = float(np.interp(shift, step, tokens))
     return ShiftedArm(
-        forgotten_1=100 * float(first[last] - first[seen].min()),
-        forgotten=100 * float(hits[KEPT][last] - hits[KEPT][seen].min()),
+        *forgotten(scores, shift),
         lost=100 * float(hits[KEPT][last] - hits[KEPT][-1]),
         steps=math.inf if math.isnan(crossing) else max(0.0, crossing - shift),
         tokens=math.inf if math.isnan(crossing) else max(0.0, at_crossing - at_shift),
@@ -199,6 +223,17 @@ def measure(scores: xr.Dataset, shift: float, target: float = 0.9) -> ShiftedArm
         residue=float((logprob[old] - logprob[new]).mean()) if pairs else NAN,
         prefers_old=100 * float((ranks[old] < ranks[new]).mean()) if pairs else NAN,
     )
+
+
+def forgotten(scores: xr.Dataset, shift: float) -> tuple[float, float]:
+    """HIT@1 and HIT@10 of kept facts at the last checkpoint up to a step, less the least after it, pp; or NaN."""
+    step, kept = scores["step"].to_numpy(), kinds_of(scores) == KEPT
+    seen, unseen = np.flatnonzero(step > shift), np.flatnonzero(step <= shift)
+    if not seen.size or not unseen.size or not kept.any():
+        return NAN, NAN
+    hits = [hits_over(scores, kept, k) for k in (1, K)]
+    one, ten = (100 * float(over_time[unseen[-1]] - over_time[seen].min()) for over_time in hits)
+    return one, ten
 
 
 def crossed(x: Floats, y: Floats, level: float, since: int = 0) -> float:
@@ -229,22 +264,65 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else NAN
 
 
-def _mean(name: str, values: list[float]) -> Estimate:
+def _grains(scores: xr.Dataset) -> dict[str, float]:
+    """What one prompt is of the measures that are counted in prompts, percentage points."""
+    kinds = kinds_of(scores)
+    one = {kind: 100 / int((kinds == kind).sum()) for kind in KINDS}
+    return dict.fromkeys((*FORGOTTEN, "lost"), one[KEPT]) | dict.fromkeys(PERCENT, one[AFTER])
+
+
+def _mean(name: str, values: list[float], grains: Mapping[str, float]) -> Estimate:
     """Of a measure over replicates; the interval of a share ends where shares do."""
-    found = over_replicates(values)
+    found = over_replicates(values).grained(grains.get(name, 0.0))
     return found.within(0, 100) if name in PERCENT else found
+
+
+def _controls(run: Run, members: Members, steps: Mapping[str, float]) -> Iterator[Control]:
+    """Groups whose data stay, each with a group of those that shift, at `steps` by arm, and are trained alike else."""
+
+    def told(member: Member) -> str:
+        training = run.experiment.training_of(run.experiment.arm(member.arm)).model_dump(mode="json")
+        same = {key: value for key, value in training.items() if key not in ("seed", "shift")}
+        return json.dumps([run.experiment.arm(member.arm).train, same], sort_keys=True)
+
+    shifted = {told(several[0]): group for group, several in members.groups.items() if several[0].arm in steps}
+    for name, several in members.groups.items():
+        of, shift = shifted.get(told(several[0])), run.experiment.training_of(run.experiment.arm(several[0].arm)).shift
+        if of is None or shift is None or shift.share:
+            continue
+        step = steps[members.of(of)[0].arm]
+        measured = {member.arm: forgotten(run.scores(member.arm), step) for member in several}
+        yield Control(name, of, *({arm: both[place] for arm, both in measured.items()} for place in (0, 1)))
+
+
+def _beyond_control(
+    members: Members, found: Mapping[str, ShiftedArm], controls: Sequence[Control], grains: Mapping[str, float]
+) -> list[Verdict]:
+    verdicts = []
+    for control in controls:
+        for name in FORGOTTEN:
+            own = members.by_seed(control.of, {arm: _finite(getattr(one, name)) for arm, one in found.items()})
+            theirs = members.by_seed(control.name, getattr(control, name))
+            estimate = difference(own, theirs).grained(grains[name])
+            detail = f"{SHOWN[name]}, {control.of} less {control.name}, replicates paired by seed; {estimate.basis}."
+            claim = f"{control.of} forgets more of what is kept than {control.name}, whose facts stay"
+            claim += " (HIT@1)." if name == "forgotten_1" else "."
+            verdicts.append(_verdict(claim, estimate, "percentage points", "above", detail))
+    return verdicts
 
 
 def _of_group(members: Members, found: Mapping[str, ShiftedArm], group: str, name: str) -> list[float]:
     return [_finite(getattr(found[m.arm], name)) for m in members.of(group) if m.arm in found]
 
 
-def _learnt(members: Members, found: Mapping[str, ShiftedArm], target: float) -> list[Verdict]:
+def _learnt(
+    members: Members, found: Mapping[str, ShiftedArm], target: float, grains: Mapping[str, float]
+) -> list[Verdict]:
     verdicts = []
     for group in members.groups:
         values = _of_group(members, found, group, "learnt")
         if values:
-            estimate = _mean("learnt", values)
+            estimate = _mean("learnt", values, grains)
             verdicts.append(
                 _verdict(
                     f"{group} has learnt the new answers by the end.",
@@ -258,7 +336,7 @@ def _learnt(members: Members, found: Mapping[str, ShiftedArm], target: float) ->
     return verdicts
 
 
-def _compared(members: Members, found: Mapping[str, ShiftedArm]) -> list[Verdict]:
+def _compared(members: Members, found: Mapping[str, ShiftedArm], grains: Mapping[str, float]) -> list[Verdict]:
     verdicts = []
     for moe, dense in members.contrasts:
         for name, (claim, unit) in CLAIMS.items():
@@ -266,7 +344,7 @@ def _compared(members: Members, found: Mapping[str, ShiftedArm]) -> list[Verdict
             one, other = (members.by_seed(group, values) for group in (moe, dense))
             if not one or not other:
                 continue
-            estimate = difference(one, other)
+            estimate = difference(one, other).grained(grains.get(name, 0.0))
             detail = f"{SHOWN[name]}, {moe} less {dense}, replicates paired by seed; {estimate.basis}."
             verdicts.append(_verdict(claim.format(moe=moe, dense=dense), estimate, unit, "below", detail))
     return verdicts
@@ -324,12 +402,19 @@ def _stability_before(summary: xr.Dataset, shift: float) -> float:
     return float(summary["stability"].sel(kind="ffn")[int(before[-1])])
 
 
-def _table(members: Members, found: Mapping[str, ShiftedArm]) -> Table:
+def _table(
+    members: Members, found: Mapping[str, ShiftedArm], controls: Sequence[Control], grains: Mapping[str, float]
+) -> Table:
     rows = [
-        [group, label, *cells(_mean(name, values))]
+        [group, label, *cells(_mean(name, values, grains))]
         for group in members.groups
         for name, label in SHOWN.items()
         if (values := _of_group(members, found, group, name))
+    ]
+    rows += [
+        [control.name, SHOWN[name], *cells(_mean(name, list(getattr(control, name).values()), grains))]
+        for control in controls
+        for name in FORGOTTEN
     ]
     caption = "What the shift did, mean over replicates. Forgotten: just before the shift less the least after it."
     return Table(name="shift", caption=caption, columns=["group", "measure", *CELLS], rows=rows)

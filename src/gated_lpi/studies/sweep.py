@@ -3,7 +3,8 @@
 1. The measure of each arm is one number: its last value, its mean over checkpoints, or the area under its curve over
    log tokens (its mean height there).
 2. It is held against the arm's value of the option: Spearman's ρ over arms, with a p-value by permuting values among
-   arms, and an interval by resampling replicates within each value.
+   arms, and Bonett and Wright's interval, which holds the truth in 95 to 99 of 100 simulated sweeps of three replicates
+   (resampling these within each value does in 70 to 87).
 3. That is done by every method, side by side.
 """
 
@@ -20,7 +21,7 @@ from pydantic import Field, model_validator
 
 from gated_lpi._common.flatten import flatten
 from gated_lpi.errors import OptionError
-from gated_lpi.metrics import spearman_within, trajectory_area
+from gated_lpi.metrics import trajectory_area
 from gated_lpi.options.methods import Listed
 from gated_lpi.options.spec import Positive, Spec, Text, Whole
 from gated_lpi.results import Run
@@ -48,8 +49,8 @@ class Options(Spec):
         methods: by whose scores; None: all that the run has.
         rises: whether the measure is claimed to rise with the option (true) or to fall; None: nothing is claimed.
         question, claim: how the page says it; by default made of the above.
-        draws: permutations, and resamples of replicates.
-        seed: of both.
+        draws: permutations.
+        seed: of these.
     """
 
     key: Text
@@ -77,7 +78,7 @@ class Trend(NamedTuple):
 
     Attributes:
         rho: Spearman's, over arms.
-        low, high: its interval over replicates; NaN where no value has two.
+        low, high: its 95% interval; NaN below four arms.
         p: two-sided, by permutation.
     """
 
@@ -211,25 +212,13 @@ def trend(places: list[float], values: list[list[float]], options: Options) -> T
     """
     x = np.concatenate([np.full(len(group), place) for place, group in zip(places, values, strict=True)])
     y = np.concatenate([np.asarray(group, dtype=np.float64) for group in values])
-    group = np.repeat(np.arange(len(values)), [len(one) for one in values])
-    known = np.isfinite(y)
-    x, y, group = x[known], y[known], group[known]
     found = rank_correlation(x, y, draws=options.draws, seed=options.seed)
-    members = [np.flatnonzero(group == one) for one in np.unique(group)]
-    if math.isnan(found.rho) or all(len(one) < 2 for one in members):
-        return Trend(found.rho, math.nan, math.nan, found.p)
-    generator = np.random.default_rng(options.seed)
-    drawn = []
-    for _ in range(options.draws):
-        chosen = np.concatenate([generator.choice(one, len(one)) for one in members])
-        drawn.append(spearman_within(x[chosen], y[chosen], np.zeros(len(chosen))))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Trend(found.rho, float(low), float(high), found.p)
+    return Trend(found.rho, found.low, found.high, found.p)
 
 
 def _verdict(method: str, found: Trend, options: Options) -> Verdict:
     word: Answer = "undecided"
-    if found.p < SIGNIFICANT:
+    if found.p < SIGNIFICANT and not found.low <= 0 <= found.high:
         word = "supported" if (found.rho > 0) == options.rises else "contradicted"
     way = "rises" if options.rises else "falls"
     return Verdict(
