@@ -112,8 +112,10 @@ def test_a_change_is_split_over_pairs_and_units():
 
 def test_a_routing_serves_from_where_recall_stays_good():
     done, needed = [0.0, 0.1, 0.5, 1.0], [0.9] * 4
-    assert serves_from(done, [0.95, 0.2, 0.9, 1.0], needed) == 0.5
+    assert serves_from(done, [0.95, 0.2, 0.9, 1.0], needed) == pytest.approx(0.5)
+    assert serves_from(done, [0.95, 0.8, 1.0, 1.0], needed) == pytest.approx(0.3)  # between two checkpoints on a line
     assert serves_from(done, [0.9, 0.9, 0.9, 0.9], needed) == 0.0
+    assert serves_from(done, [0.9, 0.9, 0.9, 0.9], [0.0, *needed[1:]]) == 0.1
     assert math.isnan(serves_from(done, [1.0, 1.0, 1.0, 0.1], needed))
     assert math.isnan(serves_from([1.0], [0.0], [0.0]))
 

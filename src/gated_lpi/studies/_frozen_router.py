@@ -5,7 +5,8 @@
    states). Each is asked the run's facts: HIT@1, HIT@10 and log p.
 2. Null: the last weights with the last routing, the experts of each layer exchanged for one another at random. The
    gates are as sharp, and go to the wrong experts.
-3. A routing serves weights from the checkpoint on from which HIT@10 stays at `enough` of what it is with their own.
+3. A routing serves weights from the time on from which HIT@10 stays at `enough` of what it is with their own; between
+   checkpoints on a line.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ def permuted_experts(recorded: RecordedRouting, generator: np.random.Generator) 
 
 
 def serves_from(done: Sequence[float], hits: Sequence[float], needed: Sequence[float]) -> float:
-    """From which share of training on each hit is what is needed; NaN if the last one is not, or nothing is needed.
+    """From which share of training on each hit is what is needed, on a line between checkpoints.
+
+    NaN if the last one is not, or nothing is needed.
 
     Args:
         done: shares of training, ascending.
@@ -133,7 +136,12 @@ def serves_from(done: Sequence[float], hits: Sequence[float], needed: Sequence[f
     if not good or not good[-1]:
         return NAN
     first = len(good) - next((i for i, one in enumerate(reversed(good)) if not one), len(good))
-    return done[first]
+    if first == 0:
+        return done[0]
+    lacking, beyond = (hits[place] - needed[place] for place in (first - 1, first))
+    if not lacking < 0 <= beyond:  # nothing was needed there
+        return done[first]
+    return done[first - 1] + (done[first] - done[first - 1]) * lacking / (lacking - beyond)
 
 
 def ask_arm(
@@ -248,7 +256,7 @@ def _verdicts(group: str, found: Sequence[Sequence[Asked]], enough: float) -> It
         low=since.low,
         high=since.high,
         unit="% of the steps",
-        detail=f"Earliest checkpoint from which on the final weights keep {enough:.0%} of their HIT@{K} with its "
+        detail=f"Earliest time from which on the final weights keep {enough:.0%} of their HIT@{K} with its "
         f"routing replayed; {since.basis}. With their own it is {own:.1%}, with experts exchanged at random {wrong:.1%}"
         + (", so that recall does not depend on routing." if indifferent else "."),
         would_decide="More replicates or denser checkpoints, until the interval lies on one side of 50% of the steps; "
