@@ -172,7 +172,7 @@ def index(results: Sequence[StudyResult], pages: str = PAGES) -> str:
     parts = [
         "# Findings",
         _reading(lines),
-        f"![every claim of every study, and what each method says to it]({FIGURE_FILE})",
+        f"![every claim that some method decides, and what each says to it]({FIGURE_FILE})",
         studies,
         markdown_table(HEAD, rows),
     ]
@@ -339,7 +339,8 @@ def _would(several: Sequence[Verdict]) -> str | None:
 
 
 def _figure(lines: Sequence[Line]) -> Figure:
-    """Every verdict as a mark, by claim and method: its colour is what it says."""
+    """Every claim that some method decides: a mark by method, whose colour is what it says."""
+    lines = [line for line in lines if any(verdict.verdict != "undecided" for verdict in line.verdicts)]
     methods = list(dict.fromkeys(column(verdict) for line in lines for verdict in line.verdicts))
     labels = ["\n".join(wrap(f"{line.study}: {short_claim(line.claim)}", WIDE)) for line in lines]
     heights = [0.16 + 0.15 * (1 + label.count("\n")) for label in labels]
