@@ -4,7 +4,7 @@
    that differ in anything else are not compared.
 2. Of every arm: tokens and seconds until HIT@10 is 90%, HIT@1 and HIT@10 at the end, log p of the facts at the end, and
    tokens to re-learn where data shift.
-3. Each group less "never", replicates paired by seed, and whether what it gives up of HIT@10 is too little to count.
+3. Each group less "never", replicates paired by seed, and whether what it gives up of recall is too little to count.
    A threshold is worth something only if it does better than a fixed step and random ones, too: it is compared with
    these besides.
 4. training/ARM/stabilise.json says when an arm's routers stopped; without it only the options are known.
@@ -49,7 +49,7 @@ class Options(Spec):
 
     Attributes:
         target: HIT@10 that is waited for, and of new objects after a shift.
-        margin: percentage points of HIT@10 at the end that count as no cost.
+        margin: percentage points of HIT@10, and of HIT@1, at the end that count as no cost.
     """
 
     target: float = Field(default=0.9, gt=0, le=1)
@@ -228,18 +228,18 @@ def _compared(
 def _without_cost(
     run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]], margin: float
 ) -> Iterator[Verdict]:
-    """Whether groups give up less than a margin of HIT@10 against "never"."""
-    for one, other in _pairs(run, members, named):
-        estimate = _difference(members, found, "hit_k", one, other)
+    """Whether groups give up less than a margin of recall against "never": of HIT@10 and of HIT@1, which saturates late."""
+    for (one, other), (key, k) in itertools.product(_pairs(run, members, named), (("hit_k", K), ("hit_1", 1))):
+        estimate = _difference(members, found, key, one, other)
         if named[other] != NEVER or not estimate.n:
             continue
         yield estimate.verdict(
             question=QUESTION,
-            claim=f"{one} gives up less than {margin:g} points of HIT@{K} at the end against {other}",
+            claim=f"{one} gives up less than {margin:g} points of HIT@{k} at the end against {other}",
             claimed="above",
             against=-margin,
             unit=PP,
-            detail=f"HIT@{K} at the end: {one} ({named[one]}) less {other} ({named[other]}), by seed, against "
+            detail=f"HIT@{k} at the end: {one} ({named[one]}) less {other} ({named[other]}), by seed, against "
             f"-{margin:g}; {estimate.basis}.",
             would_decide=f"More replicates, until the interval leaves -{margin:g} out.",
         )
