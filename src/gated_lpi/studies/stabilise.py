@@ -93,6 +93,9 @@ MEASURES = {
 }
 
 
+COUNTED, GRAIN = ("hit_1", "hit_k"), "grain"  # measures that are counted in prompts, and one prompt of them
+
+
 class Fired(NamedTuple):
     """When routers stopped; NaN where it is not known or they did not.
 
@@ -163,6 +166,7 @@ def measured(run: Run, arm: str, target: float) -> dict[str, float]:
         "hit_1": 100 * float(hits_over(scores, last, 1)[-1]),
         "hit_k": 100 * float(hits_over(scores, last, K)[-1]),
         "logprob": float(scores[schema.TARGET_LOGPROB].transpose("checkpoint", "prompt").to_numpy()[-1, last].mean()),
+        GRAIN: 100 / max(1, int(last.sum())),
         "recovery": NAN if shift is None else measure(scores, shift, target).tokens,
     }
 
@@ -228,7 +232,7 @@ def _compared(
 def _without_cost(
     run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]], margin: float
 ) -> Iterator[Verdict]:
-    """Whether groups give up less than a margin of recall against "never": of HIT@10 and of HIT@1, which saturates late."""
+    """Whether groups give up less than a margin of recall against "never": of HIT@10 and of HIT@1."""
     for (one, other), (key, k) in itertools.product(_pairs(run, members, named), (("hit_k", K), ("hit_1", 1))):
         estimate = _difference(members, found, key, one, other)
         if named[other] != NEVER or not estimate.n:
@@ -248,7 +252,13 @@ def _without_cost(
 def _difference(members: Members, found: Mapping[str, dict[str, float]], key: str, one: str, other: str) -> Estimate:
     """A measure of one group less that of another, replicates paired by seed."""
     values = _finite(found, key)
-    return difference(*(members.by_seed(group, values) for group in (one, other)))
+    estimate = difference(*(members.by_seed(group, values) for group in (one, other)))
+    return estimate.grained(_grain(found)) if key in COUNTED else estimate
+
+
+def _grain(found: Mapping[str, dict[str, float]]) -> float:
+    """What one prompt is of HIT@k, percentage points."""
+    return next(iter(found.values()))[GRAIN]
 
 
 def _differences(run: Run, members: Members, named: Mapping[str, str], found: Mapping[str, dict[str, float]]) -> Table:
@@ -277,7 +287,11 @@ def _table(
                     how,
                     stopped.value,
                     what.name,
-                    *cells(over_replicates(values).within(what.least, what.most)),
+                    *cells(
+                        over_replicates(values)
+                        .grained(_grain(found) if key in COUNTED else 0.0)
+                        .within(what.least, what.most)
+                    ),
                     missed,
                 ]
             )
