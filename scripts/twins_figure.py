@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gated_lpi.results import open_run
-from gated_lpi.studies._replicates import over_replicates
+from gated_lpi.studies._intervals import over_replicates
 
 PLACE = Path(__file__).parent.parent / "docs" / "findings" / "twins.png"
 GROUPS = {"moe": "mixture of experts", "dense-active": "dense, same active", "dense-total": "dense, same total"}
