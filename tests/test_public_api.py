@@ -18,7 +18,7 @@ def test_all_is_sorted_and_every_name_resolves():
     assert gated_lpi.__all__ == sorted(gated_lpi.__all__, key=lambda name: (not name.isupper(), name))
     for name in gated_lpi.__all__:
         assert getattr(gated_lpi, name) is not None
-    assert dir(gated_lpi) == sorted(gated_lpi.__all__)
+    assert dir(gated_lpi) == sorted({*gated_lpi.__all__, *PUBLIC})
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gated_lpi.nothing
 
@@ -147,6 +147,19 @@ def test_nothing_public_is_used_from_a_private_module():
                     if part[0] == "_" and part != "__version__"
                 ]
                 assert not private, f"{file.name}: {module}: {private}"
+
+
+def test_every_package_is_found_on_the_package_as_docs_write_it():
+    """Each in a dict of modules that knows none of them yet: another import would have put it onto the package."""
+    code = (
+        "import sys, types, gated_lpi; assert 'torch' not in sys.modules\n"
+        f"for name in {sorted(PUBLIC)}:\n"
+        "    for known in [one for one in sys.modules if one.startswith('gated_lpi.')]: vars(gated_lpi).pop(known[10:], 0)\n"
+        "    assert isinstance(getattr(gated_lpi, name), types.ModuleType), name\n"
+        "assert callable(gated_lpi.published.write_files) and callable(gated_lpi.attribute)\n"
+        "assert not hasattr(gated_lpi, 'no_package')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_the_package_or_its_metrics_does_not_import_torch():
