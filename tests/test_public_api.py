@@ -154,7 +154,8 @@ def test_every_package_is_found_on_the_package_as_docs_write_it():
     code = (
         "import sys, types, gated_lpi; assert 'torch' not in sys.modules\n"
         f"for name in {sorted(PUBLIC)}:\n"
-        "    for known in [one for one in sys.modules if one.startswith('gated_lpi.')]: vars(gated_lpi).pop(known[10:], 0)\n"
+        "    for known in [one for one in sys.modules if one.startswith('gated_lpi.')]:\n"
+        "        vars(gated_lpi).pop(known[10:], 0)\n"
         "    assert isinstance(getattr(gated_lpi, name), types.ModuleType), name\n"
         "assert callable(gated_lpi.published.write_files) and callable(gated_lpi.attribute)\n"
         "assert not hasattr(gated_lpi, 'no_package')"

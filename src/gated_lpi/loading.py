@@ -256,7 +256,7 @@ def wrap_model(
         "experts_implementation": str(getattr(module.config, "_experts_implementation", None) or ""),
         "attention_implementation": str(getattr(module.config, "_attn_implementation", None) or ""),
         "transformers": transformers_version,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "tokenizer": "" if tokenizer is None else type(tokenizer).__name__,
     }
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})

@@ -25,6 +25,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi.datasets import as_expected
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import Encoded, FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
@@ -139,24 +140,17 @@ def _dataset(
     overall = {"routing_part": np.average(routing, axis=0, weights=weights)}
     overall["neurons_part"] = np.average(neurons, axis=0, weights=weights)
     sums = {key: [float(np.abs(values[layer == one]).sum()) for one in layers] for key, values in overall.items()}
-    return (
-        split.assign(
-            routing_by_layer=("layer_index", sums["routing_part"], {"units": "nats"}),
-            neurons_by_layer=("layer_index", sums["neurons_part"], {"units": "nats"}),
-            routing_share=((), share.estimate),
-            routing_share_low=((), share.low),
-            routing_share_high=((), share.high),
-            routing_share_by_layer=("layer_index", [float(one.estimate) for one in by_layer]),
-        )
-        .assign_coords(layer_index=layers)
-        .assign_attrs(
-            {
-                f"{side}_{key}": value
-                for side, one in (("before", first), ("after", last))
-                for key, value in one.attrs.items()
-            }
-        )
-    )
+    split = split.assign(
+        routing_by_layer=("layer_index", sums["routing_part"], {"units": "nats"}),
+        neurons_by_layer=("layer_index", sums["neurons_part"], {"units": "nats"}),
+        routing_share=((), share.estimate),
+        routing_share_low=((), share.low),
+        routing_share_high=((), share.high),
+        routing_share_by_layer=("layer_index", [float(one.estimate) for one in by_layer]),
+    ).assign_coords(layer_index=layers)
+    sides = (("before", first), ("after", last))
+    attributes = {f"{side}_{key}": value for side, one in sides for key, value in one.attrs.items()}
+    return as_expected(split.assign_attrs(attributes))
 
 
 def _relations(scores: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
