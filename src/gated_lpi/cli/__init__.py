@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -39,10 +39,11 @@ from gated_lpi.cli import (
     train,
     verify,
 )
-from gated_lpi.cli.console import err, guarded
+from gated_lpi.cli.console import err, guarded, out
 from gated_lpi.cli.first import show_first
 from gated_lpi.cli.verbosity import spoken, with_verbosity
 from gated_lpi.errors import GatedLPIError, OptionError
+from gated_lpi.version import __version__
 
 INTERRUPTED = "interrupted; nothing was changed: run the command again"
 
@@ -57,8 +58,14 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _alone(context: typer.Context) -> None:
+def _alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+) -> None:
     """Which neurons carry a language model's knowledge, and when in pre-training they came to carry it."""
+    if version:
+        out.print(f"gated-lpi {__version__}", markup=False)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         show_first(verb.NAME for verb in _VERBS)
 
