@@ -10,7 +10,7 @@ from gated_lpi.datasets import plain_text
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.facts import Answer, Encoded, FactSet, OnError, Vocabulary, encode_or_skip, separator_option
 from gated_lpi.facts.types import Templates, check_on_error
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting(), *, 
         ModelError: the model came without a tokenizer.
         FactsError: facts that cannot be used with its tokenizer, vocabulary or context, unless they are to be skipped;
             or none is left.
-        OptionError: another value of `answer`, or a BOS token is asked for that the tokenizer does not have.
+        OptionError: what is no `Model`, another value of `answer`, or a BOS token is asked for that the tokenizer does
+            not have.
     """
+    require_model(model)
     if model.tokenizer is None:
         raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
     if how.separator is not None:

@@ -37,7 +37,7 @@ from gated_lpi.interventions import (
     replayed,
     silenced,
 )
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.version import __version__
@@ -127,6 +127,7 @@ def ablate(
             it may be; or routing is to be frozen in a model without routed experts.
         FactsError, ModelError: as for `attribute`.
     """
+    require_model(model)
     _refuse(routing, controls, draws, k)
     rows, ranking = _rows(model, units, heads, scores, share, variable, kind, complement)
     encoded = encode_facts(model, facts, Prompting(templates, separator, on_error, bos), answer=answer).prompts

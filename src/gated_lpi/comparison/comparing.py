@@ -30,7 +30,7 @@ from gated_lpi.errors import OptionError
 from gated_lpi.facts import FactSet, OnError
 from gated_lpi.facts.types import Templates
 from gated_lpi.metrics import agreement_interval, overlap_chance
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import At, Explained, Foil, How, MethodOptions, Scoring, TrueEffect
 from gated_lpi.options.methods import to_flat
 from gated_lpi.prompting import Prompting, encode_facts
@@ -107,6 +107,7 @@ def compare(
         OptionError: a method that scores no units, or another option outside what it may be.
         FactsError, ModelError: as for `attribute`; or no relation has two facts; or all methods failed with one.
     """
+    require_model(model)
     chosen = asking.chosen_methods(methods, at)
     kinds = asking.refuse_kinds(units)
     shares = _refuse(foil, shares, control_draws, draws, k)

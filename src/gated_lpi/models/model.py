@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gated_lpi.errors import ModelError
+from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.models.blocks import Block, Writer
 from gated_lpi.models.families import Family, find_family
 from gated_lpi.models.layer_blocks import config_number, has_part, layer_blocks, norm_weight, part_of
@@ -58,6 +59,29 @@ class Reconstruction:
     def worst(self) -> float:
         """The greatest of the four errors."""
         return max(self.block, self.layer, self.residual, self.logits)
+
+
+def require_model(given: object) -> None:
+    """Refuse what is no `Model`, before anything is asked of it.
+
+    Raises:
+        OptionError: names what was given, and what makes a model of it.
+    """
+    if isinstance(given, Model):
+        return
+    if isinstance(given, str | PurePath):
+        raise OptionError(
+            f"{str(given)!r} was given as the model; expected a loaded one: give gated_lpi.load_model({str(given)!r})"
+        )
+    if isinstance(given, nn.Module):
+        raise OptionError(
+            f"a {type(given).__name__} was given as the model; expected one that is prepared: give "
+            "gated_lpi.wrap_model(model, tokenizer)"
+        )
+    raise OptionError(
+        f"a {type(given).__name__} was given as the model; expected what gated_lpi.load_model or wrap_model returns: "
+        "give one of these"
+    )
 
 
 @dataclass(frozen=True)

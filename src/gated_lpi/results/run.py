@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
+LEVELS = 3  # of folders within a run, from which the run is named
 SHOWN = 6  # differences between two runs that an error names
 
 
@@ -476,10 +477,18 @@ def open_run(path: str | Folder) -> Run:
     advice = "it was written by another version, or edited. Restore it, or run again into a new folder"
     content = read_file(folder / RUN_FILE, _Description, "a run's description", advice)
     if content is None:
-        raise NoRunError(
-            f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
-        )
+        raise NoRunError(f"{folder} holds no {RUN_FILE}; {_instead(folder)}")
     return Run(folder, content.experiment, dict(content.model_extra or {}))
+
+
+def _instead(folder: Folder) -> str:
+    """What to give in place of something that is no run: the run that it is within, or else a new one."""
+    for above in list(folder.parents)[:LEVELS]:
+        if read_text(above / RUN_FILE) is not None:
+            return f"it is within a run: give that run's folder, {above}"
+    if folder.exists():
+        return "give the folder of a run (`gated-lpi demo` makes one)"
+    return f"give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
 
 
 def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str, corpus_sha256: str | None = None) -> Run:

@@ -34,7 +34,7 @@ from gated_lpi.methods import attribute_asked
 from gated_lpi.methods.objective import questions
 from gated_lpi.methods.table import AnyMethod, method_for
 from gated_lpi.metrics.routing_split import routing_share
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import LPI, MethodOptions, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.unit_names import KINDS
@@ -83,6 +83,8 @@ def split_change(
             it may be.
         FactsError, ModelError: see `gated_lpi.attribute`.
     """
+    for model in (before, after):
+        require_model(model)
     chosen = method_for(method)
     _refuse(before, after, chosen, units, keep)
     scoring = Scoring(units=cast(Any, tuple(units)), keep=keep, batch_size=batch_size, memory=memory)
