@@ -348,7 +348,8 @@ class Run:
             rows: units of a slice, at most.
 
         Yields:
-            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores for each of `methods`, nats.
+            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores, nats, for each of `methods`
+                and of what is measured of a sample of units (true effects, NaN for the others).
 
         Raises:
             OptionError: no arm has this name, no checkpoint this step, or units have no scores.
