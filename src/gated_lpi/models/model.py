@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gated_lpi._common.entries import printable
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.models.blocks import Block, Writer
 from gated_lpi.models.families import Family, find_family
@@ -115,6 +116,23 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reconstruction: Reconstruction | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it is, where it is from, its sizes, and how well its units add up; a line each."""
+        source, commit = self.provenance.get("source"), str(self.provenance.get("commit") or "")[:8]
+        origin = (f" from {source}" if source else "") + (f" at {commit}" if commit else "")
+        sizes = {"units": self.units, "heads": self.heads, "experts": self.experts}
+        counts = ", ".join(f"{len(axis):,} {name}" for name, axis in sizes.items())
+        check = self.reconstruction
+        proof = "not checked" if check is None else f"reconstruction error {check.worst:.1g} of {check.tolerance:.1g}"
+        computed = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        lines = (
+            f"<Model {type(self.module).__name__} ({self.family.name}){origin}",
+            f"  {self.n_layers} layers, {counts}",
+            f"  {computed}, {self.coverage:.1%} of its parameters covered, {proof}",
+            *([f"  {len(self.notes)} in .notes"] if self.notes else []),
+        )
+        return printable("\n".join(lines)) + ">"
 
     @property
     def n_layers(self) -> int:
