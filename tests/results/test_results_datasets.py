@@ -17,6 +17,7 @@ from gated_lpi.ablation import redundancy
 from gated_lpi.datasets import Records, plain_attributes
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import FactSet
+from gated_lpi.metrics.meanings import labelled
 from gated_lpi.prompting import token_texts
 from gated_lpi.results import ResultStore, open_run
 from tiny_store import record, scores
@@ -239,6 +240,28 @@ def test_arms_that_have_other_checkpoints_keep_their_own(tmp_path):
     assert found.sel(arm="dense").values.tolist() == [False, True, False]
     assert found.sel(arm="moe").values.tolist() == [True, False, True]
     assert (whole["tokens"].sel(arm="dense").values == -1).tolist() == [False, True, False]
+
+
+def test_whoever_wants_steps_for_a_dimension_drops_their_index_first(run):
+    for one in (run.scores("moe"), run.to_dataset()):
+        swapped = one.drop_indexes("step").swap_dims(checkpoint="step")
+        xr.testing.assert_equal(
+            swapped.sel(step=STEPS[2]).drop_vars("step").load(), one.sel(step=STEPS[2]).drop_vars("step").load()
+        )
+        assert "checkpoint" not in swapped.dims
+
+
+def test_every_metric_says_what_it_is_and_in_which_unit(run):
+    whole = run.to_dataset()
+    said = {str(name): one.attrs for name, one in whole.data_vars.items()}
+    assert [name for name, attrs in said.items() if not {"long_name", "units"} <= attrs.keys()] == []
+    assert whole["positive_gain"].attrs["units"] == "nats"
+    assert whole["step"].attrs == {"long_name": "training step", "units": "steps"}
+    low = said["stability_chance_low"]["long_name"]
+    assert low == f"lower end of the interval of what chance gives of {said['stability']['long_name']}"
+    assert not run.summary("moe")["stability"].attrs  # what is kept is not changed by it
+    assert labelled(whole.assign_attrs(step_unit="epochs"))["consolidation_profile"].attrs["units"] == "epochs"
+    assert "step" in whole.xindexes
 
 
 def test_arms_with_nothing_are_named(tmp_path):

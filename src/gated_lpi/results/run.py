@@ -314,8 +314,8 @@ class Run:
         Returns:
             The variables of `summary` with `arm` and `by`, the method, in front, NaN where an arm has none.
                 `checkpoint` are the checkpoints of any arm in training order, with an index on `step`; `tokens` (arm,
-                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and
-                `missing`, the arms without results, with the reason.
+                checkpoint) is −1 where they are unknown. Variables have `long_name` and `units`. Attributes: `run`,
+                `experiment`, options of the metrics, and `missing`, the arms without results, with the reason.
 
         Raises:
             OptionError: no arm has a summary, and of one the options are why.
