@@ -14,6 +14,7 @@ from gated_lpi import open_scores
 from gated_lpi.cli import app
 from gated_lpi.errors import OptionError
 from gated_lpi.export import write_tables
+from gated_lpi.export.card import card, markdown
 from gated_lpi.results import Run
 from gated_lpi.results.frames import METRIC_COLUMNS, UNIT_COLUMNS
 
@@ -125,6 +126,17 @@ def test_a_card_says_what_was_found_and_markup_of_others_is_text(run, exported):
     assert "&lt;script&gt;" in page
     assert f"| {row['value']:.3f} |" in page
     assert content["facts"]["sha256"] == "ab" * 32
+
+
+def test_steps_of_a_card_are_whole(run, monkeypatch):
+    measured = Run.summary
+    settled = {"consolidation_stability": ("kind", [0.0, 168.0]), "consolidation_profile": ("kind", [np.nan, 1200.0])}
+    monkeypatch.setattr(Run, "summary", lambda *asked, **how: measured(*asked, **how).assign(settled))
+    content = card(run)
+    steps = [row for row in content["arms"][0]["metrics"] if row["metric"].startswith("consolidation")][:4]
+    assert [row["value"] for row in steps] == [0, None, 168, 1200]
+    cells = [line.split(" | ")[4] for line in markdown(content).splitlines() if "step from which" in line][:4]
+    assert cells == ["0", "none", "168", "1,200"]
 
 
 @pytest.mark.parametrize(
