@@ -121,8 +121,8 @@ class Model:
         """What it is, where it is from, its sizes, and how well its units add up; a line each."""
         source, commit = self.provenance.get("source"), str(self.provenance.get("commit") or "")[:8]
         origin = (f" from {source}" if source else "") + (f" at {commit}" if commit else "")
-        sizes = {"units": self.units, "heads": self.heads, "experts": self.experts}
-        counts = ", ".join(f"{len(axis):,} {name}" for name, axis in sizes.items())
+        sizes = {"units": len(self.units), "heads": len(self.heads), "experts": len(self.experts)}
+        counts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
         check = self.reconstruction
         proof = "not checked" if check is None else f"reconstruction error {check.worst:.1g} of {check.tolerance:.1g}"
         computed = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"

@@ -484,7 +484,9 @@ def open_run(path: str | Folder) -> Run:
 
 def _instead(folder: Folder) -> str:
     """What to give in place of something that is no run: the run that it is within, or else a new one."""
-    for above in list(folder.parents)[:LEVELS]:
+    above = folder
+    for _ in range(LEVELS):
+        above = above.parent
         if read_text(above / RUN_FILE) is not None:
             return f"it is within a run: give that run's folder, {above}"
     if folder.exists():
