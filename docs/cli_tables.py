@@ -1,6 +1,6 @@
 """The reference of the command line, from the commands themselves: usage, what they do, every argument and option."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_args
@@ -11,18 +11,24 @@ from gated_lpi.cli import app
 
 
 def command_line() -> Iterable[str]:
-    """A heading, the usage and a table for each command."""
+    """A heading, the usage and a table for the program itself and for each command."""
     group: Any = typer.main.get_command(app)
+    yield from ("## `gated-lpi`", "", cleandoc(group.help or ""), "")
+    yield from _table(group.params)
     for name, command in group.commands.items():
         shown = [one for one in command.params if not one.hidden]
         places = [_name(one) if one.required else f"[{_name(one)}]" for one in shown if _is_argument(one)]
         usage = " ".join(["gated-lpi", name, *places, "[OPTIONS]"])
         yield from (f"## `gated-lpi {name}`", "", "```bash", usage, "```", "", cleandoc(command.help or ""), "")
-        if shown:
-            yield "| argument or option | takes | default | what it is |"
-            yield "|---|---|---|---|"
-            yield from (_row(one) for one in shown)
-            yield ""
+        yield from _table(shown)
+
+
+def _table(shown: Sequence[Any]) -> Iterable[str]:
+    if shown:
+        yield "| argument or option | takes | default | what it is |"
+        yield "|---|---|---|---|"
+        yield from (_row(one) for one in shown)
+        yield ""
 
 
 def _is_argument(parameter: Any) -> bool:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import gated_lpi
 from gated_lpi import errors
@@ -18,7 +19,7 @@ def test_all_is_sorted_and_every_name_resolves():
     assert gated_lpi.__all__ == sorted(gated_lpi.__all__, key=lambda name: (not name.isupper(), name))
     for name in gated_lpi.__all__:
         assert getattr(gated_lpi, name) is not None
-    assert dir(gated_lpi) == sorted(gated_lpi.__all__)
+    assert dir(gated_lpi) == sorted({*gated_lpi.__all__, *PUBLIC})
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = gated_lpi.nothing
 
@@ -147,6 +148,45 @@ def test_nothing_public_is_used_from_a_private_module():
                     if part[0] == "_" and part != "__version__"
                 ]
                 assert not private, f"{file.name}: {module}: {private}"
+
+
+def test_whatever_takes_a_model_refuses_what_is_none(tmp_path):
+    facts = gated_lpi.load_facts([("The sky is", "blue")])
+    takes = {
+        "attribute": lambda model: gated_lpi.attribute(model, facts),
+        "ablate": lambda model: gated_lpi.ablate(model, facts, units=[0]),
+        "compare": lambda model: gated_lpi.compare(model, facts),
+        "split_change": lambda model: gated_lpi.split_change(model, model, facts),
+        "verify": gated_lpi.verify,
+        "write_files": lambda model: gated_lpi.published.write_files(model, "The sky is", tmp_path / "new"),
+        "redundancy": lambda model: gated_lpi.ablation.redundancy(model, facts, experts=[0]),
+        "rank_experts": lambda model: gated_lpi.pruning.rank_experts(model, "random"),
+        "examine": gated_lpi.checkup.examine,
+    }
+    given = {
+        "gpt2": r"'gpt2' was given as the model; .*load_model\('gpt2'\)",
+        torch.nn.Linear(1, 1): r"a Linear was given as the model; .*wrap_model\(model, tokenizer\)",
+        None: "a NoneType was given as the model; ",
+    }
+    for ask in takes.values():
+        for model, said in given.items():
+            with pytest.raises(errors.OptionError, match=said):
+                ask(model)
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_package_is_found_on_the_package_as_docs_write_it():
+    """Each in a dict of modules that knows none of them yet: another import would have put it onto the package."""
+    code = (
+        "import sys, types, gated_lpi; assert 'torch' not in sys.modules\n"
+        f"for name in {sorted(PUBLIC)}:\n"
+        "    for known in [one for one in sys.modules if one.startswith('gated_lpi.')]:\n"
+        "        vars(gated_lpi).pop(known[10:], 0)\n"
+        "    assert isinstance(getattr(gated_lpi, name), types.ModuleType), name\n"
+        "assert callable(gated_lpi.published.write_files) and callable(gated_lpi.attribute)\n"
+        "assert not hasattr(gated_lpi, 'no_package')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_the_package_or_its_metrics_does_not_import_torch():

@@ -6,7 +6,8 @@
     scores = gated_lpi.attribute(model, facts)      # an xarray.Dataset
     run = gated_lpi.open_run("demo-run")            # what `gated-lpi demo` wrote
 
-Names are imported when they are first used, so that `import gated_lpi` is quick.
+Names and packages, such as `gated_lpi.published`, are imported when they are first used, so that `import gated_lpi` is
+quick.
 """
 
 from importlib import import_module
@@ -107,6 +108,44 @@ _HOMES = {
     "wrap_model": "loading",
 }
 
+_MODULES = (
+    "ablation",
+    "checkpoints",
+    "checkup",
+    "claims",
+    "cli",
+    "comparison",
+    "datasets",
+    "diagnosis",
+    "errors",
+    "experiments",
+    "explore",
+    "export",
+    "facts",
+    "importing",
+    "interventions",
+    "live",
+    "loading",
+    "methods",
+    "metrics",
+    "models",
+    "options",
+    "prompting",
+    "pruning",
+    "published",
+    "report",
+    "results",
+    "routing",
+    "runs",
+    "score_schema",
+    "studies",
+    "trace",
+    "training",
+    "unit_names",
+    "version",
+)
+"""What users may import besides the names of `__all__`."""
+
 __all__ = [
     "LPI",
     "Certified",
@@ -159,10 +198,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*__all__, *_MODULES})

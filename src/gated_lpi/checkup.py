@@ -12,7 +12,7 @@ import numpy as np
 from gated_lpi.facts import EncodedPrompt, Prompt
 from gated_lpi.loading import probe_prompts
 from gated_lpi.methods import attribute_encoded
-from gated_lpi.models import FAMILIES, Model, Reconstruction, adds_bos, row_as_toml
+from gated_lpi.models import FAMILIES, Model, Reconstruction, adds_bos, require_model, row_as_toml
 from gated_lpi.options import Scoring
 from gated_lpi.trace import trace
 
@@ -85,8 +85,10 @@ def examine(model: Model, prompts: int = 1000) -> Checkup:
         prompts: for how many prompts the cost is estimated.
 
     Raises:
+        OptionError: `model` is none.
         ModelError: a block's scores are not finite.
     """
+    require_model(model)
     units: dict[str, int] = {}
     for block in model.blocks:
         for writer in block.writers:

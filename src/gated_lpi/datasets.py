@@ -3,6 +3,7 @@
 1. Attributes are what netCDF keeps: numbers, texts, lists of either, and `Records`. What is not set is not there, so
    that `attrs.get("foil")` says None where `attrs["foil"]` raises.
 2. Texts are `str` in arrays of objects; zarr's own strings (NumPy's StringDType) are taken to these as they are read.
+   What netCDF cannot keep in a text, as tokens may hold it, stands as something that it can: `plain_text`.
 3. `step` has an index where checkpoints are a dimension, so `sel(step=1000)` and `sel(step=slice(0, 1000))` work; and
    whatever lines up arrays lines them up by training step.
 4. `open_scores` gives back a file of scores so, whoever wrote it.
@@ -12,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from gated_lpi._common.entries import writable
 from gated_lpi.errors import OptionError
 
 UNIT_COORDS = ("layer", "block", "expert", "shared", "head", "neuron")
@@ -34,6 +36,8 @@ RECORDS = ("checkpoints", "quarantined")
 """Attributes that are `Records`."""
 
 _VLEN_TEXT = np.dtype("O", metadata={"vlen": str})  # how h5py is told that objects are texts
+
+NUL, SHOWN_NUL = "\0", "␀"
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
@@ -70,7 +74,20 @@ def _plain(value: Any) -> Any:
         if value and all(isinstance(item, Mapping) for item in value):
             return Records(value)
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, str) else value  # torch's version is a class of its own, which h5py refuses
+    return plain_text(value) if isinstance(value, str) else value
+
+
+def plain_text(text: str) -> str:
+    """A text that every store keeps, as plain `str` (torch's version is a class of its own, which h5py refuses).
+
+    NUL, which is a token of many tokenizers, is shown as ␀, and halves of surrogate pairs are spelt out.
+    """
+    return writable(text).replace(NUL, SHOWN_NUL)
+
+
+def texts(values: Iterable[str]) -> NDArray[np.object_]:
+    """Texts that every store keeps at any length, as an array of objects."""
+    return np.array([plain_text(value) for value in values], dtype=object)
 
 
 def as_expected(dataset: xr.Dataset) -> xr.Dataset:
@@ -83,10 +100,10 @@ def as_expected(dataset: xr.Dataset) -> xr.Dataset:
     Returns:
         The same values under the same names.
     """
-    texts = {name: _as_text(variable) for name, variable in dataset.variables.items() if variable.dtype.kind == "T"}
-    of_dims = {name: variable for name, variable in texts.items() if name in dataset.dims}
-    found = dataset.drop_indexes([name for name in of_dims if name in dataset.xindexes]).assign(texts)
-    found = found.set_coords([name for name in texts if name in dataset.coords])
+    as_texts = {name: _as_text(variable) for name, variable in dataset.variables.items() if variable.dtype.kind == "T"}
+    of_dims = {name: variable for name, variable in as_texts.items() if name in dataset.dims}
+    found = dataset.drop_indexes([name for name in of_dims if name in dataset.xindexes]).assign(as_texts)
+    found = found.set_coords([name for name in as_texts if name in dataset.coords])
     for name in of_dims:
         found = found.set_xindex([name])
     for name, dim in STEPS.items():
@@ -198,4 +215,5 @@ class _Texts(BackendArray):
         return found
 
     def _read(self, key: Sequence[Any]) -> NDArray[np.object_]:
-        return np.asarray(self.variable[tuple(key)].to_numpy().astype(object))
+        found = np.asarray(self.variable[tuple(key)].to_numpy().astype(object))
+        return np.array([plain_text(text) for text in found.ravel()], dtype=object).reshape(found.shape)

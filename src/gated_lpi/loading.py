@@ -16,7 +16,7 @@ from transformers import __version__ as transformers_version
 
 from gated_lpi._common.weight_files import holds_tokenizer
 from gated_lpi.checkpoints import Checkpoint, Hub, fetch, fetch_tokenizer
-from gated_lpi.errors import GatedLPIError, ModelError, OptionError, ReconstructionError
+from gated_lpi.errors import CheckpointError, GatedLPIError, ModelError, OptionError, ReconstructionError
 from gated_lpi.interventions import undisturbed
 from gated_lpi.models import (
     Family,
@@ -27,6 +27,7 @@ from gated_lpi.models import (
     load_weights,
     propose,
     refuse_packed,
+    require_model,
     row_as_toml,
     with_fused_experts,
 )
@@ -192,7 +193,10 @@ def _at_hand(source: str, revision: str | None, gguf: str | None, remote_code: b
     name = str(source)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no folder {name!r}; give a folder saved by transformers or a hub repository name")
-    commit = hub.commit(name, revision or "main")
+    try:
+        commit = hub.commit(name, revision or "main")
+    except CheckpointError as error:
+        raise type(error)(f"no folder {name!r} is here, so it was asked for as a repository: {error}") from error
     if gguf is not None:
         return hub.download(name, commit, gguf).parent, commit
     checkpoint = Checkpoint(None, revision or "main", 0, None, "", commit, name, revision or "main")
@@ -256,7 +260,7 @@ def wrap_model(
         "experts_implementation": str(getattr(module.config, "_experts_implementation", None) or ""),
         "attention_implementation": str(getattr(module.config, "_attn_implementation", None) or ""),
         "transformers": transformers_version,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "tokenizer": "" if tokenizer is None else type(tokenizer).__name__,
     }
     model = replace(model, provenance={**model.provenance, **details, **(provenance or {})})
@@ -402,7 +406,9 @@ def verify(
 
     Raises:
         ReconstructionError: an error is above the tolerance; names the block.
+        OptionError: what is to be checked is no `Model`.
     """
+    require_model(model)
     prompts = probe_prompts(model) if prompts is None else prompts
     tolerance = default_tolerance(model) if tolerance is None else tolerance
     traced = trace(model, prompts)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from gated_lpi.datasets import plain_text
 from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.facts import Answer, Encoded, FactSet, OnError, Vocabulary, encode_or_skip, separator_option
 from gated_lpi.facts.types import Templates, check_on_error
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting(), *, 
         ModelError: the model came without a tokenizer.
         FactsError: facts that cannot be used with its tokenizer, vocabulary or context, unless they are to be skipped;
             or none is left.
-        OptionError: another value of `answer`, or a BOS token is asked for that the tokenizer does not have.
+        OptionError: what is no `Model`, another value of `answer`, or a BOS token is asked for that the tokenizer does
+            not have.
     """
+    require_model(model)
     if model.tokenizer is None:
         raise ModelError("the model came without a tokenizer, which prompts need; pass one to wrap_model")
     if how.separator is not None:
@@ -73,11 +76,13 @@ def encode_facts(model: Model, facts: FactSet, how: Prompting = Prompting(), *, 
 
 
 def token_texts(model: Model, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Tokens as texts; those that are no text, such as rows of the unembedding beyond the vocabulary, by number.
+    """Tokens as texts that every store keeps (`gated_lpi.datasets.plain_text`: NUL is ␀).
+
+    Those that are no text, such as rows of the unembedding beyond the vocabulary, are given by number.
 
     Raises:
         ModelError: the model came without a tokenizer.
     """
     if model.tokenizer is None:
         raise ModelError("the model came without a tokenizer, which texts of tokens need; pass one to wrap_model")
-    return tuple(model.tokenizer.decode([token]) or f"[token {token}]" for token in tokens)
+    return tuple(plain_text(model.tokenizer.decode([token])) or f"[token {token}]" for token in tokens)

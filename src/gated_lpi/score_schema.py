@@ -170,6 +170,9 @@ SCHEMA = {
 OF_UNITS = (LPI, GRAD_X_ACT, INTEGRATED_GRADIENTS, DIRECT_EFFECT)
 """Methods that score every unit, so that metrics can be made of their scores."""
 
+SAMPLED = (TRUE_EFFECT, contrast_of(TRUE_EFFECT), TRUE_EFFECT_MARGIN)
+"""Scores of a sample of the units, NaN for the others: tables have them, but they rank no units."""
+
 
 def _of_runs() -> dict[str, Variable]:
     found = _of_known_facts()

@@ -1,12 +1,14 @@
 """Series from a loopback hub: what is in them, what is left out and why, without a network and with a bad one."""
 
 import shutil
+import socket
 import time
 
 import pytest
 
 from gated_lpi.checkpoints import list_series
 from gated_lpi.errors import CheckpointError
+from gated_lpi.loading import load_model
 from hub_server import LISTINGS, HubServer, recorded
 
 B = 10**9
@@ -300,6 +302,23 @@ def test_patience_ends(hub_of, options, words, requests):
         with pytest.raises(CheckpointError, match=words):
             list_series("a/b", hub=hub_of(server, attempts=3))
         assert len(server.requests) == requests
+
+
+def test_a_hub_whose_name_is_unknown_is_not_asked_for_long(monkeypatch, hub_of):
+    asked = []
+
+    def unknown(*_, **__):
+        asked.append(1)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with HubServer({}) as server:
+        hub = hub_of(server, attempts=6)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(CheckpointError, match=r"asked 2 times; .*Name or service not known"):
+        list_series("a/b", hub=hub)
+    with pytest.raises(CheckpointError, match=r"^no folder 'nomodel' is here, so .* as a repository: .*asked 2 times"):
+        load_model("nomodel", hub=hub)
+    assert len(asked) == 4
 
 
 def test_a_hub_that_is_not_there(hub_of):

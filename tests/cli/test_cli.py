@@ -10,6 +10,7 @@ import xarray as xr
 
 from command_line import run
 from gated_lpi.cli import app
+from gated_lpi.version import __version__
 from tiny_text import save_checkpoint, save_facts, tiny_tokenizer
 from tiny_types import tiny_of_type
 
@@ -40,6 +41,11 @@ def test_every_verb_has_help_with_an_example(monkeypatch, capsys, verb):
     assert code == 0
     assert f"gated-lpi {verb}" in flat(out)
     assert "Example:" in out
+
+
+@pytest.mark.parametrize("asked", ["--version", "-V"])
+def test_the_version_is_printed(monkeypatch, capsys, asked):
+    assert run(monkeypatch, capsys, asked) == (0, f"gated-lpi {__version__}\n", "")
 
 
 def test_no_arguments_show_the_verbs(monkeypatch, capsys):

@@ -14,6 +14,7 @@ from gated_lpi import open_scores
 from gated_lpi.cli import app
 from gated_lpi.errors import OptionError
 from gated_lpi.export import write_tables
+from gated_lpi.export.card import card, markdown
 from gated_lpi.results import Run
 from gated_lpi.results.frames import METRIC_COLUMNS, UNIT_COLUMNS
 
@@ -41,7 +42,7 @@ def test_tables_hold_every_score_and_metric(run, exported, form, read):
     assert list(files) == [f"moe.units.{form}", f"dense.units.{form}", f"metrics.{form}"]
     scores = run.scores("moe").load()
     units = read(files[f"moe.units.{form}"])
-    assert list(units.columns) == [*UNIT_COLUMNS, "lpi", "grad_x_act"]
+    assert list(units.columns) == [*UNIT_COLUMNS, "lpi", "grad_x_act", "true_effect"]
     assert len(units) == scores.sizes["checkpoint"] * scores.sizes["unit"]
     for name in ("lpi", "grad_x_act"):
         assert np.allclose(units[name], scores[f"{name}_mean"].values.ravel(), rtol=1e-6)
@@ -71,6 +72,20 @@ def test_units_are_read_a_slice_at_a_time(run):
     assert sizes == [*[7] * (units // 7), *([units % 7] if units % 7 else [])] * len(STEPS)
     whole = pd.concat(run.unit_frames("moe", rows=7), ignore_index=True)
     assert whole.equals(pd.concat(run.unit_frames("moe"), ignore_index=True))
+
+
+def test_units_have_every_score_that_the_run_has_of_them(run, exported):
+    scores = run.scores("moe")
+    of_units = {str(name) for name, one in scores.data_vars.items() if "unit" in one.dims and "relation" in one.dims}
+    assert "true_effect" in of_units
+    table = pd.read_csv(exported("csv", "--arm", "moe", "--steps", str(STEPS[1]))["moe.units.csv"])
+    assert of_units <= set(table.columns)
+    weights = scores["n_prompts"].to_numpy() / scores["n_prompts"].sum().item()
+    for name in of_units:
+        by_hand = weights @ scores[name].sel(step=STEPS[1]).to_numpy().astype(np.float64)
+        assert np.allclose(table[name], by_hand, rtol=1e-5, equal_nan=True), name
+    assert table["true_effect"].isna().any()
+    assert table["true_effect"].notna().any()
 
 
 def test_arms_and_steps_can_be_chosen(run, exported):
@@ -111,6 +126,17 @@ def test_a_card_says_what_was_found_and_markup_of_others_is_text(run, exported):
     assert "&lt;script&gt;" in page
     assert f"| {row['value']:.3f} |" in page
     assert content["facts"]["sha256"] == "ab" * 32
+
+
+def test_steps_of_a_card_are_whole(run, monkeypatch):
+    measured = Run.summary
+    settled = {"consolidation_stability": ("kind", [0.0, 168.0]), "consolidation_profile": ("kind", [np.nan, 1200.0])}
+    monkeypatch.setattr(Run, "summary", lambda *asked, **how: measured(*asked, **how).assign(settled))
+    content = card(run)
+    steps = [row for row in content["arms"][0]["metrics"] if row["metric"].startswith("consolidation")][:4]
+    assert [row["value"] for row in steps] == [0, None, 168, 1200]
+    cells = [line.split(" | ")[4] for line in markdown(content).splitlines() if "step from which" in line][:4]
+    assert cells == ["0", "none", "168", "1,200"]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,17 @@ def test_every_method_has_its_rows_with_interval_and_chance(shown):
     assert next(row[2:] for row in found if row[1] == "rho_avg")[1:] == ["", ""]  # it has neither
 
 
+def test_what_chance_gives_has_no_interval_where_that_is_one_value(shown, monkeypatch):
+    single = replace(TWICE, metrics=TWICE.metrics.model_copy(update={"fraction": 1e-6}))  # top sets of one unit
+    monkeypatch.setattr("gated_lpi.results.open_run", lambda _: single)
+    summary = single.summary("moe").sel(kind="ffn")
+    assert summary["stability_chance_low"] == summary["stability_chance_high"] < summary["stability_chance"]
+    row = next(row for row in rows(shown()) if row[1] == "J_stab")
+    assert row[4] == f"{float(summary['stability_chance']):.3f}"
+    share = next(row for row in rows(shown()) if row[1] == "top share")
+    assert share[4].endswith("]")
+
+
 def test_what_measures_say_is_said(shown):
     printed = shown()
     for title in {row[1] for row in rows(printed)} - {"measure"}:

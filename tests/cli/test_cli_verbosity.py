@@ -77,6 +77,51 @@ def test_every_error_ends_with_what_to_do_next(kind, said, monkeypatch):
         assert verb in COMMANDS
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem", "advice"),
+    [
+        (["nosuch"], "No such command 'nosuch'.", "gated-lpi --help"),
+        (["--nosuch"], "No such option: --nosuch", "gated-lpi --help"),
+        (["report"], "Missing argument 'run'.", "gated-lpi report --help"),
+        (["report", "x", "--outt"], "No such option: --outt", "gated-lpi report --help"),
+        (
+            ["report", "x", "--format", "docx"],
+            "'--format': 'docx' is not one of 'html', 'md'",
+            "gated-lpi report --help",
+        ),
+        (["explore", "x", "--port", "a"], "'--port': expected a whole number (given: 'a')", "gated-lpi explore --help"),
+        (
+            ["explore", "x", "--port", "99999"],
+            "less than or equal to 65535 (given: '99999')",
+            "gated-lpi explore --help",
+        ),
+        (
+            ["run", "--preset", "demo", "--engine", "z"],
+            "expected 'local' or 'ray' (given: 'z')",
+            "gated-lpi run --help",
+        ),
+    ],
+)
+def test_a_wrong_command_is_an_error_like_any_other(said, arguments, problem, advice):
+    code, out, text = said(*arguments)
+    assert (code, out) == (2, "")
+    error, what_next = text.splitlines()
+    assert error.startswith("error: ")
+    assert problem in error
+    assert not re.search("Input should be|Value error", error)
+    assert what_next == f"next: {advice} lists what may be given, with an example"
+
+
+def test_a_place_within_a_run_leads_to_the_run(run, said, tmp_path):
+    for place in ("run.json", "results", "results/moe.zarr"):
+        code, _, text = said("metrics", f"{run}/{place}")
+        assert code == 1
+        assert f"it is within a run: give that run's folder, {run}\n" in text
+        assert "--out" not in text
+    assert f"gated-lpi demo --out {tmp_path / 'new'}" in said("metrics", str(tmp_path / "new"))[2]
+    assert "--out" not in said("metrics", str(tmp_path))[2]  # a folder of something else
+
+
 def test_alone_it_says_what_to_do_first(said):
     code, out, _ = said()
     assert code == 0

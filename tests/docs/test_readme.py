@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ ROOT = Path(__file__).parents[2]
 CODE, OUTPUT = re.search(
     r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
 ).groups()
+
+
+def test_every_extra_that_users_install_is_in_the_page_on_installing():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name not in ("test", "dev")}
+    assert listed.keys() == extras.keys()
+    for name, needs in extras.items():
+        assert listed[name] == ", ".join(re.match(r"[\w-]+", need)[0] for need in needs)
 
 
 def test_its_lines_run(monkeypatch, capsys):

@@ -24,6 +24,7 @@ from gated_lpi.explore.app import VIEWS
 from gated_lpi.explore.view import Params
 from gated_lpi.metrics import jaccard, top_set
 from gated_lpi.report.chart import COLOURS
+from gated_lpi.report.tables import show
 
 ADDRESSES = (
     "/",
@@ -222,6 +223,20 @@ def test_units_are_those_of_the_run_sorted_and_filtered(workspace, client):
     best = inside[np.argsort(-relation[inside], kind="stable")]
     assert [row["unit"] for row in rows] == [units.short(int(unit)) for unit in best]
     assert {row["in the top set"] for row in rows} == {"yes"}
+
+
+def test_true_effects_are_a_column_of_units_and_rank_none(workspace, client):
+    table = pd.read_csv(io.BytesIO(client.get("/export/units/units.csv?arm=moe&sort=true_effect").content))
+    effect = workspace.run.scores("moe")["true_effect"].to_numpy()[3]
+    assert table["true_effect"].notna().sum() == np.isfinite(effect[0]).sum()
+    assert table["true_effect"].dropna().is_monotonic_decreasing
+    assert np.allclose(np.sort(table["true_effect"].dropna()), np.sort(effect.mean(axis=0)[np.isfinite(effect[0])]))
+    asked = {"arm": "moe", "relation": RELATIONS[1], "sort": "true_effect"}
+    rows = rows_of(client.get("/units", params=asked).text, "units")
+    assert rows[0]["true effect, nats"] == show(float(np.nanmax(effect[1])), "number")
+    refused = client.get("/units?arm=moe&method=true_effect")
+    assert refused.status_code == 400
+    assert "sort=true_effect" in Page(refused.text).text
 
 
 def test_a_search_leads_to_the_unit_or_says_what_is_wrong(client):

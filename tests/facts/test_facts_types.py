@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gated_lpi.errors import FactsError, OptionError
-from gated_lpi.facts import FactSet, Prompt, Relation, Sample, join
+from gated_lpi.facts import FactSet, Prompt, Relation, Sample, join, load_facts
 
 CAPITALS = Relation(
     name="capital",
@@ -143,3 +143,18 @@ def test_an_unknown_choice_of_templates_names_the_known_ones() -> None:
 def test_what_cannot_make_prompts_is_refused(build, message: str) -> None:
     with pytest.raises(FactsError, match=message):
         build()
+
+
+def test_facts_show_themselves_in_a_line():
+    facts = load_facts("builtin")
+    shown = repr(facts)
+    assert len(shown) < 300
+    assert "\n" not in shown
+    assert f"{len(facts):,} facts in {len(facts.relations)} relations" in shown
+    assert all(repr(relation.name) in shown for relation in facts.relations[:5])
+    first = facts.relations[0]
+    templates = len(first.prompt_templates)
+    assert repr(first) == f"<Relation {first.name!r}: {len(first.samples)} facts, {templates} templates>"
+    hostile = dataclasses.replace(first, name="\x1b[31m" + 9000 * "x")
+    assert len(repr(FactSet((hostile,), source="s"))) < 300
+    assert "\x1b" not in repr(hostile)

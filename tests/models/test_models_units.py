@@ -1,5 +1,6 @@
 """The axis of units: where a unit is, and which units a writer has, agree with coordinates and value vectors."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from gated_lpi.errors import OptionError
 from gated_lpi.models import Model
 from tiny_models import CASES, tiny_model, tiny_module
+from tiny_text import speaking_model
 
 NAMES = [str(case) for case in CASES]
 KINDS = {"attention": ("attention",), "ffn": ("dense", "routed", "shared")}
@@ -154,3 +156,16 @@ def test_short_names_mean_the_unit_that_they_name(case):
     units = model_of(case).units
     for unit in {0, len(units) // 3, len(units) // 2, len(units) - 1}:
         assert units.find(units.short(unit)).tolist() == [unit]
+
+
+def test_a_model_shows_itself_in_a_few_lines():
+    model = speaking_model("Qwen3-MoE")
+    shown = repr(model)
+    assert len(shown) < 400
+    assert len(shown.splitlines()) == 3
+    assert f"<Model Qwen3MoeForCausalLM (Qwen3-MoE)\n  {model.n_layers} layers, {len(model.units):,} units" in shown
+    assert "float32 on cpu, 100.0% of its parameters covered, reconstruction error" in shown
+    origin = {"source": "a/\x1bb", "commit": "c" * 40}
+    told = repr(replace(model, provenance=origin, notes=("one",), reconstruction=None))
+    assert " from a/\\x1bb at cccccccc\n" in told
+    assert told.endswith("not checked\n  1 in .notes>")

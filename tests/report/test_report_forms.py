@@ -27,8 +27,8 @@ from gated_lpi.report import ReportFiles, build_report, load_results
 from gated_lpi.report.build import _still_there
 from gated_lpi.report.content import Content
 from gated_lpi.report.explorer_links import ADDRESS, explorer_at, unit_link
-from gated_lpi.report.html import Html, data_table, folded, items, join, tag
-from gated_lpi.report.markdown import markdown
+from gated_lpi.report.html import Html, data_table, folded, items, join, section, tag
+from gated_lpi.report.markdown import anchor_of, markdown
 from gated_lpi.report.sections import _diagnosis
 from gated_lpi.report.tables import Column, Table, visible
 from gated_lpi.results import Run
@@ -269,7 +269,10 @@ def test_the_markdown_has_what_the_page_has(files: ReportFiles, html: str) -> No
     assert sources[0] == "figures/contrast.png"
     assert all(re.fullmatch(r"figures/[a-z_]+\.png", source) for source in sources)
     assert all(alt.strip() for alt in shown.values("img", "alt"))
-    assert {urlsplit(link).scheme for link in shown.values("a", "href")} == {"https"}
+    addresses = shown.values("a", "href")
+    assert {urlsplit(link).scheme for link in addresses if not link.startswith("#")} == {"https"}
+    headings = {anchor_of(line.removeprefix("## ")) for line in text.splitlines() if line.startswith("## ")}
+    assert {"#what-was-run", "#recall-and-the-logit-lens"} <= {link for link in addresses if link[0] == "#"} <= headings
     assert printable(RELATIONS[0]) in shown.text
 
 
@@ -286,6 +289,14 @@ def test_a_name_is_a_text_wherever_it_stands_in_markdown(name: str) -> None:
     assert set(counts) <= set(allowed)
     words = " ".join(printable(name).split())
     assert " ".join(shown.text.split()).count(words) >= 6
+
+
+def test_links_within_the_page_lead_to_its_headings_in_markdown() -> None:
+    page = join(
+        tag("p", tag("a", "which", href="#a"), tag("a", "none", href="#b")), section("a", "Drop & Co.'s, again")
+    )
+    shown = rendered(markdown(page, "figures"))
+    assert shown.values("a", "href") == ["#drop--cos-again"]
 
 
 def test_only_addresses_of_the_web_become_links_in_markdown() -> None:

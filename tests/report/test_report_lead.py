@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gated_lpi.claims.words import interval, leading
+from gated_lpi.claims.words import MINUS, finding_sentence, interval, leading, written
 from gated_lpi.report import all_charts, load_results, plotly_figure
 from gated_lpi.report.against_chance import against_chance
 from gated_lpi.report.arms import Results
+from gated_lpi.report.by_method import verdict
 from gated_lpi.report.chart import ArmStyle, Axis, Bars, Chart, Heat, Line, Panel, group_styles
 from gated_lpi.report.chart_words import described
 from gated_lpi.report.contrast import _drawn, contrast, strongest
-from gated_lpi.report.lead import one_sentence, recalled
+from gated_lpi.report.estimates import Estimate
+from gated_lpi.report.lead import by_method, one_sentence, recalled
 from gated_lpi.report.shared_axes import alike
+from gated_lpi.report.tables import show
 from synthetic_run import DENSE, MOE, STEPS, ArmPlan, SyntheticRun
 
 MEASURED = ("stability", "gain_top_set")
@@ -49,6 +52,60 @@ def test_a_claim_s_sentence_has_the_effect_against_each_dense_group(results: Res
         assert interval(one, one.greatest(), size=True) in said
     assert said.endswith(".")
     assert said.count(". ") == 0  # one sentence
+
+
+def untold(results: Results, low: float, high: float) -> Results:
+    """The results with every difference between these ends, and none that survives Holm's correction for 7."""
+    judged = []
+    for one in results.judged:
+        findings = []
+        for finding in one.findings:
+            compared = [
+                replace(
+                    of,
+                    contrast=of.contrast._replace(
+                        low=np.full_like(of.contrast.low, low), high=np.full_like(of.contrast.high, high)
+                    ),
+                    adjusted=0.2,
+                    family=7,
+                )
+                for of in finding.comparisons
+            ]
+            findings.append(replace(finding, comparisons=tuple(compared)))
+        judged.append(replace(one, findings=tuple(findings)))
+    return replace(results, judged=tuple(judged))
+
+
+def test_a_band_without_0_that_decides_nothing_is_said_to_be_corrected(results: Results) -> None:
+    why = ", whose band leaves 0 out only before Holm's correction for 7 measures (p = 0.2)"
+    for low, high, said in ((0.25, 0.5, True), (-0.5, -0.25, True), (-0.25, 0.5, False)):
+        shown = untold(results, low, high)
+        finding = shown.judged[0].findings[0]
+        assert (why in one_sentence(finding)) == said
+        assert (why in finding_sentence(finding)) == said
+        assert (why in contrast(shown).caption) == said
+        assert "told apart: the greatest difference is" in contrast(shown).caption
+    assert why not in one_sentence(results.judged[0].findings[0])
+
+
+def test_the_method_is_not_judged_by_no_difference() -> None:
+    plans = {"moe": replace(MOE, spread=1.6, other={"spread": 1.6}), "dense": replace(DENSE, other={"spread": 0.5})}
+    found = load_results(SyntheticRun(Path("unused"), plans))
+    told, none = by_method(found), by_method(untold(found, -1.0, 1.0))
+    assert told is not None
+    assert none is not None
+    assert told.verdict != "Cannot be told"
+    assert (none.verdict, none.tone) == ("Cannot be told", "undecided")
+    assert "0 " not in none.sentence.replace("from 0 ", "")
+    assert str(verdict(untold(found, -1.0, 1.0))).startswith("It cannot be told: ")
+    assert not str(verdict(found)).startswith("It cannot be told")
+
+
+def test_no_zero_is_negative() -> None:
+    assert written(-0.04, "factors") == "0.0"
+    assert written(-0.0004, "share", signed=True) == "+0.0"
+    assert written(-0.06, "factors") == f"{MINUS}0.1"
+    assert show(Estimate(-0.0, -0.0, 0.5), "share") == "0.0% [0.0, 50.0]"
 
 
 def test_recall_below_what_is_reliable_is_no_yes(results: Results) -> None:

@@ -58,6 +58,12 @@ def test_what_cannot_be_drawn_is_refused(run, asked, said):
         run.plot(**asked)
 
 
+def test_a_chart_that_there_is_not_is_told_those_that_there_are(run):
+    with pytest.raises(AttributeError, match=r"no chart 'nonsense'; draw one of stability, concentration, .*ablation"):
+        run.plot.nonsense()
+    assert not hasattr(run.plot, "nonsense")
+
+
 def test_each_chart_has_a_method_and_a_word(run):
     for chart in CHARTS:
         assert getattr(RunPlots, chart).__doc__

@@ -1,20 +1,27 @@
 """Results in xarray and pandas: files of every kind, selection by step and by unit, a run as one dataset."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
+import gated_lpi
 from explored_runs import STEPS, add, explored_run
 from flat import attribute
 from gated_lpi import index_units, open_scores
+from gated_lpi.ablation import redundancy
 from gated_lpi.datasets import Records, plain_attributes
 from gated_lpi.errors import OptionError
+from gated_lpi.facts import FactSet
+from gated_lpi.metrics.meanings import labelled
+from gated_lpi.prompting import token_texts
 from gated_lpi.results import ResultStore, open_run
 from tiny_store import record, scores
-from tiny_text import FACTS, speaking_model
+from tiny_text import CAPITALS, COLOURS, FACTS, speaking_model
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,53 @@ def test_an_arm_s_scores_go_to_files_and_back(run, tmp_path, written):
         assert [json.loads(text) for text in back.attrs["checkpoints"]] == kept.attrs["checkpoints"]
     if written is zarr:
         assert back.attrs["checkpoints"] == kept.attrs["checkpoints"]
+
+
+def with_nul(relation):
+    """Facts with names that hold what no netCDF file can: NUL, as texts of tokens may."""
+    return FactSet((replace(relation, name="of \0"), COLOURS), source="with \0")
+
+
+MADE = {
+    "attribute": lambda model: attribute(model, with_nul(CAPITALS), estimator="exact"),
+    "ablate": lambda model: gated_lpi.ablate(model, with_nul(CAPITALS), units=[0], draws=2, k=3),
+    "redundancy": lambda model: redundancy(model, with_nul(CAPITALS), experts=["L1 E0"], draws=2, k=3),
+    "compare": lambda model: gated_lpi.compare(
+        model, with_nul(CAPITALS), methods=["grad_x_act"], sample=2, shares=(), draws=3
+    ),
+    "split_change": lambda model: gated_lpi.split_change(model, model, with_nul(CAPITALS), draws=3),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_whatever_a_model_is_asked_goes_to_netcdf_and_back(tmp_path, made):
+    found = MADE[made](speaking_model("OLMoE"))
+    back = netcdf(found, tmp_path)
+    for name, variable in found.variables.items():
+        same = variable.dtype.kind == "f"
+        assert np.array_equal(back[name].values, variable.values, equal_nan=same), name
+    assert {type(value) for value in found.attrs.values()} <= {str, int, float, list}
+
+
+@pytest.mark.parametrize("read", ["scores", "followed", "summary"])
+def test_whatever_a_run_has_goes_to_netcdf_and_back(run, tmp_path, read):
+    found = getattr(run, read)("moe")
+    assert netcdf(found.load(), tmp_path).sizes == found.sizes
+    assert netcdf(run.to_dataset(), tmp_path).sizes == run.to_dataset().sizes
+
+
+def test_nul_in_texts_of_a_store_is_shown_as_its_symbol(tmp_path):
+    store = ResultStore(tmp_path / "arm.zarr")
+    texts = np.array([["a\0", ""]], dtype=np.dtypes.StringDType())  # as an earlier version wrote them
+    store.append(scores(1).assign(promoted=(("followed", "token"), texts)), record(1))
+    opened = store.open()
+    assert opened["promoted"].values.tolist() == [[["a␀", ""]]]
+    assert netcdf(opened.load(), tmp_path)["promoted"].values.tolist() == [[["a␀", ""]]]
+
+
+def test_texts_of_tokens_hold_no_nul():
+    model = replace(speaking_model("OLMoE"), tokenizer=SimpleNamespace(decode=lambda ids: ["", "\0", " is"][ids[0]]))
+    assert token_texts(model, [0, 1, 2]) == ("[token 0]", "␀", " is")
 
 
 @pytest.mark.parametrize("written", [netcdf, zarr])
@@ -186,6 +240,28 @@ def test_arms_that_have_other_checkpoints_keep_their_own(tmp_path):
     assert found.sel(arm="dense").values.tolist() == [False, True, False]
     assert found.sel(arm="moe").values.tolist() == [True, False, True]
     assert (whole["tokens"].sel(arm="dense").values == -1).tolist() == [False, True, False]
+
+
+def test_whoever_wants_steps_for_a_dimension_drops_their_index_first(run):
+    for one in (run.scores("moe"), run.to_dataset()):
+        swapped = one.drop_indexes("step").swap_dims(checkpoint="step")
+        xr.testing.assert_equal(
+            swapped.sel(step=STEPS[2]).drop_vars("step").load(), one.sel(step=STEPS[2]).drop_vars("step").load()
+        )
+        assert "checkpoint" not in swapped.dims
+
+
+def test_every_metric_says_what_it_is_and_in_which_unit(run):
+    whole = run.to_dataset()
+    said = {str(name): one.attrs for name, one in whole.data_vars.items()}
+    assert [name for name, attrs in said.items() if not {"long_name", "units"} <= attrs.keys()] == []
+    assert whole["positive_gain"].attrs["units"] == "nats"
+    assert whole["step"].attrs == {"long_name": "training step", "units": "steps"}
+    low = said["stability_chance_low"]["long_name"]
+    assert low == f"lower end of the interval of what chance gives of {said['stability']['long_name']}"
+    assert not run.summary("moe")["stability"].attrs  # what is kept is not changed by it
+    assert labelled(whole.assign_attrs(step_unit="epochs"))["consolidation_profile"].attrs["units"] == "epochs"
+    assert "step" in whole.xindexes
 
 
 def test_arms_with_nothing_are_named(tmp_path):

@@ -25,6 +25,7 @@ from gated_lpi.ablation.controls import Chosen, Control, draw, shared
 from gated_lpi.ablation.damage import read_text, text_loss, text_windows
 from gated_lpi.ablation.evaluate import TargetScores, given_ids, target_scores
 from gated_lpi.ablation.ranking import NONE, Ranking, rank
+from gated_lpi.datasets import as_expected, texts
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import Answer, EncodedPrompt, FactSet, OnError
 from gated_lpi.facts.types import Templates
@@ -36,7 +37,7 @@ from gated_lpi.interventions import (
     replayed,
     silenced,
 )
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import At, How
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.version import __version__
@@ -126,6 +127,7 @@ def ablate(
             it may be; or routing is to be frozen in a model without routed experts.
         FactsError, ModelError: as for `attribute`.
     """
+    require_model(model)
     _refuse(routing, controls, draws, k)
     rows, ranking = _rows(model, units, heads, scores, share, variable, kind, complement)
     encoded = encode_facts(model, facts, Prompting(templates, separator, on_error, bos), answer=answer).prompts
@@ -151,7 +153,7 @@ def ablate(
     measured = [measure(row.chosen.indices(model), seed) for row in rows]
     random = [_controls(model, row.chosen, controls, draws, seed, measure) for row in rows]
     found = _dataset(rows, asked, intact, measured, random, controls)
-    return found.assign_attrs(
+    found = found.assign_attrs(
         how=how,
         routing=routing,
         at=at,
@@ -167,8 +169,9 @@ def ablate(
         n_other=len(elsewhere),
         gated_lpi=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **{name: value for name, value in model.provenance.items() if value is not None},
+        **model.provenance,
     )
+    return as_expected(found)
 
 
 class Measured(NamedTuple):
@@ -374,22 +377,17 @@ def _dataset(
         variables[f"target_{field}"] = (("row", "prompt"), [getattr(one.asked, field) for one in measured])
         variables[f"target_{field}_intact"] = ("prompt", getattr(intact.asked, field))
     coords: dict[str, Any] = {
-        "row": _strings([row.name for row in rows]),
+        "row": texts([row.name for row in rows]),
         "share": ("row", [row.share for row in rows]),
         "n_units": ("row", [row.size for row in rows]),
-        "relation": ("prompt", _strings([item.prompt.relation for item in asked])),
-        "subject": ("prompt", _strings([item.prompt.subject for item in asked])),
-        "object": ("prompt", _strings([item.prompt.object for item in asked])),
+        "relation": ("prompt", texts([item.prompt.relation for item in asked])),
+        "subject": ("prompt", texts([item.prompt.subject for item in asked])),
+        "object": ("prompt", texts([item.prompt.object for item in asked])),
         "target_id": ("prompt", [item.target_id for item in asked]),
     }
     if controls:
-        coords["control"] = _strings(controls)
+        coords["control"] = texts(controls)
     return xr.Dataset(variables, coords)
-
-
-def _strings(values: Sequence[str]) -> NDArray[np.object_]:
-    """Strings as objects, which every store keeps at any length."""
-    return np.array(values, dtype=object)
 
 
 def _refuse(routing: str, controls: Sequence[str], draws: int, k: int) -> None:

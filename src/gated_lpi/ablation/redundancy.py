@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gated_lpi.ablation.evaluate import target_scores
 from gated_lpi.ablation.ranking import rank
+from gated_lpi.datasets import as_expected, texts
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import EncodedPrompt, FactSet, OnError
 from gated_lpi.facts.types import Templates
@@ -114,7 +115,7 @@ def redundancy(
     found = _dataset(model, rows, measured, random, recorded)
     whole = intact.means(k)
     found = found.assign({f"{name}_intact": ((), whole[name]) for name in MEASURES})
-    return found.assign_attrs(how=how, at=at, k=k, draws=draws, seed=seed, facts=facts.source)
+    return as_expected(found.assign_attrs(how=how, at=at, k=k, draws=draws, seed=seed, facts=facts.source))
 
 
 class _Answer(NamedTuple):
@@ -264,9 +265,9 @@ def _dataset(
     return xr.Dataset(
         variables,
         {
-            "row": np.array(names, dtype=object),
+            "row": texts(names),
             "n_experts": ("row", [len(row) for row in rows]),
-            "routing": np.array(["free", "frozen"], dtype=object),
+            "routing": texts(["free", "frozen"]),
             "moe_layer": list(recorded.layers),
         },
     )

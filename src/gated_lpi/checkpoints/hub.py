@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -58,6 +59,7 @@ _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError
 NO_COMMIT = "the hub tells no commit of it, or several"
 _NO_END = LARGEST  # bytes of a file whose size is not known
 _TELLING = 10.0  # seconds, from which on a wait is told of
+UNRESOLVED = 2  # attempts at a listing of a hub whose name cannot be resolved: most likely there is no network
 _LOG = logging.getLogger("gated_lpi")
 _MOST_DOUBLINGS = 60  # of the wait between two attempts: more than any wait that anyone takes
 T = TypeVar("T")
@@ -295,7 +297,8 @@ class Hub:
             except (_HTTP_ERROR, OSError, HFValidationError) as error:
                 wait = _asked_wait(error)
                 wait = self.base_delay * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS) if wait is None else wait
-                if not is_transient(error) or attempt >= self.attempts or wait > self.longest_wait:
+                most = UNRESOLVED if not commit and is_unresolved(error) else self.attempts
+                if not is_transient(error) or attempt >= most or wait > self.longest_wait:
                     raise self._explained(what, error, attempt, wait) from error
                 if wait >= _TELLING:
                     told = f"waiting {wait:.0f} seconds before asking {self.address} again for {what}: {_short(error)}"
@@ -430,6 +433,15 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled | HFValidationError):
         return False
     return isinstance(error, _HTTP_ERROR) or "Consistency check failed" in str(error)
+
+
+def is_unresolved(error: BaseException) -> bool:
+    """Whether the hub's name could not be resolved to an address."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return any(isinstance(one, socket.gaierror) for one in chain)
 
 
 def _answer(error: BaseException) -> Any:

@@ -38,7 +38,7 @@ def written(value: float, unit: Unit, *, signed: bool = False) -> str:
     if not math.isfinite(value):
         return DASH
     decimals = {"share": 1, "percent": 1, "number": 2, "doublings": 1, "factors": 1, "neurons": 0}[unit]
-    text = f"{scaled(value, unit):{'+' if signed else ''},.{decimals}f}"
+    text = f"{scaled(value, unit):{'+' if signed else ''}z,.{decimals}f}"  # z: no negative zero
     return text.replace("-", MINUS)
 
 
@@ -50,6 +50,16 @@ def interval(one: Compared, place: int, *, size: bool = False) -> str:
         value, low, high = -value, -high, -low
     band = f" [{written(low, unit)}, {written(high, unit)}]" if math.isfinite(low) else ""
     return f"{written(value, unit)}{SHORT_UNITS[unit]}{band}"
+
+
+def taken_back(one: Compared, place: int) -> str:
+    """Why groups are not told apart though the band of their difference leaves 0 out; "" where it does not."""
+    low, high = (float(ends[place]) for ends in (one.contrast.low, one.contrast.high))
+    if one.told or not (low > 0 or high < 0):
+        return ""
+    if one.family < 2:
+        return f", whose band leaves 0 out though p = {one.adjusted:.2g}"
+    return f", whose band leaves 0 out only before Holm's correction for {one.family} measures (p = {one.adjusted:.2g})"
 
 
 def when(one: Compared, place: int) -> str:
@@ -99,7 +109,7 @@ def sentence(one: Compared) -> str:
         )
         return (
             f"{what(one)} is {never} told apart between {one.moe} and {one.dense}: {difference} is "
-            f"{interval(one, place)}{at}{_small(one)}{excluded}."
+            f"{interval(one, place)}{at}{_small(one)}{taken_back(one, place)}{excluded}."
         )
     if not one.measure.over_time:
         way = "higher" if one.higher.any() else "lower"

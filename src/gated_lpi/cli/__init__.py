@@ -13,10 +13,12 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
+from gated_lpi._common.entries import quoted
 from gated_lpi._common.exhausted import explained
 from gated_lpi._common.signals import end, ended_by_signals, interrupted, say_at_interruption
 from gated_lpi.cli import (
@@ -39,11 +41,14 @@ from gated_lpi.cli import (
     train,
     verify,
 )
-from gated_lpi.cli.console import err, guarded
+from gated_lpi.cli.console import err, guarded, out
 from gated_lpi.cli.first import show_first
 from gated_lpi.cli.verbosity import spoken, with_verbosity
 from gated_lpi.errors import GatedLPIError, OptionError
+from gated_lpi.options.explain import in_plain_words
+from gated_lpi.version import __version__
 
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's own, or the copy of it that newer typer brings
 INTERRUPTED = "interrupted; nothing was changed: run the command again"
 
 app = typer.Typer(
@@ -57,8 +62,14 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _alone(context: typer.Context) -> None:
+def _alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+) -> None:
     """Which neurons carry a language model's knowledge, and when in pre-training they came to carry it."""
+    if version:
+        out.print(f"gated-lpi {__version__}", markup=False)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         show_first(verb.NAME for verb in _VERBS)
 
@@ -112,6 +123,10 @@ def _main() -> None:
     try:
         with guarded():
             _run()
+    except UsageError as error:
+        _fail(_usage(error), 2, f"{_help()} lists what may be given, with an example")
+    except typer.Abort:
+        _fail("ended while it waited for an answer; nothing was changed", 1, f"{_help()} explains the command")
     except GatedLPIError as error:
         if spoken() == "verbose":
             err.print("".join(traceback.format_exception(error)).rstrip(), markup=False)
@@ -126,16 +141,36 @@ def _main() -> None:
 def _run() -> None:
     """Run a verb; standard output that cannot be written is an error here, not after the end."""
     try:
-        app()
+        code = app(standalone_mode=False)  # so that a wrong command is an error like any other
     except SystemExit:
         sys.stdout.flush()
         raise
+    sys.stdout.flush()
+    sys.exit(code or 0)
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the command itself, and what was given where a value was refused."""
+    said: str = error.format_message()  # type: ignore[attr-defined]
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return said
+    problem = cause.errors()[0]
+    where = said.removesuffix(problem["msg"])
+    words = in_plain_words(problem["msg"])
+    given = quoted(problem["input"])
+    return where + (words if given in words else f"{words} (given: {given})")
 
 
 def _advice(error: GatedLPIError) -> str:
     """What to do next, of whatever kind of error it is; the verb's help where the command is wrong."""
+    return error.advice.format(help=_help())
+
+
+def _help() -> str:
+    """The command that explains the verb that was given."""
     verb = next((name for name in sys.argv[1:] if name in {one.NAME for one in _VERBS}), None)
-    return error.advice.format(help=f"gated-lpi {verb} --help" if verb else "gated-lpi --help")
+    return f"gated-lpi {verb} --help" if verb else "gated-lpi --help"
 
 
 def _fail(error: str, code: int, advice: str = "") -> None:

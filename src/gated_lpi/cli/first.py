@@ -18,7 +18,7 @@ First, in this order:
 
 All commands: {verbs}.
 gated-lpi --help says what each does, gated-lpi COMMAND --help explains one with an example.
-gated-lpi --install-completion makes your shell complete commands and options.
+gated-lpi --install-completion makes your shell complete commands and options; gated-lpi --version prints the version.
 """
 
 

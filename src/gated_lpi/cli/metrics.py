@@ -106,7 +106,7 @@ def _rows(summary: xr.Dataset) -> Iterator[tuple[str, str, str, str]]:
                 part
                 for part in (
                     _last(summary, f"{name}_chance"),
-                    _interval(_last(summary, f"{name}_chance_low"), _last(summary, f"{name}_chance_high")),
+                    _range(_last(summary, f"{name}_chance_low"), _last(summary, f"{name}_chance_high")),
                 )
                 if part
             ),
@@ -126,6 +126,11 @@ def _last(summary: xr.Dataset, name: str) -> str:
 
 def _interval(low: str, high: str) -> str:
     return f"[{low}, {high}]" if low not in ("", "none") and high not in ("", "none") else ""
+
+
+def _range(low: str, high: str) -> str:
+    """What chance lies between; nothing where that is one value, as of sets of one unit, which hardly ever meet."""
+    return "" if low == high else _interval(low, high)
 
 
 def _as_json(by_method: dict[str, xr.Dataset]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from gated_lpi.ablation import read_text, text_windows
 from gated_lpi.comparison import asked as asking
 from gated_lpi.comparison import curves, truth
 from gated_lpi.comparison.scored import Failures, Meter, Scorer
+from gated_lpi.datasets import as_expected, texts
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import FactSet, OnError
 from gated_lpi.facts.types import Templates
 from gated_lpi.metrics import agreement_interval, overlap_chance
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import At, Explained, Foil, How, MethodOptions, Scoring, TrueEffect
 from gated_lpi.options.methods import to_flat
 from gated_lpi.prompting import Prompting, encode_facts
@@ -106,6 +107,7 @@ def compare(
         OptionError: a method that scores no units, or another option outside what it may be.
         FactsError, ModelError: as for `attribute`; or no relation has two facts; or all methods failed with one.
     """
+    require_model(model)
     chosen = asking.chosen_methods(methods, at)
     kinds = asking.refuse_kinds(units)
     shares = _refuse(foil, shares, control_draws, draws, k)
@@ -167,7 +169,7 @@ def compare(
     counts = {} if halves is None else {"n_ranked": len(halves.ranked), "n_tested": len(halves.tested)}
     if halves is not None and halves.others is not None:
         counts["n_other"] = len(halves.others)
-    return found.assign_attrs(
+    found = found.assign_attrs(
         methods=json.dumps({name: {"class": type(one).__name__, **to_flat(one)} for name, one in chosen.items()}),
         foil=foil or "",
         at=at,
@@ -189,8 +191,9 @@ def compare(
         failed=failures.notes,
         gated_lpi=__version__,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **{name: value for name, value in model.provenance.items() if value is not None},
+        **model.provenance,
     )
+    return as_expected(found)
 
 
 class _Setting(NamedTuple):
@@ -376,7 +379,7 @@ def _curves_dataset(
 
 def _coords(**names: Sequence[str]) -> dict[str, NDArray[np.object_]]:
     """Coordinates of texts as objects, which every store keeps at any length."""
-    return {name: np.array(list(values), dtype=object) for name, values in names.items()}
+    return {name: texts(values) for name, values in names.items()}
 
 
 def _refuse(foil: str | None, shares: Sequence[float], control_draws: int, draws: int, k: int) -> tuple[float, ...]:

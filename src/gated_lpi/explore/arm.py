@@ -21,6 +21,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.curves import Advance, Curves
 from gated_lpi.explore.lives import Lives, lives
+from gated_lpi.metrics.relations import over_relations
 from gated_lpi.results import ArmRecord, Run
 from gated_lpi.results.experts import is_moe
 from gated_lpi.unit_names import KINDS, UnitTable
@@ -164,6 +165,15 @@ class Arm:
             return self.at(schema.mean_of(method), place)
         values: NDArray[Any] = self.at(method, place)[relation]
         return values
+
+    def true_effect(self, place: int, relation: int | None = None) -> NDArray[Any] | None:
+        """True effects [N] at a checkpoint, NaN for units outside the sample; None where none were measured."""
+        if schema.TRUE_EFFECT not in self.scores:
+            return None
+        if relation is not None:
+            found: NDArray[Any] = self.at(schema.TRUE_EFFECT, place)[relation]
+            return found
+        return over_relations(self.scores.isel(checkpoint=place), schema.TRUE_EFFECT).to_numpy()
 
     def over_time(self, variable: str) -> NDArray[Any]:
         """A small variable over all checkpoints, [T, …], held from the first call on."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gated_lpi import score_schema as schema
 from gated_lpi.errors import OptionError
 from gated_lpi.explore.arm import Arm, Moment
 from gated_lpi.explore.lines import GREY, floats, styles
@@ -36,6 +37,7 @@ COLUMNS: dict[str, tuple[str, Form, str]] = {
     "stays": ("stability", "share", "how often a stay in the top set went on at the next checkpoint"),
     "longest": ("survival", "count", "longest unbroken stay in top sets, in checkpoints"),
     "first": ("first at step", "count", "the first checkpoint whose top set has it"),
+    "true_effect": ("true effect, nats", "number", "what silencing it takes from log p(target); of a sample of units"),
     "layer": ("layer", "count", ""),
     "expert": ("expert", "count", "of routed experts"),
     "head": ("head", "count", "of attention"),
@@ -52,6 +54,11 @@ def units(workspace: Workspace, params: Params) -> View:
     if not arm.kinds:
         raise OptionError(f"arm {arm.name} has no scores of neurons: its attribution.units leaves them out")
     moment = arm.moment(params.text("checkpoint"))
+    if params.text("method") in schema.SAMPLED:
+        raise OptionError(
+            f"method={params.text('method')!r} was given, which is measured of a sample of units and ranks none; "
+            f"expected one of {', '.join(arm.methods)}. True effects are a column of the table: sort=true_effect"
+        )
     method = params.one_of("method", arm.methods, arm.methods[0])
     relation = arm.relation(params.text("relation"))
     sort = params.one_of("sort", COLUMNS, "score")
@@ -113,6 +120,8 @@ def columns(
     nothing = np.full(n, np.nan, dtype=np.float32)
     gain = score - arm.score(method, moment.place - 1, relation) if moment.place and gains else nothing
     found = {name: getattr(arm.units, name) for name in ENTIRE} | {"score": score, "gain": gain}
+    effect = arm.true_effect(moment.place, relation)
+    found["true_effect"] = nothing if effect is None else effect
     lives = arm.lives(method)
     if lives is None:
         return found | dict.fromkeys(("times", "stays", "longest", "first"), nothing)
@@ -184,7 +193,9 @@ def _sheet(
     links = [
         {"unit": address("unit", arm=arm.name, unit=row["unit"], checkpoint=moment.key, method=method)} for row in rows
     ]
-    keys = [key for key in COLUMNS if key not in ENTIRE or (values[key] >= 0).any()]
+    absent = {key for key in ENTIRE if not (values[key] >= 0).any()}
+    absent |= set() if np.isfinite(values["true_effect"]).any() else {"true_effect"}
+    keys = [key for key in COLUMNS if key not in absent]
     present = (Col("unit", "unit"), *map(heading, keys), Col("kind", "neurons"), Col("now", "in the top set"))
     relation = params.text("relation")
     over = f", scores over {relation} alone (gains where the table is sorted by them)" if relation else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gated_lpi._common.entries import printable
 from gated_lpi.export.places import target, written
+from gated_lpi.metrics.meanings import MEANINGS, STEPS
 from gated_lpi.results import summaries
 from gated_lpi.version import __version__
 
@@ -160,7 +161,7 @@ def _metrics(method: str, summary: xr.Dataset) -> list[dict[str, Any]]:
                     "method": method,
                     "kind": kind,
                     "metric": name,
-                    "value": _last(here, name),
+                    "value": _in_its_unit(name, _last(here, name)),
                     "interval": None if ends[0] is None or ends[1] is None else ends[:2],
                     "chance": ends[2],
                     "chance_interval": None if ends[3] is None or ends[4] is None else ends[3:],
@@ -182,6 +183,11 @@ def _ablations(record: ArmRecord) -> list[dict[str, Any]]:
         }
         for row in table.rows
     ]
+
+
+def _in_its_unit(name: str, value: float | None) -> float | int | None:
+    """A value of a measure; steps are whole."""
+    return int(value) if value is not None and MEANINGS[name][1] == STEPS else value
 
 
 def _last(summary: xr.Dataset, name: str) -> float | None:

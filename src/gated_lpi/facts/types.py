@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from gated_lpi._common.entries import printable, quoted
 from gated_lpi._common.foreign import has_surrogate
 from gated_lpi.errors import FactsError, OptionError
 from gated_lpi.facts.messages import located, shown
@@ -30,6 +31,7 @@ Answer = Literal["first", "all"]
 """How much of an answer is asked for: its first token, the target, or all of its tokens."""
 
 SLOT = "{}"
+SHOWN_RELATIONS = 5  # by name, of a fact set
 AUTO = "auto"
 
 
@@ -193,6 +195,11 @@ class Relation:
     properties: Mapping[str, object] = field(default_factory=dict, hash=False)
     separator: str | None = None
 
+    def __repr__(self) -> str:
+        """Its name, and how many facts and templates it has."""
+        counts = f"{len(self.samples):,} facts, {len(self.prompt_templates):,} templates"
+        return printable(f"<Relation {quoted(self.name)}: {counts}>")
+
     def __post_init__(self) -> None:
         """Refuse a relation that can make no prompt.
 
@@ -335,6 +342,15 @@ class FactSet:
                 f"{self.source}: more than one relation is named {twice[0]!r}; "
                 "names must differ, since results are kept by them. Rename or merge these relations."
             )
+
+    def __repr__(self) -> str:
+        """Where they are from, how many there are, and of which relations, the first of them by name."""
+        named = [f"{quoted(one.name)} ({len(one.samples):,})" for one in self.relations[:SHOWN_RELATIONS]]
+        rest = len(self.relations) - len(named)
+        more = f" and {rest} more" if rest else ""
+        left = f"; {len(self.skipped):,} skipped" if self.skipped else ""
+        counts = f"{len(self):,} facts in {len(self.relations):,} relations"
+        return printable(f"<FactSet {quoted(self.source)}: {counts}: {', '.join(named)}{more}{left}>")
 
     def __len__(self) -> int:
         """Count the facts."""

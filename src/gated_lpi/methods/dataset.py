@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gated_lpi import score_schema as schema
-from gated_lpi.datasets import plain_attributes
+from gated_lpi.datasets import plain_attributes, texts
 from gated_lpi.facts import EncodedPrompt
 from gated_lpi.methods.collect import Collector, Floats
 from gated_lpi.methods.contract import Tier
@@ -151,7 +151,7 @@ def build_dataset(
     coords = _prompt_coords(encoded, results) | _token_coords(model, encoded, results)
     coords |= _model_coords(model, units, used)
     if collector.keep == "relations":
-        coords["relation"] = ("relation", _strings(collector.names))
+        coords["relation"] = ("relation", texts(collector.names))
         coords["n_prompts"] = ("relation", collector.counts)
     return xr.Dataset(variables, coords, provenance(model, sources))
 
@@ -174,21 +174,16 @@ def _padded(positions: Mapping[int, Floats]) -> Floats:
     return padded
 
 
-def _strings(values: Sequence[str]) -> NDArray[np.object_]:
-    """Strings as objects, which every store keeps at any length."""
-    return np.array(values, dtype=object)
-
-
 def _prompt_coords(encoded: Sequence[EncodedPrompt], results: PromptResults) -> dict[str, Any]:
     prompts = [item.prompt for item in encoded]
-    texts = {
+    of_prompts = {
         "prompt_relation": [p.relation for p in prompts],
         "subject": [p.subject for p in prompts],
         "object": [p.object for p in prompts],
         "template": [p.template for p in prompts],
         "text": [p.joined for p in prompts],
     }
-    coords: dict[str, Any] = {name: ("prompt", _strings(values)) for name, values in texts.items()}
+    coords: dict[str, Any] = {name: ("prompt", texts(values)) for name, values in of_prompts.items()}
     coords["target_id"] = ("prompt", results.target_id)
     return coords
 
@@ -201,20 +196,20 @@ def _token_coords(model: Model, encoded: Sequence[EncodedPrompt], results: Promp
     ids = [item.full_ids[: len(kept[prompt])] for prompt, item in enumerate(encoded)]
     different = sorted({token for tokens in ids for token in tokens})
     spelt = dict(zip(different, token_texts(model, different), strict=True))
-    texts = np.full((len(ids), max(map(len, ids))), "", dtype=object)
+    found = np.full((len(ids), max(map(len, ids))), "", dtype=object)
     for prompt, tokens in enumerate(ids):
-        texts[prompt, : len(tokens)] = [spelt[token] for token in tokens]
-    return {schema.TOKEN_TEXT: (("prompt", "position"), texts)}
+        found[prompt, : len(tokens)] = [spelt[token] for token in tokens]
+    return {schema.TOKEN_TEXT: (("prompt", "position"), found)}
 
 
 def _model_coords(model: Model, units: Sequence[str], used: set[str]) -> dict[str, Any]:
     kept = np.isin(model.units.block, [unit for unit in units if unit in KINDS])
     coords: dict[str, Any] = {
         "block_layer": ("block_index", [block.layer for block in model.blocks]),
-        "block_kind": ("block_index", _strings([block.kind for block in model.blocks])),
+        "block_kind": ("block_index", texts([block.kind for block in model.blocks])),
     }
     if "tier" in used:
-        coords["tier"] = ("tier", _strings([tier.name.lower() for tier in Tier]))
+        coords["tier"] = ("tier", texts([tier.name.lower() for tier in Tier]))
     if "unit" in used:
         for name in ("layer", "expert", "shared", "head", "neuron"):
             coords[name] = ("unit", getattr(model.units, name)[kept])

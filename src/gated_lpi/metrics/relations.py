@@ -14,11 +14,11 @@ def over_relations(scores: xr.Dataset, name: str) -> xr.DataArray:
         name: of a variable [..., relation, ...].
 
     Returns:
-        The variable without that dimension, in its dtype, computed in float64.
+        The variable without that dimension, in its dtype, computed in float64; NaN where no relation has a value.
     """
     variable = scores[name]
     if "relation" not in variable.dims:
         return variable
     weights = (scores["n_prompts"] / scores["n_prompts"].sum()).astype(np.float64)
-    mean = (variable.astype(np.float64) * weights).sum("relation").astype(variable.dtype)
+    mean = (variable.astype(np.float64) * weights).sum("relation", min_count=1).astype(variable.dtype)
     return mean.assign_attrs(variable.attrs)

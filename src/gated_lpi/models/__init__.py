@@ -4,7 +4,7 @@ from gated_lpi.models.blocks import Block, PostNorm, Writer
 from gated_lpi.models.census import TypeStatus, list_types
 from gated_lpi.models.families import FAMILIES, Family, find_family, has_row
 from gated_lpi.models.foreign_experts import ForeignExperts, with_fused_experts
-from gated_lpi.models.model import Model, Reconstruction, build_model
+from gated_lpi.models.model import Model, Reconstruction, build_model, require_model
 from gated_lpi.models.proposing import propose
 from gated_lpi.models.readout import Readout
 from gated_lpi.models.rows import read_row, row_as_toml, row_of
@@ -40,6 +40,7 @@ __all__ = [
     "propose",
     "read_row",
     "refuse_packed",
+    "require_model",
     "row_as_toml",
     "row_of",
     "with_fused_experts",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gated_lpi.errors import ModelError
+from gated_lpi._common.entries import printable
+from gated_lpi.errors import ModelError, OptionError
 from gated_lpi.models.blocks import Block, Writer
 from gated_lpi.models.families import Family, find_family
 from gated_lpi.models.layer_blocks import config_number, has_part, layer_blocks, norm_weight, part_of
@@ -60,6 +62,29 @@ class Reconstruction:
         return max(self.block, self.layer, self.residual, self.logits)
 
 
+def require_model(given: object) -> None:
+    """Refuse what is no `Model`, before anything is asked of it.
+
+    Raises:
+        OptionError: names what was given, and what makes a model of it.
+    """
+    if isinstance(given, Model):
+        return
+    if isinstance(given, str | PurePath):
+        raise OptionError(
+            f"{str(given)!r} was given as the model; expected a loaded one: give gated_lpi.load_model({str(given)!r})"
+        )
+    if isinstance(given, nn.Module):
+        raise OptionError(
+            f"a {type(given).__name__} was given as the model; expected one that is prepared: give "
+            "gated_lpi.wrap_model(model, tokenizer)"
+        )
+    raise OptionError(
+        f"a {type(given).__name__} was given as the model; expected what gated_lpi.load_model or wrap_model returns: "
+        "give one of these"
+    )
+
+
 @dataclass(frozen=True)
 class Model:
     """What `load_model` and `wrap_model` return, and `attribute` takes.
@@ -91,6 +116,23 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reconstruction: Reconstruction | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it is, where it is from, its sizes, and how well its units add up; a line each."""
+        source, commit = self.provenance.get("source"), str(self.provenance.get("commit") or "")[:8]
+        origin = (f" from {source}" if source else "") + (f" at {commit}" if commit else "")
+        sizes = {"units": len(self.units), "heads": len(self.heads), "experts": len(self.experts)}
+        counts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
+        check = self.reconstruction
+        proof = "not checked" if check is None else f"reconstruction error {check.worst:.1g} of {check.tolerance:.1g}"
+        computed = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        lines = (
+            f"<Model {type(self.module).__name__} ({self.family.name}){origin}",
+            f"  {self.n_layers} layers, {counts}",
+            f"  {computed}, {self.coverage:.1%} of its parameters covered, {proof}",
+            *([f"  {len(self.notes)} in .notes"] if self.notes else []),
+        )
+        return printable("\n".join(lines)) + ">"
 
     @property
     def n_layers(self) -> int:

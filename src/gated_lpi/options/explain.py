@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -10,6 +11,25 @@ from pydantic import BaseModel, ValidationError
 
 SHOWN = 200
 A_TEXT, A_LIST, A_NUMBER = "a text", "a list", "a number"  # which of several forms a value has; no keys
+
+PLAIN = (  # what pydantic says, and the same in plain words; the first that fits is taken
+    (r"^Value error, ", ""),
+    (r"^Input should be a valid integer\b.*", "expected a whole number"),
+    (r"^Input should be a valid number\b.*", "expected a number"),
+    (r"^Input should be a finite number\b.*", "expected a finite number"),
+    (r"^Input should be a valid boolean\b.*", "expected true or false"),
+    (r"^Input should be a valid string\b.*", "expected a text"),
+    (r"^Input should be a valid (list|array|tuple)\b.*", "expected a list"),
+    (r"^Input should be (a valid dictionary|an object)\b.*", "expected a table of keys"),
+    (r"^Input should be (less|greater) than ", r"expected a number \1 than "),
+    (r"^Input should be ", "expected "),
+)
+
+
+def in_plain_words(said: str) -> str:
+    """What pydantic says of a value, as this package says it."""
+    pattern, words = next(((p, w) for p, w in PLAIN if re.search(p, said)), ("^", ""))
+    return re.sub(pattern, words, said, count=1)
 
 
 def describe(error: ValidationError, model: type[BaseModel], whole: str = "experiment") -> str:
@@ -33,7 +53,7 @@ def _one(problem: Any, model: type[BaseModel], whole: str) -> str:
     word = _near(problem["input"], allowed)
     advice = f"; did you mean {word}?" if word else ""
     given = "" if isinstance(problem["input"], dict) else f" (given: {_shown(problem['input'])})"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}{advice}"
+    return f"{where}: {in_plain_words(problem['msg'])}{given}{advice}"
 
 
 def _shown(given: object) -> str:

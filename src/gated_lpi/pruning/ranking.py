@@ -11,7 +11,7 @@ import xarray as xr
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import FactSet
 from gated_lpi.methods import attribute_asked
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import LPI, GradientTimesActivation, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.pruning.layers import routed_layers
@@ -60,6 +60,7 @@ def rank_experts(
     """
     if by not in RANKINGS:
         raise OptionError(f"by={by!r} was given; expected one of {', '.join(map(repr, RANKINGS))}")
+    require_model(model)
     layers, experts = routed_layers(model)
     if by == "random":
         return ExpertRanking(by, layers, np.random.default_rng(seed).random((len(layers), experts)))

@@ -21,7 +21,7 @@ from gated_lpi.errors import ModelError, OptionError, RunExistsError
 from gated_lpi.facts import EncodedPrompt, Prompt, load_facts
 from gated_lpi.methods.attribution import attribute_encoded
 from gated_lpi.methods.dataset import build_dataset
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import LPI, Exact, Scoring
 from gated_lpi.prompting import encode_facts
 from gated_lpi.published.queries import AttentionNeuron, query_neurons
@@ -75,11 +75,13 @@ def write_files(
         The files, and those that could not be made of this model.
 
     Raises:
+        OptionError: `model` is none.
         ModelError: there is no tokenizer, or attention cannot be seen position by position.
         FactsError: prompt and target cannot be used with the tokenizer.
         RunExistsError: the folder holds files.
         WriteError: the folder cannot be written to.
     """
+    require_model(model)
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise RunExistsError(f"{place} exists and is not an empty folder; give a new one")

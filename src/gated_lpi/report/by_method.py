@@ -124,6 +124,11 @@ def verdict(results: Results) -> str | None:
             "to compare."
         )
     counted = Counter(found.outcome for found in every)
+    if counted["none"] == len(every):
+        return (
+            f"It cannot be told: {by} tell groups apart in none of {len(every)} comparisons over all of training, so "
+            "there is no finding that could depend on the method."
+        )
     said = (
         f"Of {len(every)} comparisons of groups over all of training, {counted['same']} come out the same by {by}, "
         f"{counted['opposite']} the other way round, {counted['by some']} are told apart by some of them only, "

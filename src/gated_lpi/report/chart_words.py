@@ -82,4 +82,4 @@ def _at(names: Sequence[str], place: np.intp) -> str:
 
 
 def _number(value: float, percent: bool) -> str:
-    return f"{100 * value:.3g}%" if percent else f"{value:.3g}"
+    return f"{100 * value:z.3g}%" if percent else f"{value:z.3g}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gated_lpi.claims import Compared
-from gated_lpi.claims.words import interval, span, when
+from gated_lpi.claims.words import interval, span, taken_back, when
 from gated_lpi.report.arms import KIND_NAMES, Results, capital, tokens_known
 from gated_lpi.report.by_method import method_name
 from gated_lpi.report.chart import Chart, Line, Panel
@@ -38,9 +38,18 @@ def contrast(results: Results) -> Chart:
     caption = (
         f"{capital(measured_in_words(one.measure))}, over training: {KIND_NAMES[one.kind]}, by "
         f"{method_name(results.methods[0])}. {_drawn(panel)}"
-        + (f"Large markers: {one.moe} is told from {one.dense} there." if one.told else "They are nowhere told apart.")
+        + (f"Large markers: {one.moe} is told from {one.dense} there." if one.told else _untold(one))
     )
     return Chart("contrast", _title(one), caption, (panel,), columns=1)
+
+
+def _untold(one: Compared) -> str:
+    """That the groups are told apart nowhere, with the greatest difference."""
+    place = one.greatest()
+    return (
+        f"{one.moe} and {one.dense} are nowhere told apart: the greatest difference is {interval(one, place)} at "
+        f"{when(one, place)}{taken_back(one, place)}."
+    )
 
 
 def _drawn(panel: Panel) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gated_lpi.claims import Compared, Finding
 from gated_lpi.claims.publication import Direction
-from gated_lpi.claims.words import SHORT_UNITS, interval, leading, when, written
+from gated_lpi.claims.words import SHORT_UNITS, interval, leading, taken_back, when, written
 from gated_lpi.report.arms import Results, capital
 from gated_lpi.report.by_method import findings, method_name
 from gated_lpi.report.estimates import Estimate, read
@@ -70,8 +70,7 @@ def _clause(finding: Finding, moe: str, dense: str, named: set[str]) -> str:
     place = one.greatest()
     return (
         f"no difference between {moe} and {dense} is told from 0; clearest is {_amount(one, place, size=False)} in "
-        f"{_words(one, named)}"
-        f"{_at(one, place)}"
+        f"{_words(one, named)}{_at(one, place)}{taken_back(one, place)}"
     )
 
 
@@ -146,6 +145,9 @@ def by_method(results: Results) -> Answered | None:
     by = listing([method_name(method) for method in results.methods])
     told = len(every) - counted["none"]
     verdict, tone = _method_verdict(counted, told)
+    if not told:
+        sentence = f"No difference between groups is told from 0 by {by}, so there is none that could be a method's."
+        return Answered("Is it the method?", verdict, tone, sentence, "method")
     sentence = (
         f"Of {told} differences between groups that {by} find, {counted['same']} are found by all alike, "
         f"{counted['by some']} by some only, and {counted['opposite']} come out the other way round."
@@ -181,6 +183,8 @@ def _recall_verdict(least: float) -> tuple[str, Tone]:
 
 
 def _method_verdict(counted: Counter[str], told: int) -> tuple[str, Tone]:
+    if not told:
+        return "Cannot be told", "undecided"
     if counted["opposite"]:
         return "In part", "mixed"
     return ("No", "supported") if counted["same"] == told else ("Not reversed", "undecided")

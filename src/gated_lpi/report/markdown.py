@@ -2,13 +2,15 @@
 
 1. The page's own markup is read again, element by element; it holds few kinds of them, and every text is a text.
 2. Each text is escaped on its own, so that no name in it can become a link, a table's cell or markup.
-3. What Markdown has no sign for stays markup that hosts allow: `<details>`, `<code>`, `<sub>`.
+3. Links within the page lead to the headings of its sections, by the names that hosts give these.
+4. What Markdown has no sign for stays markup that hosts allow: `<details>`, `<code>`, `<sub>`.
 """
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 
 from gated_lpi._common.entries import printable
@@ -18,6 +20,7 @@ KEPT = ("sub", "sup", "code")  # as they are
 LEFT_OUT = ("nav", "script", "style")
 BLOCKS = ("p", "h1", "h2", "h3", "h4", "li", "figcaption", "caption", "summary", "dt", "dd")
 SIGNS = re.compile(r"([\\`*_\[\]|~$])")
+SECTION = re.compile(r'<h2 id="([\w-]+)-title">([^<]*)</h2>')  # as `html.section` writes it
 START = re.compile(r"^(\s*)([-+#=]|\d+[.)])")
 
 
@@ -45,17 +48,23 @@ def markdown(body: str, figures: str) -> str:
         body: as `sections.body` has it.
         figures: the folder of the figures' PNG files, from the page.
     """
-    reader = _Reader(figures)
+    reader = _Reader(figures, {f"#{anchor}": anchor_of(title) for anchor, title in SECTION.findall(body)})
     reader.feed(body)
     reader.close()
     return "\n\n".join(part for part in reader.parts if part.strip()) + "\n"
 
 
+def anchor_of(title: str) -> str:
+    """Where a link leads to a heading, as Git hosts name it: small letters, blanks as hyphens, no other signs."""
+    return "#" + re.sub(r"[^\w\- ]", "", html.unescape(title).lower()).replace(" ", "-")
+
+
 class _Reader(HTMLParser):
     """Walks through the page and gathers blocks of Markdown."""
 
-    def __init__(self, figures: str) -> None:
+    def __init__(self, figures: str, sections: Mapping[str, str]) -> None:
         super().__init__(convert_charrefs=True)
+        self._sections = sections
         self.parts: list[str] = []
         self._figures = figures
         self._text: list[str] | None = None  # of the block that is open
@@ -194,7 +203,9 @@ class _Reader(HTMLParser):
             self.parts.append(at_start(said))
 
     def _open_link(self, to: str) -> None:
-        if to.startswith(("http://", "https://")) and not self._silent:
+        to = self._sections.get(to, to)
+        within = to in self._sections.values()
+        if (within or to.startswith(("http://", "https://"))) and not self._silent:
             self._add("[")
             safe = to.translate({ord(sign): f"%{ord(sign):02X}" for sign in "()<> |\\"})
             self._links.append(f"]({safe})")

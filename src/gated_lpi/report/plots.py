@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from gated_lpi.errors import OptionError
 from gated_lpi.report import charts, heatmaps
@@ -52,6 +52,10 @@ class RunPlots:
     def __repr__(self) -> str:
         """What can be drawn."""
         return f"charts of {self._run.path}: {', '.join(CHARTS)}; such as run.plot.stability()"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse charts that there are not, by naming those that there are."""
+        raise AttributeError(f"there is no chart {name!r}; draw one of {', '.join(CHARTS)}")
 
     def __call__(
         self,

@@ -98,7 +98,7 @@ def _bare(value: float, form: Form) -> str:
         return "∞" if value > 0 else f"{MINUS}∞"
     if value == 0 and form == "number":
         return "0"
-    scaled = 100 * value if form == "share" else value
+    scaled = (100 * value if form == "share" else value) + 0.0  # no negative zero
     if form != "number":
         written = f"{scaled:.1f}" if abs(scaled) >= 1 or scaled == 0 else f"{scaled:.2g}"
     else:

@@ -64,11 +64,10 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
     clock = "step" if stepwise and compared[0].clock not in COUNTED else compared[0].clock
     axes = [one.steps if clock == "step" else one.at for one in compared]
     scale = StepScale(float(value) for axis in axes for value in axis)
-    several = len({one.moe for one in compared}) > 1
     lines: list[Line] = []
     for one, axis in zip(compared, axes, strict=True):
         if np.isfinite(one.contrast.estimate).any():
-            label = f"{one.moe} less {one.dense}" if several else f"less {one.dense}"
+            label = f"{one.moe} less {one.dense}"
             lines += _lines(one, label, [scale.position(float(value)) for value in axis], styles[one.dense])
     if lines:
         ends = (min(min(line.x) for line in lines), max(max(line.x) for line in lines))
@@ -77,7 +76,7 @@ def _difference(compared: list[Compared], title: str, styles: dict[str, ArmStyle
         lines.insert(0, nil)
     label = "checkpoint" if clock == "checkpoint" else f"training {clock}"
     across = scale.axis(label, "" if clock == "checkpoint" else clock)
-    return Panel(f"{title}: MoE less dense", across, Axis("difference", percent=percent), tuple(lines))
+    return Panel(f"{title}, difference", across, Axis("difference", percent=percent), tuple(lines))
 
 
 def _lines(one: Compared, label: str, x: list[float], style: ArmStyle) -> Iterator[Line]:

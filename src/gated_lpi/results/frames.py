@@ -15,6 +15,7 @@ import xarray as xr
 from gated_lpi import score_schema as schema
 from gated_lpi.datasets import UNIT_COORDS
 from gated_lpi.errors import OptionError
+from gated_lpi.metrics.relations import over_relations
 from gated_lpi.results.whole import summaries
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ UNIT_COLUMNS = {
     "head": "attention head, -1 for FFN units",
     "neuron": "index within its expert, FFN or head",
 }
-"""Columns of `unit_frames` before those of scores, which are named after their method: means over prompts, nats."""
+"""Columns of `unit_frames` before those of scores, which are named as in `Run.scores`: means over prompts, nats."""
 
 _ENDS = ("low", "high", "chance", "chance_low", "chance_high")
 _STEPS = {"step": "step", "pair_step": "step", "pair_next_step": "next_step", "other_step": "other_step"}
@@ -87,7 +88,8 @@ def unit_frames(run: Run, arm: str, steps: str | int = "all", rows: int = ROWS) 
         rows: of a slice.
 
     Returns:
-        Tables with `UNIT_COLUMNS`, as far as the arm has them, and a column of mean scores for each of `Run.methods`.
+        Tables with `UNIT_COLUMNS`, as far as the arm has them, and a column of mean scores for each of `Run.methods`
+            and, NaN for units that were not measured, for what is measured of a sample (`score_schema.SAMPLED`).
 
     Raises:
         OptionError: no arm has this name, no checkpoint this step, or units have no scores.
@@ -109,6 +111,7 @@ def _slices(
     for place in places:
         at = scores.isel(checkpoint=place)
         means = {method: at[schema.mean_of(method)].to_numpy() for method in methods}
+        means |= {name: over_relations(at, name).to_numpy() for name in schema.SAMPLED if name in at}
         what: dict[str, Any] = {"arm": arm, "checkpoint": str(at["checkpoint_key"].item())}
         what |= {name: int(at[name]) for name in ("step", "tokens")}
         for start in range(0, scores.sizes["unit"], rows):

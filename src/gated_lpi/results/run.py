@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 RUN_FILE = "run.json"
+LEVELS = 3  # of folders within a run, from which the run is named
 SHOWN = 6  # differences between two runs that an error names
 
 
@@ -313,8 +314,8 @@ class Run:
         Returns:
             The variables of `summary` with `arm` and `by`, the method, in front, NaN where an arm has none.
                 `checkpoint` are the checkpoints of any arm in training order, with an index on `step`; `tokens` (arm,
-                checkpoint) is −1 where they are unknown. Attributes: `run`, `experiment`, options of the metrics, and
-                `missing`, the arms without results, with the reason.
+                checkpoint) is −1 where they are unknown. Variables have `long_name` and `units`. Attributes: `run`,
+                `experiment`, options of the metrics, and `missing`, the arms without results, with the reason.
 
         Raises:
             OptionError: no arm has a summary, and of one the options are why.
@@ -347,7 +348,8 @@ class Run:
             rows: units of a slice, at most.
 
         Yields:
-            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores for each of `methods`, nats.
+            The columns of `gated_lpi.results.frames.UNIT_COLUMNS` and one of mean scores, nats, for each of `methods`
+                and of what is measured of a sample of units (true effects, NaN for the others).
 
         Raises:
             OptionError: no arm has this name, no checkpoint this step, or units have no scores.
@@ -476,10 +478,20 @@ def open_run(path: str | Folder) -> Run:
     advice = "it was written by another version, or edited. Restore it, or run again into a new folder"
     content = read_file(folder / RUN_FILE, _Description, "a run's description", advice)
     if content is None:
-        raise NoRunError(
-            f"{folder} holds no {RUN_FILE}; give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
-        )
+        raise NoRunError(f"{folder} holds no {RUN_FILE}; {_instead(folder)}")
     return Run(folder, content.experiment, dict(content.model_extra or {}))
+
+
+def _instead(folder: Folder) -> str:
+    """What to give in place of something that is no run: the run that it is within, or else a new one."""
+    above = folder
+    for _ in range(LEVELS):
+        above = above.parent
+        if read_text(above / RUN_FILE) is not None:
+            return f"it is within a run: give that run's folder, {above}"
+    if folder.exists():
+        return "give the folder of a run (`gated-lpi demo` makes one)"
+    return f"give the folder of a run (`gated-lpi demo --out {folder}` makes one)"
 
 
 def create_run(path: str | Folder, experiment: Experiment, facts_sha256: str, corpus_sha256: str | None = None) -> Run:

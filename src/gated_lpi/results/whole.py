@@ -20,6 +20,7 @@ from gated_lpi import score_schema as schema
 from gated_lpi.checkpoints.names import stage_order
 from gated_lpi.datasets import as_expected
 from gated_lpi.errors import OptionError, RunError
+from gated_lpi.metrics.meanings import labelled
 
 if TYPE_CHECKING:
     from gated_lpi.results.run import Run
@@ -94,7 +95,7 @@ def as_dataset(run: Run, facts: schema.WhichFacts = "all") -> xr.Dataset:
         **{name: value for name, value in options.items() if name not in ("method", "refused_pairs")},
         "missing": [f"{arm}: {reason}" for arm, reason in missing.items()],
     }
-    return as_expected(whole)
+    return labelled(as_expected(whole))
 
 
 def as_datatree(run: Run) -> xr.DataTree:

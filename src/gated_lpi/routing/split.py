@@ -25,6 +25,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gated_lpi.datasets import as_expected
 from gated_lpi.errors import OptionError
 from gated_lpi.facts import Encoded, FactSet, OnError, load_facts
 from gated_lpi.facts.types import Templates
@@ -33,7 +34,7 @@ from gated_lpi.methods import attribute_asked
 from gated_lpi.methods.objective import questions
 from gated_lpi.methods.table import AnyMethod, method_for
 from gated_lpi.metrics.routing_split import routing_share
-from gated_lpi.models import Model
+from gated_lpi.models import Model, require_model
 from gated_lpi.options import LPI, MethodOptions, Scoring
 from gated_lpi.prompting import Prompting, encode_facts
 from gated_lpi.unit_names import KINDS
@@ -82,6 +83,8 @@ def split_change(
             it may be.
         FactsError, ModelError: see `gated_lpi.attribute`.
     """
+    for model in (before, after):
+        require_model(model)
     chosen = method_for(method)
     _refuse(before, after, chosen, units, keep)
     scoring = Scoring(units=cast(Any, tuple(units)), keep=keep, batch_size=batch_size, memory=memory)
@@ -139,24 +142,17 @@ def _dataset(
     overall = {"routing_part": np.average(routing, axis=0, weights=weights)}
     overall["neurons_part"] = np.average(neurons, axis=0, weights=weights)
     sums = {key: [float(np.abs(values[layer == one]).sum()) for one in layers] for key, values in overall.items()}
-    return (
-        split.assign(
-            routing_by_layer=("layer_index", sums["routing_part"], {"units": "nats"}),
-            neurons_by_layer=("layer_index", sums["neurons_part"], {"units": "nats"}),
-            routing_share=((), share.estimate),
-            routing_share_low=((), share.low),
-            routing_share_high=((), share.high),
-            routing_share_by_layer=("layer_index", [float(one.estimate) for one in by_layer]),
-        )
-        .assign_coords(layer_index=layers)
-        .assign_attrs(
-            {
-                f"{side}_{key}": value
-                for side, one in (("before", first), ("after", last))
-                for key, value in one.attrs.items()
-            }
-        )
-    )
+    split = split.assign(
+        routing_by_layer=("layer_index", sums["routing_part"], {"units": "nats"}),
+        neurons_by_layer=("layer_index", sums["neurons_part"], {"units": "nats"}),
+        routing_share=((), share.estimate),
+        routing_share_low=((), share.low),
+        routing_share_high=((), share.high),
+        routing_share_by_layer=("layer_index", [float(one.estimate) for one in by_layer]),
+    ).assign_coords(layer_index=layers)
+    sides = (("before", first), ("after", last))
+    attributes = {f"{side}_{key}": value for side, one in sides for key, value in one.attrs.items()}
+    return as_expected(split.assign_attrs(attributes))
 
 
 def _relations(scores: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
