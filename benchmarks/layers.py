@@ -79,8 +79,8 @@ class Whole(NamedTuple):
 def whole_run(blocks: Blocks, rounds: int = ROUNDS, *, once: bool = False) -> Whole:
     """In turn: the lens, scores as if the checkpoint had just been loaded, and again with what is kept of it.
 
-    Blocks come one after the other, each with all threads. `attribute` has them side by side, which keeps all cores busy
-    over many layers; of a single one the FFN, which takes longer, would end alone on its share of them.
+    Blocks come one after the other, each with all threads. `attribute` has them side by side, which keeps all cores
+    busy over many layers; of a single one the FFN, which takes longer, would end alone on its share of them.
 
     Args:
         blocks: the layer's.
