@@ -31,7 +31,7 @@ from gated_lpi.models import (
     with_fused_experts,
 )
 from gated_lpi.options import refuse_two_places
-from gated_lpi.trace import pad, trace
+from gated_lpi.trace import pad, reads_what_was_written, trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PROBE_PROMPTS, PROBE_TOKENS = 4, 12
@@ -263,8 +263,10 @@ def wrap_model(
     if row is None:
         with _as_model_errors(type(module).__name__):
             return replace(model, reconstruction=verify(model), notes=notes)
+    kind = module.config.model_type
+    own = "has a row of its own in the table of families, which is not used" if has_row(kind) else None
     note = (
-        f"model type {module.config.model_type!r} has no row in the table of families; the row was "
+        f"model type {kind!r} {own or 'has no row in the table of families'}; the row was "
         f"{'read off the model' if proposed else 'given'}: {row_as_toml(row).replace(chr(10), ', ')}"
     )
     try:
@@ -395,13 +397,16 @@ def verify(
 ) -> Reconstruction:
     """Rebuild blocks, layers, final residual and logits of one forward pass from unit contributions.
 
+    Whether FFNs read what attention wrote changes no sum, and yet every score: it is tried by disturbing that.
+
     Args:
         model: the model to check.
         prompts: token ids to run; default: `probe_prompts`.
         tolerance: largest relative error allowed; default: `default_tolerance`.
 
     Raises:
-        ReconstructionError: an error is above the tolerance; names the block.
+        ReconstructionError: an error is above the tolerance; names the block. Or a block reads something else than
+            the row says.
     """
     prompts = probe_prompts(model) if prompts is None else prompts
     tolerance = default_tolerance(model) if tolerance is None else tolerance
@@ -436,7 +441,36 @@ def verify(
     logits = relative_error(traced.logits, _model_logits(model, prompts))
     if not logits <= tolerance:
         _refuse(model, "the logits", logits, tolerance)
+    _refuse_other_order(model, prompts[0])
     return Reconstruction(worst, worst_name, worst_layer, residual, logits, tolerance)
+
+
+_READS = {True: "reads what attention writes", False: "reads the layer's input, beside attention"}
+
+
+def _refuse_other_order(model: Model, prompt: Sequence[int]) -> None:
+    """Refuse a row that says otherwise than the model does whether blocks read what others of their layer write."""
+    for name, reads in reads_what_was_written(model, list(prompt)).items():
+        is_ffn = name.endswith(" ffn")
+        if reads == (is_ffn and not model.parallel):
+            continue
+        if not is_ffn:
+            raise ReconstructionError(
+                f"{name} of this {model.family.name} model reads what another block of its layer writes; attention and "
+                "mixers are expected to read the layer's input. Such a model is not covered, so no score is given"
+            )
+        raise ReconstructionError(
+            f"{name} of this {model.family.name} model {_READS[reads]}, as changing what attention writes shows, and "
+            f"the row of the table of families says that it {_READS[not reads]} (parallel = "
+            f"{str(model.parallel).lower()}{_by_flag(model.family)}). Units would be scored on a base that the model "
+            f"does not have, so no score is given; a row for this model has parallel = {str(not reads).lower()}"
+        )
+
+
+def _by_flag(family: Family) -> str:
+    """Where a family's row has it from that FFNs stand beside attention, if from the config."""
+    by_config = family.parallel_attribute is not None and not family.parallel
+    return f", by {family.parallel_attribute} of the config" if by_config else ""
 
 
 def relative_error(rebuilt: Tensor, true: Tensor) -> float:
