@@ -285,6 +285,27 @@ def llama(tied):
     return config, AutoModelForCausalLM.from_config(config).eval()
 
 
+def test_a_config_is_read_from_the_file_that_is_named(tmp_path):
+    config, model = llama(tied=False)
+    source = write(tmp_path / "dcp", model.state_dict())
+    folder = tmp_path / "config"
+    config.rope_parameters["rope_theta"] = 777.0
+    config.save_pretrained(folder)
+    (folder / "config.json").rename(folder / "mine.json")
+    config.rope_parameters["rope_theta"] = 10.0
+    config.save_pretrained(folder)
+    for given, theta in ((folder / "mine.json", 777.0), (folder / "config.json", 10.0), (folder, 10.0)):
+        found = import_checkpoint(source, tmp_path / f"out-{given.name}", layout="transformers", config=given)
+        assert found.config["rope_parameters"]["rope_theta"] == theta
+    for given, kind, words in (
+        (tmp_path / "nowhere.json", OptionError, r"config='.*nowhere.json' was given, and there is no such file"),
+        (tmp_path, ModelError, r"^\S*/config.json cannot be used \(\[Errno 2\][^()]*\)\. Fetch the file again"),
+        (source / ".metadata", ModelError, r"\.metadata cannot be used"),
+    ):
+        with pytest.raises(kind, match=words):
+            import_checkpoint(source, tmp_path / "none", layout="transformers", config=given)
+
+
 def test_a_head_that_is_kept_beside_its_embeddings_is_the_same(tmp_path):
     config, model = llama(tied=True)
     config.save_pretrained(tmp_path / "config")

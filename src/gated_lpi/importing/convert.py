@@ -39,7 +39,7 @@ from gated_lpi.importing.naming import Naming
 from gated_lpi.importing.reading import open_source
 from gated_lpi.loading import wrap_model
 from gated_lpi.models import Reconstruction
-from gated_lpi.models.staging import read_config, safe_config
+from gated_lpi.models.staging import read_config, read_config_file, safe_config
 from gated_lpi.version import __version__
 
 PROVENANCE = "import.json"
@@ -90,7 +90,8 @@ def import_checkpoint(
         out: the new folder.
         layout: name of a row of `layouts`.
         settings: keys of the model's config that are otherwise than the layout has them.
-        config: for the layout "transformers", the config.json of the model or its folder.
+        config: for the layout "transformers", the file of the model's config, of any name, or the folder that holds its
+            config.json.
         reference: what the trained model did (`agreement`); by default reference.safetensors in the folder, if it is
             there.
         tokens: training tokens of the checkpoint, written beside it for series.
@@ -159,7 +160,12 @@ def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: s
                 f"the layout {layout.name} needs the model's config.json: give it, or its folder, as config"
             )
         place = Path(file)
-        content, _ = safe_config(read_config(place if place.is_dir() else place.parent))
+        if not place.exists():
+            raise OptionError(
+                f"config={str(file)!r} was given, and there is no such file or folder; give the model's config.json, "
+                "or the folder that holds it"
+            )
+        content, _ = safe_config(read_config(place) if place.is_dir() else read_config_file(place))
         if content.get("model_type") not in CONFIG_MAPPING:
             raise ModelError(
                 f"{place} has model_type {content.get('model_type')!r}, which transformers does not know: give the "
