@@ -40,6 +40,7 @@ from gated_lpi.importing.reading import open_source
 from gated_lpi.loading import wrap_model
 from gated_lpi.models import Reconstruction
 from gated_lpi.models.staging import read_config, read_config_file, safe_config
+from gated_lpi.models.stored import DTYPES
 from gated_lpi.version import __version__
 
 PROVENANCE = "import.json"
@@ -182,6 +183,11 @@ def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: s
     content = dict(layout.config) | {"num_hidden_layers": len(layers)}
     for key, (pattern, axis) in layout.sizes.items():
         shape = naming.shape(pattern)
+        if shape is not None and len(shape) <= axis:
+            raise WeightsError(
+                f"{writable(pattern)} has shape {list(shape)}; the layout {layout.name} reads {key} off axis {axis} of "
+                "it. Choose another layout"
+            )
         if shape is not None:
             content[key] = shape[axis]
         elif "experts.experts" in pattern:
@@ -249,11 +255,12 @@ def _state(
         if taken is None:
             missing.append(f"{name} (from {' or '.join(sources) or 'no row'})")
             continue
+        _refuse_packed(name, taken)
         made = MOVES["copied" if move is None else move.how](taken, heads)
-        if made.shape != empty.shape or not made.is_floating_point():
+        if made.shape != empty.shape:
             raise WeightsError(
-                f"{name} is made of a tensor of shape {tuple(made.shape)} and {made.dtype}; the model needs "
-                f"{tuple(empty.shape)}. A setting is another one than the checkpoint's (--set), or its layout is"
+                f"{name} is made of a tensor of shape {tuple(made.shape)}; the model needs {tuple(empty.shape)}. A "
+                "setting is another one than the checkpoint's (--set), or its layout is"
             )
         state[name] = made.clone()
     if progress is not None:
@@ -276,11 +283,25 @@ def _state(
     return state, sum(math.prod(wanted[name].shape) for name in zeros)
 
 
+def _refuse_packed(name: str, tensor: Tensor) -> None:
+    """Refuse numbers that are not those of a weight: packed ones, whose scales stand elsewhere, or one alone."""
+    held = str(tensor.dtype).removeprefix("torch.")
+    if held not in DTYPES.values() or not tensor.dim():
+        raise WeightsError(
+            f"{name} is made of a tensor of shape {list(tensor.shape)} and dtype {held}; expected weights in one of "
+            f"{', '.join(DTYPES.values())}. Weights that are packed are others without their scales: import the "
+            "checkpoint as it was trained, before it was quantised"
+        )
+
+
 def _take_tied(module: PreTrainedModel, naming: Naming, state: Mapping[str, Tensor]) -> None:
     """Read a head that the checkpoint keeps beside the embeddings that it is tied to: it must be the same."""
     for name in (name for name in module.state_dict() if _is_tied(module, name)):
         kept, other = naming.take([name], None), _tied_to(module, name)
-        if kept is not None and other in state and not torch.equal(kept, state[other]):
+        if kept is None or other not in state:
+            continue
+        _refuse_packed(name, kept)
+        if not torch.equal(kept.double(), state[other].double()):
             raise WeightsError(
                 f"{name} differs from {other}, to which the config ties it; if they were trained apart, say so: "
                 "--set tie_word_embeddings=false"
