@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from gated_lpi.errors import OptionError
 from gated_lpi.models.families import Family
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Family)}
+_FIELDS = {field.name: field for field in dataclasses.fields(Family) if field.name != "source"}
 _ROW = TypeAdapter(Family)
 
 
@@ -76,7 +76,7 @@ def row_of(content: Mapping[str, Any], source: str) -> Family:
             f"{source} has the key {unknown[0]!r}, which no row has; expected some of {', '.join(_FIELDS)}"
         )
     try:
-        return _ROW.validate_python({"model_types": (), **content})
+        return _ROW.validate_python({"model_types": (), **content, "source": source})
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionError(
