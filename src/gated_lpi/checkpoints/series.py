@@ -303,7 +303,7 @@ def _notes(checkpoints: tuple[Checkpoint, ...], suite: Suite | None) -> tuple[st
     ingredients = sorted({checkpoint.stage for checkpoint in checkpoints if "ingredient" in checkpoint.stage})
     if len(ingredients) > 1:
         notes.append(f"{', '.join(ingredients)} are parallel runs from one checkpoint, not one after the other")
-    seeds = sorted({c.stage for c in checkpoints if c.stage.startswith(SEED)})
+    seeds = sorted({c.stage for c in checkpoints if SEED in c.stage})
     if len(seeds) > 1:
         notes.append(f"{', '.join(seeds)} are replicates, trained from one seed each: choose one by its stage")
     if checkpoints[0].folder:
