@@ -203,6 +203,8 @@ def test_the_known_suites(run):
     code, out, _ = run(None)
     assert code == 0
     assert "olmoe-0924 (MoE)" in out
+    told = "".join(cell for line in out.splitlines() for cell in line.split("│")[3:4])
+    assert "EleutherAI/pythia-410m-seed9,step40000:abranchwithoutweights" in told.replace(" ", "")
     _, out, _ = run(None, "--json")
     assert {"pythia", "olmo-2", "ling-mini"} <= {suite["name"] for suite in json.loads(out)}
 

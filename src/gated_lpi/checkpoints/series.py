@@ -147,11 +147,9 @@ def _of_folder(folder: Path) -> Series:
 def _of_suite(suite: Suite, hub: Hub) -> Series:
     if suite.points:
         return _of_listed_points(suite, hub)
-    if len(suite.repos) == 1:
+    if len(suite.repos) == 1 and "*" not in suite.repos[0]:
         return _of_repos(suite.repos[0], suite.repos, hub)
-    raise CheckpointError(
-        f"The suite {suite.name} has several series. Give one of its repositories: {', '.join(suite.named_repos)}."
-    )
+    raise CheckpointError(f"The suite {suite.name} has several series. Give one of its repositories: {suite.choice}.")
 
 
 def _of_listed_points(suite: Suite, hub: Hub) -> Series:

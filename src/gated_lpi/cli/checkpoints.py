@@ -135,7 +135,7 @@ def _print_suites(json: bool) -> None:
     table = _table("suite", "repositories", "what to know")
     for suite in suites():
         repos = suite.repos or tuple(point.repo for point in suite.points)
-        known = [f"known defect: {defect.what}" for defect in suite.defects]
+        known = [f"known defect: {defect}" for defect in suite.defects]
         main = [f"main: {suite.main}"] if suite.main else []
         kind = f"{suite.name} (MoE)" if suite.moe else suite.name
         seeds = [f"replicates: {repo}" for repo in suite.replicates]
@@ -194,7 +194,7 @@ def _lines(series: Series, selection: Selection, report: Integrity | None) -> li
     lines += series.left_out
     for defect in series.known:
         keys = [c.key for c in selection.checkpoints if defect.afflicts(c)]
-        lines.append(f"known of this suite: {defect.what} ({defect.source}){': ' if keys else ''}{shortened(keys)}")
+        lines.append(f"known of this suite: {defect} ({defect.source}){': ' if keys else ''}{shortened(keys)}")
     return lines if report is None else lines + _integrity_lines(report)
 
 
