@@ -440,6 +440,13 @@ def test_wrong_options(tmp_path):
         ({"layout": "nemo"}, "expected one of flame-moe, olmo-core, transformers"),
         ({"settings": {"heads": 4}}, "heads is no setting of qwen2_moe"),
         ({"tokens": -1}, "tokens=-1 was given"),
+        *(
+            (
+                {"settings": SETTINGS | {"num_experts_per_tok": k}},
+                f"num_experts_per_tok = {k} was given, of 8 experts",
+            )
+            for k in (0, 9, 100, -1)
+        ),
         ({"config": tmp_path}, "makes its own"),
     ):
         with pytest.raises(OptionError, match=words):
@@ -449,4 +456,8 @@ def test_wrong_options(tmp_path):
         import_checkpoint(source, tmp_path / "out", settings=SETTINGS)
     with pytest.raises(WeightsError, match=r"neither .metadata with .distcp files nor safetensors"):
         import_checkpoint(tmp_path / "out", tmp_path / "new")
+    with pytest.raises(WeightsError, match="nowhere does not exist; give the folder of one checkpoint"):
+        import_checkpoint(tmp_path / "nowhere", tmp_path / "new")
+    with pytest.raises(WeightsError, match=r"\.metadata is no folder; give the folder of one checkpoint"):
+        import_checkpoint(source / ".metadata", tmp_path / "new")
     assert [layout.name for layout in layouts()] == ["flame-moe", "olmo-core", "transformers"]

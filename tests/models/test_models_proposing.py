@@ -202,6 +202,8 @@ def test_rows_are_written_and_read_again(tmp_path):
         ("final-norm = 1", r"has the key 'final-norm', which no row has; expected some of name, model_types, layers"),
         ('norm = "other"', "has norm = 'other': "),
         ("norm =", "cannot be read as TOML"),
+        ('parallel = "yes"', "has parallel = 'yes'; expected true or false, which are written without quotes"),
+        ("norm_offset = true", "has norm_offset = True; expected no truth value"),
     ],
 )
 def test_a_row_that_is_none_is_an_error(tmp_path, text, message):

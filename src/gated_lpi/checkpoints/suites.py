@@ -196,6 +196,12 @@ def suite_named(name: str) -> Suite | None:
     return next((suite for suite in suites() if suite.name == name.lower()), None)
 
 
+def suite_holding(source: str) -> Suite | None:
+    """The suite that a name is of: its own, that of one of its series, or that of one checkpoint's repository."""
+    points = (suite for suite in suites() if any(point.repo == source for point in suite.points))
+    return suite_named(source) or suite_of(source) or next(points, None)
+
+
 def suite_of(repo: str) -> Suite | None:
     """The suite that a repository belongs to as a series of its own."""
     return next((suite for suite in suites() if suite.matches(repo)), None)

@@ -38,7 +38,7 @@ from gated_lpi.importing.moves import MOVES, ZEROS, Heads
 from gated_lpi.importing.naming import Naming
 from gated_lpi.importing.reading import open_source
 from gated_lpi.loading import wrap_model
-from gated_lpi.models import Reconstruction
+from gated_lpi.models import Family, Reconstruction, find_family, has_row
 from gated_lpi.models.staging import read_config, read_config_file, safe_config
 from gated_lpi.models.stored import DTYPES
 from gated_lpi.version import __version__
@@ -218,9 +218,24 @@ def _made(model_type: str, content: dict[str, Any]) -> PretrainedConfig:
     if unknown:
         raise OptionError(f"{', '.join(unknown)} is no setting of {model_type}; check its name")
     try:
-        return kind(**{key: value for key, value in content.items() if key != "model_type"})
+        config = kind(**{key: value for key, value in content.items() if key != "model_type"})
     except Exception as error:  # whatever a wrong value makes the config's class raise
         raise OptionError(f"these settings make no config of {model_type} ({error})") from error
+    _refuse_choice(config)
+    return config
+
+
+def _refuse_choice(config: PretrainedConfig) -> None:
+    """Refuse a number of experts per token that no router can choose of those that there are."""
+    row = find_family(config.model_type) if has_row(config.model_type) else Family("", ())
+    chosen, experts = (getattr(config, name, None) for name in (row.chosen_experts_attribute, row.experts_attribute))
+    if chosen is None or not isinstance(experts, int):
+        return
+    if not is_count(chosen) or not 1 <= chosen <= experts:
+        raise OptionError(
+            f"{row.chosen_experts_attribute} = {chosen!r} was given, of {experts} experts; expected 1 to {experts}, as "
+            "the model was trained"
+        )
 
 
 def _laid_out(config: PretrainedConfig) -> PreTrainedModel:

@@ -75,6 +75,11 @@ def row_of(content: Mapping[str, Any], source: str) -> Family:
         raise OptionError(
             f"{source} has the key {unknown[0]!r}, which no row has; expected some of {', '.join(_FIELDS)}"
         )
+    for name, value in content.items():
+        truth = isinstance(_FIELDS[name].default, bool)
+        if truth is not isinstance(value, bool):
+            expected = "true or false, which are written without quotes" if truth else "no truth value"
+            raise OptionError(f"{source} has {name} = {value!r}; expected {expected}: docs/families.md says what it is")
     try:
         return _ROW.validate_python({"model_types": (), **content, "source": source})
     except ValidationError as error:
