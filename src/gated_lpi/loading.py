@@ -32,7 +32,7 @@ from gated_lpi.models import (
     with_fused_experts,
 )
 from gated_lpi.options import refuse_two_places
-from gated_lpi.trace import pad, trace
+from gated_lpi.trace import pad, reads_what_was_written, trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PROBE_PROMPTS, PROBE_TOKENS = 4, 12
@@ -248,11 +248,14 @@ def wrap_model(
     """
     refuse_packed(type(module).__name__, module)
     proposed = family is None and not has_row(module.config.model_type)
+    if family is not None:
+        family = replace(family, source=family.source or "family=")
     notes: tuple[str, ...] = ()
     with _as_model_errors(type(module).__name__):
         given, module = module.eval(), with_fused_experts(module)
         if module is not given:
             notes = (_same_logits(given, module),)
+    with _as_model_errors(type(module).__name__, family):
         row = propose(module) if proposed else family
         model = build_model(module, tokenizer, row)
     details = {
@@ -267,12 +270,14 @@ def wrap_model(
     if row is None:
         with _as_model_errors(type(module).__name__):
             return replace(model, reconstruction=verify(model), notes=notes)
+    kind = module.config.model_type
+    own = "has a row of its own in the table of families, which is not used" if has_row(kind) else None
     note = (
-        f"model type {module.config.model_type!r} has no row in the table of families; the row was "
-        f"{'read off the model' if proposed else 'given'}: {row_as_toml(row).replace(chr(10), ', ')}"
+        f"model type {kind!r} {own or 'has no row in the table of families'}; the row was "
+        f"{'read off the model' if proposed else f'given ({row.source})'}: {row_as_toml(row).replace(chr(10), ', ')}"
     )
     try:
-        with _as_model_errors(type(module).__name__):
+        with _as_model_errors(type(module).__name__, family):
             return replace(model, reconstruction=verify(model), notes=(*notes, note))
     except ReconstructionError as error:
         error.add_note(row_as_toml(row))
@@ -361,18 +366,30 @@ def _float32_copy(module: PreTrainedModel, device: torch.device | None) -> PreTr
 
 
 @contextmanager
-def _as_model_errors(name: str) -> Iterator[None]:
-    """Tell of what a model's own code raises as of a model that cannot be attributed."""
+def _as_model_errors(name: str, given: Family | None = None) -> Iterator[None]:
+    """Tell of what a model's own code raises as of a model that cannot be attributed; of the row, if one was given."""
     try:
         yield
+    except ModelError as error:
+        if given is None or given.called in str(error):
+            raise
+        raise type(error)(f"{error}. The model was read by {_in_doubt(given)}") from error
     except (GatedLPIError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        ends = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        if given is not None:
+            raise ModelError(f"nothing was attributed: {name} ends in {ends}, read by: {_in_doubt(given)}") from error
         raise ModelError(
-            f"{name} was built, but a forward pass of it ends in {type(error).__name__}: "
-            f"{(str(error) or 'no reason given').splitlines()[0]}. Its config and its weights contradict each other, "
-            "or the installed transformers does not support this model; nothing was attributed"
+            f"{name} was built, but a forward pass of it ends in {ends}. Its config and its weights contradict each "
+            "other, or the installed transformers does not support this model; nothing was attributed"
         ) from error
+
+
+def _in_doubt(given: Family) -> str:
+    """A row that a user gave, as what an error may come from."""
+    shown = row_as_toml(given).replace("\n", ", ")
+    return f"{given.called}, which may be wrong: {shown}. Mend it, or load the model without it to see whether it is"
 
 
 def probe_prompts(model: Model) -> list[list[int]]:
@@ -399,13 +416,16 @@ def verify(
 ) -> Reconstruction:
     """Rebuild blocks, layers, final residual and logits of one forward pass from unit contributions.
 
+    Whether FFNs read what attention wrote changes no sum, and yet every score: it is tried by disturbing that.
+
     Args:
         model: the model to check.
         prompts: token ids to run; default: `probe_prompts`.
         tolerance: largest relative error allowed; default: `default_tolerance`.
 
     Raises:
-        ReconstructionError: an error is above the tolerance; names the block.
+        ReconstructionError: an error is above the tolerance; names the block. Or a block reads something else than
+            the row says.
         OptionError: what is to be checked is no `Model`.
     """
     require_model(model)
@@ -442,7 +462,36 @@ def verify(
     logits = relative_error(traced.logits, _model_logits(model, prompts))
     if not logits <= tolerance:
         _refuse(model, "the logits", logits, tolerance)
+    _refuse_other_order(model, prompts[0])
     return Reconstruction(worst, worst_name, worst_layer, residual, logits, tolerance)
+
+
+_READS = {True: "reads what attention writes", False: "reads the layer's input, beside attention"}
+
+
+def _refuse_other_order(model: Model, prompt: Sequence[int]) -> None:
+    """Refuse a row that says otherwise than the model does whether blocks read what others of their layer write."""
+    for name, reads in reads_what_was_written(model, list(prompt)).items():
+        is_ffn = name.endswith(" ffn")
+        if reads == (is_ffn and not model.parallel):
+            continue
+        if not is_ffn:
+            raise ReconstructionError(
+                f"{name} of this {model.family.name} model reads what another block of its layer writes; attention and "
+                "mixers are expected to read the layer's input. Such a model is not covered, so no score is given"
+            )
+        raise ReconstructionError(
+            f"{name} of this {model.family.name} model {_READS[reads]}, as changing what attention writes shows, and "
+            f"{model.family.called} says that it {_READS[not reads]} (parallel = "
+            f"{str(model.parallel).lower()}{_by_flag(model.family)}). Units would be scored on a base that the model "
+            f"does not have, so no score is given; a row for this model has parallel = {str(not reads).lower()}"
+        )
+
+
+def _by_flag(family: Family) -> str:
+    """Where a family's row has it from that FFNs stand beside attention, if from the config."""
+    by_config = family.parallel_attribute is not None and not family.parallel
+    return f", by {family.parallel_attribute} of the config" if by_config else ""
 
 
 def relative_error(rebuilt: Tensor, true: Tensor) -> float:
@@ -484,7 +533,7 @@ def _model_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:
 def _refuse(model: Model, what: str, error: float, tolerance: float) -> None:
     raise ReconstructionError(
         f"{what} of this {model.family.name} model is not what its units and biases add up to: relative error "
-        f"{error:.3g}, allowed {tolerance:.3g}. The row of the table of families and the model's code disagree "
-        "(a missing scale, bias or norm), or the weights are so large that rounding hides single units; "
+        f"{error:.3g}, allowed {tolerance:.3g}; {model.family.called} and the model's code disagree (a "
+        "missing scale, bias or norm), or the weights are so large that rounding hides single units; "
         "no score would be right, so none is given"
     )

@@ -64,10 +64,55 @@ def test_a_first_step_of_another_run(tmp_path):
     states = course()
     states[0] = start(5)
     found = check_continuity(write(tmp_path, states))
-    assert {(b.what, b.before, b.key) for b in found.breaks} == {("jumps", "step-0", "step-1")}
+    assert {(b.what, b.before, b.key) for b in found.breaks} == {("parts", "step-0", "step-1")}
     assert {b.kind for b in found.breaks} == {"embed.weight", "layers.*.attn.weight", "layers.*.experts.down_proj[*]"}
     assert all(b.matrices == b.of for b in found.breaks)
     assert all(b.distance == pytest.approx(2**0.5, abs=0.1) for b in found.breaks)
+
+
+@pytest.mark.parametrize("other", [(6,), (0,), (0, 1), (0, 1, 2), (3,), (4, 5, 6)], ids=str)
+def test_checkpoints_of_another_run(tmp_path, other):
+    """At the end, at the start, in the first half, in between: also where the intervals beside them are long."""
+    states, strange = course(), course(3)
+    for index in other:
+        states[index] = strange[index]
+    found = check_continuity(write(tmp_path, states))
+    joints = [i for i in range(len(STEPS) - 1) if (i in other) != (i + 1 in other)]
+    expected = {("parts", f"step-{STEPS[i]}", f"step-{STEPS[i + 1]}") for i in joints}
+    assert expected <= {(b.what, b.before, b.key) for b in found.breaks}
+    assert {b.key for b in found.breaks} == {key for _, _, key in expected}
+    assert all(b.matrices == b.of for b in found.breaks if b.what == "parts")
+    assert found.untold == ""
+
+
+@pytest.mark.parametrize("left", [0.3, 0.15])
+def test_early_training_goes_far_and_is_no_break(tmp_path, left):
+    """A first interval after which little is left of the initial weights: 1.2 to 1.3 from them, and not unrelated."""
+    states, first = course(), start(5)
+    for name, value in first.items():
+        first[name] = left * states[1][name] + (1 - left**2) ** 0.5 * value
+    states[0] = first
+    found = check_continuity(write(tmp_path, states))
+    assert found.distances[0] > 1.15
+    assert "parts" not in {b.what for b in found.breaks}
+
+
+def test_unrelated_checkpoints_tell_nothing(tmp_path):
+    found = check_continuity(write(tmp_path, [start(20 + i) for i in range(len(STEPS))]))
+    assert found.breaks == ()
+    assert found.untold.startswith("6 of 6 pairs of neighbours are no more like each other than two random draws")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_checkpoints_show_no_trend(tmp_path, count):
+    found = check_continuity(write(tmp_path, course())[:count])
+    assert ("so few show no trend: give 4 or more" in found.untold) == (count < 4)
+
+
+def test_two_unrelated_checkpoints(tmp_path):
+    states = course()
+    states[1] = start(5)
+    assert "1 of 1 pairs" in check_continuity(write(tmp_path, states)[:2]).untold
 
 
 def test_experts_that_were_never_converted(tmp_path):

@@ -43,6 +43,15 @@ B, T = 10**9, 10**12
         ("mid_3_0000500", "mid-step", "mid_3", 500, None),
         ("step69369-seed-default", "step-seed", "seed-default", 69_369, None),  # DataDecide
         ("step0-seed-large-aux-2", "step-seed", "seed-large-aux-2", 0, None),
+        ("step1000-seed-1-tokens5B", "step-seed", "seed-1", 1000, 5 * B),
+        ("step1000-seed-large-aux-2-tokens5B", "step-seed", "seed-large-aux-2", 1000, 5 * B),
+        ("step1000_seed42", "step-seed", "seed-42", 1000, None),
+        ("step5000-tokens20B-seed-2", "step-tokens-seed", "seed-2", 5000, 20 * B),
+        ("stage1-step1000-seed-3", "stage-step-seed", "stage1-seed-3", 1000, None),
+        ("stage2_step1000_tokens5B_seed7", "stage-step-seed", "stage2-seed-7", 1000, 5 * B),
+        ("mid_1_step0010000", "mid-step", "mid_1", 10_000, None),
+        ("base_step500", "base-step", "base", 500, None),
+        ("Crystal_Coder_v1.5_phase2_checkpoint_018000", "phase-checkpoint", "phase2", 18_000, None),
         ("step-125000", "step", "", 125_000, None),  # SmolLM2
         ("iter_0005473", "step", "", 5473, None),  # FLAME-MoE's folders
     ],
@@ -90,6 +99,12 @@ def test_a_count_of_checkpoints_is_no_step():
         ("base_720", "names no step"),  # too short to be meant as a step of that suite
         ("base_0720000_final", "side run: '_final' follows the step"),
         ("mid_final", "names no step"),
+        ("mid_1_final", "names no step: the last of its run or stage"),
+        ("final", "names no step: the last of its run or stage"),
+        ("step5-seed-tokens5B", "'-seed-tokens5B' follows the step"),
+        ("step5-seedling", "'-seedling' follows the step"),
+        ("stage1_phase2_step_5", "names no step"),  # a stage is no part of a model's name, to be dropped unsaid
+        ("a_seed-3_phase2_step_5", "names no step"),
         ("chck_10M-ema", "side run: '-ema' follows the number of words"),
         ("chck_9223373T", "tells a step of 19 digits"),
         ("step5-seed-", "'-seed-' follows"),

@@ -216,6 +216,12 @@ def test_a_folder_is_a_series(tmp_path):
     ("source", "words"),
     [
         ("pythia", "several series. Give one of its repositories: EleutherAI/pythia-14m"),
+        ("datadecide", r"several series. Give one of its repositories: any that matches allenai/DataDecide-\*\."),
+        (
+            "emo-twins",
+            r"repositories: allenai/StdMoE_1b4b_130B, allenai/Dense_1b_130B, or one that matches allenai/Emo_1b14b_\* "
+            r"or allenai/StdMoE_1b14b_\*\.",
+        ),
         ("nothing-of-that-name", "no folder here, no suite and no repository"),
         ("a/absent", "does not show the branches of a/absent"),
         ("a/empty", r"no branch, and no folder of main, that names a step \(found: main"),

@@ -70,6 +70,17 @@ def test_what_cannot_be_run_as_it_is_says_so():
     assert {"smollm2", "polypythias", "datadecide", "lucie", "marin", "k2-v2", "babylm", "flame-moe"} <= set(found)
 
 
+def test_a_defect_says_what_it_concerns():
+    told = {name: [str(defect) for defect in suite_named(name).defects] for name in ("polypythias", "pythia", "olmo-2")}
+    assert "EleutherAI/pythia-410m-seed9, step 40000: a branch without weights" in told["polypythias"]
+    assert "steps 0, 1, 2: steps 0, 1 and 2 hold the same weights in many of the models" in told["pythia"]
+    assert any(one.startswith("EleutherAI/pythia-2.8b, steps 0 to 53000, 55000, ") for one in told["pythia"])
+    assert any(
+        one.startswith("allenai/OLMo-2-1124-7B, stage1, steps 101000, 175000, 300000: ") for one in told["olmo-2"]
+    )
+    assert str(suite_named("olmo").defects[-1]) == "gaps in the list of checkpoints"
+
+
 def test_every_defect_has_a_source():
     assert all(defect.source.startswith("https://") for suite in suites() for defect in suite.defects)
 

@@ -203,6 +203,8 @@ def test_the_known_suites(run):
     code, out, _ = run(None)
     assert code == 0
     assert "olmoe-0924 (MoE)" in out
+    told = "".join(cell for line in out.splitlines() for cell in line.split("│")[3:4])
+    assert "EleutherAI/pythia-410m-seed9,step40000:abranchwithoutweights" in told.replace(" ", "")
     _, out, _ = run(None, "--json")
     assert {"pythia", "olmo-2", "ling-mini"} <= {suite["name"] for suite in json.loads(out)}
 
@@ -257,11 +259,12 @@ def test_continuity_says_what_breaks_off(run, tmp_path):
         save_file({"layers.0.weight": weights}, tmp_path / f"step-{step}" / ONE)
     code, out, _ = run(None, tmp_path, "--continuity")
     assert code == 0
-    assert "breaks off: step-1 after step-0: layers.*.weight farther from it than the intervals beside" in flat(out)
+    assert "breaks off: step-1 after step-0: layers.*.weight no more like it than two random draws, as" in flat(out)
     assert "1 kinds of matrices break off the series' own trend" in flat(out)
     code, out, _ = run(None, tmp_path, "--continuity", "--json", "--steps", "1,2,3,4")
     assert code == 0
     assert json.loads(out)["continuity"]["breaks"] == []
     _, out, _ = run(None, tmp_path, "--continuity", "--steps", "0,1")
+    assert "1 of 1 pairs of neighbours are no more like each other than two random draws" in flat(out)
     assert "so few show no trend: give 4 or more, or look for distances near 1.41 yourself" in flat(out)
     assert re.search(r"step-1 \S+ 1\.4", flat(out))

@@ -193,6 +193,12 @@ def test_only_the_keys_that_an_arm_gives_take_the_place_of_the_shared_ones(tmp_p
         (TRAINED + "training = {learnin_rate = 1}\n", r"arms\.0\.training\.learnin_rate: .*mean learning_rate\?"),
         (TRAINED + "training = {size = {expert = 4}}\n", r"training\.size\.expert: .*did you mean experts\?"),
         (TRAINED + "training = {size = {vocab_size = 300}}\n", r"training\.size\.vocab_size: there is no such key"),
+        (
+            '[[arms]]\nname = "a"\nseries = "a/b"\ntrust_remote_code = "yes"\n',
+            r"arms\.0: trust_remote_code is 'yes'; expected true or false, which are written without quotes",
+        ),
+        ('[[arms]]\nname = "a"\nseries = "a/b"\ntrust_remote_code = 1\n', r"trust_remote_code is 1; expected true"),
+        (TRAINED + "training = {size = {tie_embeddings = 'no'}}\n", r"tie_embeddings is 'no'; expected true or false"),
         (TRAINED + "training = {learning_rate = 0}\n", r"arms\.0\.training\.learning_rate: .*greater than 0"),
         (TRAINED + "training = {steps = 3}\n", r"arm 'a' with its own training: 14 checkpoints asked of 3 training"),
         (

@@ -48,6 +48,16 @@ def with_clutter(tensors):
     }
 
 
+def by_expert(tensors):
+    """Each expert in a tensor of its own."""
+    given = dict(tensors)
+    for name in [name for name in tensors if ".experts.experts." in name]:
+        layer, end = name.split("experts.experts.")
+        stacked = given.pop(name)
+        given |= {f"{layer}experts.local_experts.{e}.{end}": stacked[e].clone() for e in range(EXPERTS)}
+    return given
+
+
 @pytest.mark.parametrize("form", ["dcp", "parts", "prefixed", "safetensors", "by expert", "merged"])
 def test_flame_moe_computes_what_it_computed(tmp_path, form):
     """The layout's proof: logits of the folder against those of the formulas, over Megatron's own tensors."""
@@ -62,10 +72,7 @@ def test_flame_moe_computes_what_it_computed(tmp_path, form):
     else:
         given = dict(tensors)
         if form == "by expert":
-            for name in [name for name in tensors if ".experts.experts." in name]:
-                layer, end = name.split("experts.experts.")
-                stacked = given.pop(name)
-                given |= {f"{layer}experts.local_experts.{e}.{end}": stacked[e].clone() for e in range(EXPERTS)}
+            given = by_expert(tensors)
         elif form == "merged":  # attention of all layers in one tensor, with the layer as first axis
             for end in ("linear_qkv.layer_norm_weight", "linear_qkv.weight", "linear_proj.weight"):
                 parts = [given.pop(f"decoder.layers.{layer}.self_attention.{end}") for layer in range(LAYERS)]
@@ -157,12 +164,19 @@ def test_a_reference_is_compared_with(tmp_path):
 
 def test_what_is_no_reference(tmp_path):
     source = write(tmp_path / "iter", megatron())
-    logits = torch.zeros(1, 8, VOCABULARY)
+    logits, routed = torch.ones(1, 8, VOCABULARY), torch.arange(TOP).expand(1, 8, TOP)
     for record, words in (
         ({"input_ids": IDS[None]}, r"expected input_ids \[N, T\] and logits"),
         ({"logits": logits}, r"expected input_ids"),
         ({"input_ids": 100 * IDS[None], "logits": logits}, "tokens 100 to 900; the model has 64"),
         ({"input_ids": IDS[None], "logits": logits[:, :3]}, r"logits of shape \(1, 3, 64\)"),
+        ({"input_ids": IDS[None], "logits": torch.zeros(1, 8, VOCABULARY)}, "logits that are 0 alone"),
+        ({"input_ids": IDS[None], "logits": logits + torch.nan}, "logits that are NaN or infinities"),
+        ({"input_ids": IDS[None], "routing.1": torch.zeros(1, 8, 0)}, r"routing.1 of shape \(1, 8, 0\)"),
+        ({"input_ids": IDS[None], "routing.1": routed + torch.nan}, "something else than numbers of experts, 0 to 7"),
+        ({"input_ids": IDS[None], "routing.1": routed + EXPERTS}, "something else than numbers of experts, 0 to 7"),
+        ({"input_ids": IDS[None], "routing.1": routed - 1}, "something else than numbers of experts, 0 to 7"),
+        ({"input_ids": IDS[None], "routing.1": 0 * routed}, "names an expert twice for one token"),
         ({"input_ids": IDS[None], "routing.0": IDS[None, :, None]}, "routing of layer 0 that the model does not have"),
     ):
         save_file(
@@ -199,6 +213,25 @@ def test_routing_alone_can_reject(tmp_path):
     save_file(record, tmp_path / "wrong.safetensors")
     with pytest.raises(ModelError, match=r"share of the recorded experts by layer \{1: 1.0, 2: 0\.\d+\}"):
         import_checkpoint(source, tmp_path / "step-2", settings=SETTINGS, reference=tmp_path / "wrong.safetensors")
+
+
+@pytest.mark.parametrize("chosen", [TOP - 1, TOP + 1, EXPERTS])
+def test_another_number_of_experts_is_no_agreement(tmp_path, chosen):
+    """With more experts than were recorded, all recorded ones are among them."""
+    tensors = megatron(seed=2)
+    source = write(tmp_path / "iter", tensors)
+    _, routed = computed(tensors, IDS)
+    record = {"input_ids": IDS[None]} | {f"routing.{n}": experts[None].contiguous() for n, experts in routed.items()}
+    save_file(record, tmp_path / "recorded.safetensors")
+    words = rf"layer 1 to {chosen} experts, and .* records {TOP}\. .*--set num_experts_per_tok={TOP}\)"
+    with pytest.raises(ModelError, match=words):
+        import_checkpoint(
+            source,
+            tmp_path / "out",
+            settings=SETTINGS | {"num_experts_per_tok": chosen},
+            reference=tmp_path / "recorded.safetensors",
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["GPT-OSS", "Granite-MoE", "DeepSeek-V3"])
@@ -285,6 +318,27 @@ def llama(tied):
     return config, AutoModelForCausalLM.from_config(config).eval()
 
 
+def test_a_config_is_read_from_the_file_that_is_named(tmp_path):
+    config, model = llama(tied=False)
+    source = write(tmp_path / "dcp", model.state_dict())
+    folder = tmp_path / "config"
+    config.rope_parameters["rope_theta"] = 777.0
+    config.save_pretrained(folder)
+    (folder / "config.json").rename(folder / "mine.json")
+    config.rope_parameters["rope_theta"] = 10.0
+    config.save_pretrained(folder)
+    for given, theta in ((folder / "mine.json", 777.0), (folder / "config.json", 10.0), (folder, 10.0)):
+        found = import_checkpoint(source, tmp_path / f"out-{given.name}", layout="transformers", config=given)
+        assert found.config["rope_parameters"]["rope_theta"] == theta
+    for given, kind, words in (
+        (tmp_path / "nowhere.json", OptionError, r"config='.*nowhere.json' was given, and there is no such file"),
+        (tmp_path, ModelError, r"^\S*/config.json cannot be used \(\[Errno 2\][^()]*\)\. Fetch the file again"),
+        (source / ".metadata", ModelError, r"\.metadata cannot be used"),
+    ):
+        with pytest.raises(kind, match=words):
+            import_checkpoint(source, tmp_path / "none", layout="transformers", config=given)
+
+
 def test_a_head_that_is_kept_beside_its_embeddings_is_the_same(tmp_path):
     config, model = llama(tied=True)
     config.save_pretrained(tmp_path / "config")
@@ -331,12 +385,68 @@ def test_what_does_not_fit_is_refused(tmp_path, change, words):
     assert not (tmp_path / "out").exists()
 
 
+LOCAL = "decoder.layers.1.mlp.experts.local_experts"
+
+
+def merged(tensors, end):
+    """Tensors of some layers as one, with these layers as its first axis."""
+    names = [name for name in tensors if name.endswith(end)]
+    stacked = torch.stack([tensors.pop(name) for name in names])
+    return tensors | {f"decoder.layers.{end}": stacked}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda t: merged(t, "mlp.experts.experts.linear_fc1.weight"),
+            r"layers.mlp.experts.experts.linear_fc1.weight, of shape \[2, 8, 32, 32\], holds 2 layers in one tensor, "
+            r"and the model has 3: .* such as decoder.layers.2.mlp.experts.experts.linear_fc1.weight",
+        ),
+        (lambda t: merged(t, "mlp.router.weight"), "router.weight, .* holds 2 layers in one tensor"),
+        (
+            lambda t: merged(merged(t, "mlp.linear_fc1.weight"), "mlp.linear_fc2.weight"),
+            "holds 1 layers in one tensor, and the model has 3",
+        ),
+        (lambda t: {n: v.to(torch.float8_e4m3fn) for n, v in t.items()}, "and dtype float8_e4m3fn; expected weights"),
+        (
+            lambda t: t | {"decoder.layers.1.mlp.router.weight": torch.ones(EXPERTS, WIDTH).to(torch.int8)},
+            r"model.layers.1.mlp.gate.weight is made of a tensor of shape \[8, 32\] and dtype int8",
+        ),
+        (
+            lambda t: t | {"decoder.layers.1.mlp.experts.experts.linear_fc2.weight": torch.ones(16, WIDTH)},
+            r"has shape \[16, 32\]; the layout flame-moe reads moe_intermediate_size off axis 2 of it",
+        ),
+        (lambda t: t | {"decoder.final_layernorm.weight": torch.tensor(1.0)}, r"of shape \[\] and dtype float32"),
+        (
+            lambda t: (
+                by_expert(t) | {"decoder.layers.1.mlp.experts.local_experts.3.linear_fc1.weight": torch.ones(2, 2)}
+            ),
+            r"local_experts.\{expert\}.linear_fc1.weight are of 2 forms \(\[2, 2\] float32, \[32, 32\] float32\)",
+        ),
+    ],
+)
+def test_forms_that_no_layout_reads_are_refused(tmp_path, change, words):
+    (tmp_path / "iter").mkdir()
+    save_file(change(megatron()), tmp_path / "iter" / "w.safetensors")
+    with pytest.raises(WeightsError, match=words):
+        import_checkpoint(tmp_path / "iter", tmp_path / "out", settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_options(tmp_path):
     source = write(tmp_path / "iter", megatron())
     for options, words in (
         ({"layout": "nemo"}, "expected one of flame-moe, olmo-core, transformers"),
         ({"settings": {"heads": 4}}, "heads is no setting of qwen2_moe"),
         ({"tokens": -1}, "tokens=-1 was given"),
+        *(
+            (
+                {"settings": SETTINGS | {"num_experts_per_tok": k}},
+                f"num_experts_per_tok = {k} was given, of 8 experts",
+            )
+            for k in (0, 9, 100, -1)
+        ),
         ({"config": tmp_path}, "makes its own"),
     ):
         with pytest.raises(OptionError, match=words):
@@ -346,4 +456,8 @@ def test_wrong_options(tmp_path):
         import_checkpoint(source, tmp_path / "out", settings=SETTINGS)
     with pytest.raises(WeightsError, match=r"neither .metadata with .distcp files nor safetensors"):
         import_checkpoint(tmp_path / "out", tmp_path / "new")
+    with pytest.raises(WeightsError, match="nowhere does not exist; give the folder of one checkpoint"):
+        import_checkpoint(tmp_path / "nowhere", tmp_path / "new")
+    with pytest.raises(WeightsError, match=r"\.metadata is no folder; give the folder of one checkpoint"):
+        import_checkpoint(source / ".metadata", tmp_path / "new")
     assert [layout.name for layout in layouts()] == ["flame-moe", "olmo-core", "transformers"]

@@ -202,6 +202,8 @@ def test_rows_are_written_and_read_again(tmp_path):
         ("final-norm = 1", r"has the key 'final-norm', which no row has; expected some of name, model_types, layers"),
         ('norm = "other"', "has norm = 'other': "),
         ("norm =", "cannot be read as TOML"),
+        ('parallel = "yes"', "has parallel = 'yes'; expected true or false, which are written without quotes"),
+        ("norm_offset = true", "has norm_offset = True; expected no truth value"),
     ],
 )
 def test_a_row_that_is_none_is_an_error(tmp_path, text, message):
@@ -220,3 +222,41 @@ def test_a_row_that_is_given_is_used_and_proven():
     assert refused.value.__notes__ == [row_as_toml(dataclasses.replace(row, logit_multiplier_attribute=None))]
     with pytest.raises(ModelError, match="expects 'nowhere'"):
         wrap_model(module, family=dataclasses.replace(row, attention_out="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            'final_norm = ""',
+            "ends in KeyError: 'final', read by: {row}, which may be wrong: .*final_norm = \"\"",
+        ),
+        ('logit_multiplier_attribute = "nope"', "has no 'nope', by which its row.* names a number.* was read by {row}"),
+        ('layers = "model"', "{row} expects a list of layers at 'model' .layers., and LlamaModel is none; mend it in"),
+        (
+            'layers = "model.nolayers"',
+            "{row} expects 'model.nolayers' .layers. in LlamaForCausalLM,.*: mend it in .*row.toml",
+        ),
+        ('down = "gate_proj"', 'ends in RuntimeError: .*, read by: {row}, which may be wrong: .*down = "gate_proj"'),
+        ('down = "nope"', "{row} expects 'nope' .down. in LlamaMLP"),
+        ('experts = "act_fn"', "holds no 3-D parameter .* The model was read by {row}, which may be wrong: .*experts"),
+        ("residual_multiplier = 2.0", "{row} and the model's code disagree"),
+        ('stream_scale = "nope"', "{row} expects a tensor of one number at 'nope' .stream_scale."),
+        ('ffn_scale = "nope"', "{row} expects a number at 'nope' of each layer"),
+        ("parallel = true", "{row} says that it reads the layer's input"),
+    ],
+)
+def test_a_wrong_row_is_blamed_and_not_the_model(tmp_path, row, words):
+    file = tmp_path / "row.toml"
+    file.write_text(row)
+    blamed = rf"the row 'row' that was given \({file}\)"
+    with pytest.raises(ModelError, match=words.replace("{row}", blamed)) as refused:
+        wrap_model(tiny_module("Llama"), family=read_row(file))
+    assert "families.py" not in str(refused.value)
+    assert "Its config and its weights" not in str(refused.value)
+
+
+def test_a_row_from_python_is_named_too():
+    row = dataclasses.replace(find_family("llama"), name="mine", layers="nowhere")
+    with pytest.raises(ModelError, match=r"the row 'mine' that was given \(family=\) expects 'nowhere'"):
+        wrap_model(tiny_module("Llama"), family=row)

@@ -1,11 +1,15 @@
 """Unit contributions and biases rebuild what the model computes, or loading refuses the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gated_lpi.errors import ModelError, ReconstructionError
 from gated_lpi.loading import verify, wrap_model
+from gated_lpi.models import find_family
+from gated_lpi.trace import reads_what_was_written
 from tiny_models import CASES, random_prompts, tiny_model, tiny_module
 
 LIMITS = {torch.float32: 6e-6, torch.float64: 8e-7}
@@ -59,6 +63,40 @@ def test_a_part_that_is_not_there_is_named():
     del module.model.layers[0].mlp.down_proj
     with pytest.raises(ModelError, match="down_proj"):
         wrap_model(module)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows_that_say_the_contrary_of_what_ffns_read_are_refused(case):
+    module = tiny_module(case)
+    known = find_family(module.config.model_type)
+    parallel = wrap_model(module).parallel
+    wrong = replace(known, parallel=not parallel, parallel_attribute=None)
+    does = "reads the layer's input, beside attention" if parallel else "reads what attention writes"
+    expected = f"layer 0 ffn of this .* model {does}.* a row for this model has parallel = {str(parallel).lower()}"
+    with pytest.raises(ReconstructionError, match=expected):
+        wrap_model(module, family=wrong)
+    right = wrap_model(module, family=replace(wrong, parallel=parallel))
+    assert "has a row of its own in the table of families, which is not used; the row was given" in right.notes[-1]
+
+
+def test_a_config_that_says_the_contrary_of_its_weights_code_is_named():
+    module = tiny_module("GPT-NeoX (Pythia)")
+    module.config.use_parallel_residual = False  # of the config alone: the layers have it from when they were made
+    with pytest.raises(ReconstructionError, match=r"\(parallel = false, by use_parallel_residual of the config\)"):
+        wrap_model(module)
+
+
+def test_what_ffns_read_is_seen_whatever_attention_writes():
+    model = tiny_model("GPT-NeoX (Pythia) sequential")
+    for block in model.blocks:
+        if block.kind == "attention":
+            torch.nn.init.zeros_(block.writers[0].module.weight)
+            torch.nn.init.zeros_(block.writers[0].module.bias)
+    assert reads_what_was_written(model, [1, 2, 3]) == {b.name: b.kind == "ffn" for b in model.blocks}
+    torch.nn.init.constant_(model.blocks[1].module.dense_h_to_4h.bias, -100.0)  # units that are all off tell nothing
+    torch.nn.init.zeros_(model.blocks[1].module.dense_h_to_4h.weight)
+    assert "layer 0 attention" in reads_what_was_written(model, [1, 2, 3])
+    assert "layer 0 ffn" not in reads_what_was_written(model, [1, 2, 3])
 
 
 def test_the_check_is_kept_with_the_model():

@@ -7,7 +7,7 @@ import pytest
 
 from gated_lpi.checkpoints import Hub
 from gated_lpi.cli import main
-from gated_lpi.errors import RunError, RunExistsError
+from gated_lpi.errors import OptionError, RunError, RunExistsError
 from gated_lpi.experiments import Experiment
 from gated_lpi.results import create_run, open_run
 from gated_lpi.runs import run_experiment
@@ -197,6 +197,23 @@ def test_chosen_checkpoints_are_read_strictly(tmp_path, content, why):
     spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "series": "owner/repo"}]})
     with pytest.raises(RunError, match=rf"a\.json cannot be read as the chosen .*{why}.*delete it"):
         choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), lambda *_: None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("series", "suite"),
+    [
+        ("ling-mini", "ling-mini"),
+        (["inclusionAI/Ling-mini-base-2.0-5T", "inclusionAI/Ling-mini-base-2.0-10T"], "ling-mini"),
+        ("allenai/DataDecide-c4-1B", "datadecide"),
+        ("allenai/OLMo-7B", "olmo"),
+    ],
+)
+def test_a_series_that_cannot_be_run_is_refused_before_anything_is_listed(tmp_path, series, suite):
+    spec = Experiment.model_validate({"name": "x", "arms": [{"name": "a", "series": series}]})
+    words = rf"arm 'a' has series = .*suite {suite}, whose models CANNOT BE RUN: .*Choose"
+    with pytest.raises(OptionError, match=words):
+        choose_checkpoints(spec, {}, Hub(cache_dir=tmp_path, offline=True), lambda *_: None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_that_are_gone_are_an_error(run):

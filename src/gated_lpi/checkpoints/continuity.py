@@ -9,9 +9,11 @@ left at their initial values by a converter, one shard or layer that is another 
    jumps      d of an interval is over `JUMP` times what the intervals beside it let expect, at their speed, and large;
    strays     it is farther from both neighbours than `STRAY` times these are from each other;
    rests      it does not move while most of the model does;
-   unrelated  it is no more like the one before than two random draws are, while most of the model is.
+   unrelated  it is no more like the one before than two random draws are, while most of the model is;
+   parts      so it is, as most of the model is, and other neighbours of the series are alike.
    Most of the model is the median over kinds of matrices, since nearly all matrices of a mixture are its experts'.
 What is flagged may be what training did: a warm-up, a frozen embedding, an expert that no token was routed to.
+4. What cannot be told is said: no trend in so few checkpoints, or neighbours that are unrelated where none are alike.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ JUMP, STRAY = 6.0, 1.6
 LARGE = 0.2  # distance from which on a jump is told
 STILL = 1e-4  # of the median matrix's distance
 ALIKE = 0.3  # cosine from which on most of a model goes on from the checkpoint before
+UNLIKE = 0.06  # cosine below which most of it does not; early training leaves more, in hundreds of steps
+TREND = 3  # intervals, of which the neighbours say what to expect of one
 
 Values = NDArray[np.float32]
-What = Literal["jumps", "strays", "rests", "unrelated"]
+What = Literal["jumps", "strays", "rests", "unrelated", "parts"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Break:
     """Matrices of one kind that do not go on from the checkpoint before.
 
     Attributes:
-        what: "jumps", "strays", "rests" or "unrelated".
+        what: "jumps", "strays", "rests", "unrelated" or "parts".
         before, key: the two checkpoints; it is the later one that differs, or the earlier one where it is the first.
         kind: the matrices' name, * for the numbers of layers and experts.
         matrices: how many of them.
@@ -88,6 +92,7 @@ class Break:
             "strays": "farther from both neighbours than these are from each other",
             "rests": "unchanged, while most of the model moves",
             "unrelated": "no more like it than two random draws, while most of the model is",
+            "parts": "no more like it than two random draws, as most of the model is, while other neighbours are alike",
         }
         count = "" if self.of == 1 else f" ({self.matrices} of {self.of})"
         return (
@@ -104,13 +109,15 @@ class Continuity:
         keys: of the checkpoints, in training order.
         distances: [T − 1], the median over kinds of matrices, of each interval; NaN without a common matrix.
         breaks: what does not follow the series' trend.
-        apart: names of matrices that not all checkpoints have, which are compared where they are.
+        apart: names of matrices that not all checkpoints have, and that are not compared.
+        untold: what these checkpoints cannot tell; "" where there is nothing of the kind.
     """
 
     keys: tuple[str, ...]
     distances: tuple[float, ...]
     breaks: tuple[Break, ...]
     apart: tuple[str, ...] = ()
+    untold: str = ""
 
 
 def signature(folder: str | Path, key: str = "", step: int = 0) -> Signature:
@@ -148,7 +155,8 @@ def check_continuity(
     """Compare the weights of neighbouring checkpoints with the series' own trend.
 
     Args:
-        checkpoints: of one stage, in training order; two at least, and four for a trend worth the name.
+        checkpoints: of one stage, in training order; two at least, and four for a trend worth the name, without
+            which `untold` says so.
         reach: gives a checkpoint's signature; by default it is that of its folder, which has to be on this machine.
         progress: called with (done, total).
 
@@ -184,7 +192,8 @@ def compare(signatures: Sequence[Signature]) -> Continuity:
     gaps = np.array([max(b.step - a.step, 1) for a, b in pairwise(signatures)], dtype=np.float64)
     keys = tuple(one.key for one in signatures)
     if not common:
-        return Continuity(keys, (math.nan,) * len(gaps), (), tuple(names))
+        untold = "no matrix is in all of these checkpoints, so nothing is compared: choose those of one model"
+        return Continuity(keys, (math.nan,) * len(gaps), (), tuple(names), untold)
     stacks = {name: [one.values[name].astype(np.float64) for one in signatures] for name in common}
     near = np.array([[_distance(a, b) for a, b in pairwise(stacks[name])] for name in common])  # [matrix, T − 1]
     like = np.array([[_cosine(a, b) for a, b in pairwise(stacks[name])] for name in common])
@@ -192,6 +201,7 @@ def compare(signatures: Sequence[Signature]) -> Continuity:
     usual, alike = (
         np.median([np.median(table[rows], axis=0) for rows in total.values()], axis=0) for table in (near, like)
     )
+    unlike, others = alike < UNLIKE, bool((alike > ALIKE).any())
     flags: dict[tuple[What, int], list[int]] = defaultdict(list)
     for row, name in enumerate(common):
         values = stacks[name]
@@ -201,6 +211,8 @@ def compare(signatures: Sequence[Signature]) -> Continuity:
                 flags["rests", i].append(row)
             elif abs(like[row, i]) < noise and alike[i] > ALIKE:
                 flags["unrelated", i].append(row)
+            elif like[row, i] < noise and unlike[i] and others:
+                flags["parts", i].append(row)
             elif distance > LARGE and distance > JUMP * _expected(near[row], gaps, i):
                 flags["jumps", i].append(row)
             elif i + 1 < len(gaps) and distance > LARGE:
@@ -222,7 +234,21 @@ def compare(signatures: Sequence[Signature]) -> Continuity:
         for kind, rows in _kinds(flagged, common).items()
     ]
     apart = tuple(name for name in names if name not in common)
-    return Continuity(keys, tuple(usual.tolist()), tuple(breaks), apart)
+    return Continuity(keys, tuple(usual.tolist()), tuple(breaks), apart, _untold(unlike, others))
+
+
+def _untold(unlike: NDArray[np.bool_], others: bool) -> str:
+    """What intervals, [T − 1], of which some are of unrelated checkpoints, leave open."""
+    said = []
+    if unlike.any() and not others:
+        said.append(
+            f"{int(unlike.sum())} of {len(unlike)} pairs of neighbours are no more like each other than two random "
+            "draws, and none are clearly alike: these are different runs, or checkpoints too far apart to tell; choose "
+            "some that stand closer"
+        )
+    if len(unlike) < TREND:
+        said.append(f"so few show no trend: give {TREND + 1} or more, or look for distances near 1.41 yourself")
+    return "; ".join(said)
 
 
 def _expected(near: NDArray[np.float64], gaps: NDArray[np.float64], i: int) -> float:

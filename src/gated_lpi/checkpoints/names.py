@@ -1,10 +1,11 @@
 """The name of a branch or folder → stage, step and tokens; or why it is no step of the series.
 
 `SCHEMES` is the whole knowledge of how checkpoints are named: one row per scheme, the first whose pattern is the whole
-name decides. Named groups: `stage` or `seed`, `step` (with `power` where it is written in thousands or millions),
+name decides. Named groups: `stage`, `seed`, `step` (with `power` where it is written in thousands or millions),
 `tokens` with `unit`, or `index` where a name counts checkpoints rather than steps. What `step` counts is the scheme's
 `counts`: words and bytes are units of their own, since neither is a number of tokens. A seed is kept as the stage
-"seed-NAME": runs with different seeds are parallel to each other, as ingredients are.
+"seed-NAME", or as a part of its stage, "stage1-seed-NAME": runs with different seeds are parallel to each other, as
+ingredients are.
 Names are only ever read: a token suffix is rounded differently from suite to suite, so none is built.
 Digits and letters are those of ASCII: other scripts have digits too, and a step in them is one that nobody meant. Steps
 and tokens are stored as 64-bit integers, so a name that tells a larger number is none of a checkpoint.
@@ -29,7 +30,9 @@ _STAGE = r"(?P<stage>stage[-_]?\d+(?:[-_]ingredient[-_]?\d+)?)[-_]"
 _LONG = r"(?P<stage>lc(?:[-_][a-z0-9]+)*?)[-_]"
 _PHASE = r"(?P<stage>phase[-_]?\d+)"
 _LATER = r"(?P<stage>extension|anneal(?:ing)?|cooldown|decay|mid[-_]?train(?:ing)?)[-_]"
-_SEED = r"[-_]seed[-_](?P<seed>[a-z0-9]+(?:[-_][a-z0-9]+)*)"
+_SEED_WORD = r"(?!tokens?[-_]?\d)[a-z0-9]+"  # tokens after a seed are no part of its name
+_SEED = rf"[-_]seed(?:[-_]|(?=\d))(?P<seed>{_SEED_WORD}(?:[-_]{_SEED_WORD})*)"
+_MODEL = r"(?:(?!stage|seed|step|tokens?[-_\d]|lc[-_])[a-z0-9][a-z0-9.]*[-_])*?"  # a model's name before all else
 _AMOUNT = r"[-_]?(?P<step>\d+(?:\.\d+)?)(?P<power>[KMBT]?)"
 
 
@@ -65,17 +68,29 @@ SCHEMES = (
     Scheme("step-phase", rf"{_STEP}(?:{_TOKENS})?[-_]{_PHASE}", "step-0334000_tokens-0700B-phase1", "runs in phases"),
     Scheme(
         "phase-checkpoint",
-        r"(?:[a-z0-9][a-z0-9.]*[-_])?" + _PHASE + r"[-_](?:checkpoint|step)[-_]?(?P<step>\d+)",
+        _MODEL + _PHASE + r"[-_](?:checkpoint|step)[-_]?(?P<step>\d+)",
         "CrystalCoder_phase2_checkpoint_018000",
         "CrystalCoder",
     ),
-    Scheme("base-step", r"(?P<stage>base)[-_](?P<step>\d{5,})", "base_0720000", "K2-V2, pre-training"),
-    Scheme("mid-step", r"(?P<stage>mid[-_]\d+)[-_](?P<step>\d+)", "mid_1_0001000", "K2-V2, stages of mid-training"),
     Scheme(
-        "step-seed",
-        _STEP + r"[-_]seed[-_](?P<seed>[a-z0-9]+(?:[-_][a-z0-9]+)*)",
-        "step69369-seed-default",
-        "DataDecide",
+        "base-step",
+        r"(?P<stage>base)[-_](?:step[-_]?|(?=\d{5}))(?P<step>\d+)",
+        "base_0720000",
+        "K2-V2, pre-training",
+    ),
+    Scheme(
+        "mid-step",
+        r"(?P<stage>mid[-_]\d+)[-_](?:step[-_]?)?(?P<step>\d+)",
+        "mid_1_0001000",
+        "K2-V2, stages of mid-training",
+    ),
+    Scheme("step-seed", rf"{_STEP}{_SEED}(?:{_TOKENS})?", "step69369-seed-default", "DataDecide"),
+    Scheme("step-tokens-seed", _STEP + _TOKENS + _SEED, "step5000-tokens20B-seed-2", "runs of several seeds"),
+    Scheme(
+        "stage-step-seed",
+        rf"{_STAGE}{_STEP}(?:{_TOKENS})?{_SEED}",
+        "stage1-step1000-seed-3",
+        "runs of several seeds, in stages",
     ),
     Scheme("step", _STEP, "step143000", "Pythia, Stanford's GPT-2, transformers.Trainer; GPT-NeoX, Megatron"),
     Scheme("index", r"ckpt[-_]?(?P<index>\d+)", "ckpt_358", "Amber"),
@@ -97,6 +112,7 @@ _REASONS = (
     (r"it[-_].*", "instruction tuning, after pre-training"),
 )
 NO_STEP = "names no step"
+_LAST = r"(?:.*[-_])?(?:final|last)"
 SEED = "seed-"  # before the name of a seed that is kept as a stage
 INDEX_ONLY = "counts checkpoints, not steps: which step or token it is has to come from the suite's data"
 
@@ -130,7 +146,7 @@ def parse_name(name: str) -> Name | None:
     step, tokens, index, seed = (found.get(group) for group in ("step", "tokens", "index", "seed"))
     return Name(
         scheme=scheme.name,
-        stage=(f"{SEED}{seed}" if seed else found.get("stage") or "").lower(),
+        stage="-".join(filter(None, (found.get("stage"), seed and f"{SEED}{seed}"))).lower(),
         step=None if step is None else _count(step, found.get("power") or ""),
         tokens=None if tokens is None else _count(tokens, found.get("unit") or ""),
         index=None if index is None else _count(index),
@@ -160,6 +176,8 @@ def reason_against(name: str) -> str:
         if start and start["step" if "step" in start.groupdict() else "index"]:
             what = "step" if scheme.counts == STEPS else f"number of {scheme.counts}"
             return f"a side run: {quoted(name[start.end() :])} follows the {what}"
+    if re.fullmatch(_LAST, name, _FLAGS):
+        return f"{NO_STEP}: the last of its run or stage, whose step has to come from elsewhere"
     return NO_STEP
 
 

@@ -147,11 +147,9 @@ def _of_folder(folder: Path) -> Series:
 def _of_suite(suite: Suite, hub: Hub) -> Series:
     if suite.points:
         return _of_listed_points(suite, hub)
-    if len(suite.repos) == 1:
+    if len(suite.repos) == 1 and "*" not in suite.repos[0]:
         return _of_repos(suite.repos[0], suite.repos, hub)
-    raise CheckpointError(
-        f"The suite {suite.name} has several series. Give one of its repositories: {', '.join(suite.named_repos)}."
-    )
+    raise CheckpointError(f"The suite {suite.name} has several series. Give one of its repositories: {suite.choice}.")
 
 
 def _of_listed_points(suite: Suite, hub: Hub) -> Series:
@@ -303,7 +301,7 @@ def _notes(checkpoints: tuple[Checkpoint, ...], suite: Suite | None) -> tuple[st
     ingredients = sorted({checkpoint.stage for checkpoint in checkpoints if "ingredient" in checkpoint.stage})
     if len(ingredients) > 1:
         notes.append(f"{', '.join(ingredients)} are parallel runs from one checkpoint, not one after the other")
-    seeds = sorted({c.stage for c in checkpoints if c.stage.startswith(SEED)})
+    seeds = sorted({c.stage for c in checkpoints if SEED in c.stage})
     if len(seeds) > 1:
         notes.append(f"{', '.join(seeds)} are replicates, trained from one seed each: choose one by its stage")
     if checkpoints[0].folder:

@@ -48,6 +48,17 @@ class Defect(_Row):
         """Whether it is about this repository."""
         return not self.repos or repo in self.repos
 
+    @property
+    def place(self) -> str:
+        """What it concerns, in words: repositories, stage and steps; "" for the whole suite."""
+        steps = [str(span) if isinstance(span, int) else f"{span[0]} to {span[1]}" for span in self.steps]
+        one = len(steps) == 1 and isinstance(self.steps[0], int)
+        told = f"{'step' if one else 'steps'} {', '.join(steps)}" if steps else ""
+        return ", ".join(filter(None, (*self.repos, self.stage, told)))
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}" if self.place else self.what
+
     def afflicts(self, checkpoint: Checkpoint) -> bool:
         """Whether it is about this very checkpoint."""
         if not self.concerns(checkpoint.repo) or (self.stage and self.stage != checkpoint.stage):
@@ -154,9 +165,12 @@ class Suite(_Row):
         return f"{ways[self.runs]}: {self.why}" if self.why else ""
 
     @property
-    def named_repos(self) -> tuple[str, ...]:
-        """The repositories that are named outright, without *."""
-        return tuple(repo for repo in self.repos if "*" not in repo)
+    def choice(self) -> str:
+        """Its repositories, in words: those that are named outright, then patterns that others match."""
+        named = [repo for repo in self.repos if "*" not in repo]
+        patterns = [repo for repo in self.repos if "*" in repo]
+        matching = f"{'or one ' if named else 'any '}that matches {' or '.join(patterns)}" if patterns else ""
+        return ", ".join(filter(None, (*named, matching)))
 
 
 class _Table(_Row):
@@ -180,6 +194,12 @@ def suites() -> tuple[Suite, ...]:
 def suite_named(name: str) -> Suite | None:
     """The suite of that name, whatever its case."""
     return next((suite for suite in suites() if suite.name == name.lower()), None)
+
+
+def suite_holding(source: str) -> Suite | None:
+    """The suite that a name is of: its own, that of one of its series, or that of one checkpoint's repository."""
+    points = (suite for suite in suites() if any(point.repo == source for point in suite.points))
+    return suite_named(source) or suite_of(source) or next(points, None)
 
 
 def suite_of(repo: str) -> Suite | None:

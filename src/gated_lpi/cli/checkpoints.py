@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gated_lpi.checkpoints import Checkpoint, Continuity, Hub, Integrity, Selection, Series
 
 NAME = "checkpoints"
-TREND = 3  # intervals, of which the neighbours say what to expect of one
 INTERRUPTED = "interrupted; what was listed is kept in the cache: run the command again"
 
 
@@ -121,8 +120,8 @@ def _print_continuity(course: Continuity) -> None:
         console.print(f"breaks off: {found}", markup=False)
     if course.apart:
         console.print(f"not in all of them, and not compared: {len(course.apart)} matrices, first {course.apart[0]}")
-    if len(course.distances) < TREND:
-        console.print(f"so few show no trend: give {TREND + 1} or more, or look for distances near 1.41 yourself")
+    if course.untold:
+        console.print(course.untold, markup=False)
     told = f"{len(course.breaks)} kinds of matrices break off" if course.breaks else "no matrix breaks off"
     console.print(f"continuity: {told} the series' own trend; 0: equal weights, 1.41: two independent draws")
 
@@ -136,7 +135,7 @@ def _print_suites(json: bool) -> None:
     table = _table("suite", "repositories", "what to know")
     for suite in suites():
         repos = suite.repos or tuple(point.repo for point in suite.points)
-        known = [f"known defect: {defect.what}" for defect in suite.defects]
+        known = [f"known defect: {defect}" for defect in suite.defects]
         main = [f"main: {suite.main}"] if suite.main else []
         kind = f"{suite.name} (MoE)" if suite.moe else suite.name
         seeds = [f"replicates: {repo}" for repo in suite.replicates]
@@ -195,7 +194,7 @@ def _lines(series: Series, selection: Selection, report: Integrity | None) -> li
     lines += series.left_out
     for defect in series.known:
         keys = [c.key for c in selection.checkpoints if defect.afflicts(c)]
-        lines.append(f"known of this suite: {defect.what} ({defect.source}){': ' if keys else ''}{shortened(keys)}")
+        lines.append(f"known of this suite: {defect} ({defect.source}){': ' if keys else ''}{shortened(keys)}")
     return lines if report is None else lines + _integrity_lines(report)
 
 

@@ -38,8 +38,9 @@ from gated_lpi.importing.moves import MOVES, ZEROS, Heads
 from gated_lpi.importing.naming import Naming
 from gated_lpi.importing.reading import open_source
 from gated_lpi.loading import wrap_model
-from gated_lpi.models import Reconstruction
-from gated_lpi.models.staging import read_config, safe_config
+from gated_lpi.models import Family, Reconstruction, find_family, has_row
+from gated_lpi.models.staging import read_config, read_config_file, safe_config
+from gated_lpi.models.stored import DTYPES
 from gated_lpi.version import __version__
 
 PROVENANCE = "import.json"
@@ -90,7 +91,8 @@ def import_checkpoint(
         out: the new folder.
         layout: name of a row of `layouts`.
         settings: keys of the model's config that are otherwise than the layout has them.
-        config: for the layout "transformers", the config.json of the model or its folder.
+        config: for the layout "transformers", the file of the model's config, of any name, or the folder that holds its
+            config.json.
         reference: what the trained model did (`agreement`); by default reference.safetensors in the folder, if it is
             there.
         tokens: training tokens of the checkpoint, written beside it for series.
@@ -159,7 +161,12 @@ def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: s
                 f"the layout {layout.name} needs the model's config.json: give it, or its folder, as config"
             )
         place = Path(file)
-        content, _ = safe_config(read_config(place if place.is_dir() else place.parent))
+        if not place.exists():
+            raise OptionError(
+                f"config={str(file)!r} was given, and there is no such file or folder; give the model's config.json, "
+                "or the folder that holds it"
+            )
+        content, _ = safe_config(read_config(place) if place.is_dir() else read_config_file(place))
         if content.get("model_type") not in CONFIG_MAPPING:
             raise ModelError(
                 f"{place} has model_type {content.get('model_type')!r}, which transformers does not know: give the "
@@ -176,6 +183,11 @@ def _config(layout: Layout, naming: Naming, settings: Mapping[str, Any], file: s
     content = dict(layout.config) | {"num_hidden_layers": len(layers)}
     for key, (pattern, axis) in layout.sizes.items():
         shape = naming.shape(pattern)
+        if shape is not None and len(shape) <= axis:
+            raise WeightsError(
+                f"{writable(pattern)} has shape {list(shape)}; the layout {layout.name} reads {key} off axis {axis} of "
+                "it. Choose another layout"
+            )
         if shape is not None:
             content[key] = shape[axis]
         elif "experts.experts" in pattern:
@@ -206,9 +218,24 @@ def _made(model_type: str, content: dict[str, Any]) -> PretrainedConfig:
     if unknown:
         raise OptionError(f"{', '.join(unknown)} is no setting of {model_type}; check its name")
     try:
-        return kind(**{key: value for key, value in content.items() if key != "model_type"})
+        config = kind(**{key: value for key, value in content.items() if key != "model_type"})
     except Exception as error:  # whatever a wrong value makes the config's class raise
         raise OptionError(f"these settings make no config of {model_type} ({error})") from error
+    _refuse_choice(config)
+    return config
+
+
+def _refuse_choice(config: PretrainedConfig) -> None:
+    """Refuse a number of experts per token that no router can choose of those that there are."""
+    row = find_family(config.model_type) if has_row(config.model_type) else Family("", ())
+    chosen, experts = (getattr(config, name, None) for name in (row.chosen_experts_attribute, row.experts_attribute))
+    if chosen is None or not isinstance(experts, int):
+        return
+    if not is_count(chosen) or not 1 <= chosen <= experts:
+        raise OptionError(
+            f"{row.chosen_experts_attribute} = {chosen!r} was given, of {experts} experts; expected 1 to {experts}, as "
+            "the model was trained"
+        )
 
 
 def _laid_out(config: PretrainedConfig) -> PreTrainedModel:
@@ -243,11 +270,12 @@ def _state(
         if taken is None:
             missing.append(f"{name} (from {' or '.join(sources) or 'no row'})")
             continue
+        _refuse_packed(name, taken)
         made = MOVES["copied" if move is None else move.how](taken, heads)
-        if made.shape != empty.shape or not made.is_floating_point():
+        if made.shape != empty.shape:
             raise WeightsError(
-                f"{name} is made of a tensor of shape {tuple(made.shape)} and {made.dtype}; the model needs "
-                f"{tuple(empty.shape)}. A setting is another one than the checkpoint's (--set), or its layout is"
+                f"{name} is made of a tensor of shape {tuple(made.shape)}; the model needs {tuple(empty.shape)}. A "
+                "setting is another one than the checkpoint's (--set), or its layout is"
             )
         state[name] = made.clone()
     if progress is not None:
@@ -270,11 +298,25 @@ def _state(
     return state, sum(math.prod(wanted[name].shape) for name in zeros)
 
 
+def _refuse_packed(name: str, tensor: Tensor) -> None:
+    """Refuse numbers that are not those of a weight: packed ones, whose scales stand elsewhere, or one alone."""
+    held = str(tensor.dtype).removeprefix("torch.")
+    if held not in DTYPES.values() or not tensor.dim():
+        raise WeightsError(
+            f"{name} is made of a tensor of shape {list(tensor.shape)} and dtype {held}; expected weights in one of "
+            f"{', '.join(DTYPES.values())}. Weights that are packed are others without their scales: import the "
+            "checkpoint as it was trained, before it was quantised"
+        )
+
+
 def _take_tied(module: PreTrainedModel, naming: Naming, state: Mapping[str, Tensor]) -> None:
     """Read a head that the checkpoint keeps beside the embeddings that it is tied to: it must be the same."""
     for name in (name for name in module.state_dict() if _is_tied(module, name)):
         kept, other = naming.take([name], None), _tied_to(module, name)
-        if kept is not None and other in state and not torch.equal(kept, state[other]):
+        if kept is None or other not in state:
+            continue
+        _refuse_packed(name, kept)
+        if not torch.equal(kept.double(), state[other].double()):
             raise WeightsError(
                 f"{name} differs from {other}, to which the config ties it; if they were trained apart, say so: "
                 "--set tie_word_embeddings=false"

@@ -38,7 +38,7 @@ class Naming:
     """
 
     def __init__(self, source: Source, layout: Layout, own: Collection[str] = ()) -> None:
-        self._source = source
+        self._source, self._layout = source, layout
         aside = {name for name in source.shapes if layout.is_aside(name)}
         weights = [name for name in source.shapes if name not in aside]
         stripped = _stripped(weights, layout, own)
@@ -62,8 +62,25 @@ class Naming:
         numbers = self._numbers(pattern, LAYER)
         if numbers:
             return numbers
-        merged = self._names.get(_merged(pattern))
-        return () if merged is None else tuple(range(self._source.shapes[merged][0]))
+        return () if _merged(pattern) not in self._names else tuple(range(self._merged_layers(pattern)))
+
+    def _merged_layers(self, pattern: str) -> int:
+        """How many layers a tensor holds that holds all of them.
+
+        Raises:
+            WeightsError: it holds some of them.
+        """
+        name = _merged(pattern)
+        shape = self._source.shapes[self._names[name]]
+        held = shape[0] if shape else 0
+        total = held if pattern == self._layout.layer else len(self.layers(self._layout.layer))
+        if held != total:
+            raise WeightsError(
+                f"{writable(name)}, of shape {list(shape)}, holds {held} layers in one tensor, and the model has "
+                f"{total}: which of them these are, no name says. Write the checkpoint with a tensor for each layer, "
+                f"such as {writable(pattern.replace(LAYER, str(total - 1)))}"
+            )
+        return held
 
     def shape(self, pattern: str) -> Shape | None:
         """The shape of a tensor, of the first layer that has it; None if there is none."""
@@ -90,10 +107,11 @@ class Naming:
                         "their files"
                     )
                 if experts:
-                    return torch.stack([self._one(own.replace(EXPERT, str(e)), None) for e in experts])
+                    return _stacked(own, [self._one(own.replace(EXPERT, str(e)), None) for e in experts])
             elif own in self._names:
                 return self._one(own, None)
             elif layer is not None and _merged(pattern) in self._names:
+                self._merged_layers(pattern)
                 return self._one(_merged(pattern), layer)
         return None
 
@@ -122,6 +140,17 @@ class Naming:
         return tuple(sorted(int(match[1]) for name in self._names if (match := found.fullmatch(name))))
 
 
+def _stacked(pattern: str, experts: list[Tensor]) -> Tensor:
+    """Experts [n, m] as one tensor [E, n, m]; they must be alike."""
+    if len({(one.shape, one.dtype) for one in experts}) > 1:
+        shapes = sorted({f"{list(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in experts})
+        raise WeightsError(
+            f"the experts {writable(pattern)} are of {len(shapes)} forms ({', '.join(shapes[:3])}), expected are "
+            "experts of one: the checkpoint is of another kind of model, or damaged; download it again"
+        )
+    return torch.stack(experts)
+
+
 def _stripped(names: Sequence[str], layout: Layout, own: Collection[str]) -> dict[str, str]:
     """Names without what a framework puts before all of them; of the model's `own` as many as can be."""
     if own:
@@ -143,7 +172,7 @@ def _cuts(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_values(source: Source, name: str, short: str, layout: Layout) -> None:
-    if bool(source.read(name).count_nonzero()):
+    if bool(source.read(name).float().any()):
         raise WeightsError(
             f"{writable(short)} is not 0, and models of the layout {layout.name} have no place for it: without it they "
             "would compute something else. Choose another layout, or a checkpoint that was trained without it"

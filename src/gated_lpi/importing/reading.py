@@ -42,11 +42,14 @@ def open_source(folder: Path) -> Source:
     """The tensors of a folder: a distributed checkpoint where there is `.metadata`, else all its safetensors files.
 
     Raises:
-        WeightsError: it holds neither, or they cannot be read.
+        WeightsError: it is no folder, holds neither, or they cannot be read.
     """
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise WeightsError(f"{folder} {what}; give the folder of one checkpoint, such as iter_0005473")
     if (folder / METADATA).is_file():
         return DistributedSource(folder)
-    files = sorted(path for path in folder.iterdir() if is_safetensors(path.name)) if folder.is_dir() else []
+    files = sorted(path for path in folder.iterdir() if is_safetensors(path.name))
     if not files:
         raise WeightsError(
             f"{folder} holds neither {METADATA} with .distcp files nor safetensors. Give the folder of one checkpoint, "

@@ -16,7 +16,7 @@ Families without a row here get one that is read off the model itself (`proposin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gated_lpi.errors import UnknownFamilyError
@@ -70,6 +70,8 @@ class Family:
         logit_softcap_attribute: config number `c` in logits = c·tanh(logits / c); None there means no cap.
         norms_in_float32: the family's norms cast to float32 inside, whatever the model's dtype, which limits what a
             float64 check can reach.
+        source: where a row that a user gave is from, such as a file; "" for rows of the table and those that are read
+            off a model. It is no part of what the row says.
     """
 
     name: str
@@ -115,6 +117,21 @@ class Family:
     logit_divisor: float = 1.0
     logit_softcap_attribute: str | None = None
     norms_in_float32: bool = True
+    source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def called(self) -> str:
+        """How messages name the row."""
+        if self.source:
+            return f"the row {self.name!r} that was given ({self.source})"
+        return f"the {self.name} row of the table of families"
+
+    @property
+    def remedy(self) -> str:
+        """What messages say is to be done where the row and the model's code disagree."""
+        if self.source:
+            return f"mend it in {self.source}, or give no row"
+        return "check the installed transformers version, or mend the row in gated_lpi/models/families.py"
 
 
 _AFTER_ATTENTION = "post_attention_layernorm"

@@ -118,8 +118,8 @@ class _LayerShape:
         number = getattr(self._part(owner), name, None)
         if not isinstance(number, int | float):
             raise ModelError(
-                f"the {self._family.name} row of the table of families expects a number at {path!r} of each layer, "
-                f"and {type(self._layer).__name__} has none; mend the row"
+                f"{self._family.called} expects a number at {path!r} of each layer, and "
+                f"{type(self._layer).__name__} has none; {self._family.remedy}"
             )
         return float(number)
 
@@ -181,10 +181,11 @@ def part_of(root: nn.Module, path: str, family: Family) -> nn.Module:
     try:
         return root.get_submodule(path)
     except AttributeError as error:
+        fields = ", ".join(name for name, value in vars(family).items() if value == path)
         raise ModelError(
-            f"the {family.name} row of the table of families expects {path!r} in {type(root).__name__}, which has "
+            f"{family.called} expects {path!r}{fields and f' ({fields})'} in {type(root).__name__}, which has "
             f"{sorted(name for name, _ in root.named_children())}; the model's code and the row disagree: "
-            "check the installed transformers version, or mend the row in gated_lpi/models/families.py"
+            f"{family.remedy}"
         ) from error
 
 
@@ -198,8 +199,20 @@ def has_part(root: nn.Module, path: str) -> bool:
 
 
 def config_number(module: PreTrainedModel, attribute: str | None, default: Any) -> Any:
-    """What the model's config says under a name that a row gives, dotted in a config inside; else `default`."""
-    return default if attribute is None else attrgetter(attribute)(module.config)
+    """What the model's config says under a name that a row gives, dotted in a config inside; else `default`.
+
+    Raises:
+        ModelError: it has no such name.
+    """
+    if attribute is None:
+        return default
+    try:
+        return attrgetter(attribute)(module.config)
+    except AttributeError as error:
+        raise ModelError(
+            f"the config of {type(module).__name__} has no {attribute!r}, by which its row of the table of families "
+            "names a number; name one that it has, or leave that field out of the row"
+        ) from error
 
 
 def _multiplier(module: PreTrainedModel, family: Family) -> float:

@@ -255,7 +255,7 @@ def build_model(
     """
     family = find_family(module.config.model_type) if family is None else family
     blocks: list[Block] = []
-    layers = cast(nn.ModuleList, part_of(module, family.layers, family))
+    layers = _layers(module, family)
     for path in filter(None, (family.attention_post_norm, family.mixer_post_norm, family.ffn_post_norm)):
         if not any(has_part(layer, path) for layer in layers):
             part_of(layers[0], path, family)
@@ -277,6 +277,16 @@ def build_model(
     )
 
 
+def _layers(module: PreTrainedModel, family: Family) -> nn.ModuleList:
+    found = part_of(module, family.layers, family)
+    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+        raise ModelError(
+            f"{family.called} expects a list of layers at {family.layers!r} (layers), and "
+            f"{type(found).__name__} is none; {family.remedy}"
+        )
+    return cast(nn.ModuleList, found)
+
+
 def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
     """What is multiplied by what on its way to the final norm: of each layer, the product of its and later scales."""
     if family.stream_scale is None:
@@ -287,8 +297,8 @@ def _streams(family: Family, layers: nn.ModuleList) -> list[float]:
         scale = getattr(part_of(layer, path, family), name, None)
         if not isinstance(scale, Tensor) or scale.numel() != 1:
             raise ModelError(
-                f"the {family.name} row of the table of families expects a tensor of one number at "
-                f"{family.stream_scale!r} of each layer, and {type(layer).__name__} has none; mend the row"
+                f"{family.called} expects a tensor of one number at {family.stream_scale!r} (stream_scale) of each "
+                f"layer, and {type(layer).__name__} has none; {family.remedy}"
             )
         scales.append(scale.item())
     return [math.prod(scales[index:]) for index in range(len(scales))]

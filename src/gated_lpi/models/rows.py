@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from gated_lpi.errors import OptionError
 from gated_lpi.models.families import Family
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Family)}
+_FIELDS = {field.name: field for field in dataclasses.fields(Family) if field.name != "source"}
 _ROW = TypeAdapter(Family)
 
 
@@ -75,8 +75,13 @@ def row_of(content: Mapping[str, Any], source: str) -> Family:
         raise OptionError(
             f"{source} has the key {unknown[0]!r}, which no row has; expected some of {', '.join(_FIELDS)}"
         )
+    for name, value in content.items():
+        truth = isinstance(_FIELDS[name].default, bool)
+        if truth is not isinstance(value, bool):
+            expected = "true or false, which are written without quotes" if truth else "no truth value"
+            raise OptionError(f"{source} has {name} = {value!r}; expected {expected}: docs/families.md says what it is")
     try:
-        return _ROW.validate_python({"model_types": (), **content})
+        return _ROW.validate_python({"model_types": (), **content, "source": source})
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionError(

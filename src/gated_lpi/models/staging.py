@@ -68,15 +68,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's config.json.
 
     Raises:
+        ModelError: as `read_config_file` has it.
+    """
+    return read_config_file(folder / CONFIG_NAME)
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """The content of a config that is in a file of any name.
+
+    Raises:
         ModelError: it is not there, too long, no JSON object, or names another config that should be read instead.
     """
-    file = folder / CONFIG_NAME
     try:
         content = parse_json(text_of(file))
-    except (ForeignTextError, WeightsError) as error:
-        raise ModelError(
-            f"{file} cannot be used ({error}); its config.json is damaged. Save or download the model again"
-        ) from error
+    except WeightsError as error:
+        raise ModelError(f"{error} If it is damaged, save or download the model again") from error
+    except ForeignTextError as error:
+        raise ModelError(f"{file} cannot be used ({error}); it is damaged. Save or download the model again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds {quoted(content)}; expected a JSON object. Save or download the model again")
     if "configuration_files" in content:

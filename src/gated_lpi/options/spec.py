@@ -34,8 +34,8 @@ FileName = Annotated[Text, _Read()]
 class Spec(BaseModel):
     """Options as plain data that cannot change, without any key that means nothing.
 
-    Numbers are finite. True and false are no numbers. Texts hold neither NUL nor half of a surrogate pair, which no
-    file name can have.
+    Numbers are finite. True and false are no numbers, and nothing else is true or false. Texts hold neither NUL nor
+    half of a surrogate pair, which no file name can have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,6 +47,8 @@ class Spec(BaseModel):
             field = cls.model_fields.get(key) if isinstance(key, str) else None
             if field is not None and not _holds(field.annotation, Spec):  # which looks at its own values
                 _refuse_odd(key, value, booleans=_holds(field.annotation, bool))
+                if _is_choice(field.annotation) and not isinstance(value, bool | None):
+                    raise ValueError(f"{key} is {value!r}; expected true or false, which are written without quotes")
         return given
 
 
@@ -88,6 +90,12 @@ def _holds(annotation: Any, kind: type) -> bool:
     """Whether values of an annotation may be, or hold, what is of a kind."""
     own = isinstance(annotation, type) and issubclass(annotation, kind)
     return own or any(_holds(inner, kind) for inner in get_args(annotation))
+
+
+def _is_choice(annotation: Any) -> bool:
+    """Whether values of an annotation are true or false, or None."""
+    kinds = set(get_args(annotation)) - {type(None)} or {annotation}
+    return kinds == {bool}
 
 
 def _refuse_odd(key: str, given: Any, *, booleans: bool) -> None:

@@ -94,7 +94,7 @@ def prune_experts(
     if any(isinstance(writer.module, ForeignExperts) for _, writer in model.routed()):
         raise ModelError(
             f"checkpoints of {model.family.name} hold experts otherwise than transformers fuses them, and a smaller "
-            "one cannot be written; use `gated-lpi ablate`, which silences experts without removing them"
+            "one cannot be written; run `gated-lpi ablate`, which silences experts without removing them"
         )
     if ranking.scores.shape != (len(layers), experts) or not np.array_equal(ranking.layers, layers):
         raise OptionError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gated_lpi._common.folders import Folder
 from gated_lpi.checkpoints import Checkpoint, Hub, align, inspect_series, list_local, list_series, scan_local, select
 from gated_lpi.checkpoints.series import Series
+from gated_lpi.checkpoints.suites import suite_holding
 from gated_lpi.errors import GatedLPIError, OptionError
 from gated_lpi.experiments.experiment import Arm, Experiment
 from gated_lpi.results.choices import keep_choice, kept_choice
@@ -35,7 +37,7 @@ def choose_checkpoints(
 
     Raises:
         CheckpointError: a series that is not there.
-        OptionError: a choice that cannot be made from it.
+        OptionError: a choice that cannot be made from it, or a series whose models cannot be run.
         RunError: choices that were made before cannot be read, or new ones not be written.
     """
     chosen = dict(trained)
@@ -64,6 +66,7 @@ def _folder(arm: str, folder: str, note: Note) -> Checkpoints:
 
 def _from_series(arm: Arm, others: dict[str, Checkpoints], hub: Hub, note: Note) -> Checkpoints:
     assert arm.series is not None
+    _refuse_what_cannot_run(arm)
     series = list_series(arm.series, hub=hub)
     try:
         checkpoints = _selected(arm, series, others, note)
@@ -77,6 +80,18 @@ def _from_series(arm: Arm, others: dict[str, Checkpoints], hub: Hub, note: Note)
             note(arm.name, f"known of {', '.join(keys)}: {defect.what} ({defect.source})")
     _note_integrity(arm.name, series, checkpoints, hub, note)
     return checkpoints
+
+
+def _refuse_what_cannot_run(arm: Arm) -> None:
+    """Refuse an arm whose suite says that its models cannot be run, before anything is listed or downloaded."""
+    sources = [arm.series] if isinstance(arm.series, str) else arm.series or ()
+    for source in sources:
+        suite = suite_holding(source)
+        if suite is not None and suite.runs == "not" and not Path(source).is_dir():
+            raise OptionError(
+                f"arm {arm.name!r} has series = {source!r}, of the suite {suite.name}, whose models {suite.obstacle}. "
+                "Choose another series; `gated-lpi checkpoints` lists them, and says which can be run"
+            )
 
 
 def _selected(arm: Arm, series: Series, others: dict[str, Checkpoints], note: Note) -> Checkpoints:

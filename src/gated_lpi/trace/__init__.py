@@ -9,6 +9,8 @@
 4. What the routers did at every position can be had by itself (`trace_routing`).
 5. Batches are joined to one trace (`forward`), which lays out each block's units as slabs (`records`).
 
+What FFNs read of what attention writes is seen by disturbing it (`beside`).
+
 A pass can be taken up again at any layer, by whatever changes a block and runs the later ones (`resume`).
 """
 
@@ -23,6 +25,7 @@ from gated_lpi.trace.batches import (
     resolve_positions,
     similar_lengths,
 )
+from gated_lpi.trace.beside import reads_what_was_written
 from gated_lpi.trace.experts import expert_coefficients
 from gated_lpi.trace.forward import last_logits, pad_id, target_rank, trace, trace_routing
 from gated_lpi.trace.hooks import LayerRouting, Recording, record, record_final
@@ -49,6 +52,7 @@ __all__ = [
     "last_logits",
     "pad",
     "pad_id",
+    "reads_what_was_written",
     "record",
     "record_final",
     "resolve_positions",

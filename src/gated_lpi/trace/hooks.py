@@ -182,13 +182,14 @@ def writer_name(block: Block, writer: Writer) -> str:
     return f"{block.name} {writer.kind}"
 
 
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states that a layer, a projection or a norm is called with."""
     return cast(Tensor, args[0] if args else kwargs["hidden_states"])
 
 
 def _on_input(module: nn.Module, recording: Recording, name: str) -> RemovableHandle:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recording.inputs[name] = recording.pick(_first_argument(args, kwargs))
+        recording.inputs[name] = recording.pick(first_argument(args, kwargs))
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 
