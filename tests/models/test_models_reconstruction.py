@@ -99,6 +99,19 @@ def test_what_ffns_read_is_seen_whatever_attention_writes():
     assert "layer 0 ffn" not in reads_what_was_written(model, [1, 2, 3])
 
 
+def test_what_ffns_read_is_seen_of_ill_models_too():
+    module = tiny_module("OLMo2")
+    torch.nn.init.zeros_(module.model.layers[0].post_attention_layernorm.weight)  # what attention writes is 0, always
+    found = reads_what_was_written(wrap_model(module), [1, 2, 3])
+    assert set(found) == {"layer 1 attention", "layer 1 ffn"}
+    module = tiny_module("Llama")
+    module.model.layers[0].self_attn.o_proj.weight.data.mul_(1e7)  # far longer than the stream
+    module.model.layers[1].mlp.up_proj.weight.data.mul_(1e30)  # squares beyond float32
+    module.model.layers[1].mlp.down_proj.weight.data.mul_(1e-30)
+    model = wrap_model(module)
+    assert reads_what_was_written(model, [1, 2, 3]) == {b.name: b.kind == "ffn" for b in model.blocks}
+
+
 def test_the_check_is_kept_with_the_model():
     model = tiny_model("OLMoE")
     assert model.reconstruction is not None

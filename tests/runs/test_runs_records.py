@@ -185,7 +185,7 @@ ENTRY = {"path": None, "key": "s", "step": 1, "tokens": None, "stage": "", "comm
     [
         ({"checkpoints": []}, "at least 1"),
         ({"checkpoints": [ENTRY, ENTRY]}, "'s' is listed twice"),
-        ({"checkpoints": [ENTRY | {"step": "1"}]}, "checkpoints.0.step: .*integer"),
+        ({"checkpoints": [ENTRY | {"step": "1"}]}, "checkpoints.0.step: .*whole number"),
         ({"checkpoints": [ENTRY | {"step": 2**63}]}, "checkpoints.0.step: "),
         ({"checkpoints": [ENTRY | {"commit": "../../home"}]}, "checkpoints.0.commit: .*pattern"),
         ({"checkpoints": [ENTRY | {"path": "/etc"}]}, "checkpoints.0.path"),

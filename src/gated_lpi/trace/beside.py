@@ -34,7 +34,8 @@ def reads_what_was_written(model: Model, prompt: list[int]) -> dict[str, bool]:
         prompt: token ids.
 
     Returns:
-        By the block's name; blocks whose units were given zeros alone, and layers of one block, are left out.
+        By the block's name; left out are blocks whose units were given zeros alone, layers of one block, and those in
+        which attention and mixers write nothing whatever they compute, since a scale or norm of theirs is 0.
     """
     differences: dict[str, list[float]] = {}
     with _watched(model, differences):
@@ -49,12 +50,18 @@ def _watched(model: Model, differences: dict[str, list[float]]) -> Iterator[None
     try:
         for index, layer in enumerate(layers):
             blocks = [block for block in model.blocks if block.layer == index]
-            if len(blocks) > 1:
+            if len(blocks) > 1 and any(map(_shows, blocks)):
                 handles += _of_layer(layer, blocks, differences)
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _shows(block: Block) -> bool:
+    """Whether what is added to a block's projection shows in what it writes: scales and norms may be 0."""
+    norm = block.post_norm
+    return block.kind != "ffn" and block.multiplier != 0 and (norm is None or bool(norm.weight.any()))
 
 
 def _of_layer(layer: nn.Module, blocks: list[Block], differences: dict[str, list[float]]) -> Iterator[RemovableHandle]:
@@ -66,7 +73,8 @@ def _of_layer(layer: nn.Module, blocks: list[Block], differences: dict[str, list
     def disturb(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         first, second = output.chunk(2)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
-        return torch.cat([first, second + noise * entered[0].square().mean().sqrt().to(noise)])
+        size = _size(entered[0]) + _size(first)  # what is written may be far longer than the stream, and the reverse
+        return torch.cat([first, second + noise * size.to(noise)])
 
     yield layer.register_forward_pre_hook(enter, with_kwargs=True)
     for block in blocks:
@@ -80,7 +88,7 @@ def _of_layer(layer: nn.Module, blocks: list[Block], differences: dict[str, list
 
 def _noting(found: list[float]) -> Any:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states = first_argument(args, kwargs)
+        states = first_argument(args, kwargs).double()  # squares of what an ill model holds may leave float32
         first, second = states.reshape(2, -1, states.shape[-1])
         size = torch.maximum(first.norm(dim=-1), second.norm(dim=-1))
         moved = (first - second).norm(dim=-1)[size > 0] / size[size > 0]
@@ -88,6 +96,11 @@ def _noting(found: list[float]) -> Any:
             found.append(float(moved.median()))  # of tokens: one whose units almost cancel is mostly rounding
 
     return hook
+
+
+def _size(states: Tensor) -> Tensor:
+    """Root mean square."""
+    return states.double().square().mean().sqrt()
 
 
 def _put_back(_: nn.Module, __: Any, output: Any) -> Any:
