@@ -73,8 +73,9 @@ def _of_layer(layer: nn.Module, blocks: list[Block], differences: dict[str, list
     def disturb(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         first, second = output.chunk(2)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
-        size = _size(entered[0]) + _size(first)  # what is written may be far longer than the stream, and the reverse
-        return torch.cat([first, second + noise * size.to(noise)])
+        # What is written may be far longer than the stream, and the reverse; of a model spread over devices, elsewhere.
+        size = _size(entered[0]).to(noise) + _size(first).to(noise)
+        return torch.cat([first, second + noise * size])
 
     yield layer.register_forward_pre_hook(enter, with_kwargs=True)
     for block in blocks:
